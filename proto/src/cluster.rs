@@ -1,0 +1,149 @@
+//! What the daemons tell each other: the kinds of link frames and their messages.
+//!
+//! The messages are generated from `schema/cluster.proto`; this file holds the one table of kinds,
+//! and what several daemons must compute alike.
+
+/// The messages, generated from `schema/cluster.proto`.
+#[expect(missing_docs, clippy::pedantic, reason = "generated; documented in the schema")]
+pub mod wire {
+    include!(concat!(env!("OUT_DIR"), "/talkhub.cluster.rs"));
+}
+
+/// Declares [`Kind`] from one table, so that no number is written twice.
+macro_rules! kinds {
+    ($($(#[$doc:meta])* $name:ident = $number:literal,)*) => {
+        /// What a link frame carries. Kinds from 0xff00 on belong to the link itself.
+        #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+        #[repr(u16)]
+        pub enum Kind { $($(#[$doc])* $name = $number,)* }
+
+        impl Kind {
+            /// Every kind, in the order of the table.
+            pub const ALL: &[Self] = &[$(Self::$name,)*];
+
+            /// Returns the kind that `number` stands for, if any.
+            pub const fn from_number(number: u16) -> Option<Self> {
+                match number {
+                    $($number => Some(Self::$name),)*
+                    _ => None,
+                }
+            }
+
+            /// Returns the number that stands for this kind on a link.
+            pub const fn number(self) -> u16 {
+                self as u16
+            }
+        }
+    };
+}
+
+kinds! {
+    /// Gateway to login_server: [`wire::LoadReport`].
+    LoadReport = 0x0101,
+    /// Gateway to db_proxy: [`wire::Submit`].
+    Submit = 0x0201,
+    /// db_proxy to gateway: [`wire::SubmitAnswer`]. Not paired by request id.
+    SubmitAnswer = 0x0202,
+    /// Gateway to db_proxy: [`wire::Ask`], answered by [`wire::Answer`].
+    Ask = 0x0203,
+    /// Gateway to db_proxy: [`wire::Verify`], answered by [`wire::Verified`].
+    Verify = 0x0204,
+    /// Gateway to db_proxy: [`wire::MembershipsRequest`], answered by [`wire::Memberships`].
+    Memberships = 0x0205,
+    /// Gateway to db_proxy: [`wire::FetchRequest`], answered by [`wire::Fetched`].
+    Fetch = 0x0206,
+    /// Admin to db_proxy: [`wire::AdminRequest`], answered by [`wire::AdminAnswer`].
+    Admin = 0x0207,
+    /// db_proxy to route_server: [`wire::Publish`], answered by [`wire::PublishAck`]. To a gateway,
+    /// from either: the same message, answered by nobody.
+    Publish = 0x0301,
+    /// Gateway to route_server: [`wire::InterestTable`].
+    InterestTable = 0x0302,
+    /// Gateway to route_server: [`wire::InterestChange`], answered by [`wire::Registered`].
+    InterestChange = 0x0303,
+    /// Gateway to route_server: [`wire::InterestChecksum`].
+    InterestChecksum = 0x0304,
+    /// route_server to gateway: [`wire::InterestAgain`].
+    InterestAgain = 0x0305,
+    /// route_server or db_proxy to gateway, and gateway to route_server: [`wire::Kick`].
+    Kick = 0x0306,
+    /// Gateway to route_server, and on to gateways: [`wire::Forward`].
+    Forward = 0x0307,
+    /// route_server to gateway: [`wire::PresenceChanges`].
+    PresenceChanges = 0x0308,
+    /// Gateway to route_server: [`wire::StatusRequest`], answered by [`wire::Status`].
+    Status = 0x0309,
+}
+
+/// The device class of a client kind: 0 PC, 1 mobile (TeamTalk protocol, login: value >> 4).
+pub const fn device_class(client_type: u32) -> u32 {
+    if client_type >> 4 == 0 { 0 } else { 1 }
+}
+
+/// Ranks replicas for a key: the one with the greatest weight serves it, the next one takes over.
+///
+/// Rendezvous hashing (Thaler and Ravishankar 1998): every daemon ranks the same way without
+/// agreement, and a lost replica moves only its own keys.
+pub fn rendezvous_weight(key: u64, replica: &str) -> u64 {
+    let mut hash = 0xcbf2_9ce4_8422_2325_u64; // FNV-1a over the name, then mixed with the key.
+    for byte in replica.bytes() {
+        hash = (hash ^ u64::from(byte)).wrapping_mul(0x0100_0000_01b3);
+    }
+    mix(hash ^ mix(key))
+}
+
+/// What one session adds to the checksum of a gateway's interest table ([`wire::InterestChecksum`]):
+/// `users_xor` is the exclusive or of these over all sessions, `users` their number.
+pub const fn interest_hash_user(user: u32, session: u64, epoch: u64) -> u64 {
+    let hash = mix((user as u64).wrapping_add(GAMMA));
+    mix(mix(hash ^ session).wrapping_add(GAMMA) ^ epoch)
+}
+
+/// What one group adds to that checksum: `groups_xor` is the exclusive or of these over all groups.
+pub const fn interest_hash_group(group: u32) -> u64 {
+    mix((group as u64).wrapping_add(GAMMA))
+}
+
+/// The step of SplitMix64. Keeps [`mix`] away from 0, which it leaves as it is.
+const GAMMA: u64 = 0x9e37_79b9_7f4a_7c15;
+
+/// The finisher of SplitMix64 (Steele, Lea and Flood 2014): every input bit moves every output bit.
+const fn mix(value: u64) -> u64 {
+    let value = (value ^ (value >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
+    let value = (value ^ (value >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
+    value ^ (value >> 31)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn every_kind_is_found_by_its_number() {
+        for &kind in Kind::ALL {
+            assert_eq!(Kind::from_number(kind.number()), Some(kind));
+            assert!(kind.number() < 0xff00, "{kind:?} lies in the link's own range");
+        }
+        assert_eq!(Kind::from_number(0), None);
+    }
+
+    #[test]
+    fn sessions_that_differ_in_one_number_have_other_hashes() {
+        let hash = interest_hash_user(1, 2, 3);
+        for other in
+            [interest_hash_user(2, 2, 3), interest_hash_user(1, 3, 3), interest_hash_user(1, 2, 4)]
+        {
+            assert_ne!(hash, other);
+        }
+        assert_ne!(interest_hash_user(0, 0, 0), 0, "else nobody would count as somebody");
+        assert_ne!(interest_hash_group(1), interest_hash_group(2));
+    }
+
+    #[test]
+    fn two_replicas_share_the_keys_about_evenly() {
+        let firsts = (0..10_000_u64)
+            .filter(|&key| rendezvous_weight(key, "r1") > rendezvous_weight(key, "r2"))
+            .count();
+        assert!((4_700..5_300).contains(&firsts), "r1 serves {firsts} of 10,000");
+    }
+}

@@ -1,0 +1,31 @@
+//! What the programs of TalkHub say to clients and to each other: schemas, frames, commands.
+//!
+//! No IO, no clock, no task: bytes in, values out, and back. The client protocol is fixed by the
+//! clients that exist ([`client`], [`frame`], [`command`], [`text`]); the cluster's protocol and
+//! the log's records are ours ([`cluster`], [`log`]).
+
+#![deny(clippy::indexing_slicing)] // Peers choose the bytes, and an index out of range is a panic.
+
+pub mod cluster;
+pub mod command;
+pub mod frame;
+pub mod fuzzing;
+pub mod ids;
+pub mod limits;
+pub mod text;
+
+/// The messages of the client protocol, from `schema/`. The body of a command is the message of
+/// the same name.
+#[expect(missing_docs, clippy::pedantic, reason = "generated")]
+pub mod client {
+    include!(concat!(env!("OUT_DIR"), "/talkhub.client.rs"));
+}
+
+/// The payload of a record in the durable log, from `schema/log.proto`.
+#[expect(missing_docs, clippy::pedantic, reason = "generated")]
+pub mod log {
+    include!(concat!(env!("OUT_DIR"), "/talkhub.log.rs"));
+}
+
+pub use command::{Command, Direction, State};
+pub use frame::{Frame, FrameCodec, FrameError, encode_message};
