@@ -1,0 +1,37 @@
+//! What every daemon does the same way: from `main` to the exit code, settings, logging, metrics,
+//! stopping, accepting connections, TLS, and the links between daemons.
+//!
+//! Nothing here knows of users, messages or storage: whatever only one daemon needs stays there.
+//!
+//! ```text
+//! run ──► config, logging, admin, ready      one process, from main to exit code
+//!  │
+//!  └────► shutdown ◄── accept                tasks, and how they end
+//!             ▲
+//!             └─────── link ──► tls, backoff authenticated framed connections between daemons
+//! ```
+//!
+//! Read `run` first: it is the life of a process.
+
+pub mod accept;
+pub mod admin;
+pub mod backoff;
+pub mod config;
+pub mod link;
+pub mod logging;
+pub mod metrics;
+pub mod ready;
+pub mod run;
+pub mod shutdown;
+pub mod tls;
+
+pub use accept::Acceptor;
+pub use config::{ClusterConfig, ConfigError, LogFormat, ProcessConfig, Secret, Settings};
+pub use link::{
+    CallError, Identity, Link, LinkError, LinkFrame, LinkHandler, LinkKey, LinkOptions, LinkTable,
+    Peer, Role,
+};
+pub use metrics::Metrics;
+pub use ready::Readiness;
+pub use run::{BoxError, Context, Running, Serving, StartRefused, run};
+pub use shutdown::{DrainTimedOut, Shutdown};

@@ -1,0 +1,124 @@
+//! The listening end of links.
+
+use std::collections::HashMap;
+use std::io;
+use std::net::{IpAddr, SocketAddr};
+use std::sync::Arc;
+
+use parking_lot::Mutex;
+use tokio::net::TcpStream;
+use tokio::time::timeout;
+use tokio_rustls::{TlsAcceptor, TlsStream};
+use tracing::{debug, info, info_span, warn};
+
+use crate::accept::{self, Acceptor};
+use crate::shutdown::{Group, Shutdown};
+
+use super::connection::{self, End, Socket};
+use super::handshake::{self, Channel, Claim, HandshakeError};
+use super::identity::{Identity, Peer, Role};
+use super::{LinkHandler, LinkOptions};
+
+/// What both ends of a TLS connection derive from it, and nobody else can.
+pub(super) const BINDING_LABEL: &[u8] = b"EXPORTER-talkhub-link";
+
+/// Addresses whose last refusal is remembered, so that each is logged once.
+const REFUSED_MAX: usize = 1024;
+
+/// Listens at `addr` for daemons of the roles that it accepts, and returns where. Each link is
+/// served until shutdown closes the links.
+#[expect(clippy::too_many_arguments, reason = "each is a decision of the daemon that listens")]
+pub async fn listen(
+    addr: SocketAddr,
+    identity: Identity,
+    accepts: &[Role],
+    handler: Arc<dyn LinkHandler>,
+    options: LinkOptions,
+    shutdown: &Shutdown,
+) -> io::Result<SocketAddr> {
+    let listener = accept::bind(addr)?;
+    let addr = listener.local_addr()?;
+    let acceptor = Acceptor::new(listener, options.links_max);
+    let listening = Arc::new(Listening {
+        accepts: accepts.to_vec(),
+        end: End { identity, handler, options, shutdown: shutdown.clone() },
+        refused: Mutex::default(),
+    });
+    let (vital, own) = (shutdown.vital(), shutdown.clone());
+    shutdown.spawn_link(info_span!("links", %addr), async move {
+        let _ends_with_the_loop = vital;
+        let serve = move |socket, addr| {
+            let listening = Arc::clone(&listening);
+            async move { listening.serve(socket, addr).await }
+        };
+        acceptor.run_in(Group::Links, own, serve).await;
+    });
+    Ok(addr)
+}
+
+struct Listening {
+    accepts: Vec<Role>,
+    end: End,
+    /// Why each address was refused last.
+    refused: Mutex<HashMap<IpAddr, String>>,
+}
+
+impl Listening {
+    async fn serve(&self, socket: TcpStream, addr: SocketAddr) {
+        let end = &self.end;
+        let until = end.shutdown.links_token();
+        let handshake = timeout(end.options.handshake_limit, self.handshake(socket));
+        let handshake = tokio::select! {
+            handshake = handshake => handshake.unwrap_or(Err(HandshakeError::TimedOut)),
+            () = until.cancelled() => return,
+        };
+        let (socket, Claim { role, name, boot }) = match handshake {
+            Ok(done) => done,
+            Err(error) => return self.note(addr, &error),
+        };
+        self.refused.lock().remove(&addr.ip());
+        let peer = Peer { role, name, boot, addr };
+        info!(%role, name = peer.name, %addr, "link up");
+        let name = peer.name.clone();
+        let reason = connection::run(socket, peer, end, until).await;
+        info!(%role, name, %addr, %reason, "link down");
+    }
+
+    async fn handshake(&self, socket: TcpStream) -> Result<(Socket, Claim), HandshakeError> {
+        let identity = &self.end.identity;
+        let Some(tls) = &identity.tls else {
+            let mut socket = socket;
+            let channel = Channel::default();
+            let claim = handshake::listen(&mut socket, identity, &self.accepts, &channel).await?;
+            return Ok((Socket::Plain(socket), claim));
+        };
+        let mut socket = TlsAcceptor::from(Arc::clone(&tls.server)).accept(socket).await?;
+        let (_tcp, state) = socket.get_ref();
+        let binding = state.export_keying_material(vec![0; 32], BINDING_LABEL, None);
+        let certificate = state.peer_certificates().and_then(|chain| chain.first());
+        let channel = Channel {
+            binding: binding.map_err(|_early| HandshakeError::Malformed)?,
+            certificate: Some(certificate.ok_or(HandshakeError::Certificate)?.clone()),
+        };
+        let claim = handshake::listen(&mut socket, identity, &self.accepts, &channel).await?;
+        Ok((Socket::Tls(Box::new(TlsStream::Server(socket))), claim))
+    }
+
+    /// A stranger can fail as often as he likes: what only he can be blamed for is at debug level,
+    /// and what an operator may have to mend is one line for each address and reason.
+    fn note(&self, addr: SocketAddr, error: &HandshakeError) {
+        if !error.is_refusal() {
+            debug!(%addr, %error, "no link");
+            return;
+        }
+        self.end.options.metrics.refused();
+        let reason = error.to_string();
+        let mut refused = self.refused.lock();
+        if refused.len() >= REFUSED_MAX {
+            refused.clear();
+        }
+        if refused.insert(addr.ip(), reason.clone()).is_none_or(|last| last != reason) {
+            warn!(%addr, reason, "a daemon was refused");
+        }
+    }
+}

@@ -1,0 +1,248 @@
+//! Links over a socket in memory, so that time can be skipped: silence, full queues, batches.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::time::Duration;
+
+use bytes::{Bytes, BytesMut};
+use tokio::io::{AsyncReadExt, AsyncWriteExt, DuplexStream, duplex};
+use tokio::sync::mpsc;
+use tokio::time::Instant;
+use tokio_util::sync::CancellationToken;
+use tracing::Span;
+
+use super::connection::{self, End, Ended};
+use super::frame::{self, FRAME_LEN_MAX, HEADER_LEN, Head};
+use super::handshake::{self, Channel, HandshakeError};
+use super::*;
+use crate::shutdown::Shutdown;
+
+/// Counts, and hands out the link.
+struct Counter {
+    ups: mpsc::Sender<Link>,
+    frames: AtomicUsize,
+    batches: AtomicUsize,
+    downs: AtomicUsize,
+}
+
+impl LinkHandler for Counter {
+    fn up(&self, link: &Link) {
+        self.ups.try_send(link.clone()).expect("one link");
+    }
+
+    fn frame(&self, _link: &Link, _frame: LinkFrame) {
+        self.frames.fetch_add(1, Ordering::Relaxed);
+    }
+
+    fn batch_end(&self, _link: &Link) {
+        self.batches.fetch_add(1, Ordering::Relaxed);
+    }
+
+    fn down(&self, link: &Link) {
+        assert_eq!(link.send_raw(1, 0, b""), Err(LinkError::Closed), "it is down");
+        self.downs.fetch_add(1, Ordering::Relaxed);
+    }
+}
+
+fn identity(role: Role) -> Identity {
+    let key = LinkKey::new(b"key");
+    Identity { role, name: role.name().to_owned(), boot: 1, key, tls: None }
+}
+
+/// A link whose far end is the test.
+struct Far {
+    link: Link,
+    socket: DuplexStream,
+    handler: Arc<Counter>,
+    until: CancellationToken,
+    shutdown: Shutdown,
+    ended: mpsc::Receiver<Ended>,
+    began: Instant,
+}
+
+async fn link(socket_len: usize, queue_bytes_max: usize) -> Far {
+    let (near, socket) = duplex(socket_len);
+    let (ups, mut up) = mpsc::channel(1);
+    let handler = Arc::new(Counter {
+        ups,
+        frames: AtomicUsize::new(0),
+        batches: AtomicUsize::new(0),
+        downs: AtomicUsize::new(0),
+    });
+    let shutdown = Shutdown::default();
+    let end = End {
+        identity: identity(Role::MsgServer),
+        handler: Arc::<Counter>::clone(&handler),
+        options: LinkOptions { queue_bytes_max, ..LinkOptions::default() },
+        shutdown: shutdown.clone(),
+    };
+    let peer = Peer {
+        role: Role::DbProxy,
+        name: "db".to_owned(),
+        boot: 1,
+        addr: "127.0.0.1:1".parse().unwrap(),
+    };
+    let until = shutdown.links_token();
+    let (tell, ended) = mpsc::channel(1);
+    let began = Instant::now();
+    let token = until.clone();
+    shutdown.spawn_link(Span::none(), async move {
+        let (reader, writer) = tokio::io::split(near);
+        let why = connection::serve(reader, writer, peer, &end, token).await;
+        tell.send(why).await.expect("the test waits for the end");
+    });
+    let link = up.recv().await.unwrap();
+    Far { link, socket, handler, until, shutdown, ended, began }
+}
+
+fn frame_of(kind: u16, body: &[u8]) -> Vec<u8> {
+    let mut bytes = Vec::new();
+    let head = Head { kind, answer: false, request: 0 };
+    frame::put(&mut bytes, head, |bytes| bytes.extend_from_slice(body)).unwrap();
+    bytes
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_silent_peer_is_dead_after_five_seconds() {
+    let mut far = link(1 << 20, 1 << 20).await;
+    assert!(matches!(far.ended.recv().await, Some(Ended::Silent)));
+    assert_eq!(far.began.elapsed(), Duration::from_secs(5));
+    assert_eq!(far.handler.downs.load(Ordering::Relaxed), 1);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_peer_that_only_pings_lives_and_is_pinged() {
+    let mut far = link(1 << 20, 1 << 20).await;
+    let ping = frame_of(frame::PING, b"");
+    let mut heard = vec![0; HEADER_LEN];
+    for _ in 0..20 {
+        far.socket.write_all(&ping).await.unwrap();
+        let before = Instant::now();
+        far.socket.read_exact(&mut heard).await.unwrap();
+        assert_eq!(heard, ping);
+        assert!(before.elapsed() <= Duration::from_millis(1_500), "{:?}", before.elapsed());
+    }
+    assert!(far.began.elapsed() > Duration::from_secs(15));
+    assert!(far.ended.try_recv().is_err());
+    assert_eq!(far.handler.frames.load(Ordering::Relaxed), 0, "pings are the link's own");
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_peer_that_takes_nothing_is_dead_even_if_it_pings() {
+    let mut far = link(64, 1 << 20).await;
+    far.link.send_raw(1, 0, &[0; 1_000]).unwrap();
+    let ping = frame_of(frame::PING, b"");
+    while far.socket.write_all(&ping).await.is_ok() {
+        tokio::time::sleep(Duration::from_secs(1)).await;
+    }
+    let Some(Ended::Reset(why)) = far.ended.recv().await else { panic!("not ended by the writer") };
+    assert_eq!(why, "the peer takes nothing");
+    let dead_at = far.began.elapsed();
+    assert!((5..=8).contains(&dead_at.as_secs()), "{dead_at:?}");
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_full_queue_refuses_and_takes_again_when_it_is_written() {
+    let mut far = link(64, 1_000).await;
+    let mut sent = 0;
+    let refusal = loop {
+        match far.link.send_raw(1, 0, &[0; 84]) {
+            Ok(()) => sent += 1,
+            Err(error) => break error,
+        }
+    };
+    assert_eq!(refusal, LinkError::Full);
+    assert_eq!(sent, 10, "ten frames of 100 bytes fill 1,000");
+    assert_eq!(far.link.queued_bytes(), 1_000);
+    let mut heard = vec![0; 1_000];
+    far.socket.read_exact(&mut heard).await.unwrap();
+    // The writer notices at its next turn.
+    while far.link.queued_bytes() > 0 {
+        tokio::task::yield_now().await;
+    }
+    far.link.send_raw(1, 0, &[0; 84]).unwrap();
+}
+
+#[tokio::test(start_paused = true)]
+async fn the_frames_of_one_read_are_one_batch() {
+    let mut far = link(1 << 20, 1 << 20).await;
+    let many: Vec<u8> = (0..100).flat_map(|_| frame_of(1, b"body")).collect();
+    far.socket.write_all(&many).await.unwrap();
+    while far.handler.frames.load(Ordering::Relaxed) < 100 {
+        tokio::task::yield_now().await;
+    }
+    assert_eq!(far.handler.batches.load(Ordering::Relaxed), 1);
+}
+
+#[tokio::test(start_paused = true)]
+async fn what_was_sent_before_a_close_is_written_and_what_comes_after_is_refused() {
+    let mut far = link(1 << 20, 1 << 20).await;
+    far.link.send_raw(1, 0, b"last words").unwrap();
+    far.until.cancel();
+    assert!(matches!(far.ended.recv().await, Some(Ended::Closed)));
+    let mut heard = Vec::new();
+    far.socket.read_to_end(&mut heard).await.unwrap();
+    assert_eq!(heard, frame_of(1, b"last words"));
+    assert_eq!(far.link.send_raw(1, 0, b""), Err(LinkError::Closed));
+    assert!(far.link.is_closed());
+    far.shutdown.drain(Duration::from_secs(1)).await.unwrap();
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_length_that_no_frame_has_ends_the_link() {
+    for length in [0, 15, u32::try_from(FRAME_LEN_MAX).unwrap() + 1, u32::MAX] {
+        let mut far = link(1 << 20, 1 << 20).await;
+        far.socket.write_all(&length.to_be_bytes()).await.unwrap();
+        assert!(matches!(far.ended.recv().await, Some(Ended::Malformed)), "{length}");
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_frame_may_come_in_byte_by_byte() {
+    let mut far = link(1 << 20, 1 << 20).await;
+    for byte in frame_of(1, b"body") {
+        assert_eq!(far.handler.frames.load(Ordering::Relaxed), 0);
+        far.socket.write_all(&[byte]).await.unwrap();
+        tokio::task::yield_now().await;
+    }
+    while far.handler.frames.load(Ordering::Relaxed) < 1 {
+        tokio::task::yield_now().await;
+    }
+}
+
+#[tokio::test]
+async fn a_handshake_binds_both_ends_to_the_same_tls_connection() {
+    let (mut dialer, mut listener) = duplex(4096);
+    let channel = |binding: &[u8]| Channel { binding: binding.to_vec(), certificate: None };
+    let (ours, theirs) = (identity(Role::MsgServer), identity(Role::DbProxy));
+    let (one, other) = (channel(b"one"), channel(b"other"));
+    let dial = handshake::dial(&mut dialer, &ours, Role::DbProxy, &one, |_claim| true);
+    let listen = handshake::listen(&mut listener, &theirs, &[Role::MsgServer], &other);
+    let (dialed, ()) = tokio::join!(dial, async {
+        tokio::select! {
+            listened = listen => panic!("{listened:?}"),
+            () = tokio::time::sleep(Duration::from_millis(50)) => {}
+        }
+    });
+    assert!(matches!(dialed, Err(HandshakeError::Key)), "somebody sits between the two");
+}
+
+proptest::proptest! {
+    #[test]
+    fn no_introduction_makes_it_panic(
+        bytes in proptest::collection::vec(proptest::num::u8::ANY, 0..120),
+        like_ours in proptest::bool::ANY,
+    ) {
+        let mut bytes = BytesMut::from(&bytes[..]);
+        if like_ours && bytes.len() > 4 {
+            bytes[..4].copy_from_slice(&[0, 1, 2, 3]);
+        }
+        let mut bytes: Bytes = bytes.freeze();
+        if handshake::parse_challenge(&bytes).is_ok() {
+            assert!(bytes.len() > 64, "nonce and mac are part of it");
+        }
+        if let Ok(claim) = handshake::parse_introduction(&mut bytes) {
+            assert!(!claim.name.is_empty());
+        }
+    }
+}

@@ -1,0 +1,119 @@
+//! The numbers a daemon shows on `/metrics`.
+//!
+//! A component registers its counters once, at start, and keeps the handles; counting is an atomic
+//! addition. Every name begins with `talkhub_` and the daemon, so that several daemons of one
+//! process can share a page.
+
+use std::fmt;
+use std::fs;
+use std::sync::Arc;
+
+use parking_lot::Mutex;
+use prometheus_client::encoding::{DescriptorEncoder, EncodeMetric, text};
+use prometheus_client::metrics::gauge::ConstGauge;
+use prometheus_client::registry::{Metric, Registry};
+
+pub use prometheus_client::encoding::{EncodeLabelSet, EncodeLabelValue};
+pub use prometheus_client::metrics::counter::Counter;
+pub use prometheus_client::metrics::family::Family;
+pub use prometheus_client::metrics::gauge::Gauge;
+pub use prometheus_client::metrics::histogram::{Histogram, exponential_buckets, linear_buckets};
+
+/// Where the components of one daemon register their metrics. Clones share the page.
+#[derive(Debug, Clone)]
+pub struct Metrics {
+    registry: Arc<Mutex<Registry>>,
+    prefix: String,
+}
+
+impl Metrics {
+    /// A page of its own for `daemon`, with the figures of the process on it.
+    pub fn new(daemon: &str) -> Self {
+        let mut registry = Registry::default();
+        registry.register_collector(Box::new(ProcessFigures));
+        Self { registry: Arc::new(Mutex::new(registry)), prefix: format!("talkhub_{daemon}") }
+    }
+
+    /// The same page, for another daemon of the process.
+    pub fn within(&self, daemon: &str) -> Self {
+        Self { registry: Arc::clone(&self.registry), prefix: format!("talkhub_{daemon}") }
+    }
+
+    /// Shows `metric` as `talkhub_<daemon>_<name>` (counters get `_total` appended), explained by
+    /// `help`, and returns it, so that it can be registered where it is made. Register a name once.
+    pub fn register<M: Metric + Clone>(&self, name: &str, help: &str, metric: M) -> M {
+        let name = format!("{}_{name}", self.prefix);
+        self.registry.lock().register(name, help.trim_end_matches('.'), metric.clone());
+        metric
+    }
+
+    /// A new counter on the page.
+    pub fn counter(&self, name: &str, help: &str) -> Counter {
+        self.register(name, help, Counter::default())
+    }
+
+    /// A new gauge on the page.
+    pub fn gauge(&self, name: &str, help: &str) -> Gauge {
+        self.register(name, help, Gauge::default())
+    }
+
+    /// A new histogram of seconds on the page, from 0.1 ms to about 13 s in steps of two.
+    pub fn seconds(&self, name: &str, help: &str) -> Histogram {
+        self.register(name, help, Histogram::new(exponential_buckets(0.000_1, 2.0, 18)))
+    }
+
+    /// The page, in the OpenMetrics text format.
+    pub fn encode(&self) -> Result<String, fmt::Error> {
+        let mut page = String::new();
+        text::encode(&mut page, &self.registry.lock())?;
+        Ok(page)
+    }
+}
+
+/// What the kernel says about this process, read when the page is asked for.
+#[derive(Debug)]
+struct ProcessFigures;
+
+impl prometheus_client::collector::Collector for ProcessFigures {
+    fn encode(&self, mut encoder: DescriptorEncoder<'_>) -> Result<(), fmt::Error> {
+        let mut show = |name: &str, help: &str, value: Option<u64>| match value {
+            Some(value) => {
+                let gauge = ConstGauge::new(value);
+                gauge.encode(encoder.encode_descriptor(name, help, None, gauge.metric_type())?)
+            }
+            // No /proc, or not readable: the figure is left out.
+            None => Ok(()),
+        };
+        show("process_resident_memory_bytes", "Resident memory of the process", resident_bytes())?;
+        show("process_open_fds", "Open file descriptors of the process", open_files())?;
+        show("process_max_fds", "Most file descriptors it may open", Some(crate::run::files_max()))
+    }
+}
+
+fn resident_bytes() -> Option<u64> {
+    let status = fs::read_to_string("/proc/self/status").ok()?;
+    let line = status.lines().find_map(|line| line.strip_prefix("VmRSS:"))?;
+    let kibibytes: u64 = line.trim().strip_suffix("kB")?.trim().parse().ok()?;
+    Some(kibibytes * 1024)
+}
+
+fn open_files() -> Option<u64> {
+    u64::try_from(fs::read_dir("/proc/self/fd").ok()?.count()).ok()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn daemons_of_one_process_share_a_page() {
+        let metrics = Metrics::new("msg_server");
+        metrics.counter("sends", "Messages taken from clients.").inc_by(3);
+        metrics.within("db_proxy").gauge("tail", "Records not stored yet.").set(7);
+        let page = metrics.encode().unwrap();
+        assert!(page.contains("\ntalkhub_msg_server_sends_total 3\n"), "{page}");
+        assert!(page.contains("\ntalkhub_db_proxy_tail 7\n"), "{page}");
+        assert!(page.contains("\nprocess_open_fds "), "{page}");
+        assert!(page.ends_with("# EOF\n"), "{page}");
+    }
+}
