@@ -8,6 +8,7 @@
 
 pub mod cluster;
 pub mod command;
+pub mod credential;
 pub mod frame;
 pub mod fuzzing;
 pub mod ids;

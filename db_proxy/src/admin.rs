@@ -1,0 +1,261 @@
+//! What administrators do: users, passwords, groups, and the users of a demonstration.
+
+use daemon::LinkTable;
+use proto::client::GroupType;
+use proto::cluster::Kind;
+use proto::cluster::wire::admin_request::What;
+use proto::cluster::wire::{
+    AdminAnswer, AdminRequest, DemoUsers, GroupChange, GroupCreate, GroupLine, GroupList, Kick,
+    UserAdd, UserDisable, UserLine, UserList, UserPassword,
+};
+use proto::ids::{ConversationId, GroupId, UserId};
+
+use crate::admission::Change;
+use crate::login::Logins;
+use crate::partition::{Outcome, Partition};
+use crate::queries::groups::{NewGroup, make};
+use crate::queries::people::STATUS_LEFT;
+use crate::store::{NewUser, StoreError, UserChange, UserRow};
+
+/// Lines in one answer at most.
+const LINES_MAX: u32 = 1_000;
+
+/// Users that one demonstration may have.
+const DEMO_USERS_MAX: u32 = 1_000_000;
+
+/// Lengths of a login name, in bytes, and of what a person types as a password.
+const NAME_LEN: std::ops::RangeInclusive<usize> = 1..=64;
+const PASSWORD_LEN: std::ops::RangeInclusive<usize> = 8..=128;
+
+/// Carries out one request.
+pub async fn answer(
+    partition: &Partition,
+    logins: &Logins,
+    gateways: &LinkTable,
+    request: AdminRequest,
+) -> AdminAnswer {
+    let admin = Admin { partition, logins, gateways };
+    let result = match request.what {
+        Some(What::UserAdd(add)) => admin.add_user(add).await,
+        Some(What::UserPassword(password)) => admin.set_password(password).await,
+        Some(What::UserList(list)) => admin.list_users(list).await,
+        Some(What::UserDisable(disable)) => admin.disable(disable).await,
+        Some(What::GroupCreate(create)) => admin.create_group(create).await,
+        Some(What::GroupChange(change)) => admin.change_group(change).await,
+        Some(What::GroupList(list)) => admin.list_groups(list).await,
+        Some(What::DemoUsers(demo)) => admin.demo_users(demo).await,
+        None => Err("this db_proxy does not know the request: upgrade it".to_owned()),
+    };
+    result.unwrap_or_else(|error| AdminAnswer {
+        done: false,
+        error: Some(error),
+        ..AdminAnswer::default()
+    })
+}
+
+struct Admin<'a> {
+    partition: &'a Partition,
+    logins: &'a Logins,
+    gateways: &'a LinkTable,
+}
+
+type Done = Result<AdminAnswer, String>;
+
+fn done() -> AdminAnswer {
+    AdminAnswer { done: true, ..AdminAnswer::default() }
+}
+
+fn say(error: impl std::fmt::Display) -> String {
+    error.to_string()
+}
+
+impl Admin<'_> {
+    async fn add_user(&self, add: UserAdd) -> Done {
+        check_name(&add.name)?;
+        let user = NewUser {
+            id: None,
+            nick: add.nick.unwrap_or_else(|| add.name.clone()),
+            password_hash: self.hash(&add.password).await?,
+            department: add.department.unwrap_or(1),
+            name: add.name,
+        };
+        let made = self.logins.store().add_users(vec![user], false).await.map_err(say)?;
+        Ok(AdminAnswer { id: made.first().map(|user| user.0), ..done() })
+    }
+
+    async fn set_password(&self, password: UserPassword) -> Done {
+        let user = self.user(&password.name).await?;
+        let hash = self.hash(&password.password).await?;
+        let change = UserChange::Password(hash);
+        self.logins.store().change_user(user.id, change).await.map_err(say)?;
+        Ok(done())
+    }
+
+    async fn list_users(&self, list: UserList) -> Done {
+        let count = list.count.unwrap_or(LINES_MAX).clamp(1, LINES_MAX) as usize;
+        let after = list.after.unwrap_or_default();
+        let rows = self.logins.store().users_by_name(after, count + 1).await.map_err(say)?;
+        let more = Some(rows.len() > count);
+        let users = rows.into_iter().take(count).map(user_line).collect();
+        Ok(AdminAnswer { users, more, ..done() })
+    }
+
+    async fn disable(&self, disable: UserDisable) -> Done {
+        let user = self.user(&disable.name).await?;
+        let status = if disable.enable.unwrap_or(false) { 0 } else { STATUS_LEFT };
+        let change = UserChange::Status(status);
+        self.logins.store().change_user(user.id, change).await.map_err(say)?;
+        if status == STATUS_LEFT {
+            let kick =
+                Kick { user: user.id.0, device_class: None, below_epoch: None, reason: None };
+            for gateway in self.gateways.all().iter() {
+                if gateway.send(Kind::Kick.number(), 0, &kick).is_err() {
+                    gateway.reset("it does not take kicks");
+                }
+            }
+        }
+        Ok(done())
+    }
+
+    async fn create_group(&self, create: GroupCreate) -> Done {
+        if create.name.is_empty() || create.name.len() > 256 {
+            return Err("the name of a group must have 1 to 256 bytes".to_owned());
+        }
+        let members = self.users(&create.members).await?;
+        let creator = *members.first().ok_or("a group needs at least one member, its creator")?;
+        let kind = create.group_type.and_then(|kind| i32::try_from(kind).ok());
+        let kind = GroupType::try_from(kind.unwrap_or(GroupType::Normal as i32)).map_err(say)?;
+        let wanted = create.group.map(GroupId);
+        let group = NewGroup { wanted, creator, kind, name: create.name, avatar: String::new() };
+        let made = make(self.partition, group, members).await.map_err(say)?;
+        let (id, _members) = made.ok_or("the group was refused")?;
+        Ok(AdminAnswer { id: Some(id.0), ..done() })
+    }
+
+    async fn change_group(&self, change: GroupChange) -> Done {
+        let group = GroupId(change.group);
+        let add = self.users(&change.add).await?;
+        let remove = self.users(&change.remove).await?;
+        match self.change_members(group, add, remove).await? {
+            true => Ok(done()),
+            false => Err(format!("group {} does not exist", group.0)),
+        }
+    }
+
+    async fn change_members(
+        &self,
+        group: GroupId,
+        add: Vec<UserId>,
+        remove: Vec<UserId>,
+    ) -> Result<bool, String> {
+        let change = Change::ChangeMembers { group, actor: None, add, remove };
+        match self.partition.change(change).await {
+            Outcome::Members { .. } => Ok(true),
+            Outcome::Retry => Err("not now: the partition has no room".to_owned()),
+            _ => Ok(false),
+        }
+    }
+
+    async fn list_groups(&self, list: GroupList) -> Done {
+        let count = list.count.unwrap_or(LINES_MAX).clamp(1, LINES_MAX) as usize;
+        let store = self.partition.state().store();
+        let rows = store.groups(list.after.unwrap_or(0), count + 1).await.map_err(say)?;
+        let more = Some(rows.len() > count);
+        let groups = rows
+            .into_iter()
+            .take(count)
+            .filter_map(|(row, members)| {
+                let group = row.group?;
+                Some(GroupLine {
+                    id: row.id.as_group()?.0,
+                    name: group.name,
+                    group_type: group.kind,
+                    creator: group.creator.0,
+                    members,
+                })
+            })
+            .collect();
+        Ok(AdminAnswer { groups, more, ..done() })
+    }
+
+    async fn demo_users(&self, demo: DemoUsers) -> Done {
+        if demo.count > DEMO_USERS_MAX {
+            return Err(format!("at most {DEMO_USERS_MAX} demo users"));
+        }
+        let hash = self.hash(&demo.password).await?;
+        let users = (1..=demo.count).map(|number| NewUser {
+            id: Some(UserId(number)),
+            name: format!("u{number}"),
+            nick: format!("u{number}"),
+            password_hash: hash.clone(),
+            department: 1,
+        });
+        let store = self.logins.store();
+        store.add_users(users.collect(), true).await.map_err(say)?;
+        let members = demo.group_members.unwrap_or(0).min(demo.count);
+        if members > 0 {
+            self.demo_group(members).await?;
+        }
+        Ok(done())
+    }
+
+    /// Group 1, `everyone`, with the first users; those who are in it already stay.
+    async fn demo_group(&self, members: u32) -> Result<(), String> {
+        let group = GroupId(1);
+        let members: Vec<UserId> = (1..=members).map(UserId).collect();
+        let id = ConversationId::group(group).ok_or("group 1 is a group")?;
+        let exists = self.partition.state().with(id, |group| group.group.is_some());
+        if exists.await.map_err(say)? {
+            self.change_members(group, members, Vec::new()).await?;
+            return Ok(());
+        }
+        let new = NewGroup {
+            wanted: Some(group),
+            creator: UserId(1),
+            kind: GroupType::Normal,
+            name: "everyone".to_owned(),
+            avatar: String::new(),
+        };
+        make(self.partition, new, members).await.map_err(say)?;
+        Ok(())
+    }
+
+    async fn user(&self, name: &str) -> Result<UserRow, String> {
+        let row = self.logins.store().user_by_name(name.to_owned()).await.map_err(say)?;
+        row.ok_or_else(|| StoreError::Missing(format!("user {name}")).to_string())
+    }
+
+    async fn users(&self, names: &[String]) -> Result<Vec<UserId>, String> {
+        let mut users = Vec::with_capacity(names.len());
+        for name in names {
+            users.push(self.user(name).await?.id);
+        }
+        Ok(users)
+    }
+
+    /// Clients send the MD5 of what is typed, so that is what is hashed.
+    async fn hash(&self, typed: &str) -> Result<String, String> {
+        if !PASSWORD_LEN.contains(&typed.len()) {
+            return Err("a password must have 8 to 128 bytes".to_owned());
+        }
+        self.logins.passwords().hash(proto::credential::of_password(typed)).await.map_err(say)
+    }
+}
+
+fn check_name(name: &str) -> Result<(), String> {
+    let plain = !name.chars().any(|char| char.is_control() || char.is_whitespace());
+    if NAME_LEN.contains(&name.len()) && plain {
+        return Ok(());
+    }
+    Err("a login name must have 1 to 64 bytes, none of them white space".to_owned())
+}
+
+fn user_line(row: UserRow) -> UserLine {
+    UserLine {
+        id: row.id.0,
+        name: row.name,
+        nick: row.nick,
+        department: row.department,
+        disabled: row.status == STATUS_LEFT,
+    }
+}

@@ -1,0 +1,304 @@
+//! Whether a change may be appended: known already, allowed, or in need of more facts.
+//!
+//! Pure: reads the fold's state, changes nothing. In this order, so that a retry of a stored message
+//! is never refused: known in the window, known in the store (for resends), and only then whether
+//! the sender may write here now.
+
+use bytes::Bytes;
+use proto::client::{GroupType, MessageType};
+use proto::cluster::wire::{Origin, Reason};
+use proto::ids::{ClientMsgId, ConversationId, GroupId, MsgId, Parties, UserId};
+use proto::limits::MESSAGE_BODY_MAX;
+use proto::log::{self, Record, record};
+
+use crate::conversation::Conversation;
+use crate::fold::Fold;
+use crate::window::{Identity, Known};
+
+/// A voice message of no more than its length field has no voice in it.
+const VOICE_HEADER_LEN: usize = 4;
+
+/// Something that a client or an administrator wants changed in one conversation.
+#[derive(Debug, Clone)]
+pub enum Change {
+    /// A message.
+    Send(Send),
+    /// A new group, whose number has been allocated and whose members exist.
+    CreateGroup(log::GroupCreated),
+    /// Members added or removed, who exist.
+    ChangeMembers {
+        /// Which group.
+        group: GroupId,
+        /// Who wants it; `None` = an administrator.
+        actor: Option<UserId>,
+        /// To be added.
+        add: Vec<UserId>,
+        /// To be removed.
+        remove: Vec<UserId>,
+    },
+    /// Everything up to `upto` was read; 0 = everything there is.
+    Read {
+        /// Where.
+        conversation: ConversationId,
+        /// By whom.
+        user: UserId,
+        /// Up to which message.
+        upto: MsgId,
+    },
+    /// The session was removed from the user's list.
+    RemoveSession {
+        /// Which.
+        conversation: ConversationId,
+        /// Whose list.
+        user: UserId,
+    },
+    /// Push notifications off, or on again.
+    Shield {
+        /// For which conversation.
+        conversation: ConversationId,
+        /// For whom.
+        user: UserId,
+        /// Off.
+        on: bool,
+    },
+}
+
+/// A message on its way in.
+#[derive(Debug, Clone)]
+pub struct Send {
+    /// Its conversation.
+    pub conversation: ConversationId,
+    /// Who sends it, and under which ids.
+    pub identity: Identity,
+    /// Whether it may have been sent before.
+    pub resend: bool,
+    /// The client protocol's message type.
+    pub kind: u32,
+    /// What the client sent.
+    pub body: Bytes,
+    /// The session it came from.
+    pub origin: Option<Origin>,
+}
+
+/// What had to be looked up for a change, as far as it has been.
+#[derive(Debug, Clone, Copy, Default)]
+pub struct Facts {
+    /// For a resend: where the store has it, if it has it.
+    pub stored: Option<Option<Known>>,
+    /// For a read mark: how many of the messages up to it are the reader's own.
+    pub own_up_to: Option<(MsgId, u32)>,
+}
+
+/// What is to be done with a change.
+#[derive(Debug, Clone, PartialEq)]
+pub enum Admission {
+    /// Append this.
+    Append(record::Change),
+    /// It was taken before.
+    Known(Known),
+    /// It is not allowed, and never stored.
+    Refused(Reason),
+    /// It would change nothing.
+    Unchanged,
+    /// A fact is missing. The conversation's later changes wait too.
+    Needs(Need),
+}
+
+/// A fact that is missing.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Need {
+    /// The conversation's state.
+    Conversation,
+    /// Whether the store has this message.
+    Stored(UserId, ClientMsgId),
+    /// How many messages of `from..=to` are by the user, to be added to `before`.
+    Own {
+        /// Whose.
+        user: UserId,
+        /// First message to look at.
+        from: MsgId,
+        /// Last message to look at.
+        to: MsgId,
+        /// How many there are below `from`.
+        before: u32,
+    },
+}
+
+impl Change {
+    /// The conversation that is changed. `None` only for group 0.
+    pub fn conversation(&self) -> Option<ConversationId> {
+        match self {
+            Self::Send(send) => Some(send.conversation),
+            Self::CreateGroup(created) => ConversationId::group(GroupId(created.group)),
+            Self::ChangeMembers { group, .. } => ConversationId::group(*group),
+            Self::Read { conversation, .. }
+            | Self::RemoveSession { conversation, .. }
+            | Self::Shield { conversation, .. } => Some(*conversation),
+        }
+    }
+}
+
+/// Judges a change as of now. `now_ms` is the owner's clock, for fingerprints only.
+pub fn admit(fold: &Fold, change: &Change, facts: &Facts, now_ms: u64) -> Admission {
+    if let Change::Send(send) = change
+        && let Some(known) = known(fold, send, facts, now_ms)
+    {
+        return known;
+    }
+    let Some(conversation) = change.conversation() else {
+        return Admission::Refused(Reason::NoSuchGroup);
+    };
+    let Some(conversation) = fold.conversations.get(&conversation) else {
+        return Admission::Needs(Need::Conversation);
+    };
+    match change {
+        Change::Send(send) => may_send(conversation, send),
+        Change::CreateGroup(_) if conversation.group.is_some() => {
+            Admission::Refused(Reason::NoSuchGroup)
+        }
+        Change::CreateGroup(created) => {
+            Admission::Append(record::Change::GroupCreated(created.clone()))
+        }
+        Change::ChangeMembers { group, actor, add, remove } => {
+            may_change_members(conversation, *group, *actor, (add, remove))
+        }
+        Change::Read { user, upto, .. } => read(conversation, *user, *upto, facts),
+        Change::RemoveSession { user, .. } if !conversation.has_member(*user) => {
+            Admission::Refused(Reason::NotMember)
+        }
+        Change::RemoveSession { user, .. } => {
+            Admission::Append(record::Change::SessionRemoved(log::SessionRemoved {
+                conversation: conversation.id.number(),
+                user: user.0,
+            }))
+        }
+        Change::Shield { user, .. } if !conversation.has_member(*user) => {
+            Admission::Refused(Reason::NotMember)
+        }
+        Change::Shield { user, on, .. } => Admission::Append(record::Change::Shield(log::Shield {
+            conversation: conversation.id.number(),
+            user: user.0,
+            on: *on,
+        })),
+    }
+}
+
+fn known(fold: &Fold, send: &Send, facts: &Facts, now_ms: u64) -> Option<Admission> {
+    let next = fold.last.next();
+    if let Some(known) = fold.window.find(send.identity, next, now_ms.max(fold.last_ms)) {
+        return Some(Admission::Known(known));
+    }
+    match facts.stored {
+        Some(Some(known)) => Some(Admission::Known(known)),
+        None if send.resend => {
+            let Identity { sender, client_msg_id, .. } = send.identity;
+            Some(Admission::Needs(Need::Stored(sender, client_msg_id)))
+        }
+        _ => None,
+    }
+}
+
+fn may_send(conversation: &Conversation, send: &Send) -> Admission {
+    let sender = send.identity.sender;
+    let refusal = match conversation.id.parties() {
+        Parties::Single(..) if !conversation.has_member(sender) => Some(Reason::NotMember),
+        Parties::Single(..) if !conversation.peers_exist => Some(Reason::NoSuchPeer),
+        // Whoever is not in a group is not told whether it exists.
+        Parties::Group(_) if conversation.group.is_none() => Some(Reason::NotMember),
+        Parties::Group(_) if !conversation.has_member(sender) => Some(Reason::NotMember),
+        _ if conversation.head >= MsgId::MAX => Some(Reason::Full),
+        _ => bad_content(conversation.id, send),
+    };
+    if let Some(reason) = refusal {
+        return Admission::Refused(reason);
+    }
+    Admission::Append(record::Change::Message(log::Message {
+        conversation: conversation.id.number(),
+        sender: sender.0,
+        client_msg_id: Bytes::copy_from_slice(&send.identity.client_msg_id.0),
+        fingerprint: (send.identity.fingerprint != 0).then_some(send.identity.fingerprint),
+        r#type: send.kind,
+        body: send.body.clone(),
+    }))
+}
+
+/// The gateway has checked the same before; a gateway that did not is not believed.
+fn bad_content(conversation: ConversationId, send: &Send) -> Option<Reason> {
+    let kind = i32::try_from(send.kind).ok().and_then(|kind| MessageType::try_from(kind).ok());
+    let (fits, voice) = match kind {
+        Some(MessageType::SingleText) => (conversation.as_group().is_none(), false),
+        Some(MessageType::SingleVoice) => (conversation.as_group().is_none(), true),
+        Some(MessageType::GroupText) => (conversation.as_group().is_some(), false),
+        Some(MessageType::GroupVoice) => (conversation.as_group().is_some(), true),
+        None => (false, false),
+    };
+    if !fits {
+        return Some(Reason::BadType);
+    }
+    if send.body.is_empty() || voice && send.body.len() <= VOICE_HEADER_LEN {
+        return Some(Reason::Empty);
+    }
+    (send.body.len() > MESSAGE_BODY_MAX).then_some(Reason::TooLarge)
+}
+
+/// In a group made by users every member may add; removing, and any change of a normal group, is
+/// for its creator (TeamTalk protocol, groups) and for administrators.
+fn may_change_members(
+    conversation: &Conversation,
+    group: GroupId,
+    actor: Option<UserId>,
+    (add, remove): (&[UserId], &[UserId]),
+) -> Admission {
+    let Some(row) = &conversation.group else {
+        return Admission::Refused(Reason::NotMember);
+    };
+    let temporary = row.kind == GroupType::Temporary as u32;
+    let allowed = actor.is_none_or(|actor| {
+        row.creator == actor && (conversation.has_member(actor) || !temporary)
+            || temporary && remove.is_empty() && conversation.has_member(actor)
+    });
+    if !allowed {
+        return Admission::Refused(Reason::NotMember);
+    }
+    let changes = add.iter().any(|user| !conversation.has_member(*user))
+        || remove.iter().any(|user| conversation.has_member(*user));
+    if !changes {
+        return Admission::Unchanged;
+    }
+    let numbers = |users: &[UserId]| users.iter().map(|user| user.0).collect();
+    Admission::Append(record::Change::MembersChanged(log::MembersChanged {
+        group: group.0,
+        actor: actor.unwrap_or_default().0,
+        added: numbers(add),
+        removed: numbers(remove),
+    }))
+}
+
+fn read(conversation: &Conversation, user: UserId, upto: MsgId, facts: &Facts) -> Admission {
+    let mark = conversation.marks.get(&user).copied().unwrap_or_default();
+    let upto = if upto.0 == 0 { conversation.head } else { upto.min(conversation.head) };
+    if !conversation.has_member(user) || upto <= mark.read {
+        return Admission::Unchanged;
+    }
+    let counted = facts.own_up_to.filter(|(counted_to, _)| *counted_to == upto);
+    let own_up_to = counted.map(|(_, own)| own).or_else(|| conversation.own_up_to(user, upto));
+    match own_up_to {
+        Some(own_up_to) => Admission::Append(record::Change::Read(log::Read {
+            conversation: conversation.id.number(),
+            user: user.0,
+            msg_id: upto.0,
+            own_up_to,
+        })),
+        None => Admission::Needs(Need::Own {
+            user,
+            from: mark.read.next(),
+            to: upto,
+            before: mark.own_up_to_read,
+        }),
+    }
+}
+
+/// Wraps a change into the record that is appended.
+pub fn record(change: record::Change, epoch: u64) -> Record {
+    Record { change: Some(change), written_in_epoch: Some(epoch) }
+}

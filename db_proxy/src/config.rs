@@ -1,0 +1,126 @@
+//! The settings of a db_proxy.
+
+use std::net::SocketAddr;
+use std::path::PathBuf;
+
+use daemon::{ClusterConfig, ConfigError, ProcessConfig, Settings};
+use serde::Deserialize;
+
+use crate::partition::Limits;
+
+/// What an operator may write.
+#[derive(Debug, Clone, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct Config {
+    /// Where gateways and administrators connect.
+    pub link_addr: SocketAddr,
+    /// The folder of log and store. Made if it does not exist; used by one process at a time.
+    pub data_dir: PathBuf,
+    /// Where the route_servers are: `ip:port`, or `name:port` resolved again every 10 s.
+    pub route_servers: Vec<String>,
+    /// Bounds.
+    pub limits: LimitsConfig,
+    /// The log in `data_dir`.
+    pub log: LogConfig,
+    /// Logging, metrics, drain.
+    pub process: ProcessConfig,
+    /// This daemon's place in the cluster.
+    pub cluster: ClusterConfig,
+}
+
+/// The table `[limits]`.
+#[derive(Debug, Clone, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct LimitsConfig {
+    /// Changes that wait for the log. Beyond, the sender is told to try again.
+    pub queue_max: usize,
+    /// Changes that wait for a look into the store.
+    pub waiting_max: usize,
+    /// Mebibytes that the store may be behind the log before senders are told to try again.
+    pub unstored_mib_max: usize,
+    /// Conversations kept in memory.
+    pub conversations_max: usize,
+}
+
+/// The table `[log]`.
+#[derive(Debug, Clone, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct LogConfig {
+    /// Mebibytes of a segment; fixed when the log is made.
+    pub segment_mib: u64,
+    /// Empty segments kept ready. A full disk shows when these are used up.
+    pub spare_segments: usize,
+    /// Mebibytes of stored records that are kept, to recognise resends after a restart.
+    pub keep_mib: u64,
+}
+
+impl Default for Config {
+    fn default() -> Self {
+        Self {
+            link_addr: SocketAddr::from(([127, 0, 0, 1], 8120)),
+            data_dir: PathBuf::from("/var/lib/talkhub"),
+            route_servers: Vec::new(),
+            limits: LimitsConfig::default(),
+            log: LogConfig::default(),
+            process: ProcessConfig::default(),
+            cluster: ClusterConfig::default(),
+        }
+    }
+}
+
+impl Default for LimitsConfig {
+    fn default() -> Self {
+        Self {
+            queue_max: 16_384,
+            waiting_max: 8_192,
+            unstored_mib_max: 256,
+            conversations_max: 100_000,
+        }
+    }
+}
+
+impl Default for LogConfig {
+    fn default() -> Self {
+        Self { segment_mib: 64, spare_segments: 2, keep_mib: 1_024 }
+    }
+}
+
+impl LimitsConfig {
+    pub(crate) fn limits(&self) -> Limits {
+        Limits {
+            queue_max: self.queue_max,
+            waiting_max: self.waiting_max,
+            unstored_bytes_max: self.unstored_mib_max << 20,
+            conversations_max: self.conversations_max,
+        }
+    }
+}
+
+impl Settings for Config {
+    const NAME: &'static str = "db_proxy";
+
+    fn check(&self) -> Result<(), ConfigError> {
+        let limits = &self.limits;
+        range("limits.queue_max", limits.queue_max, 16, 1 << 20)?;
+        range("limits.waiting_max", limits.waiting_max, 16, 1 << 20)?;
+        range("limits.unstored_mib_max", limits.unstored_mib_max, 1, 65_536)?;
+        range("limits.conversations_max", limits.conversations_max, 100, 100_000_000)?;
+        range("log.segment_mib", usize::try_from(self.log.segment_mib).unwrap_or(0), 32, 4_096)?;
+        range("log.spare_segments", self.log.spare_segments, 1, 16)?;
+        if self.data_dir.as_os_str().is_empty() {
+            return Err(ConfigError::new("data_dir", "must be a folder"));
+        }
+        self.cluster.check()
+    }
+
+    fn process(&self) -> &ProcessConfig {
+        &self.process
+    }
+}
+
+fn range(key: &str, value: usize, least: usize, most: usize) -> Result<(), ConfigError> {
+    if (least..=most).contains(&value) {
+        return Ok(());
+    }
+    Err(ConfigError::new(key, format!("must be {least} to {most}")))
+}

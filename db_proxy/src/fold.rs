@@ -1,0 +1,415 @@
+//! The fold: from the log's records, in order, to message numbers and what follows from them.
+//!
+//! The one place where a message gets its number. It reads its state and the record, nothing else:
+//! no clock, no store, no randomness, no order of a hash map. So every replay, and every owner that
+//! does not know yet that it has been replaced, computes the same numbers.
+//!
+//! # Invariants
+//!
+//! - The fold refuses nothing that was made durable: authorisation happened at admission.
+//! - A record that cannot be read consumes no number, is counted and kept, and stops nothing.
+//! - Records of an epoch older than the newest epoch record are ignored.
+//! - The conversation a record belongs to must be in the state ([`Fold::needs`]).
+
+use std::collections::{BTreeSet, HashMap};
+
+use bytes::Bytes;
+use prost::Message as _;
+use proto::ids::{ClientMsgId, ConversationId, GroupId, MsgId, Offset, UserId};
+use proto::log::record::Change;
+use proto::log::{self, Record};
+
+use crate::conversation::{Conversation, Mark, Member};
+use crate::log::LogRecord;
+use crate::store::{GroupRow, MessageRow};
+use crate::window::{Identity, Known, Window};
+
+/// The rules this build folds by. A log that asks for newer ones is a roll-out error.
+pub const FOLD_VERSION: u32 = 1;
+
+/// Skipping such a record instead would change the number of every later message.
+const LOADED: &str = "admission and replay load the conversation of a record before it is folded";
+
+/// What one record came to.
+#[derive(Debug, Clone, PartialEq)]
+pub enum Effect {
+    /// A message got its number.
+    Message {
+        /// The message as it will be stored.
+        row: MessageRow,
+        /// The record of this conversation that was published before.
+        previous: Offset,
+        /// The version of the group's member list; 0 for two users.
+        member_version: u32,
+    },
+    /// The message was known: nothing happened.
+    Duplicate(Known),
+    /// A group was made or its members changed.
+    Members {
+        /// Which group.
+        group: GroupId,
+        /// Who asked for it.
+        actor: UserId,
+        /// Those who really joined.
+        added: Vec<UserId>,
+        /// Those who really left.
+        removed: Vec<UserId>,
+        /// The record of this group that was published before.
+        previous: Offset,
+        /// Whether the group was made by this record: its members are not told.
+        created: bool,
+    },
+    /// A user's mark was changed, or not.
+    Marked {
+        /// Whether it was.
+        changed: bool,
+    },
+    /// Nothing for anybody to see.
+    Nothing,
+}
+
+/// What the store does not have yet.
+#[derive(Debug, Default)]
+pub struct Unstored {
+    /// New messages, in order.
+    pub messages: Vec<MessageRow>,
+    /// Conversations that changed.
+    pub conversations: BTreeSet<ConversationId>,
+    /// Memberships that changed.
+    pub members: BTreeSet<(ConversationId, UserId)>,
+    /// Marks that changed.
+    pub marks: BTreeSet<(ConversationId, UserId)>,
+    /// Records that could not be read.
+    pub unreadable: Vec<(Offset, Bytes)>,
+    /// Roughly how many bytes all of this holds.
+    pub bytes: usize,
+}
+
+/// The log asks for rules that this build does not have.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+#[error("the log asks for fold version {asked}, this build knows up to {FOLD_VERSION}: upgrade it")]
+pub struct UnknownVersion {
+    /// The version asked for.
+    pub asked: u32,
+}
+
+/// The state of one partition.
+#[derive(Debug)]
+pub struct Fold {
+    /// The epoch of the newest epoch record, or of the store at start.
+    pub epoch: u64,
+    /// The rules in force.
+    pub version: u32,
+    /// The last record folded, its fingerprint and its time.
+    pub last: Offset,
+    /// The fingerprint of that record.
+    pub last_crc: u32,
+    /// Unix milliseconds of that record.
+    pub last_ms: u64,
+    /// Conversations in memory.
+    pub conversations: HashMap<ConversationId, Conversation>,
+    /// Messages seen lately.
+    pub window: Window,
+    /// What the store does not have yet.
+    pub unstored: Unstored,
+    /// How many records could not be read.
+    pub unreadable: u64,
+}
+
+impl Fold {
+    /// The state after the record at `applied`, with no conversation in memory.
+    pub fn new(epoch: u64, version: u32, applied: Offset, applied_crc: u32) -> Self {
+        Self {
+            epoch,
+            version,
+            last: applied,
+            last_crc: applied_crc,
+            last_ms: 0,
+            conversations: HashMap::new(),
+            window: Window::default(),
+            unstored: Unstored::default(),
+            unreadable: 0,
+        }
+    }
+
+    /// The conversation that must be in memory before the record is folded.
+    pub fn needs(record: &Record) -> Option<ConversationId> {
+        let group = |number| ConversationId::group(GroupId(number));
+        match record.change.as_ref()? {
+            Change::Message(message) => ConversationId::from_number(message.conversation),
+            Change::GroupCreated(created) => group(created.group),
+            Change::MembersChanged(changed) => group(changed.group),
+            Change::Read(read) => ConversationId::from_number(read.conversation),
+            Change::SessionRemoved(removed) => ConversationId::from_number(removed.conversation),
+            Change::Shield(shield) => ConversationId::from_number(shield.conversation),
+            Change::Epoch(_) | Change::FoldVersion(_) => None,
+        }
+    }
+
+    /// Takes a record that the store has already: it is only entered into the window.
+    pub fn remember(&mut self, record: &LogRecord) {
+        let Ok(Record { change: Some(Change::Message(message)), .. }) =
+            Record::decode(record.payload.clone())
+        else {
+            return;
+        };
+        let Some((conversation, identity)) = identify(&message) else { return };
+        if self.window.find(identity, record.offset, record.timestamp_ms).is_none() {
+            let known = Known {
+                conversation,
+                msg_id: None,
+                client_msg_id: identity.client_msg_id,
+                offset: record.offset,
+                timestamp_ms: record.timestamp_ms,
+            };
+            self.window.insert(identity, known);
+        }
+    }
+
+    /// Folds the next record.
+    pub fn fold(&mut self, record: &LogRecord) -> Result<Effect, UnknownVersion> {
+        debug_assert_eq!(record.offset, self.last.next(), "records are folded in order");
+        self.last = record.offset;
+        self.last_crc = record.crc;
+        self.last_ms = record.timestamp_ms;
+        let Ok(Record { change: Some(change), written_in_epoch }) =
+            Record::decode(record.payload.clone())
+        else {
+            return Ok(self.keep_unreadable(record));
+        };
+        if written_in_epoch.is_some_and(|epoch| epoch < self.epoch) {
+            return Ok(Effect::Nothing);
+        }
+        let effect = match change {
+            Change::Message(message) => self.message(record, message),
+            Change::GroupCreated(created) => self.group_created(record, created),
+            Change::MembersChanged(changed) => self.members_changed(record, &changed),
+            Change::Read(read) => self.read(record, read),
+            Change::SessionRemoved(removed) => self.session_removed(record, removed),
+            Change::Shield(shield) => self.shield(record, shield),
+            Change::Epoch(epoch) => {
+                self.epoch = self.epoch.max(epoch.epoch);
+                Some(Effect::Nothing)
+            }
+            Change::FoldVersion(version) if version.version > FOLD_VERSION => {
+                return Err(UnknownVersion { asked: version.version });
+            }
+            Change::FoldVersion(version) => {
+                self.version = version.version;
+                Some(Effect::Nothing)
+            }
+        };
+        Ok(effect.unwrap_or_else(|| self.keep_unreadable(record)))
+    }
+
+    fn keep_unreadable(&mut self, record: &LogRecord) -> Effect {
+        self.unreadable += 1;
+        self.unstored.bytes += record.payload.len();
+        self.unstored.unreadable.push((record.offset, record.payload.clone()));
+        Effect::Nothing
+    }
+
+    /// `None` stands for a record that means nothing: a number that stands for no conversation, an
+    /// id of the wrong length.
+    fn message(&mut self, record: &LogRecord, message: log::Message) -> Option<Effect> {
+        let (conversation_id, identity) = identify(&message)?;
+        if let Some(known) = self.window.find(identity, record.offset, record.timestamp_ms) {
+            return Some(Effect::Duplicate(known));
+        }
+        let conversation = self.conversations.get_mut(&conversation_id).expect(LOADED);
+        let msg_id = conversation.head.next();
+        let row = MessageRow {
+            conversation: conversation_id,
+            msg_id,
+            sender: identity.sender,
+            client_msg_id: identity.client_msg_id,
+            offset: record.offset,
+            timestamp_ms: record.timestamp_ms,
+            kind: message.r#type,
+            body: message.body,
+        };
+        let previous = conversation.last_offset;
+        conversation.head = msg_id;
+        conversation.last_offset = record.offset;
+        conversation.changed_at = record.offset;
+        conversation.last_message_ms = record.timestamp_ms;
+        conversation.recent.push_back(row.clone());
+        sent(conversation.marks.entry(identity.sender).or_default(), msg_id);
+        let member_version = conversation.group.as_ref().map_or(0, |group| group.version);
+
+        let known = Known {
+            conversation: conversation_id,
+            msg_id: Some(msg_id),
+            client_msg_id: identity.client_msg_id,
+            offset: record.offset,
+            timestamp_ms: record.timestamp_ms,
+        };
+        self.window.insert(identity, known);
+        self.unstored.bytes += 160 + row.body.len();
+        self.unstored.messages.push(row.clone());
+        self.unstored.conversations.insert(conversation_id);
+        self.unstored.marks.insert((conversation_id, identity.sender));
+        Some(Effect::Message { row, previous, member_version })
+    }
+
+    fn group_created(&mut self, record: &LogRecord, created: log::GroupCreated) -> Option<Effect> {
+        let group = GroupId(created.group);
+        let id = ConversationId::group(group)?;
+        let conversation = self.conversations.get_mut(&id).expect(LOADED);
+        if conversation.group.is_some() {
+            return Some(Effect::Nothing);
+        }
+        let previous = conversation.last_offset;
+        conversation.group = Some(GroupRow {
+            name: created.name,
+            avatar: created.avatar,
+            creator: UserId(created.creator),
+            kind: created.group_type,
+            version: 1,
+        });
+        conversation.last_offset = record.offset;
+        conversation.changed_at = record.offset;
+        let mut added = Vec::with_capacity(created.members.len());
+        for user in created.members.into_iter().map(UserId) {
+            if conversation.members.insert(user, Member { join: MsgId(1), leave: None }).is_none() {
+                added.push(user);
+                self.unstored.members.insert((id, user));
+            }
+        }
+        self.unstored.conversations.insert(id);
+        self.unstored.bytes += 200 + added.len() * 32;
+        let actor = UserId(created.creator);
+        Some(Effect::Members { group, actor, added, removed: Vec::new(), previous, created: true })
+    }
+
+    fn members_changed(
+        &mut self,
+        record: &LogRecord,
+        changed: &log::MembersChanged,
+    ) -> Option<Effect> {
+        let group = GroupId(changed.group);
+        let id = ConversationId::group(group)?;
+        let conversation = self.conversations.get_mut(&id).expect(LOADED);
+        let (mut added, mut removed) = (Vec::new(), Vec::new());
+        let head = conversation.head;
+        for user in changed.added.iter().copied().map(UserId) {
+            let joined = Member { join: head.next(), leave: None };
+            if conversation.members.get(&user).is_some_and(|member| member.leave.is_none()) {
+                continue;
+            }
+            conversation.members.insert(user, joined);
+            if let Some(mark) = conversation.marks.get_mut(&user) {
+                // What was before is not his to read any more, and his own old messages do not
+                // count against what comes.
+                mark.read = head;
+                mark.own_up_to_read = mark.own_total;
+                self.unstored.marks.insert((id, user));
+            }
+            added.push(user);
+        }
+        for user in changed.removed.iter().copied().map(UserId) {
+            if let Some(member) = conversation.members.get_mut(&user)
+                && member.leave.is_none()
+            {
+                member.leave = Some(head);
+                removed.push(user);
+            }
+        }
+        if added.is_empty() && removed.is_empty() {
+            let previous = conversation.last_offset;
+            let actor = UserId(changed.actor);
+            return Some(Effect::Members {
+                group,
+                actor,
+                added,
+                removed,
+                previous,
+                created: false,
+            });
+        }
+        let previous = conversation.last_offset;
+        conversation.last_offset = record.offset;
+        conversation.changed_at = record.offset;
+        if let Some(group) = &mut conversation.group {
+            group.version += 1;
+        }
+        for &user in added.iter().chain(&removed) {
+            self.unstored.members.insert((id, user));
+        }
+        self.unstored.conversations.insert(id);
+        self.unstored.bytes += 64 + (added.len() + removed.len()) * 32;
+        let actor = UserId(changed.actor);
+        Some(Effect::Members { group, actor, added, removed, previous, created: false })
+    }
+
+    fn read(&mut self, record: &LogRecord, read: log::Read) -> Option<Effect> {
+        self.mark(record, read.conversation, read.user, |mark, head| {
+            let upto = MsgId(read.msg_id.min(head.0));
+            if upto > mark.read {
+                mark.read = upto;
+                mark.own_up_to_read = read.own_up_to;
+            }
+        })
+    }
+
+    fn session_removed(
+        &mut self,
+        record: &LogRecord,
+        removed: log::SessionRemoved,
+    ) -> Option<Effect> {
+        self.mark(record, removed.conversation, removed.user, |mark, head| {
+            mark.removed_at = head;
+            mark.read = head;
+            mark.own_up_to_read = mark.own_total;
+        })
+    }
+
+    fn shield(&mut self, record: &LogRecord, shield: log::Shield) -> Option<Effect> {
+        self.mark(record, shield.conversation, shield.user, |mark, _head| mark.shield = shield.on)
+    }
+
+    fn mark(
+        &mut self,
+        record: &LogRecord,
+        conversation: u64,
+        user: u32,
+        change: impl FnOnce(&mut Mark, MsgId),
+    ) -> Option<Effect> {
+        let id = ConversationId::from_number(conversation)?;
+        let user = UserId(user);
+        let conversation = self.conversations.get_mut(&id).expect(LOADED);
+        let before = conversation.marks.get(&user).copied().unwrap_or_default();
+        let mut after = before;
+        change(&mut after, conversation.head);
+        if after == before {
+            return Some(Effect::Marked { changed: false });
+        }
+        conversation.marks.insert(user, after);
+        conversation.changed_at = record.offset;
+        self.unstored.marks.insert((id, user));
+        self.unstored.bytes += 64;
+        Some(Effect::Marked { changed: true })
+    }
+}
+
+/// Sending moves the sender's mark along only if nothing before was unread.
+fn sent(mark: &mut Mark, msg_id: MsgId) {
+    mark.own_total += 1;
+    if mark.read.next() == msg_id {
+        mark.read = msg_id;
+        mark.own_up_to_read = mark.own_total;
+    }
+}
+
+fn identify(message: &log::Message) -> Option<(ConversationId, Identity)> {
+    let identity = Identity {
+        sender: UserId(message.sender),
+        client_msg_id: ClientMsgId::from_slice(&message.client_msg_id)?,
+        fingerprint: message.fingerprint.unwrap_or(0),
+    };
+    Some((ConversationId::from_number(message.conversation)?, identity))
+}
+
+#[cfg(test)]
+#[path = "fold/tests.rs"]
+mod tests;

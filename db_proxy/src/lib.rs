@@ -1,0 +1,33 @@
+//! Storage: a durable log in front of the store, and the owner that folds one into the other.
+//!
+//! ```text
+//! gateways ──► requests ──► partition ──► log          one thread: admit, append, fold
+//!                 │             │ └──────► publish      through a route_server, or directly
+//!                 │             └─ state ◄── storing    batches, behind the log
+//!                 └──► queries, login, admin ──► store
+//! ```
+//!
+//! Pure: `fold`, `window`, `conversation`, `admission`. The rest moves their results around.
+
+pub mod admin;
+pub mod admission;
+pub mod cache;
+mod config;
+pub mod conversation;
+pub mod fold;
+pub mod log;
+pub mod login;
+pub mod metrics;
+pub mod partition;
+pub mod passwords;
+pub mod publish;
+pub mod queries;
+pub mod requests;
+mod serve;
+pub mod state;
+pub mod store;
+pub mod storing;
+pub mod window;
+
+pub use config::{Config, LimitsConfig, LogConfig};
+pub use serve::{run, serve};

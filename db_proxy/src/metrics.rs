@@ -1,0 +1,119 @@
+//! The numbers this daemon shows, one struct a component.
+
+use daemon::Metrics;
+use daemon::metrics::{Counter, Gauge};
+
+/// Of the partition's thread.
+#[derive(Debug, Clone)]
+pub struct PartitionMetrics {
+    /// Flushes of the log.
+    pub batches: Counter,
+    /// Records appended.
+    pub records: Counter,
+    /// Changes that were known already.
+    pub duplicates: Counter,
+    /// Changes that were not allowed.
+    pub refused: Counter,
+    /// Changes that were turned away for lack of room.
+    pub retries: Counter,
+    /// Whether the log has no room now.
+    pub log_full: Gauge,
+}
+
+impl PartitionMetrics {
+    /// Registers them.
+    pub fn new(metrics: &Metrics) -> Self {
+        Self {
+            batches: metrics.counter("log_batches", "Appends to the log, each flushed once"),
+            records: metrics.counter("log_records", "Records appended to the log"),
+            duplicates: metrics.counter("duplicates", "Messages that were sent again and known"),
+            refused: metrics.counter("refused", "Changes that were not allowed"),
+            retries: metrics.counter("retries", "Changes turned away because the store is behind"),
+            log_full: metrics.gauge("log_full", "1 while the log has no room for new records"),
+        }
+    }
+}
+
+/// Of the publisher.
+#[derive(Debug, Clone)]
+pub struct PublishMetrics {
+    /// What was published.
+    pub publications: Counter,
+    /// Publications sent to every gateway without a route_server.
+    pub direct: Counter,
+    /// Publications that were not acknowledged in time.
+    pub sent_again: Counter,
+    /// Gateways that a route_server could not reach.
+    pub missed: Counter,
+    /// Links to gateways that were reset because they did not take what was sent.
+    pub gateways_reset: Counter,
+}
+
+impl PublishMetrics {
+    /// Registers them.
+    pub fn new(metrics: &Metrics) -> Self {
+        Self {
+            publications: metrics.counter("publications", "Messages and member changes published"),
+            direct: metrics.counter("publications_direct", "Published without a route_server"),
+            sent_again: metrics.counter("publications_again", "Not acknowledged in time"),
+            missed: metrics.counter("publications_missed", "Gateways served for a route_server"),
+            gateways_reset: metrics.counter("gateways_reset", "Gateways that did not read"),
+        }
+    }
+}
+
+/// Of the store worker.
+#[derive(Debug, Clone)]
+pub struct StoringMetrics {
+    /// Transactions.
+    pub batches: Counter,
+    /// Messages written.
+    pub messages: Counter,
+    /// Transactions that failed and were tried again.
+    pub failures: Counter,
+    /// How far the store is.
+    pub stored_offset: Gauge,
+}
+
+impl StoringMetrics {
+    /// Registers them.
+    pub fn new(metrics: &Metrics) -> Self {
+        Self {
+            batches: metrics.counter("store_batches", "Transactions of the store worker"),
+            messages: metrics.counter("store_messages", "Messages written to the store"),
+            failures: metrics.counter("store_failures", "Transactions that had to be repeated"),
+            stored_offset: metrics.gauge("store_offset", "Log offset up to which all is stored"),
+        }
+    }
+}
+
+/// Of requests and logins.
+#[derive(Debug, Clone)]
+pub struct RequestMetrics {
+    /// Requests answered.
+    pub answered: Counter,
+    /// Requests that could not be answered completely.
+    pub unavailable: Counter,
+    /// Requests turned away because too many were being answered.
+    pub overloaded: Counter,
+    /// Logins accepted.
+    pub logins: Counter,
+    /// Logins refused.
+    pub logins_refused: Counter,
+    /// Logins for which a password hash had to be computed.
+    pub hashes: Counter,
+}
+
+impl RequestMetrics {
+    /// Registers them.
+    pub fn new(metrics: &Metrics) -> Self {
+        Self {
+            answered: metrics.counter("requests_answered", "Requests of gateways answered"),
+            unavailable: metrics.counter("requests_unavailable", "Requests without an answer"),
+            overloaded: metrics.counter("requests_overloaded", "Requests turned away"),
+            logins: metrics.counter("logins", "Logins accepted"),
+            logins_refused: metrics.counter("logins_refused", "Logins refused"),
+            hashes: metrics.counter("password_hashes", "Password hashes computed"),
+        }
+    }
+}

@@ -1,0 +1,238 @@
+//! How an owner takes its partition: claim it in the store, check that log and store belong
+//! together, fold what the store does not have, and begin a new epoch.
+
+use std::path::Path;
+use std::sync::Arc;
+
+use bytes::Bytes;
+use daemon::StartRefused;
+use prost::Message as _;
+use proto::ids::Offset;
+use proto::log::{Record, record};
+use tokio::runtime::Handle;
+use tracing::info;
+
+use crate::admission;
+use crate::conversation::{Conversation, RECENT_KEPT};
+use crate::fold::{FOLD_VERSION, Fold};
+use crate::log::embedded::{EmbeddedLog, Options};
+use crate::log::{Log, LogError, LogRecord};
+use crate::partition::now_ms;
+use crate::state::State;
+use crate::store::{Progress, Store, StoreError};
+use crate::window::WINDOW_RECORDS;
+
+/// An opened partition, folded up to its log's end, in a new epoch.
+#[derive(Debug)]
+pub struct OpenPartition {
+    /// Its log.
+    pub log: OpenLog,
+    /// Its state.
+    pub state: State,
+    /// The epoch of this ownership.
+    pub epoch: u64,
+}
+
+/// The log, which has no useful debug form of its own.
+pub struct OpenLog(pub EmbeddedLog);
+
+impl std::fmt::Debug for OpenLog {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_tuple("OpenLog").field(&self.0.id()).finish()
+    }
+}
+
+/// Why a partition cannot be taken.
+#[derive(Debug, thiserror::Error)]
+pub enum OpenError {
+    /// Trying again will not help: an operator must look.
+    #[error("{0}")]
+    Refused(String),
+    /// The store or the disk cannot be read now.
+    #[error("{0}")]
+    Failed(String),
+}
+
+impl OpenError {
+    /// As a start-up error with the right exit code.
+    pub fn boxed(self) -> daemon::BoxError {
+        match self {
+            Self::Refused(why) => Box::new(StartRefused(why)),
+            Self::Failed(why) => why.into(),
+        }
+    }
+}
+
+impl From<LogError> for OpenError {
+    fn from(error: LogError) -> Self {
+        match &error {
+            LogError::InUse(_) | LogError::NewerVersion(_) | LogError::Damaged(_) => {
+                Self::Refused(error.to_string())
+            }
+            LogError::Io { source, .. } => Self::Failed(format!("{error}: {source}")),
+            LogError::Full(_) | LogError::NotHere { .. } => Self::Failed(error.to_string()),
+        }
+    }
+}
+
+impl From<StoreError> for OpenError {
+    fn from(error: StoreError) -> Self {
+        match error {
+            StoreError::Refused(why) => Self::Refused(why),
+            other => Self::Failed(other.to_string()),
+        }
+    }
+}
+
+/// Opens the log and folds it onto the store, which is opened only once the log's folder is ours.
+/// Blocks on both; call it off the async workers, with a handle to the runtime that the store works
+/// on.
+pub fn open(
+    options: Options,
+    open_store: impl FnOnce() -> Result<Arc<dyn Store>, OpenError>,
+    owner: &str,
+    runtime: &Handle,
+) -> Result<OpenPartition, OpenError> {
+    let dir = options.dir.clone();
+    let prepared = EmbeddedLog::prepare(options)?;
+    let store = open_store()?;
+    let progress = runtime.block_on(store.claim(owner.to_owned(), prepared.id()))?;
+    let opened = prepared.open(progress.applied)?;
+    let mut log = opened.log;
+    check_fingerprint(&log, &progress, &dir)?;
+
+    let old_epoch = progress.epoch.saturating_sub(1);
+    let mut fold =
+        Fold::new(old_epoch, progress.fold_version, progress.applied, progress.applied_crc);
+    let replayed = replay(&mut fold, &log, &progress, &store, runtime)?;
+    begin_epoch(&mut fold, &mut log, progress.epoch, owner)?;
+    info!(
+        epoch = progress.epoch,
+        replayed,
+        window = fold.window.len(),
+        clean = opened.clean,
+        truncated_bytes = opened.truncated_bytes,
+        scanned_records = opened.scanned_records,
+        "the partition is ours"
+    );
+    let state = State::new(fold, progress.applied, store);
+    Ok(OpenPartition { log: OpenLog(log), state, epoch: progress.epoch })
+}
+
+/// The record that was stored last must be in the log as it was then: else this is another log, or
+/// an older copy of it.
+fn check_fingerprint(log: &EmbeddedLog, progress: &Progress, dir: &Path) -> Result<(), OpenError> {
+    let (first, next) = log.range();
+    let applied = progress.applied;
+    let behind = || {
+        OpenError::Refused(format!(
+            "the log in {} ends at offset {}, but the store has applied up to {}: an older copy of \
+             the log? Put the newest copy in place",
+            dir.display(),
+            next.0.saturating_sub(1),
+            applied.0
+        ))
+    };
+    if next <= applied {
+        return Err(behind());
+    }
+    if applied < first {
+        // Trimmed away, as everything that is stored may be.
+        return if applied.next() >= first { Ok(()) } else { Err(behind()) };
+    }
+    let mut found = None;
+    let stop = || LogError::Full(String::new());
+    let read = log.read(applied, &mut |record| {
+        found = Some(record.crc);
+        Err(stop())
+    });
+    match (read, found) {
+        (_, Some(crc)) if crc == progress.applied_crc => Ok(()),
+        (_, Some(_)) => Err(OpenError::Refused(format!(
+            "the record at offset {} of the log in {} is not the one that was stored: another log \
+             or another store? Put the two that belong together in place",
+            applied.0,
+            dir.display()
+        ))),
+        (Err(error), None) => Err(error.into()),
+        (Ok(()), None) => Err(behind()),
+    }
+}
+
+/// Enters what is stored into the window and folds the rest. Returns how many were folded.
+fn replay(
+    fold: &mut Fold,
+    log: &EmbeddedLog,
+    progress: &Progress,
+    store: &Arc<dyn Store>,
+    runtime: &Handle,
+) -> Result<u64, OpenError> {
+    let (first, _next) = log.range();
+    let from = Offset(progress.applied.next().0.saturating_sub(WINDOW_RECORDS)).max(first);
+    let mut replayed = 0;
+    let mut failure = None;
+    let read = log.read(from, &mut |record| {
+        if record.offset <= progress.applied {
+            fold.remember(&record);
+            return Ok(());
+        }
+        let folded = load_for(fold, &record, store, runtime).and_then(|()| {
+            fold.fold(&record).map_err(|error| OpenError::Refused(error.to_string()))
+        });
+        match folded {
+            Ok(_neither_answered_nor_published) => {
+                replayed += 1;
+                Ok(())
+            }
+            Err(error) => {
+                failure = Some(error);
+                Err(LogError::Full(String::new()))
+            }
+        }
+    });
+    match failure {
+        Some(error) => Err(error),
+        None => read.map(|()| replayed).map_err(OpenError::from),
+    }
+}
+
+fn load_for(
+    fold: &mut Fold,
+    record: &LogRecord,
+    store: &Arc<dyn Store>,
+    runtime: &Handle,
+) -> Result<(), OpenError> {
+    let Ok(decoded) = Record::decode(record.payload.clone()) else { return Ok(()) };
+    let Some(id) = Fold::needs(&decoded).filter(|id| !fold.conversations.contains_key(id)) else {
+        return Ok(());
+    };
+    let stored = runtime.block_on(store.conversation(id, RECENT_KEPT))?;
+    fold.conversations.insert(id, Conversation::from_stored(id, stored));
+    Ok(())
+}
+
+fn begin_epoch(
+    fold: &mut Fold,
+    log: &mut EmbeddedLog,
+    epoch: u64,
+    owner: &str,
+) -> Result<(), OpenError> {
+    let begins = record::Change::Epoch(proto::log::Epoch { epoch, owner: owner.to_owned() });
+    let mut changes = vec![begins];
+    if fold.version < FOLD_VERSION {
+        let version = proto::log::FoldVersion { version: FOLD_VERSION };
+        changes.push(record::Change::FoldVersion(version));
+    }
+    let payloads: Vec<Bytes> = changes
+        .into_iter()
+        .map(|change| admission::record(change, epoch).encode_to_vec().into())
+        .collect();
+    let appended = log.append(&payloads, now_ms())?;
+    for (payload, offset) in payloads.into_iter().zip((appended.first.0..).map(Offset)) {
+        let timestamp_ms = appended.timestamp_ms;
+        let crc = EmbeddedLog::fingerprint(offset, timestamp_ms, &payload);
+        fold.fold(&LogRecord { offset, timestamp_ms, crc, payload })
+            .map_err(|error| OpenError::Refused(error.to_string()))?;
+    }
+    Ok(())
+}

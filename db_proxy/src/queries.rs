@@ -1,0 +1,110 @@
+//! What clients ask of stored data: from the request's body to the reply's.
+//!
+//! The user is the session's, whatever the body says; `attach_data` is neither read nor written.
+//! What cannot be answered completely is "unavailable", never a short or an empty list.
+
+use bytes::Bytes;
+use proto::Command;
+use proto::client;
+use proto::cluster::wire::Answer;
+use proto::ids::{ConversationId, GroupId, UserId};
+
+use crate::login::Logins;
+use crate::partition::Partition;
+use crate::requests::{ignored, unavailable};
+use crate::store::StoreError;
+
+pub mod groups;
+pub mod history;
+pub mod lists;
+pub mod people;
+
+/// Who asks, and where answers come from.
+#[derive(Debug, Clone)]
+pub struct Asker {
+    /// The user of the session.
+    pub user: UserId,
+    /// The client kind of the session.
+    pub client_type: u32,
+    /// The partition.
+    pub partition: Partition,
+    /// The login side.
+    pub logins: Logins,
+}
+
+/// Why there is no reply.
+#[derive(Debug)]
+pub(crate) enum NoReply {
+    /// The body cannot be read, or names what does not exist: ignored, as the original does.
+    Ignored,
+    /// It could not be answered completely.
+    Unavailable,
+}
+
+impl From<prost::DecodeError> for NoReply {
+    fn from(_unreadable: prost::DecodeError) -> Self {
+        Self::Ignored
+    }
+}
+
+impl From<StoreError> for NoReply {
+    fn from(error: StoreError) -> Self {
+        tracing::debug!(%error, "a request is not answered");
+        Self::Unavailable
+    }
+}
+
+pub(crate) type Reply = Result<Answer, NoReply>;
+
+/// Answers one request.
+pub async fn answer(asker: &Asker, command: u32, body: Bytes) -> Answer {
+    let command = u16::try_from(command).ok().and_then(Command::from_number);
+    let Some(command) = command else { return ignored() };
+    match reply(asker, command, body).await {
+        Ok(answer) => answer,
+        Err(NoReply::Ignored) => ignored(),
+        Err(NoReply::Unavailable) => unavailable(),
+    }
+}
+
+async fn reply(asker: &Asker, command: Command, body: Bytes) -> Reply {
+    match command {
+        Command::MessageListRequest => history::page(asker, body).await,
+        Command::LatestMessageIdRequest => history::latest(asker, body).await,
+        Command::MessagesByIdRequest => history::by_id(asker, body).await,
+        Command::UnreadCountRequest => lists::unread(asker).await,
+        Command::RecentSessionsRequest => lists::recent(asker, body).await,
+        Command::ReadAck => lists::read_ack(asker, body).await,
+        Command::RemoveSessionRequest => lists::remove_session(asker, body).await,
+        Command::NormalGroupsRequest => groups::normal(asker).await,
+        Command::GroupInfoRequest => groups::info(asker, body).await,
+        Command::GroupCreateRequest => groups::create(asker, body).await,
+        Command::GroupChangeMembersRequest => groups::change_members(asker, body).await,
+        Command::GroupMuteRequest => groups::mute(asker, body).await,
+        Command::AllUsersRequest => people::all_users(asker, body).await,
+        Command::UsersInfoRequest => people::users_info(asker, body).await,
+        Command::DepartmentsRequest => people::departments(asker, body).await,
+        Command::ChangeSignatureRequest => people::change_signature(asker, body).await,
+        Command::ChangeAvatarRequest => people::change_avatar(asker, body).await,
+        Command::DeviceTokenRequest => people::device_token(asker, body).await,
+        Command::LogoutRequest => people::logout(asker).await,
+        Command::SetPushShieldRequest => people::set_push_shield(asker, body).await,
+        Command::GetPushShieldRequest => people::push_shield(asker).await,
+        _ => Err(NoReply::Ignored),
+    }
+}
+
+/// The conversation that a client means by a session type and number. Session types other than
+/// "group" count as "single": some clients send 0 there.
+pub(crate) fn conversation(user: UserId, session_type: i32, id: u32) -> Option<ConversationId> {
+    if session_type == client::SessionType::Group as i32 {
+        ConversationId::group(GroupId(id))
+    } else {
+        ConversationId::single(user, UserId(id))
+    }
+}
+
+/// The session type of a conversation.
+pub(crate) fn session_type(id: ConversationId) -> client::SessionType {
+    if id.as_group().is_some() { client::SessionType::Group } else { client::SessionType::Single }
+}

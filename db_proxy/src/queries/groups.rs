@@ -1,0 +1,252 @@
+//! Groups: lists, records, making and changing them, and what gateways ask about memberships.
+
+use std::collections::BTreeSet;
+
+use bytes::Bytes;
+use prost::Message as _;
+use proto::Command;
+use proto::client::{
+    GroupChange, GroupChangeMembersReply, GroupChangeMembersRequest, GroupCreateReply,
+    GroupCreateRequest, GroupInfo, GroupInfoReply, GroupInfoRequest, GroupMuteReply,
+    GroupMuteRequest, GroupType, GroupVersion, NormalGroupsReply,
+};
+use proto::cluster::wire::{Membership, Memberships};
+use proto::ids::{ConversationId, GroupId, UserId};
+use proto::limits::LIMIT_TO_CLIENT;
+use proto::log::GroupCreated;
+
+use crate::admission::Change;
+use crate::conversation::Conversation;
+use crate::partition::Outcome;
+use crate::queries::{Asker, NoReply, Reply};
+use crate::requests::answered;
+use crate::state::State;
+use crate::store::StoreError;
+
+/// The longest name of a group, in bytes.
+const NAME_MAX: usize = 256;
+
+/// What one member takes in a reply, at most.
+const MEMBER_LEN: usize = 6;
+
+/// Groups described in one reply at most.
+const GROUPS_MAX: usize = 1_000;
+
+/// 0x0401: the user's normal groups and their versions.
+pub(crate) async fn normal(asker: &Asker) -> Reply {
+    let conversations = asker.partition.state().conversations_of(asker.user).await?;
+    let groups = conversations
+        .iter()
+        .filter(|seen| seen.visible_from().is_some())
+        .filter_map(|seen| {
+            let group = seen.row.group.as_ref()?;
+            (group.kind == GroupType::Normal as u32).then_some(GroupVersion {
+                group_id: seen.row.id.as_group()?.0,
+                version: group.version,
+            })
+        })
+        .collect();
+    let reply = NormalGroupsReply { user_id: asker.user.0, groups, attach_data: None };
+    Ok(answered(Command::NormalGroupsReply, &reply))
+}
+
+/// 0x0403: records of those groups, of which the asker is a member, that are newer than he has. A
+/// member list past what fits a frame is cut; groups past that are left for the next request.
+pub(crate) async fn info(asker: &Asker, body: Bytes) -> Reply {
+    let request = GroupInfoRequest::decode(body)?;
+    let mut room = LIMIT_TO_CLIENT - 64;
+    let mut groups = Vec::new();
+    for asked in request.groups.iter().take(GROUPS_MAX) {
+        let Some(id) = ConversationId::group(GroupId(asked.group_id)) else { continue };
+        let look = asker.partition.state().with(id, |conversation| {
+            let newer = conversation.group.as_ref().is_some_and(|g| g.version > asked.version);
+            (newer && conversation.has_member(asker.user))
+                .then(|| describe(conversation, asker.user, room))
+                .flatten()
+        });
+        let Some(info) = look.await? else { continue };
+        let Some(left) = room.checked_sub(info.encoded_len() + 8) else { break };
+        room = left;
+        groups.push(info);
+    }
+    let reply = GroupInfoReply { user_id: asker.user.0, groups, attach_data: None };
+    Ok(answered(Command::GroupInfoReply, &reply))
+}
+
+fn describe(conversation: &Conversation, user: UserId, room: usize) -> Option<GroupInfo> {
+    let group = conversation.group.as_ref()?;
+    let fixed = 64 + group.name.len() + group.avatar.len();
+    let members_max = room.checked_sub(fixed)? / MEMBER_LEN;
+    let muted = conversation.marks.get(&user).is_some_and(|mark| mark.shield);
+    let members = conversation.current_members();
+    Some(GroupInfo {
+        group_id: conversation.id.as_group()?.0,
+        version: group.version,
+        name: group.name.clone(),
+        avatar_url: group.avatar.clone(),
+        creator_id: group.creator.0,
+        group_type: i32::try_from(group.kind).unwrap_or(GroupType::Temporary as i32),
+        muted: u32::from(muted),
+        member_ids: members.iter().take(members_max).map(|user| user.0).collect(),
+    })
+}
+
+/// 0x0405: clients make temporary groups only.
+pub(crate) async fn create(asker: &Asker, body: Bytes) -> Reply {
+    let request = GroupCreateRequest::decode(body)?;
+    if request.group_type != GroupType::Temporary as i32 {
+        return Err(NoReply::Ignored);
+    }
+    let mut reply = GroupCreateReply {
+        user_id: asker.user.0,
+        result_code: 1,
+        group_id: None,
+        name: request.name.clone(),
+        member_ids: Vec::new(),
+        attach_data: None,
+    };
+    let fits = (1..=NAME_MAX).contains(&request.name.len()) && request.avatar_url.len() <= 1024;
+    if fits && !request.member_ids.is_empty() {
+        let members = request.member_ids.iter().copied().map(UserId).chain([asker.user]);
+        let group = NewGroup {
+            wanted: None,
+            creator: asker.user,
+            kind: GroupType::Temporary,
+            name: request.name,
+            avatar: request.avatar_url,
+        };
+        let members = existing(asker.partition.state(), members).await?;
+        if let Some((group, members)) = make(&asker.partition, group, members).await? {
+            reply.result_code = 0;
+            reply.group_id = Some(group.0);
+            reply.member_ids = fitting(&members, LIMIT_TO_CLIENT - 512);
+        }
+    }
+    Ok(answered(Command::GroupCreateReply, &reply))
+}
+
+/// A group that is to be made.
+#[derive(Debug)]
+pub(crate) struct NewGroup {
+    pub(crate) wanted: Option<GroupId>,
+    pub(crate) creator: UserId,
+    pub(crate) kind: GroupType,
+    pub(crate) name: String,
+    pub(crate) avatar: String,
+}
+
+/// Makes a group of members who exist. `None` if it was refused.
+pub(crate) async fn make(
+    partition: &crate::partition::Partition,
+    group: NewGroup,
+    members: Vec<UserId>,
+) -> Result<Option<(GroupId, Vec<UserId>)>, StoreError> {
+    let id = partition.state().store().allocate_group(group.wanted).await?;
+    let created = GroupCreated {
+        group: id.0,
+        creator: group.creator.0,
+        group_type: group.kind as u32,
+        name: group.name,
+        avatar: group.avatar,
+        members: members.iter().map(|user| user.0).collect(),
+    };
+    match partition.change(Change::CreateGroup(created)).await {
+        Outcome::Members { current, .. } => Ok(Some((id, current))),
+        Outcome::Retry => Err(StoreError::Unavailable("the partition has no room".to_owned())),
+        _ => Ok(None),
+    }
+}
+
+/// 0x0407: adds or removes members.
+pub(crate) async fn change_members(asker: &Asker, body: Bytes) -> Reply {
+    let request = GroupChangeMembersRequest::decode(body)?;
+    let users = request.member_ids.iter().copied().map(UserId);
+    let (add, remove) = match GroupChange::try_from(request.change) {
+        Ok(GroupChange::Add) => (existing(asker.partition.state(), users).await?, Vec::new()),
+        Ok(GroupChange::Remove) => (Vec::new(), users.collect()),
+        Err(_) => return Err(NoReply::Ignored),
+    };
+    let group = GroupId(request.group_id);
+    let change = Change::ChangeMembers { group, actor: Some(asker.user), add, remove };
+    let mut reply = GroupChangeMembersReply {
+        user_id: asker.user.0,
+        change: request.change,
+        result_code: 1,
+        group_id: request.group_id,
+        current_ids: Vec::new(),
+        changed_ids: Vec::new(),
+        attach_data: None,
+    };
+    let mut changed = false;
+    match asker.partition.change(change).await {
+        Outcome::Members { current, added, removed } => {
+            let changes = if added.is_empty() { removed } else { added };
+            changed = !changes.is_empty();
+            reply.result_code = 0;
+            reply.changed_ids = fitting(&changes, LIMIT_TO_CLIENT / 2 - 64);
+            reply.current_ids = fitting(&current, LIMIT_TO_CLIENT / 2 - 64);
+        }
+        Outcome::Retry => return Err(NoReply::Unavailable),
+        _ => {}
+    }
+    let mut answer = answered(Command::GroupChangeMembersReply, &reply);
+    answer.changed = Some(changed);
+    Ok(answer)
+}
+
+/// 0x0409: no push notifications for a group, or again.
+pub(crate) async fn mute(asker: &Asker, body: Bytes) -> Reply {
+    let request = GroupMuteRequest::decode(body)?;
+    let outcome = match ConversationId::group(GroupId(request.group_id)) {
+        Some(conversation) => {
+            let (user, on) = (asker.user, request.muted == 1);
+            asker.partition.change(Change::Shield { conversation, user, on }).await
+        }
+        None => Outcome::Refused(proto::cluster::wire::Reason::NotMember),
+    };
+    if outcome == Outcome::Retry {
+        return Err(NoReply::Unavailable);
+    }
+    let reply = GroupMuteReply {
+        user_id: asker.user.0,
+        group_id: request.group_id,
+        result_code: u32::from(!matches!(outcome, Outcome::Marked { .. })),
+        attach_data: None,
+    };
+    Ok(answered(Command::GroupMuteReply, &reply))
+}
+
+/// Which groups a user is in now, for the gateway he logs in at.
+pub(crate) async fn memberships(state: &State, user: UserId) -> Memberships {
+    let Ok(conversations) = state.conversations_of(user).await else {
+        return Memberships { complete: false, groups: Vec::new() };
+    };
+    let groups = conversations
+        .iter()
+        .filter_map(|seen| {
+            let group = seen.row.id.as_group()?;
+            Some(Membership {
+                group: group.0,
+                join_msg_id: seen.visible_from()?.0,
+                version: u64::from(seen.row.group.as_ref()?.version),
+            })
+        })
+        .collect();
+    Memberships { complete: true, groups }
+}
+
+/// Those of the users who exist, each once, in order.
+pub(crate) async fn existing(
+    state: &State,
+    users: impl IntoIterator<Item = UserId>,
+) -> Result<Vec<UserId>, StoreError> {
+    let wanted: BTreeSet<UserId> = users.into_iter().collect();
+    let found = state.store().users(wanted.into_iter().collect()).await?;
+    let mut found: Vec<UserId> = found.into_iter().map(|row| row.id).collect();
+    found.sort_unstable();
+    Ok(found)
+}
+
+fn fitting(users: &[UserId], room: usize) -> Vec<u32> {
+    users.iter().take(room / MEMBER_LEN).map(|user| user.0).collect()
+}

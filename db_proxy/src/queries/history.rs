@@ -1,0 +1,229 @@
+//! Messages of one conversation: pages for clients, ranges for gateways.
+//!
+//! Answered from the unstored tail in memory and the store together. Visible to members only, and
+//! only from where a member joined.
+
+use bytes::Bytes;
+use prost::Message as _;
+use proto::Command;
+use proto::client::{
+    LatestMessageIdReply, LatestMessageIdRequest, MessageInfo, MessageListReply,
+    MessageListRequest, MessagesByIdReply, MessagesByIdRequest,
+};
+use proto::cluster::wire::{FetchRequest, Fetched};
+use proto::ids::{ConversationId, MsgId, Offset, UserId};
+use proto::limits::LIMIT_TO_CLIENT;
+
+use crate::publish::{publication, seconds};
+use crate::queries::{Asker, NoReply, Reply, conversation};
+use crate::requests::answered;
+use crate::state::State;
+use crate::store::{MessageRow, StoreError};
+
+/// Messages on one page at most, however many are asked for.
+const PAGE_MAX: u32 = 1_000;
+
+/// Messages asked for by id at most, as in the original.
+const IDS_MAX: usize = 100;
+
+/// Bytes that one fetch of a gateway may take.
+const FETCH_BYTES_MAX: usize = 4 << 20;
+
+/// What a message takes in a reply besides its body: tags, lengths and numbers.
+const MESSAGE_OVERHEAD: usize = 40;
+
+/// What the rest of a reply takes at most.
+const REPLY_OVERHEAD: usize = 64;
+
+/// 0x0309: the newest messages up to an id, newest first. Of those asked for, the newest that fit a
+/// frame are given; the client asks for the rest below the last it got.
+pub(crate) async fn page(asker: &Asker, body: Bytes) -> Reply {
+    let request = MessageListRequest::decode(body)?;
+    let id = conversation(asker.user, request.session_type, request.session_id);
+    let id = id.ok_or(NoReply::Ignored)?;
+    let count = request.msg_count.min(PAGE_MAX);
+    let state = asker.partition.state();
+    let messages = match visible(state, id, asker.user).await? {
+        Some((first, head)) if count > 0 => {
+            let begin = if request.msg_id_begin == 0 { head.0 } else { request.msg_id_begin };
+            let to = MsgId(begin.min(head.0));
+            let from = MsgId(to.0.saturating_sub(count - 1)).max(first);
+            range(state, id, from, to).await?
+        }
+        _ => Vec::new(),
+    };
+    Ok(answered(
+        Command::MessageListReply,
+        &MessageListReply {
+            user_id: asker.user.0,
+            session_type: request.session_type,
+            session_id: request.session_id,
+            msg_id_begin: request.msg_id_begin,
+            messages: fitting(messages),
+            attach_data: None,
+        },
+    ))
+}
+
+/// 0x030b: the newest id that the user may see.
+pub(crate) async fn latest(asker: &Asker, body: Bytes) -> Reply {
+    let request = LatestMessageIdRequest::decode(body)?;
+    let id = conversation(asker.user, request.session_type, request.session_id);
+    let id = id.ok_or(NoReply::Ignored)?;
+    let visible = visible(asker.partition.state(), id, asker.user).await?;
+    let latest = visible.filter(|(first, head)| first <= head).map_or(0, |(_, head)| head.0);
+    Ok(answered(
+        Command::LatestMessageIdReply,
+        &LatestMessageIdReply {
+            user_id: asker.user.0,
+            session_type: request.session_type,
+            session_id: request.session_id,
+            latest_msg_id: latest,
+            attach_data: None,
+        },
+    ))
+}
+
+/// 0x030d: these messages, newest first.
+pub(crate) async fn by_id(asker: &Asker, body: Bytes) -> Reply {
+    let request = MessagesByIdRequest::decode(body)?;
+    let id = conversation(asker.user, request.session_type, request.session_id);
+    let id = id.ok_or(NoReply::Ignored)?;
+    let state = asker.partition.state();
+    let mut messages = Vec::new();
+    if let Some((first, head)) = visible(state, id, asker.user).await? {
+        let mut wanted: Vec<MsgId> = request.msg_ids.iter().copied().map(MsgId).collect();
+        wanted.retain(|wanted| (first..=head).contains(wanted));
+        wanted.sort_unstable();
+        wanted.dedup();
+        wanted.truncate(IDS_MAX);
+        messages = at(state, id, &wanted).await?;
+        messages.sort_unstable_by_key(|message| std::cmp::Reverse(message.msg_id));
+    }
+    Ok(answered(
+        Command::MessagesByIdReply,
+        &MessagesByIdReply {
+            user_id: asker.user.0,
+            session_type: request.session_type,
+            session_id: request.session_id,
+            messages: fitting(messages),
+            attach_data: None,
+        },
+    ))
+}
+
+/// Messages as they were published, for a gateway that has missed some.
+pub(crate) async fn fetch(state: &State, request: &FetchRequest, epoch: u64) -> Fetched {
+    let nothing = Fetched { complete: false, complete_upto: 0, publishes: Vec::new() };
+    let Some(id) = ConversationId::from_number(request.conversation) else { return nothing };
+    let look = state.with(id, |conversation| {
+        let version = conversation.group.as_ref().map_or(0, |group| group.version);
+        (conversation.head, version)
+    });
+    let Ok((head, version)) = look.await else { return nothing };
+    let last = request.from.saturating_add(PAGE_MAX - 1);
+    let to = MsgId(request.to.min(head.0).min(last));
+    let from = MsgId(request.from.max(1));
+    let Ok(mut messages) = range(state, id, from, to).await else { return nothing };
+    messages.reverse();
+
+    let mut bytes = 0;
+    let mut previous = Offset(0);
+    let mut complete_upto = from.0.saturating_sub(1);
+    let mut publishes = Vec::with_capacity(messages.len());
+    for row in messages {
+        bytes += row.body.len();
+        if bytes > FETCH_BYTES_MAX && !publishes.is_empty() {
+            break;
+        }
+        complete_upto = row.msg_id.0;
+        publishes.push(publication(&row, (previous, version), epoch, None));
+        previous = row.offset;
+    }
+    let complete = complete_upto >= request.to.min(head.0);
+    Fetched { complete, complete_upto, publishes }
+}
+
+/// The range of ids that `user` may see; `None` if he takes no part.
+async fn visible(
+    state: &State,
+    id: ConversationId,
+    user: UserId,
+) -> Result<Option<(MsgId, MsgId)>, StoreError> {
+    state
+        .with(id, |conversation| {
+            conversation.visible_from(user).map(|first| (first, conversation.head))
+        })
+        .await
+}
+
+/// Messages `from..=to`, newest first, every one of them.
+pub(crate) async fn range(
+    state: &State,
+    id: ConversationId,
+    from: MsgId,
+    to: MsgId,
+) -> Result<Vec<MessageRow>, StoreError> {
+    if from > to {
+        return Ok(Vec::new());
+    }
+    let look = state.with(id, |conversation| conversation.recent_range(from, to));
+    let (mut newest, in_memory_from) = look.await?;
+    newest.reverse();
+    if from < in_memory_from {
+        let upto = MsgId(in_memory_from.0 - 1).min(to);
+        let count = usize::try_from(upto.0 - from.0 + 1).unwrap_or(usize::MAX);
+        newest.extend(state.store().messages(id, from, upto, count).await?);
+    }
+    let expected = usize::try_from(to.0 - from.0 + 1).unwrap_or(usize::MAX);
+    if newest.len() != expected {
+        // Every number up to the head is a message: a page with a hole would be a lie.
+        let problem = format!("{id} has {} of {expected} messages {from:?}..={to:?}", newest.len());
+        return Err(StoreError::Unavailable(problem));
+    }
+    Ok(newest)
+}
+
+/// These messages, in no order. Ids must be within the conversation.
+pub(crate) async fn at(
+    state: &State,
+    id: ConversationId,
+    wanted: &[MsgId],
+) -> Result<Vec<MessageRow>, StoreError> {
+    let Some((first, last)) = wanted.first().copied().zip(wanted.last().copied()) else {
+        return Ok(Vec::new());
+    };
+    let look = state.with(id, |conversation| conversation.recent_range(first, last));
+    let (mut found, in_memory_from) = look.await?;
+    found.retain(|message| wanted.contains(&message.msg_id));
+    let older: Vec<_> = wanted
+        .iter()
+        .filter(|msg_id| **msg_id < in_memory_from)
+        .map(|msg_id| (id, *msg_id))
+        .collect();
+    if !older.is_empty() {
+        found.extend(state.store().messages_at(older).await?);
+    }
+    Ok(found)
+}
+
+/// As many of the messages as fit one frame, from the first on; at least one.
+fn fitting(messages: Vec<MessageRow>) -> Vec<MessageInfo> {
+    let mut room = LIMIT_TO_CLIENT - REPLY_OVERHEAD - proto::limits::HEADER_LEN;
+    let mut fitting = Vec::with_capacity(messages.len());
+    for message in messages {
+        let size = message.body.len() + MESSAGE_OVERHEAD;
+        if size > room && !fitting.is_empty() {
+            break;
+        }
+        room = room.saturating_sub(size);
+        fitting.push(MessageInfo {
+            msg_id: message.msg_id.0,
+            from_user_id: message.sender.0,
+            create_time: seconds(message.timestamp_ms),
+            msg_type: i32::try_from(message.kind).unwrap_or_default(),
+            msg_data: message.body,
+        });
+    }
+    fitting
+}

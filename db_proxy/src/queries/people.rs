@@ -1,0 +1,226 @@
+//! Users, departments, signatures, avatars, device tokens: the login side, straight from the store.
+
+use bytes::Bytes;
+use prost::Message as _;
+use proto::Command;
+use proto::client::{
+    AllUsersReply, AllUsersRequest, ChangeAvatarReply, ChangeAvatarRequest, ChangeSignatureReply,
+    ChangeSignatureRequest, ClientType, Department, DepartmentStatus, DepartmentsReply,
+    DepartmentsRequest, DeviceTokenReply, DeviceTokenRequest, GetPushShieldReply, LogoutReply,
+    SetPushShieldReply, SetPushShieldRequest, UserInfo, UsersInfoReply, UsersInfoRequest,
+};
+use proto::cluster::device_class;
+use proto::ids::UserId;
+use proto::limits::LIMIT_TO_CLIENT;
+
+use crate::queries::{Asker, NoReply, Reply};
+use crate::requests::answered;
+use crate::store::{DepartmentRow, StoreError, UserChange, UserRow};
+
+/// The longest signature line, in bytes (TeamTalk protocol).
+const SIGNATURE_MAX: usize = 128;
+
+/// The longest avatar location and device token, in bytes.
+const AVATAR_MAX: usize = 1024;
+const TOKEN_MAX: usize = 512;
+
+/// Users read from the store for one reply.
+const USERS_MAX: usize = 8_192;
+
+/// The status of a user who has left: hidden from lists, may not log in.
+pub(crate) const STATUS_LEFT: u32 = 3;
+
+/// The record of a user as clients get it.
+pub(crate) fn user_info(row: UserRow) -> UserInfo {
+    UserInfo {
+        user_id: row.id.0,
+        gender: row.gender,
+        nick_name: row.nick,
+        avatar_url: row.avatar,
+        department_id: row.department,
+        email: row.email,
+        real_name: row.name,
+        phone: row.tel,
+        latin_name: row.domain,
+        employment: row.status,
+        signature: Some(row.sign),
+    }
+}
+
+/// 0x0208: users changed since, in order of their stamps. What does not fit a frame is left for the
+/// next request, which goes on from the stamp that this reply reached.
+pub(crate) async fn all_users(asker: &Asker, body: Bytes) -> Reply {
+    let request = AllUsersRequest::decode(body)?;
+    let asked = request.latest_update_time;
+    let store = asker.partition.state().store();
+    let (rows, newest) = store.users_since(asked, USERS_MAX).await?;
+    let cut_by_count = rows.len() == USERS_MAX;
+    let mut room = LIMIT_TO_CLIENT - 64;
+    let mut users: Vec<(u32, UserInfo)> = Vec::with_capacity(rows.len());
+    let mut reached = None;
+    for row in rows {
+        let (stamp, left) = (row.stamp, row.status == STATUS_LEFT);
+        let info = user_info(row);
+        let Some(rest) = room.checked_sub(info.encoded_len() + 4) else {
+            reached = Some(stamp);
+            break;
+        };
+        room = rest;
+        // At the first request nobody needs to hear of those who have left.
+        if !(left && asked == 0) {
+            users.push((stamp, info));
+        }
+    }
+    if reached.is_none() && cut_by_count {
+        reached = users.last().map(|(stamp, _)| *stamp);
+    }
+    let latest_update_time = match reached {
+        // The users of the stamp that was cut come again with the next request, which asks for
+        // stamps "at or after".
+        Some(stamp) => stamp.max(asked),
+        None => newest.max(asked),
+    };
+    let users = users.into_iter().map(|(_stamp, info)| info).collect();
+    let reply =
+        AllUsersReply { user_id: asker.user.0, latest_update_time, users, attach_data: None };
+    Ok(answered(Command::AllUsersReply, &reply))
+}
+
+/// 0x0204: the records of these users, as many as fit a frame.
+pub(crate) async fn users_info(asker: &Asker, body: Bytes) -> Reply {
+    let request = UsersInfoRequest::decode(body)?;
+    let mut ids: Vec<UserId> = request.user_ids.into_iter().map(UserId).collect();
+    ids.truncate(USERS_MAX);
+    let rows = asker.partition.state().store().users(ids).await?;
+    let mut room = LIMIT_TO_CLIENT - 64;
+    let users = rows
+        .into_iter()
+        .map(user_info)
+        .take_while(|info| match room.checked_sub(info.encoded_len() + 4) {
+            Some(rest) => {
+                room = rest;
+                true
+            }
+            None => false,
+        })
+        .collect();
+    let reply = UsersInfoReply { user_id: asker.user.0, users, attach_data: None };
+    Ok(answered(Command::UsersInfoReply, &reply))
+}
+
+/// 0x0210: departments changed since.
+pub(crate) async fn departments(asker: &Asker, body: Bytes) -> Reply {
+    let request = DepartmentsRequest::decode(body)?;
+    let asked = request.latest_update_time;
+    let store = asker.partition.state().store();
+    let (rows, newest) = store.departments_since(asked).await?;
+    let reply = DepartmentsReply {
+        user_id: asker.user.0,
+        latest_update_time: newest.max(asked),
+        departments: rows.into_iter().map(department).collect(),
+        attach_data: None,
+    };
+    Ok(answered(Command::DepartmentsReply, &reply))
+}
+
+fn department(row: DepartmentRow) -> Department {
+    let deleted = row.status != DepartmentStatus::Ok as u32;
+    Department {
+        department_id: row.id,
+        priority: row.priority,
+        name: row.name,
+        parent_id: row.parent,
+        status: if deleted { DepartmentStatus::Deleted } else { DepartmentStatus::Ok } as i32,
+    }
+}
+
+/// 0x0213: a new signature line.
+pub(crate) async fn change_signature(asker: &Asker, body: Bytes) -> Reply {
+    let request = ChangeSignatureRequest::decode(body)?;
+    let fits = request.signature.len() <= SIGNATURE_MAX;
+    if fits {
+        change(asker, UserChange::Sign(request.signature.clone())).await?;
+    }
+    let reply = ChangeSignatureReply {
+        user_id: asker.user.0,
+        result_code: u32::from(!fits),
+        signature: fits.then_some(request.signature),
+        attach_data: None,
+    };
+    let mut answer = answered(Command::ChangeSignatureReply, &reply);
+    answer.changed = Some(fits);
+    Ok(answer)
+}
+
+/// 0x020c: a new avatar.
+pub(crate) async fn change_avatar(asker: &Asker, body: Bytes) -> Reply {
+    let request = ChangeAvatarRequest::decode(body)?;
+    let fits = request.avatar_url.len() <= AVATAR_MAX;
+    if fits {
+        change(asker, UserChange::Avatar(request.avatar_url)).await?;
+    }
+    let reply = ChangeAvatarReply {
+        user_id: asker.user.0,
+        result_code: u32::from(!fits),
+        attach_data: None,
+    };
+    let mut answer = answered(Command::ChangeAvatarReply, &reply);
+    answer.changed = Some(fits);
+    Ok(answer)
+}
+
+/// 0x0108: the push token of a phone. The kind of client is the login's if the request has none.
+pub(crate) async fn device_token(asker: &Asker, body: Bytes) -> Reply {
+    let request = DeviceTokenRequest::decode(body)?;
+    let mobile = device_class(asker.client_type) == 1;
+    if !mobile || request.device_token.len() > TOKEN_MAX {
+        return Err(NoReply::Ignored);
+    }
+    let kind = request.client_type.and_then(|kind| ClientType::try_from(kind).ok());
+    let kind = kind.map(|kind| kind as u32).filter(|kind| device_class(*kind) == 1);
+    let store = asker.partition.state().store();
+    let token = (!request.device_token.is_empty()).then_some(request.device_token);
+    store.set_device_token(asker.user, kind.unwrap_or(asker.client_type), token).await?;
+    let reply = DeviceTokenReply { user_id: asker.user.0, attach_data: None };
+    Ok(answered(Command::DeviceTokenReply, &reply))
+}
+
+/// 0x0105: a phone that logs out gets no pushes any more.
+pub(crate) async fn logout(asker: &Asker) -> Reply {
+    if device_class(asker.client_type) == 1 {
+        let store = asker.partition.state().store();
+        store.set_device_token(asker.user, asker.client_type, None).await?;
+    }
+    Ok(answered(Command::LogoutReply, &LogoutReply { result_code: 0 }))
+}
+
+/// 0x010c: no pushes at night, or again.
+pub(crate) async fn set_push_shield(asker: &Asker, body: Bytes) -> Reply {
+    let request = SetPushShieldRequest::decode(body)?;
+    let on = request.shield == 1;
+    change(asker, UserChange::PushShield(on)).await?;
+    let reply = SetPushShieldReply {
+        user_id: asker.user.0,
+        result_code: 0,
+        shield: Some(u32::from(on)),
+        attach_data: None,
+    };
+    Ok(answered(Command::SetPushShieldReply, &reply))
+}
+
+/// 0x010e: whether pushes at night are off.
+pub(crate) async fn push_shield(asker: &Asker) -> Reply {
+    let rows = asker.partition.state().store().users(vec![asker.user]).await?;
+    let row = rows.into_iter().next().ok_or(NoReply::Ignored)?;
+    let reply = GetPushShieldReply {
+        user_id: asker.user.0,
+        result_code: 0,
+        shield: Some(u32::from(row.push_shield)),
+        attach_data: None,
+    };
+    Ok(answered(Command::GetPushShieldReply, &reply))
+}
+
+async fn change(asker: &Asker, change: UserChange) -> Result<(), StoreError> {
+    asker.partition.state().store().change_user(asker.user, change).await
+}

@@ -1,0 +1,259 @@
+//! What gateways and administrators ask over their links, and who answers it.
+//!
+//! Sends go straight to the partition's queue, in the order of the link. Everything else becomes a
+//! task of its own, of which there are at most [`REQUESTS_MAX`]; beyond, a request is turned away at
+//! once ("unavailable"), never queued.
+
+use std::sync::Arc;
+
+use bytes::Bytes;
+use daemon::{Link, LinkFrame, LinkHandler, LinkTable, Role, Shutdown};
+use proto::cluster::Kind;
+use proto::cluster::wire::{
+    AdminAnswer, AdminRequest, Answer, Ask, AskStatus, FetchRequest, MembershipsRequest, Outcome,
+    Submit, SubmitAnswer, Verify,
+};
+use proto::ids::{ClientMsgId, ConversationId, UserId};
+use tokio::sync::Semaphore;
+use tracing::{debug, debug_span, warn};
+
+use crate::admin;
+use crate::admission::{Change, Send};
+use crate::login::Logins;
+use crate::metrics::RequestMetrics;
+use crate::partition::{self, Partition};
+use crate::publish::seconds;
+use crate::queries::{self, Asker};
+use crate::window::Identity;
+
+/// Requests answered at the same time. Each holds one page of a reply at most.
+const REQUESTS_MAX: usize = 1_024;
+
+/// The handler of all links that others dial.
+#[derive(Debug, Clone)]
+pub struct Requests {
+    partition: Partition,
+    logins: Logins,
+    gateways: Arc<LinkTable>,
+    slots: Arc<Semaphore>,
+    metrics: RequestMetrics,
+    shutdown: Shutdown,
+    epoch: u64,
+}
+
+impl Requests {
+    /// Answers from `partition` and `logins`; tasks belong to `shutdown`.
+    pub fn new(
+        partition: Partition,
+        logins: Logins,
+        gateways: Arc<LinkTable>,
+        (metrics, shutdown): (RequestMetrics, Shutdown),
+        epoch: u64,
+    ) -> Self {
+        let slots = Arc::new(Semaphore::new(REQUESTS_MAX));
+        Self { partition, logins, gateways, slots, metrics, shutdown, epoch }
+    }
+
+    /// Waits until no request is being answered.
+    pub async fn idle(&self) {
+        let all = u32::try_from(REQUESTS_MAX).expect("a small constant");
+        if self.slots.acquire_many(all).await.is_err() {
+            debug!("nobody closes the semaphore");
+        }
+    }
+
+    fn submit(&self, link: &Link, submit: &Submit) {
+        let Some(send) = read_submit(submit) else {
+            link.reset("it submits what cannot be read");
+            return;
+        };
+        let (link, sender) = (link.clone(), submit.sender);
+        let client_msg_id = Bytes::copy_from_slice(&submit.client_msg_id);
+        let asked = submit.conversation;
+        self.partition.submit(
+            Change::Send(send),
+            Box::new(move |outcome| {
+                let answer = submit_answer(sender, client_msg_id, asked, outcome);
+                if link.send(Kind::SubmitAnswer.number(), 0, &answer).is_err() {
+                    // The gateway asks again for what it has no answer to once it is back.
+                    link.reset("it does not take answers");
+                }
+            }),
+        );
+    }
+
+    /// Answers one request in a task of its own.
+    fn answer<Q, R>(&self, link: &Link, frame: LinkFrame, answer: impl AnswerFn<Q, R>)
+    where
+        Q: prost::Message + Default + 'static,
+        R: prost::Message + 'static,
+    {
+        let Ok(slot) = Arc::clone(&self.slots).try_acquire_owned() else {
+            self.metrics.overloaded.inc();
+            return; // The gateway's own limit ends the wait; a queue here would only make it longer.
+        };
+        let Ok(question) = frame.parse::<Q>() else {
+            link.reset("it asks what cannot be read");
+            return;
+        };
+        let (this, link) = (self.clone(), link.clone());
+        let span = debug_span!("request", from = %link.peer().name, request = frame.request);
+        self.shutdown.spawn(span, async move {
+            let reply = answer.call(this, question).await;
+            if link.answer(&frame, frame.kind, &reply).is_err() {
+                debug!("who asked has gone");
+            }
+            drop(slot);
+        });
+    }
+
+    async fn ask(self, ask: Ask) -> Answer {
+        let asker = Asker {
+            user: UserId(ask.user),
+            client_type: ask.client_type,
+            partition: self.partition.clone(),
+            logins: self.logins.clone(),
+        };
+        let answer = queries::answer(&asker, ask.command, ask.body).await;
+        match AskStatus::try_from(answer.status) {
+            Ok(AskStatus::Unavailable) => self.metrics.unavailable.inc(),
+            _ => self.metrics.answered.inc(),
+        };
+        answer
+    }
+
+    async fn administer(self, request: AdminRequest) -> AdminAnswer {
+        admin::answer(&self.partition, &self.logins, &self.gateways, request).await
+    }
+}
+
+/// An async function from a question to its answer.
+trait AnswerFn<Q, R>: std::marker::Send + 'static {
+    fn call(self, to: Requests, question: Q) -> impl Future<Output = R> + std::marker::Send;
+}
+
+impl<Q, R, F, Fut> AnswerFn<Q, R> for F
+where
+    F: FnOnce(Requests, Q) -> Fut + std::marker::Send + 'static,
+    Fut: Future<Output = R> + std::marker::Send,
+{
+    fn call(self, to: Requests, question: Q) -> impl Future<Output = R> + std::marker::Send {
+        self(to, question)
+    }
+}
+
+impl LinkHandler for Requests {
+    fn up(&self, link: &Link) {
+        if link.peer().role == Role::MsgServer {
+            self.gateways.add(link);
+        }
+    }
+
+    fn frame(&self, link: &Link, frame: LinkFrame) {
+        let admin = link.peer().role == Role::Admin;
+        match Kind::from_number(frame.kind) {
+            Some(Kind::Admin) if admin => self.answer(link, frame, Self::administer),
+            _ if admin => link.reset("an administrator asks what only gateways may"),
+            Some(Kind::Submit) => match frame.parse::<Submit>() {
+                Ok(submit) => self.submit(link, &submit),
+                Err(_) => link.reset("it submits what cannot be read"),
+            },
+            Some(Kind::Ask) => self.answer(link, frame, Self::ask),
+            Some(Kind::Verify) => {
+                self.answer(link, frame, |this: Self, verify: Verify| async move {
+                    let verified = this.logins.verify(verify).await;
+                    match verified.user {
+                        Some(_) => this.metrics.logins.inc(),
+                        None => this.metrics.logins_refused.inc(),
+                    };
+                    verified
+                })
+            }
+            Some(Kind::Memberships) => {
+                self.answer(link, frame, |this: Self, request: MembershipsRequest| async move {
+                    queries::groups::memberships(this.partition.state(), UserId(request.user)).await
+                });
+            }
+            Some(Kind::Fetch) => {
+                self.answer(link, frame, |this: Self, request: FetchRequest| async move {
+                    queries::history::fetch(this.partition.state(), &request, this.epoch).await
+                });
+            }
+            _ => debug!(kind = frame.kind, "a frame of this kind is not for this daemon"),
+        }
+    }
+
+    fn down(&self, link: &Link) {
+        self.gateways.remove(link);
+    }
+}
+
+fn read_submit(submit: &Submit) -> Option<Send> {
+    let client_msg_id = ClientMsgId::from_slice(&submit.client_msg_id)?;
+    Some(Send {
+        conversation: ConversationId::from_number(submit.conversation)?,
+        identity: Identity {
+            sender: UserId(submit.sender),
+            client_msg_id,
+            fingerprint: submit.fingerprint.unwrap_or(0),
+        },
+        resend: submit.resend.unwrap_or(false),
+        kind: submit.r#type,
+        body: submit.body.clone(),
+        origin: Some(submit.origin),
+    })
+}
+
+fn submit_answer(
+    sender: u32,
+    client_msg_id: Bytes,
+    asked: u64,
+    outcome: partition::Outcome,
+) -> SubmitAnswer {
+    let mut answer = SubmitAnswer {
+        sender,
+        client_msg_id,
+        outcome: Outcome::Retry as i32,
+        msg_id: None,
+        create_time: None,
+        reason: None,
+        conversation: asked,
+    };
+    match outcome {
+        partition::Outcome::Sent { conversation, msg_id, timestamp_ms } => {
+            answer.outcome = Outcome::Ok as i32;
+            answer.conversation = conversation.number();
+            answer.msg_id = Some(msg_id.0);
+            answer.create_time = Some(seconds(timestamp_ms));
+        }
+        partition::Outcome::Refused(reason) => {
+            answer.outcome = Outcome::Refused as i32;
+            answer.reason = Some(reason as i32);
+        }
+        partition::Outcome::Retry => {}
+        partition::Outcome::Members { .. } | partition::Outcome::Marked { .. } => {
+            warn!("a message cannot end as a change of members or marks");
+        }
+    }
+    answer
+}
+
+/// Encodes a reply to a client's request.
+pub(crate) fn answered(command: proto::Command, reply: &impl prost::Message) -> Answer {
+    Answer {
+        status: AskStatus::Answered as i32,
+        command: Some(u32::from(command.number())),
+        body: Some(reply.encode_to_vec().into()),
+        changed: None,
+    }
+}
+
+/// No answer: not a request, or not one of ours.
+pub(crate) fn ignored() -> Answer {
+    Answer { status: AskStatus::Ignored as i32, command: None, body: None, changed: None }
+}
+
+/// No answer now: it would not be complete.
+pub(crate) fn unavailable() -> Answer {
+    Answer { status: AskStatus::Unavailable as i32, ..ignored() }
+}

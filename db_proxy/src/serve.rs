@@ -1,0 +1,145 @@
+//! Starts a db_proxy, and what it finishes before it stops.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use daemon::link::LinkMetrics;
+use daemon::{BoxError, Context, LinkOptions, LinkTable, Role, Serving, Shutdown};
+use tokio::runtime::Handle;
+use tokio::sync::watch;
+use tracing::info_span;
+
+use crate::cache::MemoryCache;
+use crate::config::Config;
+use crate::log::embedded::Options;
+use crate::login::Logins;
+use crate::metrics::{PartitionMetrics, PublishMetrics, RequestMetrics, StoringMetrics};
+use crate::partition::Owner;
+use crate::partition::open::{self, OpenPartition};
+use crate::passwords::Passwords;
+use crate::publish::Publisher;
+use crate::requests::Requests;
+use crate::store::Store;
+use crate::store::sqlite::{SqliteOptions, SqliteStore};
+use crate::storing::{self, StopStoring};
+
+/// Gateways that lose their link resubmit within this time; what they had sent is answered first.
+const LAST_REQUESTS: Duration = Duration::from_millis(50);
+
+/// Runs a db_proxy inside a larger process, with settings that do not change.
+pub async fn run(config: Config, shutdown: Shutdown) -> Result<Serving, BoxError> {
+    serve(Context::fixed(config, shutdown)).await
+}
+
+/// Takes the partition and starts to serve. Returns once gateways can connect: everything that was
+/// acknowledged before is folded by then.
+pub async fn serve(context: Context<Config>) -> Result<Serving, BoxError> {
+    let Context { settings: config, shutdown, reloads, metrics, boot } = context;
+    let identity = config.cluster.link_identity(Role::DbProxy, boot)?;
+    let opened = open_partition(&config, &identity.name).await?;
+    let OpenPartition { log, state, epoch } = opened;
+    let store = Arc::clone(state.store());
+
+    let gateways = Arc::new(LinkTable::default());
+    let publisher = Publisher::new(Arc::clone(&gateways), PublishMetrics::new(&metrics));
+    publisher.watch(&shutdown);
+    let options = LinkOptions::counted(LinkMetrics::register(&metrics));
+    let routes = route_servers(&config, reloads, &shutdown);
+    let handler = Arc::clone(&publisher);
+    daemon::link::dial(
+        routes,
+        identity.clone(),
+        Role::RouteServer,
+        handler,
+        options.clone(),
+        &shutdown,
+    );
+
+    let owner = Owner {
+        log: log.0,
+        state,
+        epoch,
+        limits: config.limits.limits(),
+        publisher,
+        metrics: PartitionMetrics::new(&metrics),
+    };
+    let partition = owner.start(&shutdown);
+    let storing = storing::start(partition.clone(), StoringMetrics::new(&metrics), &shutdown);
+
+    let request_metrics = RequestMetrics::new(&metrics);
+    let passwords = tokio::task::spawn_blocking(Passwords::new).await??;
+    let cache = Arc::new(MemoryCache::default());
+    let logins = Logins::new(store, cache, passwords, request_metrics.clone());
+    let requests = Requests::new(
+        partition.clone(),
+        logins,
+        gateways,
+        (request_metrics, shutdown.clone()),
+        epoch,
+    );
+    let addr = daemon::link::listen(
+        config.link_addr,
+        identity,
+        &[Role::MsgServer, Role::Admin],
+        Arc::new(requests.clone()),
+        options,
+        &shutdown,
+    )
+    .await?;
+    let drain = drain(requests, partition, storing);
+    Ok(Serving::new("db_proxy").listens("links", addr).drain(drain))
+}
+
+/// Everything that was taken is answered, everything folded is stored; what comes after is told to
+/// try again, and finds the next owner.
+async fn drain(requests: Requests, partition: crate::partition::Partition, storing: StopStoring) {
+    tokio::time::sleep(LAST_REQUESTS).await;
+    requests.idle().await;
+    partition.stop().await;
+    storing.finish().await;
+}
+
+async fn open_partition(config: &Config, owner: &str) -> Result<OpenPartition, BoxError> {
+    let (config, owner, runtime) = (config.clone(), owner.to_owned(), Handle::current());
+    let opening = tokio::task::spawn_blocking(move || {
+        let mut options = Options::new(config.data_dir.join("log"));
+        options.segment_bytes = config.log.segment_mib << 20;
+        options.spare_segments = config.log.spare_segments;
+        options.keep_bytes = config.log.keep_mib << 20;
+        std::fs::create_dir_all(&config.data_dir).map_err(|error| {
+            open::OpenError::Failed(format!("{}: {error}", config.data_dir.display()))
+        })?;
+        let path = config.data_dir.join("store.sqlite");
+        let make_store = || -> Result<Arc<dyn Store>, open::OpenError> {
+            Ok(Arc::new(SqliteStore::open(&path, SqliteOptions::default())?))
+        };
+        open::open(options, make_store, &owner, &runtime)
+    });
+    let opened = opening.await?;
+    opened.map_err(open::OpenError::boxed)
+}
+
+/// The configured route_servers, and again whenever the settings are read again.
+fn route_servers(
+    config: &Config,
+    mut reloads: watch::Receiver<Arc<Config>>,
+    shutdown: &Shutdown,
+) -> watch::Receiver<Vec<String>> {
+    let (targets, routes) = watch::channel(config.route_servers.clone());
+    let stop = shutdown.clone();
+    shutdown.spawn(info_span!("reload"), async move {
+        loop {
+            tokio::select! {
+                () = stop.begun() => return,
+                changed = reloads.changed() => if changed.is_err() { return },
+            }
+            let list = reloads.borrow_and_update().route_servers.clone();
+            targets.send_if_modified(|current| {
+                let differs = *current != list;
+                *current = list;
+                differs
+            });
+        }
+    });
+    routes
+}

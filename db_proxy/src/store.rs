@@ -1,0 +1,366 @@
+//! What is kept for good: conversations, messages, members, marks; users, departments, devices.
+//!
+//! One trait, so that the embedded database and a server can take each other's place. The fold side
+//! (everything a conversation owns) is written only by the store worker, in batches, together with
+//! `progress`; the login side (users, departments, device tokens) is written directly.
+//!
+//! # Invariants
+//!
+//! - The store obeys the fold: it never refuses or renumbers a message.
+//! - A batch and the `progress` it reaches become visible together or not at all.
+//! - A batch is taken only from the owner of the current epoch, and only if it continues exactly
+//!   where the last one ended.
+//! - `(conversation, msg_id)` is the key. The same key with other content is a broken fold and ends
+//!   the process.
+
+use bytes::Bytes;
+use futures_util::future::BoxFuture;
+use proto::ids::{ClientMsgId, ConversationId, GroupId, MsgId, Offset, UserId};
+
+use crate::log::LogId;
+
+#[cfg(test)]
+mod conformance;
+pub mod sqlite;
+
+/// How far the store has applied a partition's log, and for whom.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Progress {
+    /// Grows by one with each change of owner.
+    pub epoch: u64,
+    /// Everything up to and including this record is stored.
+    pub applied: Offset,
+    /// The fingerprint of that record (0 while `applied` is 0).
+    pub applied_crc: u32,
+    /// The fold's rules in force after that record.
+    pub fold_version: u32,
+}
+
+/// A message as stored.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct MessageRow {
+    /// Where it belongs.
+    pub conversation: ConversationId,
+    /// Its place there.
+    pub msg_id: MsgId,
+    /// Its author.
+    pub sender: UserId,
+    /// The author's id for it.
+    pub client_msg_id: ClientMsgId,
+    /// Its record in the log.
+    pub offset: Offset,
+    /// Unix milliseconds of that record.
+    pub timestamp_ms: u64,
+    /// The client protocol's message type.
+    pub kind: u32,
+    /// What the client sent.
+    pub body: Bytes,
+}
+
+/// A conversation's own row.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct ConversationRow {
+    /// Which conversation.
+    pub id: ConversationId,
+    /// The highest msg_id; 0 while there is no message.
+    pub head: MsgId,
+    /// The last record that was published: a message or a change of members.
+    pub last_offset: Offset,
+    /// When the newest message was written, Unix milliseconds; 0 while there is none.
+    pub last_message_ms: u64,
+    /// What a group has besides.
+    pub group: Option<GroupRow>,
+}
+
+/// What a group has besides its history.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct GroupRow {
+    /// Name to show.
+    pub name: String,
+    /// Avatar location, may be empty.
+    pub avatar: String,
+    /// Who made it.
+    pub creator: UserId,
+    /// 1 normal (made by administrators), 2 temporary (made by users).
+    pub kind: u32,
+    /// Version of the member list: 1 at creation, one more with each change.
+    pub version: u32,
+}
+
+/// One user's membership of a group, past or present.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct MemberRow {
+    /// Which group.
+    pub group: GroupId,
+    /// Who.
+    pub user: UserId,
+    /// The first message the member may see.
+    pub join: MsgId,
+    /// The last one, once no longer a member; `None` while a member.
+    pub leave: Option<MsgId>,
+}
+
+/// What one user did in one conversation: only where there is something.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct MarkRow {
+    /// Which conversation.
+    pub conversation: ConversationId,
+    /// Whose mark.
+    pub user: UserId,
+    /// Everything up to this was read.
+    pub read: MsgId,
+    /// How many of the messages up to `read` are the user's own.
+    pub own_up_to_read: u32,
+    /// How many of all messages are the user's own.
+    pub own_total: u32,
+    /// The session was removed from the user's list when the head was this; 0 = never.
+    pub removed_at: MsgId,
+    /// The user wants no push notification for it.
+    pub shield: bool,
+}
+
+/// Everything the fold needs to know of one conversation, as of one moment.
+#[derive(Debug, Clone, Default)]
+pub struct StoredConversation {
+    /// Its row; `None` if nothing was ever recorded for it.
+    pub row: Option<ConversationRow>,
+    /// Members, past ones included.
+    pub members: Vec<MemberRow>,
+    /// Marks.
+    pub marks: Vec<MarkRow>,
+    /// The newest messages, oldest first; at most as many as asked for.
+    pub recent: Vec<MessageRow>,
+    /// Of the two users of a single conversation: whether both exist.
+    pub peers_exist: bool,
+    /// The epoch of the partition when this was read, in the same snapshot.
+    pub epoch: u64,
+}
+
+/// One conversation of one user, as the user's lists show it.
+#[derive(Debug, Clone)]
+pub struct UserConversation {
+    /// The conversation.
+    pub row: ConversationRow,
+    /// The user's membership, if it is a group's.
+    pub member: Option<MemberRow>,
+    /// The user's mark, if there is one.
+    pub mark: Option<MarkRow>,
+}
+
+/// What the store worker writes in one transaction.
+#[derive(Debug, Clone, Default)]
+pub struct Batch {
+    /// The last record this batch covers, its fingerprint, and the fold's rules after it.
+    pub applied: Offset,
+    /// The fingerprint of that record.
+    pub applied_crc: u32,
+    /// The fold's rules in force after it.
+    pub fold_version: u32,
+    /// New messages, in the order of the log.
+    pub messages: Vec<MessageRow>,
+    /// The final state of every conversation that changed.
+    pub conversations: Vec<ConversationRow>,
+    /// The final state of every membership that changed.
+    pub members: Vec<MemberRow>,
+    /// The final state of every mark that changed.
+    pub marks: Vec<MarkRow>,
+    /// Records that could not be parsed, kept for inspection: offset and payload.
+    pub unreadable: Vec<(Offset, Bytes)>,
+}
+
+/// A user as stored.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct UserRow {
+    /// Number.
+    pub id: UserId,
+    /// Login name, unique.
+    pub name: String,
+    /// Argon2id PHC string over the MD5 hex digits that clients send.
+    pub password_hash: String,
+    /// Display name.
+    pub nick: String,
+    /// 1 male, 2 female, 0 other.
+    pub gender: u32,
+    /// Avatar location, may be empty.
+    pub avatar: String,
+    /// Department number.
+    pub department: u32,
+    /// Mail address, may be empty.
+    pub email: String,
+    /// Phone, may be empty.
+    pub tel: String,
+    /// Latin alias that clients sort and search by.
+    pub domain: String,
+    /// 0 employed, 1 probation, 2 regular, 3 left, 4 intern. Only 0 may log in.
+    pub status: u32,
+    /// Signature line, at most 128 bytes.
+    pub sign: String,
+    /// Rises with every change of any user; clients ask for what changed since.
+    pub stamp: u32,
+    /// No push at night.
+    pub push_shield: bool,
+}
+
+/// A user to be made.
+#[derive(Debug, Clone)]
+pub struct NewUser {
+    /// Asked-for number; `None` = the next free one.
+    pub id: Option<UserId>,
+    /// Login name.
+    pub name: String,
+    /// Display name.
+    pub nick: String,
+    /// Argon2id PHC string.
+    pub password_hash: String,
+    /// Department number.
+    pub department: u32,
+}
+
+/// A department.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct DepartmentRow {
+    /// Number.
+    pub id: u32,
+    /// Sort order.
+    pub priority: u32,
+    /// Name.
+    pub name: String,
+    /// The department above; 0 = root.
+    pub parent: u32,
+    /// 0 in use, 1 deleted.
+    pub status: u32,
+    /// Rises with every change of any department.
+    pub stamp: u32,
+}
+
+/// One change to a user's record, made by the user or an administrator.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum UserChange {
+    /// A new password hash.
+    Password(String),
+    /// A new employment status; 3 = left (may not log in, hidden from lists).
+    Status(u32),
+    /// A new signature line.
+    Sign(String),
+    /// A new avatar location.
+    Avatar(String),
+    /// No push at night, or again.
+    PushShield(bool),
+}
+
+/// Why the store did not do what was asked.
+#[derive(Debug, thiserror::Error)]
+pub enum StoreError {
+    /// It cannot be reached, or has no room: try again later. Nothing was written.
+    #[error("the store is unavailable: {0}")]
+    Unavailable(String),
+    /// Another owner took over, or the batch does not continue the last one: stop.
+    #[error("fenced: {0}")]
+    Fenced(String),
+    /// The data belongs to another log, or to a newer version: refuse to serve.
+    #[error("{0}")]
+    Refused(String),
+    /// The name or number asked for is taken.
+    #[error("{0} is taken")]
+    Taken(String),
+    /// There is no such thing.
+    #[error("{0} does not exist")]
+    Missing(String),
+}
+
+/// What every call returns.
+pub type Stored<'a, T> = BoxFuture<'a, Result<T, StoreError>>;
+
+/// The fold's side: written by the owner of the partition only.
+pub trait ConversationStore: Send + Sync {
+    /// Takes over the partition for `owner`: raises the epoch by one, registers `log` if none is
+    /// registered yet, and refuses another log.
+    fn claim(&self, owner: String, log: LogId) -> Stored<'_, Progress>;
+
+    /// Writes one batch. `epoch` and `after` must be those of `progress`, else `Fenced`.
+    fn commit(&self, epoch: u64, after: Offset, batch: Batch) -> Stored<'_, ()>;
+
+    /// The progress that survives a power cut now: what the log may be trimmed to. Flushes what a
+    /// commit has left unflushed.
+    fn flushed_progress(&self) -> Stored<'_, Offset>;
+
+    /// Everything about one conversation in one snapshot, with its newest `recent` messages.
+    fn conversation(&self, id: ConversationId, recent: usize) -> Stored<'_, StoredConversation>;
+
+    /// Messages `from..=to`, newest first, at most `count`.
+    fn messages(
+        &self,
+        id: ConversationId,
+        from: MsgId,
+        to: MsgId,
+        count: usize,
+    ) -> Stored<'_, Vec<MessageRow>>;
+
+    /// These messages, those that exist, in no order.
+    fn messages_at(&self, places: Vec<(ConversationId, MsgId)>) -> Stored<'_, Vec<MessageRow>>;
+
+    /// Where a sender's message was stored, if it was.
+    fn find_message(
+        &self,
+        sender: UserId,
+        client_msg_id: ClientMsgId,
+    ) -> Stored<'_, Option<(ConversationId, MsgId, u64)>>;
+
+    /// How many of the messages `from..=to` are by `sender`.
+    fn count_own(
+        &self,
+        id: ConversationId,
+        sender: UserId,
+        from: MsgId,
+        to: MsgId,
+    ) -> Stored<'_, u32>;
+
+    /// Every conversation of a user: singles with a message, groups he is or was a member of.
+    fn conversations_of(&self, user: UserId) -> Stored<'_, Vec<UserConversation>>;
+
+    /// Groups with a number above `after`, at most `count`, and how many members each has.
+    fn groups(&self, after: u32, count: usize) -> Stored<'_, Vec<(ConversationRow, u32)>>;
+}
+
+/// The login side: written directly.
+pub trait UserStore: Send + Sync {
+    /// The user of this login name.
+    fn user_by_name(&self, name: String) -> Stored<'_, Option<UserRow>>;
+
+    /// The users of these numbers, those that exist.
+    fn users(&self, ids: Vec<UserId>) -> Stored<'_, Vec<UserRow>>;
+
+    /// Users with a stamp at or after `stamp`, ordered by stamp, at most `count`; and the newest
+    /// stamp of all users.
+    fn users_since(&self, stamp: u32, count: usize) -> Stored<'_, (Vec<UserRow>, u32)>;
+
+    /// Users with a name after `after`, ordered by name, at most `count`.
+    fn users_by_name(&self, after: String, count: usize) -> Stored<'_, Vec<UserRow>>;
+
+    /// Makes users in one transaction. With `skip_existing`, those whose name exists stay as they
+    /// are; else the first taken name or number refuses all. Returns the ids made. The stamp rises
+    /// at least once every 256 users.
+    fn add_users(&self, users: Vec<NewUser>, skip_existing: bool) -> Stored<'_, Vec<UserId>>;
+
+    /// Changes one user's record and raises the stamp of users.
+    fn change_user(&self, user: UserId, change: UserChange) -> Stored<'_, ()>;
+
+    /// Departments with a stamp above `stamp`, and the newest stamp of all.
+    fn departments_since(&self, stamp: u32) -> Stored<'_, (Vec<DepartmentRow>, u32)>;
+
+    /// Sets the push token of a user's phone, or forgets it.
+    fn set_device_token(
+        &self,
+        user: UserId,
+        client_type: u32,
+        token: Option<String>,
+    ) -> Stored<'_, ()>;
+
+    /// Gives out a group number, never the same twice. With `wanted`, that one, or `Taken`.
+    fn allocate_group(&self, wanted: Option<GroupId>) -> Stored<'_, GroupId>;
+}
+
+/// Both sides.
+pub trait Store: ConversationStore + UserStore + std::fmt::Debug {}
+
+impl<T: ConversationStore + UserStore + std::fmt::Debug> Store for T {}

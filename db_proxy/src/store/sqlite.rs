@@ -1,0 +1,218 @@
+//! The embedded store: one SQLite file.
+//!
+//! # Invariants
+//!
+//! - One write at a time, in the order asked; reads never wait for one, nor it for them.
+//! - What the log does not have (users, numbers given out, a takeover) is on disk before the call
+//!   returns. Batches are on disk at a checkpoint, and only what a complete checkpoint covered is
+//!   ever called flushed.
+//! - A read of several tables sees one moment.
+
+use std::path::Path;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+
+use proto::ids::{ClientMsgId, ConversationId, GroupId, MsgId, Offset, UserId};
+
+use self::pool::Pool;
+use self::schema::Flush;
+use super::{
+    Batch, ConversationRow, ConversationStore, DepartmentRow, MessageRow, NewUser, Progress,
+    StoreError, Stored, StoredConversation, UserChange, UserConversation, UserRow, UserStore,
+};
+use crate::log::LogId;
+
+mod failure;
+mod fold;
+mod history;
+mod people;
+mod pool;
+mod row;
+mod schema;
+#[cfg(test)]
+mod tests;
+
+/// How the embedded store is used.
+#[derive(Debug, Clone, Copy)]
+pub struct SqliteOptions {
+    /// How many reads may run at once, each on a connection and a thread of its own.
+    pub readers: usize,
+    /// Hears of a batch that gives a message's number a second time. If it returns, the batch is
+    /// refused.
+    pub on_broken_fold: fn(&str),
+}
+
+impl Default for SqliteOptions {
+    fn default() -> Self {
+        Self { readers: 4, on_broken_fold: abort }
+    }
+}
+
+/// The store in one SQLite file. Its calls need a tokio runtime around them.
+#[derive(Debug)]
+pub struct SqliteStore {
+    /// The first to be closed: the last connection empties the write-ahead file, which one that
+    /// only reads cannot.
+    reads: Pool,
+    /// Batches: flushed at checkpoints.
+    batches: Pool,
+    /// Everything else that is written: flushed at each commit. Takes turns with `batches`.
+    records: Pool,
+    /// What the last complete checkpoint covered.
+    flushed: Arc<AtomicU64>,
+    on_broken_fold: fn(&str),
+}
+
+impl SqliteStore {
+    /// Opens the store, making or migrating it as needed. Blocks on the disk.
+    pub fn open(path: &Path, options: SqliteOptions) -> Result<Self, StoreError> {
+        schema::migrate(path)?;
+        let batches = Pool::new(vec![schema::writer(path, Flush::Checkpoint)?]);
+        let records = Pool::in_turn_with(&batches, schema::writer(path, Flush::Commit)?);
+        let readers = (0..options.readers.max(1)).map(|_| schema::reader(path));
+        Ok(Self {
+            reads: Pool::new(readers.collect::<Result<_, _>>()?),
+            batches,
+            records,
+            flushed: Arc::default(),
+            on_broken_fold: options.on_broken_fold,
+        })
+    }
+
+    /// Brings the file to the current version without opening the store, making it if there is
+    /// none. Blocks on the disk.
+    pub fn migrate(path: &Path) -> Result<(), StoreError> {
+        schema::migrate(path)
+    }
+}
+
+impl ConversationStore for SqliteStore {
+    fn claim(&self, owner: String, log: LogId) -> Stored<'_, Progress> {
+        Box::pin(self.records.run(move |connection| fold::claim(connection, &owner, log)))
+    }
+
+    fn commit(&self, epoch: u64, after: Offset, batch: Batch) -> Stored<'_, ()> {
+        let broken = self.on_broken_fold;
+        Box::pin(
+            self.batches
+                .run(move |connection| fold::commit(connection, epoch, after, &batch, broken)),
+        )
+    }
+
+    fn flushed_progress(&self) -> Stored<'_, Offset> {
+        let flushed = Arc::clone(&self.flushed);
+        Box::pin(self.batches.run(move |connection| {
+            if let Some(Offset(now)) = fold::flush(connection)? {
+                flushed.store(now, Ordering::Relaxed);
+            }
+            Ok(Offset(flushed.load(Ordering::Relaxed)))
+        }))
+    }
+
+    fn conversation(&self, id: ConversationId, recent: usize) -> Stored<'_, StoredConversation> {
+        Box::pin(self.reads.run(move |connection| history::conversation(connection, id, recent)))
+    }
+
+    fn messages(
+        &self,
+        id: ConversationId,
+        from: MsgId,
+        to: MsgId,
+        count: usize,
+    ) -> Stored<'_, Vec<MessageRow>> {
+        Box::pin(
+            self.reads.run(move |connection| history::messages(connection, id, (from, to), count)),
+        )
+    }
+
+    fn messages_at(&self, places: Vec<(ConversationId, MsgId)>) -> Stored<'_, Vec<MessageRow>> {
+        Box::pin(self.reads.run(move |connection| history::messages_at(connection, &places)))
+    }
+
+    fn find_message(
+        &self,
+        sender: UserId,
+        client_msg_id: ClientMsgId,
+    ) -> Stored<'_, Option<(ConversationId, MsgId, u64)>> {
+        Box::pin(
+            self.reads
+                .run(move |connection| history::find_message(connection, sender, client_msg_id)),
+        )
+    }
+
+    fn count_own(
+        &self,
+        id: ConversationId,
+        sender: UserId,
+        from: MsgId,
+        to: MsgId,
+    ) -> Stored<'_, u32> {
+        Box::pin(
+            self.reads
+                .run(move |connection| history::count_own(connection, id, sender, (from, to))),
+        )
+    }
+
+    fn conversations_of(&self, user: UserId) -> Stored<'_, Vec<UserConversation>> {
+        Box::pin(self.reads.run(move |connection| history::conversations_of(connection, user)))
+    }
+
+    fn groups(&self, after: u32, count: usize) -> Stored<'_, Vec<(ConversationRow, u32)>> {
+        Box::pin(self.reads.run(move |connection| history::groups(connection, after, count)))
+    }
+}
+
+impl UserStore for SqliteStore {
+    fn user_by_name(&self, name: String) -> Stored<'_, Option<UserRow>> {
+        Box::pin(self.reads.run(move |connection| people::user_by_name(connection, &name)))
+    }
+
+    fn users(&self, ids: Vec<UserId>) -> Stored<'_, Vec<UserRow>> {
+        Box::pin(self.reads.run(move |connection| people::users(connection, &ids)))
+    }
+
+    fn users_since(&self, stamp: u32, count: usize) -> Stored<'_, (Vec<UserRow>, u32)> {
+        Box::pin(self.reads.run(move |connection| people::users_since(connection, stamp, count)))
+    }
+
+    fn users_by_name(&self, after: String, count: usize) -> Stored<'_, Vec<UserRow>> {
+        Box::pin(self.reads.run(move |connection| people::users_by_name(connection, &after, count)))
+    }
+
+    fn add_users(&self, users: Vec<NewUser>, skip_existing: bool) -> Stored<'_, Vec<UserId>> {
+        Box::pin(
+            self.records
+                .run(move |connection| people::add_users(connection, &users, skip_existing)),
+        )
+    }
+
+    fn change_user(&self, user: UserId, change: UserChange) -> Stored<'_, ()> {
+        Box::pin(self.records.run(move |connection| people::change_user(connection, user, &change)))
+    }
+
+    fn departments_since(&self, stamp: u32) -> Stored<'_, (Vec<DepartmentRow>, u32)> {
+        Box::pin(self.reads.run(move |connection| people::departments_since(connection, stamp)))
+    }
+
+    fn set_device_token(
+        &self,
+        user: UserId,
+        client_type: u32,
+        token: Option<String>,
+    ) -> Stored<'_, ()> {
+        Box::pin(self.records.run(move |connection| {
+            people::set_device_token(connection, user, client_type, token.as_deref())
+        }))
+    }
+
+    fn allocate_group(&self, wanted: Option<GroupId>) -> Stored<'_, GroupId> {
+        Box::pin(self.records.run(move |connection| people::allocate_group(connection, wanted)))
+    }
+}
+
+/// Two contents under one number mean that the fold is not the pure function it must be; every
+/// further answer could be wrong.
+fn abort(text: &str) {
+    tracing::error!("{text}");
+    std::process::abort();
+}
