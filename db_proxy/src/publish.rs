@@ -228,6 +228,10 @@ impl Publisher {
 
     fn acknowledged(&self, request: u64, ack: &PublishAck) {
         let Some(entry) = self.pending.lock().unacknowledged.remove(&request) else { return };
+        if ack.newcomer() {
+            self.serve_directly(&entry.body);
+            return;
+        }
         if ack.missed_gateway_boots.is_empty() {
             return;
         }

@@ -32,11 +32,10 @@ use super::files::{Fatal, Folder, LogFile, io_error};
 use super::format::{self, ALIGNMENT, HEADER_LEN, Header, Meta};
 use super::segment::{self, Reader};
 
-/// How much is compared with zeros at once.
+/// How much is compared with zeros, or zeroed, at once.
 const BLOCK_LEN: usize = 4096;
 
-/// How much is written at once when the tail is written again.
-const COPY_LEN: usize = 1 << 20;
+static ZEROS: [u8; BLOCK_LEN] = [0; BLOCK_LEN];
 
 const _: () = assert!(BLOCK_LEN.is_multiple_of(ALIGNMENT), "no header begins in two blocks");
 
@@ -95,7 +94,7 @@ pub(super) fn recover(
     if scan_from.0 >= scan.next {
         return Err(missing(folder, scan_from.0, scan.next - 1));
     }
-    Ok(Some(Recovered { segments: segments.into(), ..scan.repair(fatal) }))
+    Ok(Some(Recovered { segments: segments.into(), ..scan.repair(fatal)? }))
 }
 
 /// A segment never has another size than when it got its name.
@@ -225,30 +224,34 @@ impl<'a> Scan<'a> {
     }
 
     /// Writes the last batch again, cuts what is torn, and flushes both.
-    fn repair(self, fatal: Fatal) -> Recovered {
+    fn repair(self, fatal: Fatal) -> Result<Recovered, LogError> {
         let mut tail = self.tail.expect("the last segment is always scanned");
-        let (end, dirty_end) = (tail.end, tail.dirty_end);
-        rewrite(&mut tail.reader, tail.last_batch, end)
-            .and_then(|()| zero(&tail.reader, end, dirty_end))
-            .and_then(|()| tail.reader.file().sync())
+        let (begin, end, dirty_end) = (tail.last_batch, tail.end, tail.dirty_end);
+        let name = self.folder.describe(&tail.name);
+        let batch_len = usize::try_from(end - begin).expect("the length of a batch is limited");
+        let batch = tail.reader.window(begin, batch_len);
+        let batch = batch.map_err(|source| io_error("read", &name, source))?.to_vec();
+        let file = tail.reader.into_file();
+        file.write_all_at(&batch, begin)
+            .and_then(|()| zero(&*file, end, dirty_end))
+            .and_then(|()| file.sync())
             .and_then(|()| self.folder.sync())
-            .unwrap_or_else(|error| fatal(&self.folder.describe(&tail.name), &error));
-        Recovered {
+            .unwrap_or_else(|error| fatal(&name, &error));
+        Ok(Recovered {
             segments: VecDeque::new(),
-            file: tail.reader.into_file(),
+            file,
             position: end,
             next: self.next,
             proven: self.proven,
             timestamp_ms: self.timestamp_ms,
             truncated_bytes: dirty_end - end,
             scanned_records: self.records,
-        }
+        })
     }
 }
 
 /// Returns the place of the last byte that is not zero.
 fn last_byte_set(window: &[u8]) -> Option<usize> {
-    const ZEROS: [u8; BLOCK_LEN] = [0; BLOCK_LEN];
     // One comparison of memory: nearly all blocks are zero.
     if ZEROS.starts_with(window) {
         return None;
@@ -256,23 +259,12 @@ fn last_byte_set(window: &[u8]) -> Option<usize> {
     window.iter().rposition(|byte| *byte != 0)
 }
 
-fn rewrite(reader: &mut Reader, from: u64, end: u64) -> io::Result<()> {
+/// Writes zeros from `from` up to `end`.
+fn zero(file: &dyn LogFile, from: u64, end: u64) -> io::Result<()> {
     let mut at = from;
     while at < end {
-        let len = usize::try_from(end - at).map_or(COPY_LEN, |left| left.min(COPY_LEN));
-        let piece = reader.window(at, len)?.to_vec();
-        reader.file().write_all_at(&piece, at)?;
-        at += len as u64;
-    }
-    Ok(())
-}
-
-fn zero(reader: &Reader, from: u64, end: u64) -> io::Result<()> {
-    let zeros = vec![0; usize::try_from(end - from).map_or(COPY_LEN, |left| left.min(COPY_LEN))];
-    let mut at = from;
-    while at < end {
-        let len = usize::try_from(end - at).map_or(zeros.len(), |left| left.min(zeros.len()));
-        reader.file().write_all_at(&zeros[..len], at)?;
+        let len = usize::try_from(end - at).map_or(BLOCK_LEN, |left| left.min(BLOCK_LEN));
+        file.write_all_at(&ZEROS[..len], at)?;
         at += len as u64;
     }
     Ok(())

@@ -52,11 +52,6 @@ impl Reader {
         self.size
     }
 
-    /// The file.
-    pub(super) fn file(&self) -> &dyn LogFile {
-        &*self.file
-    }
-
     /// Gives the file back.
     pub(super) fn into_file(self) -> Box<dyn LogFile> {
         self.file

@@ -1,0 +1,69 @@
+//! What a client is told, as the JSON that TeamTalk clients read.
+
+use serde::Serialize;
+
+use crate::config::Config;
+use crate::gateways::{Choice, Place};
+
+const NOWHERE: u32 = 1;
+const FULL: u32 = 2;
+
+/// The answer's JSON object. Android demands `backupIP` and `msfsBackup`; `port` is a string, as
+/// every client expects. `tlsPort` is ours: older clients skip it.
+#[derive(Debug, Serialize)]
+#[serde(rename_all = "camelCase")]
+struct Success<'a> {
+    code: u32,
+    msg: &'a str,
+    #[serde(rename = "priorIP")]
+    prior_ip: &'a str,
+    #[serde(rename = "backupIP")]
+    backup_ip: &'a str,
+    port: String,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    tls_port: Option<String>,
+    msfs_prior: &'a str,
+    msfs_backup: &'a str,
+    discovery: &'a str,
+}
+
+#[derive(Debug, Serialize)]
+struct Refusal<'a> {
+    code: u32,
+    /// Shown to the user.
+    msg: &'a str,
+}
+
+/// The body of an answer.
+pub(crate) fn json(choice: &Choice<'_>, config: &Config) -> String {
+    match *choice {
+        Choice::Given(_name, place) => encode(&success(place, config)),
+        Choice::Nowhere => encode(&Refusal {
+            code: NOWHERE,
+            msg: "No chat server is running. Please try again later.",
+        }),
+        Choice::Full => encode(&Refusal {
+            code: FULL,
+            msg: "All chat servers are full. Please try again later.",
+        }),
+    }
+}
+
+fn success<'a>(place: &'a Place, config: &'a Config) -> Success<'a> {
+    let Config { msfs_prior, msfs_backup, discovery, .. } = config;
+    Success {
+        code: 0,
+        msg: "",
+        prior_ip: &place.host,
+        backup_ip: place.backup_host.as_ref().unwrap_or(&place.host),
+        port: place.port.to_string(),
+        tls_port: place.tls_port.map(|port| port.to_string()),
+        msfs_prior,
+        msfs_backup: if msfs_backup.is_empty() { msfs_prior } else { msfs_backup },
+        discovery,
+    }
+}
+
+fn encode(answer: &impl Serialize) -> String {
+    serde_json::to_string(answer).expect("strings and numbers are always JSON")
+}

@@ -1,0 +1,135 @@
+//! The settings of a login server.
+
+use std::net::SocketAddr;
+use std::path::PathBuf;
+
+use daemon::{ClusterConfig, ConfigError, ProcessConfig, Settings};
+use serde::Deserialize;
+
+/// The settings of one login server.
+#[derive(Debug, Clone, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Config {
+    /// Where clients ask without TLS. Only on the machine itself, unless `allow_plain` is set.
+    pub http_addr: Option<SocketAddr>,
+    /// Lets `http_addr` be reached from other machines. Whoever is in between can then send clients
+    /// to a gateway of his own; old clients know nothing better.
+    #[serde(default)]
+    pub allow_plain: bool,
+    /// Where clients ask with TLS.
+    pub tls: Option<TlsConfig>,
+    /// Where gateways connect.
+    pub link_addr: SocketAddr,
+    /// Connections of clients held at once, on each of the two ports; more wait in the kernel's
+    /// backlog. Each costs up to 24 KiB.
+    #[serde(default = "default_connections_max")]
+    pub connections_max: usize,
+    /// The URL of the picture store, with a slash at its end. Taken up by a reload.
+    #[serde(default)]
+    pub msfs_prior: String,
+    /// Another one; the same if empty. Taken up by a reload.
+    #[serde(default)]
+    pub msfs_backup: String,
+    /// The URL of the list that clients show as "discovery". Taken up by a reload.
+    #[serde(default)]
+    pub discovery: String,
+    /// What has nothing to do with the daemon's work.
+    #[serde(default)]
+    pub process: ProcessConfig,
+    /// How the daemons of the cluster know each other.
+    #[serde(default)]
+    pub cluster: ClusterConfig,
+}
+
+/// The table `[tls]`.
+#[derive(Debug, Clone, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct TlsConfig {
+    /// Where clients ask.
+    pub listen: SocketAddr,
+    /// The certificate and its chain, in PEM. Read again by a reload.
+    pub cert: PathBuf,
+    /// The certificate's key, in PEM. Read again by a reload.
+    pub key: PathBuf,
+}
+
+fn default_connections_max() -> usize {
+    4096
+}
+
+impl Settings for Config {
+    const NAME: &'static str = "login_server";
+
+    fn check(&self) -> Result<(), ConfigError> {
+        if self.http_addr.is_none() && self.tls.is_none() {
+            return Err(ConfigError::new("http_addr", "must be set (or the table tls)"));
+        }
+        if let Some(addr) = self.http_addr
+            && !addr.ip().is_loopback()
+            && !self.allow_plain
+        {
+            let problem = "must be true if http_addr can be reached from other machines";
+            return Err(ConfigError::new("allow_plain", problem));
+        }
+        if !(1..=1_000_000).contains(&self.connections_max) {
+            return Err(ConfigError::new("connections_max", "must be 1 to 1000000"));
+        }
+        // Clients put a file's name behind it as it is.
+        for (key, url) in [("msfs_prior", &self.msfs_prior), ("msfs_backup", &self.msfs_backup)] {
+            let fits = url.is_empty() || is_url(url) && url.ends_with('/');
+            if !fits {
+                return Err(ConfigError::new(
+                    key,
+                    "must be a URL (http or https) that ends with /",
+                ));
+            }
+        }
+        if !self.discovery.is_empty() && !is_url(&self.discovery) {
+            return Err(ConfigError::new("discovery", "must be a URL (http or https)"));
+        }
+        self.cluster.check()
+    }
+
+    fn process(&self) -> &ProcessConfig {
+        &self.process
+    }
+}
+
+fn is_url(text: &str) -> bool {
+    text.starts_with("http://") || text.starts_with("https://")
+}
+
+#[cfg(test)]
+mod tests {
+    use daemon::config::parse;
+
+    use super::*;
+
+    const CLUSTER: &str = "[cluster]\nkey = 'sixteen bytes, at least'\n";
+
+    fn refused(top: &str) -> String {
+        let text = format!("link_addr = '127.0.0.1:8100'\n{top}\n{CLUSTER}");
+        parse::<Config>(&text).expect_err("settings that are wrong").to_string()
+    }
+
+    #[test]
+    fn what_cannot_work_is_refused_by_name() {
+        assert!(refused("").contains("`http_addr`"));
+        assert!(refused("http_addr = '0.0.0.0:8080'").contains("`allow_plain`"));
+        let with = |line: &str| refused(&format!("http_addr = '127.0.0.1:8080'\n{line}"));
+        assert!(with("connections_max = 0").contains("`connections_max`"));
+        assert!(with("msfs_prior = 'http://pictures'").contains("`msfs_prior`"));
+        assert!(with("msfs_backup = 'pictures/'").contains("`msfs_backup`"));
+        assert!(with("discovery = 'somewhere'").contains("`discovery`"));
+        assert!(with("unknown = 1").contains("unknown"));
+    }
+
+    #[test]
+    fn plain_http_beyond_this_machine_must_be_asked_for() {
+        let text = format!(
+            "link_addr = '127.0.0.1:8100'\nhttp_addr = '0.0.0.0:8080'\nallow_plain = true\n{CLUSTER}"
+        );
+        let config: Config = parse(&text).unwrap();
+        assert_eq!(config.connections_max, 4096);
+    }
+}

@@ -1,0 +1,272 @@
+//! The links of gateways and db_proxies, and what follows from each frame.
+//!
+//! One lock covers all tables and is held for one frame: whatever a frame changes or asks is done
+//! before the next one of any link. Sending never waits, so neither does the lock.
+//!
+//! # When a gateway does not keep up
+//!
+//! Its link is reset and it is named in the acknowledgement, so that the owner serves it directly.
+//! The same goes for a gateway whose link was lost in the last [`LOST_KEPT`]: what it wanted is not
+//! known, and unknown means "send to it".
+
+mod publish;
+mod register;
+
+use std::collections::HashMap;
+use std::time::{Duration, Instant};
+
+use daemon::link::{Link, LinkError, LinkFrame, LinkHandler, Role};
+use parking_lot::Mutex;
+use prost::Message;
+use proto::cluster::{Kind, wire};
+use tracing::{debug, info, warn};
+
+use crate::claims::{self, Spared};
+use crate::fanout::Fanout;
+use crate::interest::{Interest, Slot};
+use crate::metrics::HubMetrics;
+use crate::presence::Presence;
+
+/// How long a lost gateway is named in acknowledgements: as long as its users count as online.
+const LOST_KEPT: Duration = crate::presence::GRACE;
+
+/// Users in one message about presence: a frame of 64 KiB at most.
+const USERS_PER_MESSAGE: usize = 10_000;
+
+/// The reason of the client protocol for "logged in elsewhere".
+const OTHER_LOGIN: u32 = 1;
+
+/// How long a replica that has just started says so: gateways reconnect within 5 s.
+pub(crate) const NEWCOMER_FOR: Duration = Duration::from_secs(10);
+
+/// One replica.
+#[derive(Debug)]
+pub(crate) struct Hub {
+    state: Mutex<State>,
+    metrics: HubMetrics,
+    newcomer_until: Option<Instant>,
+}
+
+#[derive(Debug, Default)]
+struct State {
+    interest: Interest,
+    fanout: Fanout,
+    presence: Presence,
+    spared: Spared,
+    /// By [`Slot::index`].
+    links: Vec<Option<Link>>,
+    /// By the link's number.
+    slots: HashMap<u64, Slot>,
+    /// Boot numbers of gateways whose link was lost, and until when they are remembered.
+    lost: Vec<(Instant, u64)>,
+}
+
+impl Hub {
+    pub(crate) fn new(metrics: HubMetrics) -> Self {
+        Self { state: Mutex::default(), metrics, newcomer_until: None }
+    }
+
+    /// Until then, gateways that it has never heard of may exist, and owners are told so.
+    pub(crate) fn newcomer_until(self, until: Instant) -> Self {
+        Self { newcomer_until: Some(until), ..self }
+    }
+
+    fn is_newcomer(&self) -> bool {
+        self.newcomer_until.is_some_and(|until| Instant::now() < until)
+    }
+
+    /// What is done once per second: announces presence, judges those who were spared, shows the
+    /// figures.
+    pub(crate) fn tick(&self, now: Instant) {
+        let mut state = self.state.lock();
+        state.lost.retain(|(until, _boot)| *until > now);
+        while let Some((user, class)) = state.spared.pop(now) {
+            state.judge(user, class, None, &self.metrics);
+        }
+        state.announce(now, &self.metrics);
+        self.metrics.show(state.interest.size(), state.presence.online());
+    }
+
+    /// Takes one frame, or says what is wrong with it.
+    fn take(&self, link: &Link, frame: &LinkFrame) -> Result<(), &'static str> {
+        let malformed = |_error| "a message that cannot be read";
+        let Some(kind) = Kind::from_number(frame.kind) else {
+            debug!(kind = frame.kind, "a kind that this release does not know");
+            return Ok(());
+        };
+        match (kind, link.peer().role) {
+            (Kind::Publish, Role::DbProxy) => {
+                self.publish(link, frame, &frame.parse().map_err(malformed)?);
+            }
+            (Kind::Kick, Role::DbProxy | Role::MsgServer) => {
+                self.kick(frame, &frame.parse().map_err(malformed)?);
+            }
+            (Kind::Forward, Role::MsgServer) => {
+                self.forward(frame, &frame.parse().map_err(malformed)?);
+            }
+            (Kind::InterestTable, Role::MsgServer) => {
+                self.table(link, &frame.parse().map_err(malformed)?);
+            }
+            (Kind::InterestChange, Role::MsgServer) => {
+                self.change(link, frame, &frame.parse().map_err(malformed)?);
+            }
+            (Kind::InterestChecksum, Role::MsgServer) => {
+                self.checksum(link, &frame.parse().map_err(malformed)?);
+            }
+            (Kind::Status, Role::MsgServer) => {
+                self.status(link, frame, &frame.parse().map_err(malformed)?);
+            }
+            _ => return Err("a message that is not for a route_server, or not from this daemon"),
+        }
+        Ok(())
+    }
+
+    /// Answers; a peer that takes no answers is as good as gone.
+    fn answer(link: &Link, frame: &LinkFrame, kind: Kind, message: &impl Message) {
+        if link.answer(frame, kind.number(), message) == Err(LinkError::Full) {
+            link.reset("it does not take its answers");
+        }
+    }
+}
+
+impl LinkHandler for Hub {
+    fn up(&self, link: &Link) {
+        if link.peer().role == Role::MsgServer {
+            self.state.lock().connect(link, Instant::now());
+        }
+    }
+
+    fn frame(&self, link: &Link, frame: LinkFrame) {
+        if frame.answer {
+            // Nothing here asks with a number of its own.
+            return;
+        }
+        if let Err(problem) = self.take(link, &frame) {
+            warn!(kind = frame.kind, problem, "closing the link");
+            link.reset(problem);
+        }
+    }
+
+    fn down(&self, link: &Link) {
+        self.state.lock().disconnect(link, Instant::now());
+    }
+}
+
+impl State {
+    fn connect(&mut self, link: &Link, now: Instant) {
+        let boot = link.peer().boot;
+        if let Some(older) = self.interest.by_boot(boot)
+            && let Some(older) = self.links.get(older.index()).cloned().flatten()
+        {
+            // The gateway has dialled again before we saw that the old link is dead.
+            older.reset("the gateway has dialled again");
+            self.disconnect(&older, now);
+        }
+        self.lost.retain(|(_until, lost)| *lost != boot);
+        let slot = self.interest.connect(boot);
+        if self.links.len() <= slot.index() {
+            self.links.resize(slot.index() + 1, None);
+        }
+        if let Some(place) = self.links.get_mut(slot.index()) {
+            *place = Some(link.clone());
+        }
+        self.slots.insert(link.id(), slot);
+    }
+
+    fn disconnect(&mut self, link: &Link, now: Instant) {
+        // A link of another role, or one that was replaced, has no slot.
+        let Some(slot) = self.slots.remove(&link.id()) else { return };
+        if let Some(place) = self.links.get_mut(slot.index()) {
+            *place = None;
+        }
+        self.lost.push((now + LOST_KEPT, link.peer().boot));
+        let gone = self.interest.disconnect(slot);
+        info!(gateway = link.peer().name, users = gone.len(), "a gateway is lost");
+        for user in gone {
+            self.presence.lost(user, now);
+        }
+    }
+
+    /// Kicks whoever has lost against a larger epoch. Returns whether `newcomer` was spared.
+    fn judge(
+        &mut self,
+        user: u32,
+        class: u32,
+        newcomer: Option<(Slot, u64)>,
+        metrics: &HubMetrics,
+    ) -> bool {
+        let boot = |slot| self.interest.boot(slot).unwrap_or_default();
+        let (verdicts, spared) = claims::judge(self.interest.claims(user), class, boot, newcomer);
+        for verdict in verdicts {
+            metrics.kicks.inc();
+            let kick = wire::Kick {
+                user,
+                device_class: Some(class),
+                below_epoch: Some(verdict.below_epoch),
+                reason: Some(OTHER_LOGIN),
+            };
+            self.tell(verdict.slot, Kind::Kick, &kick);
+        }
+        spared
+    }
+
+    /// Tells every gateway what has changed since the last time.
+    fn announce(&mut self, now: Instant, metrics: &HubMetrics) {
+        let news = self.presence.flush(now);
+        metrics.presence_changes.inc_by((news.online.len() + news.offline.len()) as u64);
+        for online in news.online.chunks(USERS_PER_MESSAGE) {
+            self.tell_all(&self.presence_message(online, &[]));
+        }
+        for offline in news.offline.chunks(USERS_PER_MESSAGE) {
+            self.tell_all(&self.presence_message(&[], offline));
+        }
+    }
+
+    fn presence_message(&self, online: &[u32], offline: &[u32]) -> wire::PresenceChanges {
+        wire::PresenceChanges {
+            online: online.to_vec(),
+            offline: offline.to_vec(),
+            pc_users_online: self.users_online(),
+        }
+    }
+
+    fn users_online(&self) -> u32 {
+        u32::try_from(self.presence.online()).unwrap_or(u32::MAX)
+    }
+
+    fn tell_all(&self, changes: &wire::PresenceChanges) {
+        let body = changes.encode_to_vec();
+        for link in self.links.iter().flatten() {
+            deliver(link, Kind::PresenceChanges, &body);
+        }
+    }
+
+    fn tell(&self, slot: Slot, kind: Kind, message: &impl Message) {
+        if let Some(link) = self.link(slot)
+            && link.send(kind.number(), 0, message) == Err(LinkError::Full)
+        {
+            link.reset(NOT_READING);
+        }
+    }
+
+    fn link(&self, slot: Slot) -> Option<&Link> {
+        self.links.get(slot.index())?.as_ref()
+    }
+}
+
+const NOT_READING: &str = "it does not read what is sent to it";
+
+/// Sends a body as it is; whether that was possible.
+fn deliver(link: &Link, kind: Kind, body: &[u8]) -> bool {
+    match link.send_raw(kind.number(), 0, body) {
+        Ok(()) => true,
+        Err(LinkError::Full) => {
+            link.reset(NOT_READING);
+            false
+        }
+        Err(LinkError::Closed | LinkError::TooLong) => false,
+    }
+}
+
+#[cfg(test)]
+mod tests;

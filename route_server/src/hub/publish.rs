@@ -1,0 +1,76 @@
+//! What goes through the hub without staying: folded records, frames between clients, kicks.
+
+use daemon::link::{Link, LinkFrame};
+use proto::cluster::{Kind, wire};
+
+use super::{Hub, State, deliver};
+
+impl Hub {
+    /// Passes a folded record on, as the bytes it came in, and says which gateways have missed it.
+    pub(super) fn publish(&self, link: &Link, frame: &LinkFrame, publish: &wire::Publish) {
+        self.metrics.publishes.inc();
+        let missed = self.state.lock().publish(publish, frame, &self.metrics);
+        let newcomer = self.is_newcomer().then_some(true);
+        let ack = wire::PublishAck { missed_gateway_boots: missed, newcomer };
+        Self::answer(link, frame, Kind::Publish, &ack);
+    }
+
+    /// Passes on what a client tells others.
+    pub(super) fn forward(&self, frame: &LinkFrame, forward: &wire::Forward) {
+        self.metrics.forwards.inc();
+        let mut state = self.state.lock();
+        let State { interest, fanout, links, .. } = &mut *state;
+        for slot in fanout.forward(interest, forward) {
+            if let Some(Some(link)) = links.get(slot.index()) {
+                let sent = deliver(link, Kind::Forward, &frame.body);
+                if sent {
+                    self.metrics.copies.inc()
+                } else {
+                    self.metrics.missed.inc()
+                };
+            }
+        }
+    }
+
+    /// Passes a kick on to where there is a session that it ends.
+    pub(super) fn kick(&self, frame: &LinkFrame, kick: &wire::Kick) {
+        let mut state = self.state.lock();
+        let State { interest, fanout, links, .. } = &mut *state;
+        for slot in fanout.kick(interest, kick) {
+            if let Some(Some(link)) = links.get(slot.index()) {
+                deliver(link, Kind::Kick, &frame.body);
+            }
+        }
+    }
+}
+
+impl State {
+    /// Returns the boot numbers of gateways that were not reached. Allocates only if there are any.
+    fn publish(
+        &mut self,
+        publish: &wire::Publish,
+        frame: &LinkFrame,
+        metrics: &crate::metrics::HubMetrics,
+    ) -> Vec<u64> {
+        let Self { interest, fanout, links, lost, .. } = self;
+        let mut missed: Vec<u64> = lost.iter().map(|(_until, boot)| *boot).collect();
+        let mut copies = 0;
+        for slot in fanout.publish(interest, publish) {
+            let Some(Some(link)) = links.get(slot.index()) else { continue };
+            if deliver(link, Kind::Publish, &frame.body) {
+                copies += 1;
+            } else {
+                missed.push(link.peer().boot);
+            }
+        }
+        if let Some(origin) = &publish.origin
+            && interest.by_boot(origin.gateway_boot).is_none()
+            && !missed.contains(&origin.gateway_boot)
+        {
+            missed.push(origin.gateway_boot);
+        }
+        metrics.copies.inc_by(copies);
+        metrics.missed.inc_by(missed.len() as u64);
+        missed
+    }
+}
