@@ -1,0 +1,46 @@
+//! The client library: speaks the protocol of TalkHub, and of the TeamTalk servers before it.
+//!
+//! Two ways in. [`Client`] keeps the client's side of what the system promises: a message that was
+//! handed to it is sent until the server has said what became of it, in order, across reconnects
+//! and, with an outbox on disk, across restarts; what others say is delivered once and in order.
+//! [`Connection`] is one connection by hand, for tests and tools.
+//!
+//! # How the modules know each other
+//!
+//! ```text
+//! client ──> engine ──┬──> outgoing    what has no answer yet            (pure)
+//!   │                 ├──> timeline    what has come, and what is missing (pure)
+//!   │                 ├──> journal ──> outbox   what survives a restart
+//!   │                 └──> dialer ──┬──> balancer     which gateway
+//!   └──> message, push              └──> connection ──> socket
+//! ```
+
+mod backoff;
+mod balancer;
+mod client;
+mod connection;
+mod dialer;
+mod engine;
+mod journal;
+mod message;
+mod outbox;
+mod outgoing;
+mod push;
+mod requests;
+mod socket;
+mod timeline;
+mod tls;
+
+pub use backoff::Backoff;
+pub use balancer::{Gateway, LookupError, lookup, lookup_any};
+pub use client::{CallError, Client, Event, Events, Limits, Options, Sending};
+pub use connection::{
+    ClientType, Connection, ConnectionError, Login, LoginError, SendReply, hello, password_field,
+};
+pub use dialer::Servers;
+pub use message::{Draft, Kind, Message, NotSent, Outcome, Session, new_client_msg_id};
+pub use outbox::{FileOutbox, MemoryOutbox, Outbox, Unsent};
+pub use push::Push;
+pub use socket::{FrameReader, FrameWriter, Socket};
+pub use timeline::StartFrom;
+pub use tls::{TlsConfig, TlsConfigError};

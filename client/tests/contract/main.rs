@@ -1,0 +1,9 @@
+//! The client against a gateway that the test plays.
+
+#![expect(clippy::unwrap_used, reason = "a helper that fails fails its test")]
+
+mod connecting;
+mod fake;
+mod receiving;
+mod sending;
+mod tls;
