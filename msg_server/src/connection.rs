@@ -1,0 +1,370 @@
+//! One client's socket, from accept to close.
+//!
+//! A connection is a task that waits for four things at once: something to read, room to write what
+//! waits in its outbox, the end of the request that it works on, and time. It reads a frame only
+//! when it can serve it: no request is being worked on, no answer waits to be written, and no limit
+//! says "later". So whoever asks faster than we answer is slowed down by TCP.
+//!
+//! # What bounds it
+//!
+//! - Memory: what was read and not served yet, at most one frame and one read; the outbox; one
+//!   request. An idle connection keeps no buffer: reading goes through one of the thread's.
+//! - Time: the login, each frame from its first byte to its last, silence, and writing without
+//!   progress, each with a limit of its own.
+
+use std::cell::RefCell;
+use std::future::{Future, poll_fn};
+use std::io;
+use std::net::IpAddr;
+use std::pin::{Pin, pin};
+use std::sync::Arc;
+use std::task::{Context, Poll};
+use std::time::Duration;
+
+use bytes::BytesMut;
+use proto::limits::{LIMIT_AFTER_LOGIN, LIMIT_BEFORE_LOGIN};
+use proto::{Frame, State, frame};
+use tokio::io::{AsyncRead, ReadBuf};
+use tokio::net::TcpStream;
+use tokio::net::tcp::OwnedReadHalf;
+use tokio::time::{Instant, Sleep, sleep_until};
+use tokio_rustls::server::TlsStream;
+use tracing::debug;
+
+use crate::closing::CloseReason;
+use crate::connections::Place;
+use crate::gateway::Gateway;
+use crate::login::Entered;
+use crate::metrics::ClosedLabel;
+use crate::outbox::{Ending, Outbox, View};
+use crate::service::{Served, Service};
+
+/// Bytes read at once.
+const READ_LEN: usize = 32 << 10;
+
+/// How long a client that was told goodbye gets to close first.
+const LINGER: Duration = Duration::from_millis(200);
+
+/// How long work in flight may take when the gateway stops.
+const WORK_LIMIT: Duration = Duration::from_secs(3);
+
+thread_local! {
+    static SCRATCH: RefCell<Vec<u8>> = RefCell::new(vec![0; READ_LEN]);
+}
+
+/// What is being worked on for a client. Ends with its session if it was a login that succeeded.
+pub(crate) type Work = Pin<Box<dyn Future<Output = Option<Entered>> + Send>>;
+
+/// Where a client's bytes come from.
+#[derive(Debug)]
+pub(crate) enum Reader {
+    /// Writing goes past the connection, through the outbox.
+    Plain(OwnedReadHalf),
+    /// The connection alone writes.
+    Tls(Box<TlsStream<TcpStream>>),
+}
+
+/// One client's connection.
+pub(crate) struct Connection {
+    gateway: Arc<Gateway>,
+    outbox: Arc<Outbox>,
+    reader: Reader,
+    /// What was read and is not a whole frame yet, or is not served yet.
+    buffer: BytesMut,
+    service: Service,
+    work: Option<Work>,
+    /// A frame that cannot be served yet.
+    stalled: Option<Box<Stalled>>,
+    opened_at: Instant,
+    frame_at: Instant,
+    partial_since: Option<Instant>,
+    ending_since: Option<Instant>,
+    _place: Place,
+}
+
+struct Stalled {
+    frame: Frame,
+    /// When to try again, if nothing wakes us before.
+    until: Instant,
+}
+
+impl Connection {
+    /// A connection that has just been accepted; `None` if there are too many from its address.
+    pub(crate) fn enter(
+        gateway: &Arc<Gateway>,
+        outbox: Outbox,
+        reader: Reader,
+        address: IpAddr,
+    ) -> Option<Box<Self>> {
+        let outbox = Arc::new(outbox);
+        let Some(place) = gateway.connections.enter(address, &outbox) else {
+            gateway.metrics.refused_addresses.inc();
+            return None;
+        };
+        gateway.metrics.opened.inc();
+        let opened_at = Instant::now();
+        Some(Box::new(Self {
+            service: Service::new(Arc::clone(gateway), Arc::clone(&outbox), address),
+            gateway: Arc::clone(gateway),
+            outbox,
+            reader,
+            buffer: BytesMut::new(),
+            work: None,
+            stalled: None,
+            opened_at,
+            frame_at: opened_at,
+            partial_since: None,
+            ending_since: None,
+            _place: place,
+        }))
+    }
+
+    /// Serves the client until the connection ends.
+    pub(crate) async fn run(&mut self) {
+        let mut timer = pin!(sleep_until(self.opened_at + self.gateway.limits.login_limit()));
+        let reason = poll_fn(|context| self.poll(context, timer.as_mut())).await;
+        count_closed(&self.gateway, reason);
+
+        // From here on nobody finds the session.
+        self.work = None;
+        self.service.leave();
+        if matches!(self.outbox.ending(), Ending::Polite(_)) {
+            // Unread bytes would make the kernel reset the connection, and the client might never
+            // read what it was told. And a client that is told to go closes first if it can.
+            self.buffer = BytesMut::new();
+            timer.as_mut().reset(Instant::now() + LINGER);
+            poll_fn(|context| {
+                let closed = self.poll_discard(context);
+                if closed.is_ready() { closed } else { timer.as_mut().poll(context) }
+            })
+            .await;
+        }
+    }
+
+    /// Does what can be done now. Ready when the connection ends.
+    fn poll(&mut self, context: &mut Context<'_>, mut timer: Pin<&mut Sleep>) -> Poll<CloseReason> {
+        loop {
+            let view = self.poll_outbox(context);
+            if let Some(reason) = self.end(&view) {
+                return Poll::Ready(reason);
+            }
+            if self.poll_work(context) {
+                continue;
+            }
+            match self.poll_serve(context, &view) {
+                Poll::Ready(Ok(())) => continue,
+                Poll::Ready(Err(reason)) => {
+                    self.outbox.close(reason);
+                    return Poll::Ready(reason);
+                }
+                Poll::Pending => {}
+            }
+            let (deadline, reason) = self.deadline(&view);
+            let now = Instant::now();
+            if deadline <= now {
+                match reason {
+                    Some(reason) => {
+                        self.outbox.close(reason);
+                        return Poll::Ready(reason);
+                    }
+                    None => continue,
+                }
+            }
+            // A deadline that has moved away is noticed when the old one comes.
+            if deadline < timer.deadline() || timer.is_elapsed() {
+                timer.as_mut().reset(deadline);
+            }
+            if timer.as_mut().poll(context).is_pending() {
+                return Poll::Pending;
+            }
+        }
+    }
+
+    fn poll_outbox(&mut self, context: &mut Context<'_>) -> View {
+        let tls = match &mut self.reader {
+            Reader::Plain(_) => None,
+            Reader::Tls(stream) => Some(stream.as_mut()),
+        };
+        self.outbox.poll_write(context, tls)
+    }
+
+    /// Whether, and why, the connection is at its end.
+    fn end(&mut self, view: &View) -> Option<CloseReason> {
+        match view.ending {
+            Ending::Open => None,
+            Ending::Now(reason) => Some(reason),
+            Ending::Polite(reason) => view.blocked_since.is_none().then_some(reason),
+            Ending::AfterWork(reason) => {
+                let since = *self.ending_since.get_or_insert_with(Instant::now);
+                let works = self.work.is_some() || view.unanswered > 0;
+                if !works || since.elapsed() >= WORK_LIMIT {
+                    self.work = None;
+                    self.outbox.finish(None, reason);
+                    return view.blocked_since.is_none().then_some(reason);
+                }
+                None
+            }
+        }
+    }
+
+    /// Whether the work has ended.
+    fn poll_work(&mut self, context: &mut Context<'_>) -> bool {
+        let Some(work) = &mut self.work else { return false };
+        let Poll::Ready(entered) = work.as_mut().poll(context) else { return false };
+        self.work = None;
+        if let Some(entered) = entered {
+            self.service.entered(entered);
+        }
+        true
+    }
+
+    fn can_serve(&self, view: &View) -> bool {
+        self.work.is_none() && !view.answer_waits && view.ending == Ending::Open
+    }
+
+    /// Serves one frame, or reads. Ready if anything was done.
+    fn poll_serve(
+        &mut self,
+        context: &mut Context<'_>,
+        view: &View,
+    ) -> Poll<Result<(), CloseReason>> {
+        if !self.can_serve(view) {
+            // It is us who do not read: a frame that was begun cannot be finished meanwhile.
+            self.partial_since = None;
+            return Poll::Pending;
+        }
+        if let Some(stalled) = self.stalled.take() {
+            return self.serve(stalled.frame);
+        }
+        let limit = match self.service.state() {
+            State::Any => LIMIT_BEFORE_LOGIN,
+            State::LoggedIn => LIMIT_AFTER_LOGIN,
+        };
+        match frame::decode(&mut self.buffer, limit) {
+            Ok(Some(frame)) => {
+                if self.buffer.is_empty() {
+                    self.buffer = BytesMut::new();
+                }
+                self.partial_since = None;
+                self.frame_at = Instant::now();
+                self.gateway.metrics.frames_in.inc();
+                self.serve(frame)
+            }
+            Ok(None) => {
+                if !self.buffer.is_empty() {
+                    self.partial_since.get_or_insert_with(Instant::now);
+                }
+                self.poll_read(context)
+            }
+            Err(error) => {
+                self.gateway.metrics.malformed.inc();
+                debug!(%error, "not a frame");
+                Poll::Ready(Err(CloseReason::ProtocolError))
+            }
+        }
+    }
+
+    fn serve(&mut self, frame: Frame) -> Poll<Result<(), CloseReason>> {
+        match self.service.serve(frame) {
+            Served::Done => Poll::Ready(Ok(())),
+            Served::Work(work) => {
+                self.work = Some(work);
+                Poll::Ready(Ok(()))
+            }
+            Served::Later(frame, wait) => {
+                self.stalled = Some(Box::new(Stalled { frame, until: Instant::now() + wait }));
+                Poll::Pending
+            }
+            Served::Close(reason) => Poll::Ready(Err(reason)),
+        }
+    }
+
+    fn poll_read(&mut self, context: &mut Context<'_>) -> Poll<Result<(), CloseReason>> {
+        let Self { reader, buffer, .. } = self;
+        let read = SCRATCH.with_borrow_mut(|scratch| {
+            let read = std::task::ready!(reader.poll_read(context, scratch))?;
+            buffer.extend_from_slice(read);
+            Poll::Ready(Ok::<_, io::Error>(read.len()))
+        });
+        match std::task::ready!(read) {
+            Ok(0) => Poll::Ready(Err(CloseReason::ClientLeft)),
+            Ok(_read) => Poll::Ready(Ok(())),
+            Err(error) => {
+                debug!(%error, "cannot read");
+                Poll::Ready(Err(CloseReason::ClientLeft))
+            }
+        }
+    }
+
+    /// Reads without looking, until the client closes.
+    fn poll_discard(&mut self, context: &mut Context<'_>) -> Poll<()> {
+        loop {
+            let reader = &mut self.reader;
+            let read = SCRATCH.with_borrow_mut(|scratch| {
+                let read = std::task::ready!(reader.poll_read(context, scratch))?;
+                Poll::Ready(Ok::<_, io::Error>(read.len()))
+            });
+            match std::task::ready!(read) {
+                Ok(0) | Err(_) => return Poll::Ready(()),
+                Ok(_discarded) => {}
+            }
+        }
+    }
+
+    /// When something must happen, and what it means if it has not: `None` if it is only time to
+    /// look again.
+    fn deadline(&self, view: &View) -> (Instant, Option<CloseReason>) {
+        let limits = &self.gateway.limits;
+        let quiet = match self.service.class() {
+            None => (self.opened_at + limits.login_limit(), Some(CloseReason::LoginTimedOut)),
+            Some(class) => (self.frame_at + limits.idle_limit(class), Some(CloseReason::Idle)),
+        };
+        let partial = self
+            .partial_since
+            .map(|since| (since + limits.partial_frame_limit(), Some(CloseReason::PartialFrame)));
+        let blocked = view
+            .blocked_since
+            .map(|since| (since + limits.write_limit(), Some(CloseReason::SlowReader)));
+        let stalled = self.stalled.as_ref().filter(|_stalled| self.can_serve(view));
+        let stalled = stalled.map(|stalled| (stalled.until, None));
+        let finishing = matches!(view.ending, Ending::AfterWork(_));
+        let ending = self.ending_since.filter(|_since| finishing);
+        let ending = ending.map(|since| (since + WORK_LIMIT, None));
+        // Work has limits of its own, and whoever waits for our answer is not silent.
+        let quiet = if self.work.is_some() && self.service.class().is_some() {
+            (Instant::now() + WORK_LIMIT, None)
+        } else {
+            quiet
+        };
+        let others = [partial, blocked, stalled, ending];
+        others.into_iter().flatten().fold(
+            quiet,
+            |first, other| {
+                if other.0 < first.0 { other } else { first }
+            },
+        )
+    }
+}
+
+impl Reader {
+    fn poll_read<'a>(
+        &mut self,
+        context: &mut Context<'_>,
+        scratch: &'a mut [u8],
+    ) -> Poll<io::Result<&'a [u8]>> {
+        let mut read = ReadBuf::new(scratch);
+        std::task::ready!(match self {
+            Self::Plain(half) => Pin::new(half).poll_read(context, &mut read),
+            Self::Tls(stream) => Pin::new(stream.as_mut()).poll_read(context, &mut read),
+        })?;
+        let len = read.filled().len();
+        Poll::Ready(Ok(scratch.get(..len).unwrap_or_default()))
+    }
+}
+
+/// Counts the end of a connection.
+pub(crate) fn count_closed(gateway: &Gateway, reason: CloseReason) {
+    // At debug level whatever the reason: a stranger can cause any of them as often as he likes.
+    debug!(%reason, "closed");
+    gateway.metrics.closed.get_or_create(&ClosedLabel { reason }).inc();
+}

@@ -1,0 +1,129 @@
+//! Fetching what did not come by itself: old clients do not notice what is missing, so they must not
+//! miss anything.
+
+use std::slice;
+use std::sync::Arc;
+use std::time::Duration;
+
+use proto::cluster::wire::{FetchRequest, Publish};
+use proto::ids::{ConversationId, GroupId};
+use tokio::time::sleep;
+use tracing::{debug, warn};
+
+use super::fanout;
+use crate::closing::CloseReason;
+use crate::gateway::Gateway;
+use crate::metrics::GapEnd;
+use crate::session::Session;
+
+/// How long a late copy may take: a publisher tries the next replica after 300 ms at most, and most
+/// copies are late by much less.
+const LATE: Duration = Duration::from_millis(200);
+
+/// How often, and after which pauses, storage is asked. After that the gap stays.
+const TRIES: u32 = 6;
+const PAUSE: Duration = Duration::from_millis(500);
+
+/// Waits for the late copy, then fetches what is missing, then delivers everything in order.
+pub(super) async fn close_gap(gateway: &Arc<Gateway>, conversation: u64) {
+    sleep(LATE).await;
+    let mut fetched = None;
+    for _try in 0..TRIES {
+        let Some((from, to)) = gateway.delivery.missing(conversation) else { return };
+        fetched = fetch(gateway, conversation, from, to).await;
+        if fetched.is_some() {
+            break;
+        }
+        sleep(PAUSE).await;
+    }
+    let by = if fetched.is_some() { GapEnd::Fetch } else { GapEnd::Nothing };
+    let records = gateway.delivery.close_gap(conversation, fetched.unwrap_or_default());
+    if records.is_empty() {
+        return;
+    }
+    gateway.metrics.gap_ended(by);
+    fanout::deliver(gateway, records);
+}
+
+/// The messages of a range, all of them, in order; `None` if storage cannot tell now.
+async fn fetch(gateway: &Gateway, conversation: u64, from: u32, to: u32) -> Option<Vec<Publish>> {
+    if from > to {
+        // Only a change of members is missing, which has no message id to be fetched by.
+        return Some(Vec::new());
+    }
+    let request = FetchRequest { conversation, from, to };
+    match gateway.storage.fetch(&request).await {
+        Ok(fetched) if fetched.complete || fetched.complete_upto >= to => {
+            let mut publishes = fetched.publishes;
+            publishes.sort_by_key(|publish| publish.msg_id);
+            Some(publishes)
+        }
+        Ok(_incomplete) => None,
+        Err(error) => {
+            debug!(%error, conversation, "cannot fetch what is missing");
+            None
+        }
+    }
+}
+
+/// Lets sessions that were added to a group see it from `join` on, and gives them what was said
+/// since.
+pub(super) async fn begin(
+    gateway: &Arc<Gateway>,
+    sessions: &[Arc<Session>],
+    group: GroupId,
+    join: u32,
+) {
+    for session in sessions {
+        gateway.registry.set_join(session, group.0, join);
+    }
+    let Some(conversation) = ConversationId::group(group) else { return };
+    for _try in 0..TRIES {
+        let request =
+            FetchRequest { conversation: conversation.number(), from: join.max(1), to: u32::MAX };
+        if let Ok(fetched) = gateway.storage.fetch(&request).await {
+            for publish in fetched.publishes {
+                for session in sessions {
+                    fanout::deliver_to(gateway, session, publish.clone(), join);
+                }
+            }
+            return;
+        }
+        sleep(PAUSE).await;
+    }
+    give_up(sessions, group);
+}
+
+/// As [`begin`], where the change did not say from where on: each user's list of groups does.
+pub(super) async fn begin_unknown(
+    gateway: &Arc<Gateway>,
+    sessions: &[Arc<Session>],
+    group: GroupId,
+) {
+    for session in sessions {
+        let mut known = None;
+        for _try in 0..TRIES {
+            known = gateway.storage.memberships(session.user()).await.ok();
+            if known.as_ref().is_some_and(|memberships| memberships.complete) {
+                break;
+            }
+            sleep(PAUSE).await;
+        }
+        let Some(known) = known else {
+            give_up(slice::from_ref(session), group);
+            continue;
+        };
+        // If it is not in the list he was removed again; the change that says so is on its way.
+        if let Some(membership) = known.groups.iter().find(|one| one.group == group.0) {
+            begin(gateway, slice::from_ref(session), group, membership.join_msg_id).await;
+        }
+    }
+}
+
+/// They would miss messages without knowing. Their clients come back and ask.
+fn give_up(sessions: &[Arc<Session>], group: GroupId) {
+    warn!(group = group.0, sessions = sessions.len(), "cannot read a new membership");
+    for session in sessions {
+        session.outbox.close(CloseReason::MustSync);
+    }
+}

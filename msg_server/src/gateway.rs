@@ -1,0 +1,264 @@
+//! The gateway's parts, together.
+//!
+//! # How the parts know each other
+//!
+//! Connections, the handlers of links and the timers know the gateway; its parts do not know it, nor
+//! each other, except where one is given another as an argument.
+
+use std::sync::Arc;
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
+
+use bytes::Bytes;
+use daemon::{Metrics, Shutdown};
+use parking_lot::Mutex;
+use prost::Message;
+use proto::cluster::wire::{Forward, InterestChange, Kick, Origin};
+use proto::{Command, client, encode_message};
+use tokio::time::Instant;
+use tracing::Span;
+
+use crate::closing::CloseReason;
+use crate::config::{Config, LimitsConfig};
+use crate::connections::Connections;
+use crate::delivery::Delivery;
+use crate::hub::Hub;
+use crate::limits::Rate;
+use crate::marks::{Mark, Marks};
+use crate::metrics::GatewayMetrics;
+use crate::outbox::OutboxPool;
+use crate::registry::Registry;
+use crate::sends::Sends;
+use crate::session::Session;
+use crate::storage::{Asker, Storage};
+
+/// Signals that one client passes on in a second, and at once. They are not stored, so they have a
+/// limit of their own.
+const SIGNALS_PER_S: u32 = 20;
+const SIGNALS_BURST: u32 = 100;
+
+/// Everything a connection or a link needs.
+#[derive(Debug)]
+pub(crate) struct Gateway {
+    pub(crate) boot: u64,
+    pub(crate) limits: LimitsConfig,
+    pub(crate) send_rate: Rate,
+    pub(crate) signal_rate: Rate,
+    pub(crate) metrics: GatewayMetrics,
+    pub(crate) shutdown: Shutdown,
+    pub(crate) outboxes: Arc<OutboxPool>,
+    pub(crate) connections: Arc<Connections>,
+    pub(crate) registry: Registry,
+    pub(crate) hub: Hub,
+    pub(crate) storage: Storage,
+    pub(crate) sends: Sends,
+    pub(crate) delivery: Delivery,
+    marks: Mutex<Marks>,
+    started: Instant,
+}
+
+impl Gateway {
+    pub(crate) fn new(config: &Config, boot: u64, page: &Metrics, shutdown: Shutdown) -> Self {
+        let limits = config.limits.clone();
+        let metrics = GatewayMetrics::new(page);
+        Self {
+            boot,
+            send_rate: Rate::new(limits.sends_per_s, limits.sends_burst),
+            signal_rate: Rate::new(SIGNALS_PER_S, SIGNALS_BURST),
+            outboxes: Arc::new(OutboxPool::new(&limits, metrics.clone())),
+            connections: Arc::new(Connections::new(limits.connections_per_ip_max)),
+            registry: Registry::default(),
+            hub: Hub::default(),
+            storage: Storage::default(),
+            sends: Sends::new(limits.unanswered_bytes_total_max, metrics.clone()),
+            delivery: Delivery::new(limits.conversations_max),
+            marks: Mutex::default(),
+            started: Instant::now(),
+            limits,
+            metrics,
+            shutdown,
+        }
+    }
+
+    /// Microseconds since the start, for rates.
+    pub(crate) fn now_us(&self) -> u64 {
+        u64::try_from(self.started.elapsed().as_micros()).unwrap_or(u64::MAX)
+    }
+
+    /// On whose behalf something is asked.
+    pub(crate) fn asker(&self, session: &Session) -> Asker {
+        Asker { login: session.login, origin: session.origin(self.boot) }
+    }
+
+    /// An origin that says only that something comes from this gateway.
+    pub(crate) fn own_origin(&self) -> Origin {
+        Origin { gateway_boot: self.boot, session: 0 }
+    }
+
+    /// Takes a session out, and tells the hub. Its read marks go to storage.
+    pub(crate) fn leave(self: &Arc<Self>, session: &Session) {
+        let order = self.hub.in_order();
+        if self.registry.leave(session) {
+            let remove_users = vec![session.interest()];
+            order.tell(&InterestChange { remove_users, ..InterestChange::default() });
+        }
+        drop(order);
+        let marks = self.marks.lock().flush(session.user(), Instant::now());
+        if !marks.is_empty() {
+            let gateway = Arc::clone(self);
+            self.shutdown.spawn(Span::current(), async move { gateway.store_marks(marks).await });
+        }
+    }
+
+    /// Passes a frame on to users' sessions, here and everywhere.
+    pub(crate) fn forward(&self, forward: &Forward, key: u64) {
+        self.deliver_forward(forward);
+        if !self.hub.forward(forward, key) {
+            self.metrics.forwards_lost.inc();
+        }
+    }
+
+    /// Delivers to the sessions that are here what another gateway has forwarded.
+    pub(crate) fn forwarded(&self, forward: &Forward) {
+        // Our own comes back to us as well.
+        let is_own = forward.except.is_some_and(|origin| origin.gateway_boot == self.boot);
+        if !is_own {
+            self.deliver_forward(forward);
+        }
+    }
+
+    fn deliver_forward(&self, forward: &Forward) {
+        let excepted = |session: &Session| {
+            forward.except == Some(session.origin(self.boot))
+                || forward.device_class.is_some_and(|class| class != session.class())
+        };
+        let push = |sessions: Vec<Arc<Session>>| {
+            for session in sessions.iter().filter(|session| !excepted(session)) {
+                session.push(&forward.frame);
+            }
+        };
+        if forward.everybody() {
+            push(self.registry.all());
+        } else {
+            for &user in &forward.users {
+                push(self.registry.sessions_of(user));
+            }
+        }
+    }
+
+    /// Pushes a message to a user's other sessions, here and everywhere.
+    pub(crate) fn tell_others(&self, by: Asker, command: Command, message: &impl Message) {
+        let forward = Forward {
+            users: vec![by.login.user],
+            everybody: None,
+            except: Some(by.origin),
+            device_class: None,
+            frame: encode_message(command, 0, message),
+        };
+        self.forward(&forward, u64::from(by.login.user));
+    }
+
+    /// Pushes a message to every session there is.
+    pub(crate) fn tell_everybody(&self, command: Command, message: &impl Message) {
+        let forward = Forward {
+            users: Vec::new(),
+            everybody: Some(true),
+            except: Some(self.own_origin()),
+            device_class: None,
+            frame: encode_message(command, 0, message),
+        };
+        self.forward(&forward, 0);
+    }
+
+    /// Ends the sessions that are meant.
+    pub(crate) fn kicked(&self, kick: &Kick) {
+        for session in self.registry.sessions_of(kick.user) {
+            if session.is_meant(kick) {
+                session.kick(kick.reason);
+            }
+        }
+    }
+
+    /// Takes a read mark; returns it if it is to be stored at once.
+    pub(crate) fn take_mark(&self, mark: Mark) -> Option<Mark> {
+        self.marks.lock().put(mark, Instant::now())
+    }
+
+    /// Stores what a user has read and is not stored yet.
+    pub(crate) async fn flush_marks(&self, user: u32) {
+        let marks = self.marks.lock().flush(user, Instant::now());
+        self.store_marks(marks).await;
+    }
+
+    /// What is done every 100 ms.
+    pub(crate) fn tick(self: &Arc<Self>) {
+        let now = Instant::now();
+        self.sends.tick(now);
+        let marks = self.marks.lock().due(now);
+        if !marks.is_empty() {
+            let gateway = Arc::clone(self);
+            self.shutdown.spawn(Span::current(), async move { gateway.store_marks(marks).await });
+        }
+    }
+
+    /// Gives up our interest in groups that nobody here is in, and lets the hub check the rest.
+    pub(crate) fn tidy_interest(&self) {
+        let order = self.hub.in_order();
+        let remove_groups = self.registry.take_empty_groups();
+        if !remove_groups.is_empty() {
+            order.tell(&InterestChange { remove_groups, ..InterestChange::default() });
+        }
+        drop(order);
+        self.hub.send_checksums(&self.registry);
+    }
+
+    /// Hands read marks to storage, and tells the users' other sessions what has changed.
+    pub(crate) async fn store_marks(&self, marks: Vec<Mark>) {
+        for mark in marks {
+            let Mark { by, session_type, session_id, msg_id, .. } = mark;
+            let user_id = by.login.user;
+            let ack = client::ReadAck { user_id, session_id, msg_id, session_type };
+            let body = Bytes::from(ack.encode_to_vec());
+            match self.storage.ask(by, Command::ReadAck, body).await {
+                Ok(answer) if answer.changed() => {
+                    let notify = client::ReadNotify { user_id, session_id, msg_id, session_type };
+                    self.tell_others(by, Command::ReadNotify, &notify);
+                }
+                Ok(_unchanged) => {}
+                Err(_unavailable) => self.marks.lock().put_back(mark, Instant::now()),
+            }
+        }
+    }
+
+    /// Closes every connection, some at a time, so that their clients do not all come back at once.
+    pub(crate) async fn close_in_waves(&self, within: Duration) {
+        const WAVES: u32 = 20;
+        let mut all = self.connections.all();
+        let count = all.len();
+        for wave in 0..WAVES {
+            let left = WAVES - wave;
+            let share = all.len().div_ceil(usize::try_from(left).unwrap_or(1));
+            for outbox in all.drain(..share.min(all.len())) {
+                outbox.close_after_work(CloseReason::Stopping);
+            }
+            if all.is_empty() {
+                break;
+            }
+            // A handful of clients need no spreading.
+            if count > 100 {
+                tokio::time::sleep(within / WAVES).await;
+            }
+        }
+    }
+}
+
+/// Unix time in milliseconds.
+pub(crate) fn unix_ms() -> u64 {
+    // A clock before 1970 is no clock.
+    let since = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
+    u64::try_from(since.as_millis()).unwrap_or(u64::MAX)
+}
+
+/// Unix time in seconds, as clients see it.
+pub(crate) fn unix_s() -> u32 {
+    u32::try_from(unix_ms() / 1000).unwrap_or(u32::MAX)
+}

@@ -1,0 +1,63 @@
+//! The gateway: the daemon that clients connect to.
+//!
+//! A client holds one TCP connection to one gateway. The gateway checks who the client is, passes
+//! its requests on, and delivers what others send it. It stores nothing: a message is handed to
+//! storage, and its sender is told "stored" only after storage has said so.
+//!
+//! # How the modules know each other
+//!
+//! ```text
+//! listener ──► connection ──► service ──┬──► commands, sending, limits     what a client may do
+//!                  │                    └──► login, requests ──┐
+//!                  ▼                                           ▼
+//! outbox ◄── session ◄── registry ◄─────────────────────── gateway ──► hub, storage, sends, marks
+//!    ▲                                                         ▲
+//!    └── delivery, presence ◄────────────────────────── peers ─┘       what other daemons say
+//! ```
+//!
+//! Start reading at `connection`, then `service`; for the way back at `delivery`.
+//!
+//! # Invariants
+//!
+//! - Nothing is written to disk.
+//! - "Stored" is written to a client only after storage has said so.
+//! - Who a client is, is what its login said, never what its frames say.
+//! - Nothing but login, heartbeat and hello is served before the login is accepted, and the first
+//!   push comes after its answer.
+//! - A client that does not read loses its connection. It costs no other client anything.
+
+mod closing;
+mod commands;
+mod config;
+mod connection;
+mod connections;
+mod delivery;
+mod drain;
+mod gateway;
+mod hub;
+mod limits;
+mod listener;
+mod load;
+mod login;
+mod marks;
+mod membership;
+mod metrics;
+mod outbox;
+mod peers;
+mod presence;
+mod registry;
+mod requests;
+mod seen;
+mod sending;
+mod sends;
+mod service;
+mod session;
+mod start;
+mod storage;
+mod timers;
+
+#[cfg(test)]
+mod tests;
+
+pub use config::{Config, LimitsConfig, TlsConfig};
+pub use start::run;

@@ -1,0 +1,237 @@
+//! From a name and a password to a session.
+//!
+//! The order is what makes it safe: the hub is told of the session before storage is asked for its
+//! groups, so that whatever changes from then on reaches us; what comes meanwhile waits until the
+//! login is answered.
+
+use std::net::IpAddr;
+use std::sync::Arc;
+
+use bytes::Bytes;
+use prost::Message;
+use proto::client::{self, LoginResult, UserStatus};
+use proto::cluster::wire::{InterestChange, Memberships, Verified, Verify};
+use proto::{Command, encode_message};
+use tracing::debug;
+
+use crate::closing::CloseReason;
+use crate::gateway::{Gateway, unix_ms, unix_s};
+use crate::hub::{Announced, Settled};
+use crate::metrics::LoginLabel;
+use crate::outbox::Outbox;
+use crate::session::{Login, Session};
+
+/// Kick reason of the client protocol: another device of the class has logged in.
+const OTHER_LOGIN: u32 = 1;
+
+/// How often an epoch is raised because somebody else has a larger one.
+const EPOCH_ROUNDS: u32 = 3;
+
+const WELCOME: &str = "welcome";
+const TRY_LATER: &str = "the service is not available, try again later";
+
+/// A session's place here and in the hub, given up when dropped.
+#[derive(Debug)]
+pub(crate) struct Entered {
+    gateway: Arc<Gateway>,
+    pub(crate) session: Arc<Session>,
+}
+
+/// Who asks, and from where.
+#[derive(Debug)]
+pub(crate) struct Attempt {
+    pub(crate) outbox: Arc<Outbox>,
+    pub(crate) address: IpAddr,
+    pub(crate) seq: u16,
+    pub(crate) request: client::LoginRequest,
+}
+
+/// A login that is not accepted.
+#[derive(Debug)]
+struct Refusal {
+    result: u32,
+    text: String,
+}
+
+impl Refusal {
+    fn unavailable(result: LoginResult) -> Self {
+        Self { result: u32::try_from(i32::from(result)).unwrap_or(6), text: TRY_LATER.to_owned() }
+    }
+}
+
+/// Logs a client in, or ends its connection after telling it why not.
+pub(crate) async fn log_in(gateway: Arc<Gateway>, attempt: Attempt) -> Option<Entered> {
+    let Attempt { outbox, seq, .. } = &attempt;
+    let count = |result| gateway.metrics.logins.get_or_create(&LoginLabel { result }).inc();
+    match accept(&gateway, &attempt).await {
+        Ok((entered, reply, pc_online)) => {
+            count(0);
+            outbox.release(encode_message(Command::LoginReply, *seq, &reply));
+            if pc_online && !entered.session.is_pc() {
+                let user_id = entered.session.user();
+                let notify = client::PcStatusNotify { user_id, status: UserStatus::Online.into() };
+                entered.session.push(&encode_message(Command::PcStatusNotify, 0, &notify));
+            }
+            Some(entered)
+        }
+        Err(Refusal { result, text }) => {
+            count(result);
+            debug!(result, "login refused");
+            let reply = client::LoginReply {
+                server_time: unix_s(),
+                result: i32::try_from(result).unwrap_or(LoginResult::BadCredentials.into()),
+                result_text: Some(text),
+                online_status: None,
+                user_info: None,
+            };
+            let reply = encode_message(Command::LoginReply, *seq, &reply);
+            outbox.finish(Some(reply), CloseReason::LoginRefused);
+            None
+        }
+    }
+}
+
+async fn accept(
+    gateway: &Arc<Gateway>,
+    attempt: &Attempt,
+) -> Result<(Entered, client::LoginReply, bool), Refusal> {
+    let (user, user_info) = verify(gateway, attempt).await?;
+    if gateway.hub.is_empty() {
+        return Err(Refusal::unavailable(LoginResult::NoRouteServer));
+    }
+    let login = Login {
+        id: gateway.registry.next_session_id(),
+        user,
+        client_type: client_type(&attempt.request),
+    };
+    attempt.outbox.hold();
+    let session = Arc::new(Session::new(login, Arc::clone(&attempt.outbox)));
+    let (entered, announced) = Entered::enter(gateway, session);
+    let settled = entered.register(announced).await?;
+    entered.join_groups().await?;
+
+    let asked = UserStatus::try_from(attempt.request.online_status);
+    let reply = client::LoginReply {
+        server_time: unix_s(),
+        result: LoginResult::Accepted.into(),
+        result_text: Some(WELCOME.to_owned()),
+        online_status: Some(asked.unwrap_or(UserStatus::Online).into()),
+        user_info: Some(user_info),
+    };
+    Ok((entered, reply, settled.pc_online))
+}
+
+/// Asks storage who this is.
+async fn verify(gateway: &Gateway, attempt: &Attempt) -> Result<(u32, client::UserInfo), Refusal> {
+    let verify = Verify {
+        name: attempt.request.user_name.clone(),
+        credential: attempt.request.password.clone(),
+        client_type: client_type(&attempt.request),
+        address: attempt.address.to_string(),
+    };
+    let unavailable = || Refusal::unavailable(LoginResult::NoDbServer);
+    let verified = gateway.storage.verify(&verify).await.map_err(|error| {
+        debug!(%error, "cannot verify a login");
+        unavailable()
+    })?;
+    match verified {
+        Verified { result: 0, user: Some(user), user_info: Some(info), .. } if user != 0 => {
+            let info = client::UserInfo::decode(info).map_err(|_malformed| unavailable())?;
+            Ok((user, info))
+        }
+        // Accepted, but nobody: that is not an answer.
+        Verified { result: 0, .. } => Err(unavailable()),
+        Verified { result, text, .. } => Err(Refusal { result, text }),
+    }
+}
+
+fn client_type(request: &client::LoginRequest) -> u32 {
+    u32::try_from(request.client_type).unwrap_or(1)
+}
+
+impl Entered {
+    /// Enters a session, and throws out those that it displaces here.
+    fn enter(gateway: &Arc<Gateway>, session: Arc<Session>) -> (Self, Announced) {
+        let order = gateway.hub.in_order();
+        let displaced = gateway.registry.enter(&session, unix_ms());
+        let announced = order.announce(&InterestChange {
+            add_users: vec![session.interest()],
+            ..InterestChange::default()
+        });
+        drop(order);
+        for older in displaced {
+            older.kick(Some(OTHER_LOGIN));
+        }
+        (Self { gateway: Arc::clone(gateway), session }, announced)
+    }
+
+    /// Waits for the hub, and raises the epoch above every other that the hub knows.
+    async fn register(&self, announced: Announced) -> Result<Settled, Refusal> {
+        let Self { gateway, session } = self;
+        let mut settled = gateway.hub.settle(announced).await;
+        for _round in 0..EPOCH_ROUNDS {
+            if settled.largest_epoch <= session.epoch() {
+                break;
+            }
+            let announced = self.raise_epoch(settled.largest_epoch);
+            settled = gateway.hub.settle(announced).await;
+        }
+        session.settle();
+        if settled.replicas == 0 {
+            return Err(Refusal::unavailable(LoginResult::NoRouteServer));
+        }
+        Ok(settled)
+    }
+
+    /// Reads the user's groups, and lets the hub know of those that are new here.
+    async fn join_groups(&self) -> Result<(), Refusal> {
+        let Self { gateway, session } = self;
+        let memberships = match gateway.storage.memberships(session.user()).await {
+            Ok(memberships) if memberships.complete => memberships,
+            _ => return Err(Refusal::unavailable(LoginResult::NoDbServer)),
+        };
+        let Some((add_groups, announced)) = self.announce_groups(&memberships) else {
+            return Ok(());
+        };
+        gateway.hub.settle(announced).await;
+        gateway.registry.confirm(&add_groups);
+        Ok(())
+    }
+
+    fn raise_epoch(&self, above: u64) -> Announced {
+        let order = self.gateway.hub.in_order();
+        self.session.set_epoch(above.saturating_add(1));
+        order.announce(&InterestChange {
+            add_users: vec![self.session.interest()],
+            ..InterestChange::default()
+        })
+    }
+
+    /// Enters the session into its groups; `None` if the hub knows all of them as ours.
+    fn announce_groups(&self, memberships: &Memberships) -> Option<(Vec<u32>, Announced)> {
+        let Self { gateway, session } = self;
+        let order = gateway.hub.in_order();
+        let add_groups = gateway.registry.join_all(session, &memberships.groups);
+        if add_groups.is_empty() {
+            return None;
+        }
+        let announced = order.announce(&InterestChange {
+            // A change that adds a user is confirmed; to add the same one again changes nothing.
+            add_users: vec![session.interest()],
+            add_groups: add_groups.clone(),
+            ..InterestChange::default()
+        });
+        Some((add_groups, announced))
+    }
+}
+
+impl Drop for Entered {
+    fn drop(&mut self) {
+        self.gateway.leave(&self.session);
+    }
+}
+
+/// The reply to a logout.
+pub(crate) fn logout_reply(seq: u16) -> Bytes {
+    encode_message(Command::LogoutReply, seq, &client::LogoutReply { result_code: 0 })
+}

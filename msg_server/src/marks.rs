@@ -1,0 +1,202 @@
+//! Read marks on their way to storage: the first at once, then at most one a second for each user
+//! and conversation, with the largest number.
+//!
+//! Pure: time is an argument.
+//!
+//! # What bounds it
+//!
+//! A new entry is made only by a mark that goes to storage at once, and the client's next frame is
+//! not read until that is answered. Entries go a second after their last mark.
+
+use std::collections::HashMap;
+use std::time::Duration;
+
+use tokio::time::Instant;
+
+use crate::storage::Asker;
+
+/// How long marks of one user in one conversation are collected.
+const PERIOD: Duration = Duration::from_secs(1);
+
+/// How often a mark is handed to a storage that does not take it.
+const TRIES_MAX: u32 = 8;
+
+/// Up to where a user has read a conversation.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Mark {
+    /// Who says so: the user's other clients will be told, and this one not.
+    pub(crate) by: Asker,
+    /// A user or a group, as clients number them.
+    pub(crate) session_type: i32,
+    pub(crate) session_id: u32,
+    pub(crate) msg_id: u32,
+    pub(crate) tries: u32,
+}
+
+/// The marks of the last second.
+#[derive(Debug, Default)]
+pub(crate) struct Marks {
+    users: HashMap<u32, Vec<Line>>,
+}
+
+#[derive(Debug)]
+struct Line {
+    session_type: i32,
+    session_id: u32,
+    /// When a mark went to storage last, and which.
+    sent_at: Instant,
+    sent: u32,
+    pending: Option<Mark>,
+}
+
+impl Marks {
+    /// Takes a mark. Returns it if it is to be handed to storage at once.
+    pub(crate) fn put(&mut self, mark: Mark, now: Instant) -> Option<Mark> {
+        let lines = self.users.entry(mark.by.login.user).or_default();
+        let Some(line) = lines.iter_mut().find(|line| line.is_of(&mark)) else {
+            lines.push(Line {
+                session_type: mark.session_type,
+                session_id: mark.session_id,
+                sent_at: now,
+                sent: mark.msg_id,
+                pending: None,
+            });
+            return Some(mark);
+        };
+        let newest = line.pending.map_or(line.sent, |pending| pending.msg_id);
+        if mark.msg_id > newest {
+            line.pending = Some(mark);
+        }
+        None
+    }
+
+    /// Storage has not taken a mark: it is tried again, unless there is a newer one.
+    pub(crate) fn put_back(&mut self, mut mark: Mark, now: Instant) {
+        mark.tries += 1;
+        if mark.tries >= TRIES_MAX {
+            return;
+        }
+        let lines = self.users.entry(mark.by.login.user).or_default();
+        match lines.iter_mut().find(|line| line.is_of(&mark)) {
+            Some(line) => {
+                line.pending.get_or_insert(mark);
+            }
+            None => lines.push(Line {
+                session_type: mark.session_type,
+                session_id: mark.session_id,
+                sent_at: now,
+                sent: 0,
+                pending: Some(mark),
+            }),
+        }
+    }
+
+    /// The marks whose second is over.
+    pub(crate) fn due(&mut self, now: Instant) -> Vec<Mark> {
+        let mut due = Vec::new();
+        self.users.retain(|_user, lines| {
+            lines.retain_mut(|line| {
+                if now - line.sent_at < PERIOD {
+                    return true;
+                }
+                let Some(mark) = line.pending.take() else { return false };
+                line.sent_at = now;
+                line.sent = mark.msg_id;
+                due.push(mark);
+                true
+            });
+            !lines.is_empty()
+        });
+        due
+    }
+
+    /// All marks of a user, because he is about to ask what he has not read, or has left.
+    pub(crate) fn flush(&mut self, user: u32, now: Instant) -> Vec<Mark> {
+        let lines = self.users.get_mut(&user).into_iter().flatten();
+        lines
+            .filter_map(|line| {
+                let mark = line.pending.take()?;
+                line.sent_at = now;
+                line.sent = mark.msg_id;
+                Some(mark)
+            })
+            .collect()
+    }
+}
+
+impl Line {
+    fn is_of(&self, mark: &Mark) -> bool {
+        (self.session_type, self.session_id) == (mark.session_type, mark.session_id)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use proto::cluster::wire::Origin;
+
+    use super::*;
+    use crate::session::Login;
+
+    fn mark(user: u32, session_id: u32, msg_id: u32) -> Mark {
+        let by = Asker {
+            login: Login { id: 1, user, client_type: 1 },
+            origin: Origin { gateway_boot: 1, session: 1 },
+        };
+        Mark { by, session_type: 1, session_id, msg_id, tries: 0 }
+    }
+
+    fn ids(marks: &[Mark]) -> Vec<(u32, u32)> {
+        marks.iter().map(|mark| (mark.session_id, mark.msg_id)).collect()
+    }
+
+    #[test]
+    fn the_first_mark_goes_at_once_and_then_the_largest_of_each_second() {
+        let (mut marks, now) = (Marks::default(), Instant::now());
+        assert!(marks.put(mark(1, 7, 10), now).is_some());
+        for msg_id in [11, 15, 12, 10] {
+            assert!(marks.put(mark(1, 7, msg_id), now).is_none());
+        }
+        assert!(marks.put(mark(1, 8, 3), now).is_some(), "another conversation");
+        assert!(marks.due(now + PERIOD / 2).is_empty());
+        assert_eq!(ids(&marks.due(now + PERIOD)), [(7, 15)]);
+        assert!(marks.put(mark(1, 7, 16), now + PERIOD).is_none(), "its second has just begun");
+        assert_eq!(ids(&marks.due(now + PERIOD * 2)), [(7, 16)]);
+        assert!(marks.due(now + PERIOD * 4).is_empty());
+        assert!(marks.users.is_empty(), "nothing is kept");
+    }
+
+    #[test]
+    fn what_waits_is_flushed_for_its_user_alone() {
+        let (mut marks, now) = (Marks::default(), Instant::now());
+        for user in [1, 2] {
+            marks.put(mark(user, 7, 10), now);
+            marks.put(mark(user, 7, 20), now);
+        }
+        assert_eq!(ids(&marks.flush(1, now)), [(7, 20)]);
+        assert!(marks.flush(1, now).is_empty());
+        assert_eq!(marks.due(now + PERIOD).len(), 1);
+    }
+
+    #[test]
+    fn a_mark_that_storage_did_not_take_is_tried_again_and_not_for_ever() {
+        let (mut marks, mut now) = (Marks::default(), Instant::now());
+        let mut taken = marks.put(mark(1, 7, 10), now);
+        let mut tries = 0;
+        while let Some(mark) = taken.take() {
+            tries += 1;
+            marks.put_back(mark, now);
+            now += PERIOD;
+            taken = marks.due(now).pop();
+        }
+        assert_eq!(tries, TRIES_MAX);
+    }
+
+    #[test]
+    fn a_newer_mark_is_not_replaced_by_one_that_comes_back() {
+        let (mut marks, now) = (Marks::default(), Instant::now());
+        let first = marks.put(mark(1, 7, 10), now).unwrap();
+        marks.put(mark(1, 7, 20), now);
+        marks.put_back(first, now);
+        assert_eq!(ids(&marks.due(now + PERIOD)), [(7, 20)]);
+    }
+}

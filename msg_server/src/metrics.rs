@@ -1,0 +1,129 @@
+//! What the gateway counts.
+
+use daemon::Metrics;
+use daemon::metrics::{Counter, EncodeLabelSet, EncodeLabelValue, Family, Gauge};
+
+use crate::closing::CloseReason;
+
+/// The gateway's figures.
+#[derive(Debug, Clone, Default)]
+pub(crate) struct GatewayMetrics {
+    pub(crate) connections: Gauge,
+    pub(crate) sessions: Gauge,
+    pub(crate) groups: Gauge,
+    pub(crate) outbox_bytes: Gauge,
+    pub(crate) unanswered: Gauge,
+    pub(crate) unanswered_bytes: Gauge,
+    pub(crate) opened: Counter,
+    pub(crate) refused_addresses: Counter,
+    pub(crate) closed: Family<ClosedLabel, Counter>,
+    pub(crate) logins: Family<LoginLabel, Counter>,
+    pub(crate) frames_in: Counter,
+    pub(crate) answers_out: Counter,
+    pub(crate) pushes_out: Counter,
+    pub(crate) pushes_dropped: Counter,
+    pub(crate) sends: Family<SendLabel, Counter>,
+    pub(crate) resubmitted: Counter,
+    pub(crate) refused_commands: Counter,
+    pub(crate) malformed: Counter,
+    pub(crate) receipts: Counter,
+    pub(crate) duplicates: Counter,
+    pub(crate) stale_publishes: Counter,
+    pub(crate) gaps: Family<GapLabel, Counter>,
+    pub(crate) asks_unanswered: Counter,
+    pub(crate) forwards_lost: Counter,
+}
+
+/// Why a connection was closed.
+#[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
+pub(crate) struct ClosedLabel {
+    pub(crate) reason: CloseReason,
+}
+
+/// How a login ended.
+#[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
+pub(crate) struct LoginLabel {
+    pub(crate) result: u32,
+}
+
+/// How a send ended.
+#[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
+pub(crate) struct SendLabel {
+    pub(crate) outcome: SendEnd,
+}
+
+/// How a send ended.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, EncodeLabelValue)]
+pub(crate) enum SendEnd {
+    Accepted,
+    Refused,
+    Retry,
+    /// Refused here, before storage was asked.
+    Invalid,
+}
+
+/// How a gap in a conversation was closed.
+#[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
+pub(crate) struct GapLabel {
+    pub(crate) by: GapEnd,
+}
+
+/// How a gap in a conversation was closed.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, EncodeLabelValue)]
+pub(crate) enum GapEnd {
+    LateCopy,
+    Fetch,
+    /// Neither came: what was held back was delivered with the gap in it.
+    Nothing,
+}
+
+impl GatewayMetrics {
+    /// Registers all figures on `page`.
+    pub(crate) fn new(page: &Metrics) -> Self {
+        let new = Self::default();
+        let gauge = |name, help, metric: &Gauge| page.register(name, help, metric.clone());
+        let counter = |name, help, metric: &Counter| page.register(name, help, metric.clone());
+        gauge("connections", "Clients connected.", &new.connections);
+        gauge("sessions", "Clients logged in.", &new.sessions);
+        gauge("groups", "Groups with a member logged in here.", &new.groups);
+        gauge("outbox_bytes", "Bytes of pushes that wait for slow clients.", &new.outbox_bytes);
+        gauge("unanswered", "Messages that storage has not answered yet.", &new.unanswered);
+        gauge("unanswered_bytes", "Their bytes.", &new.unanswered_bytes);
+        counter("opened", "Connections accepted.", &new.opened);
+        let help = "Connections closed at once: too many from one address.";
+        counter("refused_addresses", help, &new.refused_addresses);
+        counter("frames_in", "Frames from clients.", &new.frames_in);
+        counter("answers_out", "Answers to clients.", &new.answers_out);
+        counter("pushes_out", "Pushes to clients.", &new.pushes_out);
+        let help = "Pushes dropped because a client, or all together, left too much unread.";
+        counter("pushes_dropped", help, &new.pushes_dropped);
+        counter("resubmitted", "Messages handed to storage again.", &new.resubmitted);
+        let help = "Commands that the client may not send, or that nobody knows.";
+        counter("refused_commands", help, &new.refused_commands);
+        counter("malformed", "Frames or bodies that could not be read.", &new.malformed);
+        counter("receipts", "Receipts of clients, which carry no weight.", &new.receipts);
+        counter("duplicates", "Messages that came a second time.", &new.duplicates);
+        counter(
+            "stale_publishes",
+            "Messages of an owner that is none any more.",
+            &new.stale_publishes,
+        );
+        let help = "Requests that storage did not answer in time.";
+        counter("asks_unanswered", help, &new.asks_unanswered);
+        let help = "Signals between clients that found no route_server.";
+        counter("forwards_lost", help, &new.forwards_lost);
+        page.register("closed", "Connections closed, by reason.", new.closed.clone());
+        page.register("logins", "Logins, by result code (0 accepted).", new.logins.clone());
+        page.register("sends", "Messages from clients, by outcome.", new.sends.clone());
+        page.register("gaps", "Gaps in conversations, by what closed them.", new.gaps.clone());
+        new
+    }
+
+    pub(crate) fn send_ended(&self, outcome: SendEnd) {
+        self.sends.get_or_create(&SendLabel { outcome }).inc();
+    }
+
+    pub(crate) fn gap_ended(&self, by: GapEnd) {
+        self.gaps.get_or_create(&GapLabel { by }).inc();
+    }
+}

@@ -1,0 +1,175 @@
+//! What the other daemons say to us.
+
+use std::sync::Arc;
+
+use daemon::link::{Link, LinkFrame, LinkHandler};
+use daemon::ready::Condition;
+use parking_lot::Mutex;
+use prost::Message;
+use proto::cluster::Kind;
+use proto::cluster::wire::{Forward, Kick, PresenceChanges, Publish, SubmitAnswer};
+use tracing::{debug, warn};
+
+use crate::delivery::Batch;
+use crate::gateway::Gateway;
+use crate::load::Load;
+
+/// The links to the route_servers.
+#[derive(Debug)]
+pub(crate) struct HubLinks {
+    pub(crate) gateway: Arc<Gateway>,
+    pub(crate) ready: Condition,
+    /// Taken from in the links' own tasks, for the length of one frame.
+    pub(crate) batches: Batches,
+}
+
+/// The links to the db_proxies.
+#[derive(Debug)]
+pub(crate) struct StorageLinks {
+    pub(crate) gateway: Arc<Gateway>,
+    pub(crate) ready: Condition,
+    pub(crate) batches: Batches,
+}
+
+/// The links to the login_servers.
+#[derive(Debug)]
+pub(crate) struct LoginLinks {
+    pub(crate) load: Arc<Load>,
+}
+
+/// What each link has brought in the read that is being handled.
+#[derive(Debug, Default)]
+pub(crate) struct Batches {
+    /// One for each link, of which there are few.
+    open: Mutex<Vec<(u64, Batch)>>,
+}
+
+impl Batches {
+    fn with<R>(&self, link: &Link, work: impl FnOnce(&mut Batch) -> R) -> R {
+        // Taken out, so that two links never wait for each other's deliveries.
+        let mut open = self.open.lock();
+        let found = open.iter().position(|(id, _batch)| *id == link.id());
+        let (_id, mut batch) =
+            found.map_or_else(|| (link.id(), Batch::default()), |index| open.swap_remove(index));
+        drop(open);
+        let result = work(&mut batch);
+        self.open.lock().push((link.id(), batch));
+        result
+    }
+
+    fn forget(&self, link: &Link) {
+        self.open.lock().retain(|(id, _batch)| *id != link.id());
+    }
+}
+
+impl LinkHandler for HubLinks {
+    fn up(&self, link: &Link) {
+        self.gateway.hub.up(link, &self.gateway.registry);
+        self.ready.set(true);
+    }
+
+    fn frame(&self, link: &Link, frame: LinkFrame) {
+        let Self { gateway, batches, .. } = self;
+        match Kind::from_number(frame.kind) {
+            Some(Kind::Publish) => take_publish(gateway, batches, link, &frame),
+            Some(Kind::InterestChange) if frame.answer => gateway.hub.registered(link, &frame),
+            Some(Kind::InterestAgain) => gateway.hub.send_again(link, &gateway.registry),
+            Some(Kind::Kick) => {
+                if let Some(kick) = read::<Kick>(link, &frame) {
+                    gateway.kicked(&kick);
+                }
+            }
+            Some(Kind::Forward) => {
+                if let Some(forward) = read::<Forward>(link, &frame) {
+                    gateway.forwarded(&forward);
+                }
+            }
+            Some(Kind::PresenceChanges) => {
+                if let Some(changes) = read::<PresenceChanges>(link, &frame) {
+                    gateway.presence_changed(link, &changes);
+                }
+            }
+            _ => debug!(kind = frame.kind, ?link, "not for a gateway"),
+        }
+    }
+
+    fn batch_end(&self, link: &Link) {
+        self.batches.with(link, |batch| self.gateway.deliver_batch(batch));
+    }
+
+    fn down(&self, link: &Link) {
+        self.gateway.hub.down(link);
+        self.batches.forget(link);
+        self.ready.set(!self.gateway.hub.is_empty());
+    }
+}
+
+impl LinkHandler for StorageLinks {
+    fn up(&self, link: &Link) {
+        self.gateway.storage.up(link);
+        self.gateway.sends.use_link(link);
+        self.ready.set(true);
+    }
+
+    fn frame(&self, link: &Link, frame: LinkFrame) {
+        let Self { gateway, batches, .. } = self;
+        match Kind::from_number(frame.kind) {
+            Some(Kind::SubmitAnswer) => {
+                if let Some(answer) = read::<SubmitAnswer>(link, &frame) {
+                    gateway.sends.answered(&answer);
+                }
+            }
+            Some(Kind::Publish) => take_publish(gateway, batches, link, &frame),
+            Some(Kind::Kick) => {
+                if let Some(kick) = read::<Kick>(link, &frame) {
+                    gateway.kicked(&kick);
+                }
+            }
+            _ => debug!(kind = frame.kind, ?link, "not for a gateway"),
+        }
+    }
+
+    fn batch_end(&self, link: &Link) {
+        self.batches.with(link, |batch| self.gateway.deliver_batch(batch));
+    }
+
+    fn down(&self, link: &Link) {
+        let Self { gateway, batches, ready } = self;
+        gateway.storage.down(link);
+        gateway.sends.lose_link(link, gateway.storage.newest());
+        batches.forget(link);
+        ready.set(!gateway.storage.is_empty());
+    }
+}
+
+impl LinkHandler for LoginLinks {
+    fn up(&self, link: &Link) {
+        self.load.up(link);
+    }
+
+    fn frame(&self, link: &Link, frame: LinkFrame) {
+        debug!(kind = frame.kind, ?link, "not for a gateway");
+    }
+
+    fn down(&self, link: &Link) {
+        self.load.down(link);
+    }
+}
+
+fn take_publish(gateway: &Arc<Gateway>, batches: &Batches, link: &Link, frame: &LinkFrame) {
+    if let Some(publish) = read::<Publish>(link, frame) {
+        batches.with(link, |batch| gateway.take_publish(publish, batch));
+    }
+}
+
+/// A message of ours that cannot be read is a bug of ours: the link is of no use.
+fn read<M: Message + Default>(link: &Link, frame: &LinkFrame) -> Option<M> {
+    match frame.parse() {
+        Ok(message) => Some(message),
+        Err(error) => {
+            warn!(%error, kind = frame.kind, ?link, "a message that cannot be read");
+            link.reset("it sent a message that cannot be read");
+            None
+        }
+    }
+}

@@ -1,0 +1,201 @@
+//! Requests that others answer: storage, the hub, or another client.
+//!
+//! Each runs beside its connection, which reads nothing more until it is done.
+
+use std::sync::Arc;
+
+use bytes::Bytes;
+use prost::Message;
+use proto::client::{self, UserStatus};
+use proto::cluster::wire::{Answer, AskStatus, Forward, Kick};
+use proto::limits::{HEADER_LEN, LIMIT_TO_CLIENT};
+use proto::{Command, Frame, encode_message};
+use tracing::{debug, warn};
+
+use crate::closing::CloseReason;
+use crate::gateway::Gateway;
+use crate::login;
+use crate::marks::Mark;
+use crate::session::Session;
+
+/// Kick reason of the client protocol: the user's phone asked for it.
+const BY_MOBILE: u32 = 2;
+
+/// Users whose state one request may ask for: the answer stays below the clients' limit.
+const STATUS_MAX: usize = 20_000;
+
+/// The reason in a refusal that says only "not now".
+const NOT_NOW: u32 = 0;
+
+/// Passes a request on to storage, writes the answer, and tells whom it concerns.
+pub(crate) async fn ask(
+    gateway: Arc<Gateway>,
+    session: Arc<Session>,
+    command: Command,
+    request: Frame,
+) {
+    if matches!(command, Command::UnreadCountRequest | Command::RecentSessionsRequest) {
+        // Whoever has read something must not be told that it is unread.
+        gateway.flush_marks(session.user()).await;
+    }
+    let asked = gateway.storage.ask(gateway.asker(&session), command, request.body.clone()).await;
+    let answer = match asked {
+        Ok(answer) => answer,
+        Err(error) => {
+            debug!(%error, command = command.name(), "not answered");
+            return unavailable(&gateway, &session, &request);
+        }
+    };
+    match (answer.status(), reply(&answer, request.seq)) {
+        (AskStatus::Answered, Some(reply)) => {
+            session.outbox.answer(reply);
+            tell(&gateway, &session, command, &request, &answer);
+        }
+        (AskStatus::Ignored, _) => {}
+        (AskStatus::Unavailable | AskStatus::Answered, _) => {
+            unavailable(&gateway, &session, &request);
+        }
+    }
+}
+
+/// The frame that a client gets, unless no client would take it.
+fn reply(answer: &Answer, seq: u16) -> Option<Bytes> {
+    let command = u16::try_from(answer.command?).ok()?;
+    let body = answer.body.clone().unwrap_or_default();
+    if HEADER_LEN.saturating_add(body.len()) > LIMIT_TO_CLIENT {
+        warn!(command, len = body.len(), "an answer too long for clients");
+        return None;
+    }
+    Some(Frame { command, seq, body }.encode())
+}
+
+/// Old clients have no answer for "not now": they get none.
+fn unavailable(gateway: &Gateway, session: &Session, request: &Frame) {
+    gateway.metrics.asks_unanswered.inc();
+    if session.outbox.is_extended() {
+        let refused = client::Refused { command: u32::from(request.command), reason: NOT_NOW };
+        session.outbox.answer(encode_message(Command::Refused, request.seq, &refused));
+    }
+}
+
+/// What others hear of an answered request.
+fn tell(gateway: &Gateway, session: &Session, command: Command, request: &Frame, answer: &Answer) {
+    let body = answer.body.clone().unwrap_or_default();
+    let user_id = session.user();
+    match command {
+        Command::ChangeSignatureRequest => {
+            let reply = client::ChangeSignatureReply::decode(body);
+            let asked = request.parse::<client::ChangeSignatureRequest>();
+            if let (Ok(reply), Ok(asked)) = (reply, asked)
+                && reply.result_code == 0
+            {
+                let signature = reply.signature.unwrap_or(asked.signature);
+                let notify = client::SignatureChangedNotify { user_id, signature };
+                gateway.tell_everybody(Command::SignatureChangedNotify, &notify);
+            }
+        }
+        Command::ChangeAvatarRequest => {
+            let reply = client::ChangeAvatarReply::decode(body);
+            let asked = request.parse::<client::ChangeAvatarRequest>();
+            if let (Ok(reply), Ok(asked)) = (reply, asked)
+                && reply.result_code == 0
+            {
+                let avatar_url = asked.avatar_url;
+                let notify = client::AvatarChangedNotify { user_id, avatar_url };
+                gateway.tell_everybody(Command::AvatarChangedNotify, &notify);
+            }
+        }
+        Command::RemoveSessionRequest if answer.changed() => {
+            if let Ok(reply) = client::RemoveSessionReply::decode(body)
+                && reply.result_code == 0
+            {
+                let notify = client::SessionRemovedNotify {
+                    user_id: session.user(),
+                    session_type: reply.session_type,
+                    session_id: reply.session_id,
+                };
+                gateway.tell_others(gateway.asker(session), Command::SessionRemovedNotify, &notify);
+            }
+        }
+        _ => {}
+    }
+}
+
+/// Stores a read mark that may not wait.
+pub(crate) async fn mark_read(gateway: Arc<Gateway>, mark: Mark) {
+    gateway.store_marks(vec![mark]).await;
+}
+
+/// Says who is online.
+pub(crate) async fn users_status(
+    gateway: Arc<Gateway>,
+    session: Arc<Session>,
+    request: Frame,
+    mut users: Vec<u32>,
+) {
+    users.truncate(STATUS_MAX);
+    session.watch(&users);
+    let Some(status) = gateway.hub.status(users.clone(), u64::from(session.user())).await else {
+        return unavailable(&gateway, &session, &request);
+    };
+    let mut online = status.online;
+    online.sort_unstable();
+    let entry = |user_id| {
+        let is_online = online.binary_search(&user_id).is_ok();
+        let status = if is_online { UserStatus::Online } else { UserStatus::Offline };
+        client::UserStatusEntry { user_id, status: status.into() }
+    };
+    let reply = client::UsersStatusReply {
+        user_id: session.user(),
+        users: users.into_iter().map(entry).collect(),
+        attach_data: None,
+    };
+    session.outbox.answer(encode_message(Command::UsersStatusReply, request.seq, &reply));
+}
+
+/// Ends a session on the client's wish. Storage forgets where the push messages of a phone go.
+pub(crate) async fn log_out(gateway: Arc<Gateway>, session: Arc<Session>, request: Frame) {
+    if !session.is_pc() {
+        let asker = gateway.asker(&session);
+        if let Err(error) =
+            gateway.storage.ask(asker, Command::LogoutRequest, request.body.clone()).await
+        {
+            debug!(%error, "a device token may not be forgotten");
+        }
+    }
+    session.outbox.finish(Some(login::logout_reply(request.seq)), CloseReason::LoggedOut);
+}
+
+/// Passes a signal on to the recipient's sessions and the sender's others.
+pub(crate) fn pass_on(gateway: &Gateway, session: &Session, mut signal: client::PeerSignal) {
+    signal.from_user_id = session.user();
+    let mut users = vec![signal.to_user_id, session.user()];
+    users.dedup();
+    let forward = Forward {
+        users,
+        everybody: None,
+        except: Some(session.origin(gateway.boot)),
+        device_class: None,
+        frame: encode_message(Command::PeerSignal, 0, &signal),
+    };
+    gateway.forward(&forward, u64::from(signal.to_user_id));
+}
+
+/// Throws out the user's PC clients, if a phone asks for it.
+pub(crate) fn kick_pc(gateway: &Gateway, session: &Session, seq: u16) {
+    if session.is_pc() {
+        return;
+    }
+    let kick = Kick {
+        user: session.user(),
+        device_class: Some(0),
+        below_epoch: None,
+        reason: Some(BY_MOBILE),
+    };
+    gateway.kicked(&kick);
+    if !gateway.hub.kick(&kick) {
+        gateway.metrics.forwards_lost.inc();
+    }
+    let reply = client::KickPcReply { user_id: session.user(), result_code: 0 };
+    session.outbox.answer(encode_message(Command::KickPcReply, seq, &reply));
+}

@@ -1,0 +1,319 @@
+//! The way of a message from its sender to storage, and of the answer back.
+//!
+//! # Invariants
+//!
+//! - A sender is told "stored" only after storage, or the hub on its behalf, has said so.
+//! - Answers are matched by (sender, client_msg_id), never by a number that a restart could reuse.
+//! - One link to storage is used at a time. When another takes its place, everything unanswered goes
+//!   there again, in order, before anything newer: both happen under one lock.
+//!
+//! # What bounds it
+//!
+//! `unanswered_max` messages of each client and `unanswered_bytes_total_max` of all; beyond, clients
+//! are not read. Whatever is not answered in [`SEND_LIMIT`] is given up: clients with the extension
+//! are told to try again, others hear nothing and mark it as failed.
+
+mod table;
+
+use std::sync::{Arc, Weak};
+use std::time::Duration;
+
+use bytes::Bytes;
+use daemon::{Link, LinkError};
+use parking_lot::Mutex;
+use proto::cluster::Kind;
+use proto::cluster::wire::{Outcome, Submit, SubmitAnswer};
+use proto::ids::{ClientMsgId, ConversationId};
+use proto::{Command, client, encode_message};
+use ring::digest;
+use tokio::time::Instant;
+use tracing::debug;
+
+use crate::metrics::{GatewayMetrics, SendEnd};
+use crate::session::Session;
+use table::{Entry, Key, Put, Table};
+
+/// How long a message may be unanswered.
+const SEND_LIMIT: Duration = Duration::from_secs(10);
+
+/// The unanswered messages, and where they go.
+///
+/// One lane, since embedded storage has one partition and so one owner. With more partitions there
+/// is a lane for each owner, and the conversation says which.
+#[derive(Debug)]
+pub(crate) struct Sends {
+    lane: Mutex<Lane>,
+    bytes_max: usize,
+    metrics: GatewayMetrics,
+}
+
+#[derive(Debug, Default)]
+struct Lane {
+    table: Table<Waiter>,
+    link: Option<Link>,
+}
+
+/// Who waits for an answer. The session may be gone by then.
+#[derive(Debug)]
+pub(crate) struct Waiter {
+    session: Weak<Session>,
+    seq: u16,
+    to: u32,
+    /// Whether the client named the message itself, and so gets the extended answer.
+    named: bool,
+}
+
+/// A message as a client has sent it, checked.
+#[derive(Debug)]
+pub(crate) struct Outgoing {
+    pub(crate) conversation: ConversationId,
+    pub(crate) message: client::MessageData,
+    pub(crate) seq: u16,
+    /// The client's own name for it.
+    pub(crate) client_msg_id: Option<ClientMsgId>,
+}
+
+/// Where a message came to lie.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Place {
+    pub(crate) msg_id: u32,
+    pub(crate) create_time: Option<u32>,
+}
+
+impl Sends {
+    pub(crate) fn new(bytes_max: usize, metrics: GatewayMetrics) -> Self {
+        Self { lane: Mutex::default(), bytes_max, metrics }
+    }
+
+    /// Whether all clients together have sent as much as may be unanswered.
+    pub(crate) fn is_full(&self) -> bool {
+        self.lane.lock().table.size().1 >= self.bytes_max
+    }
+
+    /// Hands a message to storage. The session has counted it ([`Outbox::begin_send`]).
+    ///
+    /// [`Outbox::begin_send`]: crate::outbox::Outbox::begin_send
+    pub(crate) fn submit(&self, session: &Arc<Session>, gateway_boot: u64, outgoing: Outgoing) {
+        let Outgoing { conversation, message, seq, client_msg_id } = outgoing;
+        let user = session.user();
+        let named = client_msg_id.is_some();
+        let id = client_msg_id.unwrap_or_else(|| ClientMsgId(uuid::Uuid::now_v7().into_bytes()));
+        let to = message.to_session_id;
+        let submit = Submit {
+            origin: session.origin(gateway_boot),
+            sender: user,
+            conversation: conversation.number(),
+            client_msg_id: Bytes::copy_from_slice(&id.0),
+            resend: message.resend,
+            fingerprint: (!named).then(|| fingerprint(user, to, seq, &message.msg_data)),
+            r#type: u32::try_from(message.msg_type).unwrap_or(0),
+            body: message.msg_data,
+        };
+        let waiter = Waiter { session: Arc::downgrade(session), seq, to, named };
+        let key = Key { sender: user, id };
+
+        let mut lane = self.lane.lock();
+        let replaced = match lane.table.put(key, submit, waiter, Instant::now()) {
+            Put::Submit => {
+                lane.hand_over(&key);
+                None
+            }
+            Put::Waits => None,
+            Put::Repeated(earlier) => Some(earlier),
+        };
+        drop(lane);
+        if let Some(session) = replaced.and_then(|waiter| waiter.session.upgrade()) {
+            session.outbox.end_send(None);
+        }
+    }
+
+    /// A link to storage is up: from now on it is the one that is used.
+    pub(crate) fn use_link(&self, link: &Link) {
+        let mut lane = self.lane.lock();
+        lane.link = Some(link.clone());
+        self.hand_over_all(&mut lane);
+    }
+
+    /// A link to storage is down; `other` is one that is up.
+    pub(crate) fn lose_link(&self, link: &Link, other: Option<Link>) {
+        let mut lane = self.lane.lock();
+        if lane.link.as_ref() == Some(link) {
+            lane.link = other;
+            if lane.link.is_some() {
+                self.hand_over_all(&mut lane);
+            }
+        }
+    }
+
+    fn hand_over_all(&self, lane: &mut Lane) {
+        let keys = lane.table.all_again();
+        self.metrics.resubmitted.inc_by(keys.len() as u64);
+        for key in keys {
+            lane.hand_over(&key);
+        }
+    }
+
+    /// Storage has answered.
+    pub(crate) fn answered(&self, answer: &SubmitAnswer) {
+        let Some(id) = ClientMsgId::from_slice(&answer.client_msg_id) else { return };
+        let key = Key { sender: answer.sender, id };
+        let mut lane = self.lane.lock();
+        match (answer.outcome(), answer.msg_id) {
+            (Outcome::Retry, _) | (Outcome::Ok, None) => {
+                lane.table.retry_later(&key, Instant::now());
+            }
+            (Outcome::Ok, Some(msg_id)) => {
+                let entry = lane.table.take(&key);
+                drop(lane);
+                let place = Place { msg_id, create_time: answer.create_time };
+                self.accepted(entry, place);
+            }
+            (Outcome::Refused, _) => {
+                let entry = lane.table.take(&key);
+                drop(lane);
+                if let Some(entry) = entry {
+                    let reason = answer.reason.and_then(|reason| u32::try_from(reason).ok());
+                    self.ended(&entry, client::SendOutcome::Refused, reason);
+                }
+            }
+        }
+    }
+
+    /// The message was published, so it is stored, whether or not the answer has come. Returns the
+    /// session that was told so now.
+    pub(crate) fn published(&self, sender: u32, id: ClientMsgId, place: Place) -> Option<u64> {
+        let entry = self.lane.lock().table.take(&Key { sender, id });
+        self.accepted(entry, place)
+    }
+
+    /// What is done every 100 ms: tries again, and gives up.
+    pub(crate) fn tick(&self, now: Instant) {
+        let mut lane = self.lane.lock();
+        let due = lane.table.due(now);
+        self.metrics.resubmitted.inc_by(due.len() as u64);
+        for key in due {
+            lane.hand_over(&key);
+        }
+        let old = lane.table.older_than(SEND_LIMIT, now);
+        let given_up: Vec<_> = old.iter().filter_map(|key| lane.table.take(key)).collect();
+        let (count, bytes) = lane.table.size();
+        drop(lane);
+        for entry in given_up {
+            self.ended(&entry, client::SendOutcome::Retry, None);
+        }
+        self.metrics.unanswered.set(i64::try_from(count).unwrap_or(i64::MAX));
+        self.metrics.unanswered_bytes.set(i64::try_from(bytes).unwrap_or(i64::MAX));
+    }
+
+    fn accepted(&self, entry: Option<Entry<Waiter>>, place: Place) -> Option<u64> {
+        let Entry { submit, waiter, .. } = entry?;
+        self.metrics.send_ended(SendEnd::Accepted);
+        let session = waiter.session.upgrade()?;
+        let session_type = session_type_of(submit.conversation);
+        let answer = if waiter.named {
+            let result = client::SendResult {
+                client_msg_id: submit.client_msg_id,
+                outcome: client::SendOutcome::Ok.into(),
+                msg_id: Some(place.msg_id),
+                session_id: Some(waiter.to),
+                session_type: Some(session_type.into()),
+                reason: None,
+                create_time: place.create_time,
+            };
+            encode_message(Command::SendResult, waiter.seq, &result)
+        } else {
+            let ack = client::MessageAck {
+                user_id: submit.sender,
+                session_id: waiter.to,
+                msg_id: place.msg_id,
+                session_type: session_type.into(),
+            };
+            encode_message(Command::MessageAck, waiter.seq, &ack)
+        };
+        session.outbox.end_send(Some(answer));
+        Some(session.id())
+    }
+
+    /// A message was not stored. Old clients have no answer for that: they get none.
+    fn ended(&self, entry: &Entry<Waiter>, outcome: client::SendOutcome, reason: Option<u32>) {
+        let Entry { submit, waiter, .. } = entry;
+        self.metrics.send_ended(match outcome {
+            client::SendOutcome::Refused => SendEnd::Refused,
+            _ => SendEnd::Retry,
+        });
+        debug!(sender = submit.sender, ?outcome, reason, "a message was not stored");
+        let Some(session) = waiter.session.upgrade() else { return };
+        let answer = waiter.named.then(|| {
+            let result = client::SendResult {
+                client_msg_id: submit.client_msg_id.clone(),
+                outcome: outcome.into(),
+                msg_id: None,
+                session_id: Some(waiter.to),
+                session_type: Some(session_type_of(submit.conversation).into()),
+                reason: reason.and_then(|reason| i32::try_from(reason).ok()),
+                create_time: None,
+            };
+            encode_message(Command::SendResult, waiter.seq, &result)
+        });
+        session.outbox.end_send(answer);
+    }
+}
+
+impl Lane {
+    /// Gives a message to storage, if it is there; otherwise the message waits.
+    fn hand_over(&mut self, key: &Key) {
+        let Some(submit) = self.table.submit(key) else { return };
+        // Without a link it stays as it is: the next link gets everything.
+        let Some(link) = &self.link else { return };
+        match link.send(Kind::Submit.number(), 0, submit) {
+            Ok(()) | Err(LinkError::Closed) => {}
+            Err(LinkError::Full | LinkError::TooLong) => {
+                self.table.retry_later(key, Instant::now());
+            }
+        }
+    }
+}
+
+fn session_type_of(conversation: u64) -> client::SessionType {
+    match ConversationId::from_number(conversation).and_then(ConversationId::as_group) {
+        Some(_group) => client::SessionType::Group,
+        None => client::SessionType::Single,
+    }
+}
+
+/// A number by which a message without a name of its own is recognised when the client repeats it.
+/// 0 never is: clients that send no seq do not repeat.
+fn fingerprint(user: u32, to: u32, seq: u16, body: &[u8]) -> u64 {
+    if seq == 0 {
+        return 0;
+    }
+    let mut context = digest::Context::new(&digest::SHA256);
+    context.update(&user.to_be_bytes());
+    context.update(&to.to_be_bytes());
+    context.update(&seq.to_be_bytes());
+    context.update(body);
+    let digest = context.finish();
+    let short = digest.as_ref().first_chunk::<8>().map(|bytes| u64::from_be_bytes(*bytes));
+    // A digest of 0 would count as "never a repeat"; that is harmless, and one in 2^64.
+    short.unwrap_or(0)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_fingerprint_tells_messages_apart_and_recognises_a_repeat() {
+        let first = fingerprint(1, 2, 3, b"hello");
+        assert_eq!(first, fingerprint(1, 2, 3, b"hello"));
+        for other in [
+            fingerprint(9, 2, 3, b"hello"),
+            fingerprint(1, 9, 3, b"hello"),
+            fingerprint(1, 2, 9, b"hello"),
+            fingerprint(1, 2, 3, b"hellO"),
+        ] {
+            assert_ne!(first, other);
+        }
+        assert_eq!(fingerprint(1, 2, 0, b"hello"), 0, "seq 0 is never a repeat");
+    }
+}

@@ -1,0 +1,290 @@
+//! The messages that storage has not answered yet.
+//!
+//! Pure: time is an argument, and whoever waits for the answer is a type of the caller's.
+//!
+//! # Invariants
+//!
+//! - One entry for each `(sender, client_msg_id)`: a repeat only changes who waits for the answer.
+//! - Whenever messages are handed over again, it is in the order in which they first came.
+//! - While a message of one sender waits to be tried again, no later one of the same sender and
+//!   conversation is handed over before it.
+
+use std::collections::HashMap;
+use std::time::Duration;
+
+use proto::cluster::wire::Submit;
+use proto::ids::ClientMsgId;
+use tokio::time::Instant;
+
+/// The wait before the second try; it doubles.
+const FIRST_RETRY: Duration = Duration::from_millis(200);
+const LAST_RETRY: Duration = Duration::from_secs(2);
+
+/// What identifies a message until it has its place.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub(crate) struct Key {
+    pub(crate) sender: u32,
+    pub(crate) id: ClientMsgId,
+}
+
+/// One unanswered message. `W` says who waits.
+#[derive(Debug)]
+pub(crate) struct Entry<W> {
+    pub(crate) submit: Submit,
+    pub(crate) waiter: W,
+    order: u64,
+    since: Instant,
+    /// When it is handed over again; `None` while storage has it.
+    retry_at: Option<Instant>,
+    next_wait: Duration,
+}
+
+/// What became of a message that was put into the table.
+#[derive(Debug, PartialEq, Eq)]
+pub(crate) enum Put<W> {
+    /// It is to be handed over.
+    Submit,
+    /// It waits behind an earlier one.
+    Waits,
+    /// It is there already; this one waited for its answer before.
+    Repeated(W),
+}
+
+/// The unanswered messages.
+#[derive(Debug)]
+pub(crate) struct Table<W> {
+    entries: HashMap<Key, Entry<W>>,
+    /// How many of a sender's messages in a conversation wait to be tried again.
+    waiting: HashMap<(u32, u64), u32>,
+    next_order: u64,
+    bytes: usize,
+}
+
+impl<W> Default for Table<W> {
+    fn default() -> Self {
+        Self { entries: HashMap::new(), waiting: HashMap::new(), next_order: 0, bytes: 0 }
+    }
+}
+
+impl<W> Table<W> {
+    /// Takes a message in.
+    pub(crate) fn put(&mut self, key: Key, submit: Submit, waiter: W, now: Instant) -> Put<W> {
+        if let Some(entry) = self.entries.get_mut(&key) {
+            return Put::Repeated(std::mem::replace(&mut entry.waiter, waiter));
+        }
+        let line = (key.sender, submit.conversation);
+        let behind = self.waiting.contains_key(&line);
+        if behind {
+            *self.waiting.entry(line).or_default() += 1;
+        }
+        self.bytes += submit.body.len();
+        let retry_at = behind.then_some(now + FIRST_RETRY);
+        let order = self.next_order;
+        self.next_order += 1;
+        let entry = Entry { submit, waiter, order, since: now, retry_at, next_wait: FIRST_RETRY };
+        self.entries.insert(key, entry);
+        if behind { Put::Waits } else { Put::Submit }
+    }
+
+    /// Takes a message out: it was answered, or given up.
+    pub(crate) fn take(&mut self, key: &Key) -> Option<Entry<W>> {
+        let entry = self.entries.remove(key)?;
+        self.bytes -= entry.submit.body.len();
+        if entry.retry_at.is_some() {
+            self.stops_waiting((key.sender, entry.submit.conversation));
+        }
+        Some(entry)
+    }
+
+    /// Lets a message wait: storage could not take it. Whether there is such a message.
+    pub(crate) fn retry_later(&mut self, key: &Key, now: Instant) -> bool {
+        let Some(entry) = self.entries.get_mut(key) else { return false };
+        entry.submit.resend = Some(true);
+        let was_waiting = entry.retry_at.replace(now + entry.next_wait).is_some();
+        entry.next_wait = (entry.next_wait * 2).min(LAST_RETRY);
+        if !was_waiting {
+            *self.waiting.entry((key.sender, entry.submit.conversation)).or_default() += 1;
+        }
+        true
+    }
+
+    /// The messages whose time has come to be tried again, and those that wait behind them, in
+    /// order. None of them waits any more.
+    pub(crate) fn due(&mut self, now: Instant) -> Vec<Key> {
+        if self.waiting.is_empty() {
+            return Vec::new();
+        }
+        let due = self
+            .entries
+            .iter()
+            .filter(|(_key, entry)| entry.retry_at.is_some_and(|retry_at| retry_at <= now));
+        let mut lines: Vec<(u32, u64)> =
+            due.map(|(key, entry)| (key.sender, entry.submit.conversation)).collect();
+        lines.sort_unstable();
+        lines.dedup();
+        self.release(|line| lines.binary_search(line).is_ok())
+    }
+
+    /// All messages, in order, because the one who had them may have forgotten them. Each is marked
+    /// as a repeat, and none waits any more.
+    pub(crate) fn all_again(&mut self) -> Vec<Key> {
+        self.release(|_line| true);
+        let mut keys: Vec<(u64, Key)> =
+            self.entries.iter().map(|(key, entry)| (entry.order, *key)).collect();
+        for entry in self.entries.values_mut() {
+            entry.submit.resend = Some(true);
+        }
+        keys.sort_unstable_by_key(|(order, _key)| *order);
+        keys.into_iter().map(|(_order, key)| key).collect()
+    }
+
+    /// Ends the waiting of whole lines, and names their waiting messages in order.
+    fn release(&mut self, is_released: impl Fn(&(u32, u64)) -> bool) -> Vec<Key> {
+        let mut released = Vec::new();
+        for (key, entry) in &mut self.entries {
+            let line = (key.sender, entry.submit.conversation);
+            if entry.retry_at.is_some() && is_released(&line) {
+                entry.retry_at = None;
+                released.push((entry.order, *key));
+            }
+        }
+        self.waiting.retain(|line, _count| !is_released(line));
+        released.sort_unstable_by_key(|(order, _key)| *order);
+        released.into_iter().map(|(_order, key)| key).collect()
+    }
+
+    /// The messages that have been unanswered for `limit`.
+    pub(crate) fn older_than(&self, limit: Duration, now: Instant) -> Vec<Key> {
+        let old = self.entries.iter().filter(|(_key, entry)| now - entry.since >= limit);
+        old.map(|(key, _entry)| *key).collect()
+    }
+
+    /// What would be handed over under this name.
+    pub(crate) fn submit(&self, key: &Key) -> Option<&Submit> {
+        self.entries.get(key).map(|entry| &entry.submit)
+    }
+
+    /// How many there are, and the bytes of their bodies.
+    pub(crate) fn size(&self) -> (usize, usize) {
+        (self.entries.len(), self.bytes)
+    }
+
+    fn stops_waiting(&mut self, line: (u32, u64)) {
+        if let Some(count) = self.waiting.get_mut(&line) {
+            *count -= 1;
+            if *count == 0 {
+                self.waiting.remove(&line);
+            }
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    fn key(sender: u32, id: u8) -> Key {
+        Key { sender, id: ClientMsgId([id; 16]) }
+    }
+
+    fn submit(conversation: u64) -> Submit {
+        Submit { conversation, body: vec![0; 10].into(), ..Submit::default() }
+    }
+
+    #[test]
+    fn what_is_unanswered_goes_again_in_the_order_it_came() {
+        let (mut table, now) = (Table::default(), Instant::now());
+        for id in 1..=9 {
+            assert_eq!(table.put(key(1, id), submit(u64::from(id % 3)), (), now), Put::Submit);
+        }
+        table.take(&key(1, 4)).unwrap();
+        let again: Vec<u8> = table.all_again().iter().map(|key| key.id.0[0]).collect();
+        assert_eq!(again, [1, 2, 3, 5, 6, 7, 8, 9]);
+        assert!(table.submit(&key(1, 1)).unwrap().resend());
+    }
+
+    #[test]
+    fn nothing_of_the_same_sender_overtakes_a_message_that_waits() {
+        let (mut table, now) = (Table::default(), Instant::now());
+        table.put(key(1, 1), submit(7), (), now);
+        assert!(table.retry_later(&key(1, 1), now));
+        assert_eq!(table.put(key(1, 2), submit(7), (), now), Put::Waits);
+        assert_eq!(table.put(key(1, 3), submit(8), (), now), Put::Submit, "elsewhere");
+        assert_eq!(table.put(key(2, 4), submit(7), (), now), Put::Submit, "somebody else");
+
+        assert!(table.due(now + FIRST_RETRY / 2).is_empty());
+        assert_eq!(table.due(now + FIRST_RETRY), [key(1, 1), key(1, 2)]);
+        assert_eq!(table.put(key(1, 5), submit(7), (), now), Put::Submit, "nobody waits any more");
+        assert!(table.due(now + FIRST_RETRY * 9).is_empty());
+    }
+
+    #[test]
+    fn waits_grow_and_end_when_the_answer_comes() {
+        let (mut table, now) = (Table::default(), Instant::now());
+        table.put(key(1, 1), submit(7), (), now);
+        table.retry_later(&key(1, 1), now);
+        table.due(now + FIRST_RETRY);
+        table.retry_later(&key(1, 1), now);
+        assert!(table.due(now + FIRST_RETRY).is_empty(), "the second wait is longer");
+        table.take(&key(1, 1)).unwrap();
+        assert_eq!(table.put(key(1, 2), submit(7), (), now), Put::Submit);
+        assert_eq!(table.size(), (1, 10));
+    }
+
+    #[test]
+    fn a_repeat_changes_only_who_waits() {
+        let (mut table, now) = (Table::default(), Instant::now());
+        assert_eq!(table.put(key(1, 1), submit(7), "old", now), Put::Submit);
+        assert_eq!(table.put(key(1, 1), submit(7), "new", now), Put::Repeated("old"));
+        assert_eq!(table.take(&key(1, 1)).unwrap().waiter, "new");
+        assert_eq!(table.size(), (0, 0));
+    }
+
+    #[test]
+    fn what_is_never_answered_is_found_by_its_age() {
+        let (mut table, now) = (Table::default(), Instant::now());
+        table.put(key(1, 1), submit(7), (), now);
+        let limit = Duration::from_secs(10);
+        assert!(table.older_than(limit, now + limit / 2).is_empty());
+        assert_eq!(table.older_than(limit, now + limit), [key(1, 1)]);
+    }
+
+    proptest! {
+        #[test]
+        fn a_line_is_never_handed_over_out_of_order(
+            steps in prop::collection::vec((0_u8..4, 0_usize..8), 1..60),
+        ) {
+            let (mut table, start) = (Table::default(), Instant::now());
+            let (mut now, mut next, mut with_storage) = (start, 0_u8, Vec::<u8>::new());
+            let mut handed = Vec::<u8>::new();
+            for (step, choice) in steps {
+                now += Duration::from_millis(100);
+                let mut given: Vec<u8> = Vec::new();
+                match step {
+                    0 | 1 => {
+                        next += 1;
+                        if table.put(key(1, next), submit(7), (), now) == Put::Submit {
+                            given.push(next);
+                        }
+                    }
+                    2 if !with_storage.is_empty() => {
+                        // Storage refuses one and, as it does, everything it was given after.
+                        let from = choice % with_storage.len();
+                        for id in with_storage.split_off(from) {
+                            table.retry_later(&key(1, id), now);
+                            handed.retain(|other| *other != id);
+                        }
+                    }
+                    _ => given = table.due(now).iter().map(|key| key.id.0[0]).collect(),
+                }
+                for id in given {
+                    prop_assert!(handed.iter().all(|earlier| *earlier < id), "{id} after {handed:?}");
+                    handed.push(id);
+                    with_storage.push(id);
+                }
+            }
+        }
+    }
+}

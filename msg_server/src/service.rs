@@ -1,0 +1,300 @@
+//! What a gateway does for one client: each frame leads to an answer, to work, or to nothing.
+//!
+//! Nothing here waits: what takes time is handed back as [`Served::Work`].
+
+use std::net::IpAddr;
+use std::sync::Arc;
+use std::time::Duration;
+
+use bytes::Bytes;
+use prost::Message;
+use proto::client::{self, TransferMode};
+use proto::ids::ClientMsgId;
+use proto::{Command, Frame, State, encode_message};
+
+use crate::closing::CloseReason;
+use crate::commands::{Judgement, Task, judge};
+use crate::connection::Work;
+use crate::gateway::{Gateway, unix_s};
+use crate::limits::{Bucket, Rate};
+use crate::login::{self, Attempt, Entered};
+use crate::marks::Mark;
+use crate::metrics::SendEnd;
+use crate::outbox::Outbox;
+use crate::requests;
+use crate::sending;
+use crate::sends::Outgoing;
+use crate::session::Session;
+
+/// What we call ourselves when a client says hello.
+const SERVER: &str = concat!("talkhub/", env!("CARGO_PKG_VERSION"));
+
+/// How soon a client is looked at again that waits for room which others hold.
+const NO_ROOM_PAUSE: Duration = Duration::from_millis(20);
+
+/// A client that waits for its own answers is woken by the next one; this is only a safeguard.
+const OWN_ANSWERS_PAUSE: Duration = Duration::from_secs(1);
+
+/// What became of a frame.
+pub(crate) enum Served {
+    /// It is done with.
+    Done,
+    /// It takes time.
+    Work(Work),
+    /// It cannot be served yet, but perhaps after this time.
+    Later(Frame, Duration),
+    /// It ends the connection.
+    Close(CloseReason),
+}
+
+/// One client, as seen by the commands it sends.
+pub(crate) struct Service {
+    gateway: Arc<Gateway>,
+    outbox: Arc<Outbox>,
+    address: IpAddr,
+    entered: Option<Entered>,
+    sends: Bucket,
+    signals: Bucket,
+    junk: Bucket,
+}
+
+impl Service {
+    pub(crate) fn new(gateway: Arc<Gateway>, outbox: Arc<Outbox>, address: IpAddr) -> Self {
+        Self {
+            gateway,
+            outbox,
+            address,
+            entered: None,
+            sends: Bucket::default(),
+            signals: Bucket::default(),
+            junk: Bucket::default(),
+        }
+    }
+
+    /// How far the client has come.
+    pub(crate) fn state(&self) -> State {
+        if self.entered.is_some() { State::LoggedIn } else { State::Any }
+    }
+
+    /// The device class, once somebody is logged in.
+    pub(crate) fn class(&self) -> Option<u32> {
+        self.entered.as_ref().map(|entered| entered.session.class())
+    }
+
+    /// The login has succeeded.
+    pub(crate) fn entered(&mut self, entered: Entered) {
+        self.entered = Some(entered);
+    }
+
+    /// The session is over.
+    pub(crate) fn leave(&mut self) {
+        self.entered = None;
+    }
+
+    /// Serves one frame.
+    pub(crate) fn serve(&mut self, frame: Frame) -> Served {
+        match judge(frame.command, self.state()) {
+            Judgement::Serve(command, task) => self.carry_out(command, task, frame),
+            Judgement::Close(reason) => {
+                self.gateway.metrics.refused_commands.inc();
+                Served::Close(reason)
+            }
+            Judgement::Junk => {
+                self.gateway.metrics.refused_commands.inc();
+                let rate = Rate::per_minute(self.gateway.limits.junk_per_minute_max);
+                match self.junk.take(rate, self.gateway.now_us()) {
+                    Ok(()) => Served::Done,
+                    Err(_too_much) => Served::Close(CloseReason::TooMuchJunk),
+                }
+            }
+        }
+    }
+
+    fn carry_out(&mut self, command: Command, task: Task, frame: Frame) -> Served {
+        let Some(session) = self.entered.as_ref().map(|entered| Arc::clone(&entered.session))
+        else {
+            return self.before_login(task, &frame);
+        };
+        match task {
+            Task::Send => return self.send(&session, frame),
+            Task::PassOn => return self.pass_on(&session, frame),
+            Task::MarkRead => return self.mark_read(&session, &frame),
+            Task::AskStatus => return self.ask_status(session, frame),
+            Task::Ask => {
+                let gateway = Arc::clone(&self.gateway);
+                return work(requests::ask(gateway, session, command, frame));
+            }
+            Task::LogOut => {
+                return work(requests::log_out(Arc::clone(&self.gateway), session, frame));
+            }
+            Task::KickPc => requests::kick_pc(&self.gateway, &session, frame.seq),
+            Task::Echo => self.outbox.answer(frame.encode()),
+            Task::Hello => self.hello(&frame),
+            Task::TellTime => {
+                let reply = client::TimeReply { server_time: unix_s() };
+                self.outbox.answer(encode_message(Command::TimeReply, frame.seq, &reply));
+            }
+            Task::RefuseFile => self.refuse_file(&session, &frame),
+            Task::NoFiles => {
+                let user_id = session.user();
+                let reply = client::OfflineFilesReply { user_id, ..Default::default() };
+                self.outbox.answer(encode_message(Command::OfflineFilesReply, frame.seq, &reply));
+            }
+            Task::CountReceipt => {
+                self.gateway.metrics.receipts.inc();
+            }
+            Task::LogIn | Task::Nothing => {}
+        }
+        Served::Done
+    }
+
+    /// The table of commands lets nothing else through before the login.
+    fn before_login(&mut self, task: Task, frame: &Frame) -> Served {
+        match task {
+            Task::Echo => self.outbox.answer(frame.encode()),
+            Task::Hello => self.hello(frame),
+            Task::LogIn => {
+                let Some(request) = self.read::<client::LoginRequest>(frame) else {
+                    return Served::Done;
+                };
+                let attempt = Attempt {
+                    outbox: Arc::clone(&self.outbox),
+                    address: self.address,
+                    seq: frame.seq,
+                    request,
+                };
+                return Served::Work(Box::pin(login::log_in(Arc::clone(&self.gateway), attempt)));
+            }
+            _ => {}
+        }
+        Served::Done
+    }
+
+    /// A body that cannot be read is ignored, as the original does, and counted.
+    fn read<M: Message + Default>(&self, frame: &Frame) -> Option<M> {
+        let read = frame.parse().ok();
+        if read.is_none() {
+            self.gateway.metrics.malformed.inc();
+        }
+        read
+    }
+
+    fn hello(&self, frame: &Frame) {
+        if self.read::<client::Hello>(frame).is_some() {
+            self.outbox.set_extended();
+            let reply = client::HelloReply { server: SERVER.to_owned(), features: 0 };
+            self.outbox.answer(encode_message(Command::HelloReply, frame.seq, &reply));
+        }
+    }
+
+    fn send(&mut self, session: &Arc<Session>, frame: Frame) -> Served {
+        let Some(message) = self.read::<client::MessageData>(&frame) else { return Served::Done };
+        let gateway = &self.gateway;
+        // Only a client that said hello can know the field; from others it is noise.
+        let named = message.client_msg_id.as_deref().filter(|_id| self.outbox.is_extended());
+        let client_msg_id = named.and_then(ClientMsgId::from_slice);
+        let conversation = match sending::check(&message, session.user(), &gateway.limits) {
+            Ok(conversation) => conversation,
+            Err(reason) => {
+                gateway.metrics.send_ended(SendEnd::Invalid);
+                if let Some(id) = client_msg_id {
+                    self.refuse(&frame, &message, id, reason);
+                }
+                return Served::Done;
+            }
+        };
+        if gateway.sends.is_full() {
+            return Served::Later(frame, NO_ROOM_PAUSE);
+        }
+        if !self.outbox.begin_send() {
+            return Served::Later(frame, OWN_ANSWERS_PAUSE);
+        }
+        if let Err(wait) = self.sends.take(gateway.send_rate, gateway.now_us()) {
+            self.outbox.end_send(None);
+            return Served::Later(frame, wait);
+        }
+        let outgoing = Outgoing { conversation, message, seq: frame.seq, client_msg_id };
+        gateway.sends.submit(session, gateway.boot, outgoing);
+        Served::Done
+    }
+
+    fn refuse(
+        &self,
+        frame: &Frame,
+        message: &client::MessageData,
+        id: ClientMsgId,
+        reason: client::RefuseReason,
+    ) {
+        let result = client::SendResult {
+            client_msg_id: Bytes::copy_from_slice(&id.0),
+            outcome: client::SendOutcome::Refused.into(),
+            msg_id: None,
+            session_id: Some(message.to_session_id),
+            session_type: None,
+            reason: Some(reason.into()),
+            create_time: None,
+        };
+        self.outbox.answer(encode_message(Command::SendResult, frame.seq, &result));
+    }
+
+    fn pass_on(&mut self, session: &Session, frame: Frame) -> Served {
+        let gateway = &self.gateway;
+        if let Err(wait) = self.signals.take(gateway.signal_rate, gateway.now_us()) {
+            return Served::Later(frame, wait);
+        }
+        if let Some(signal) = self.read(&frame) {
+            requests::pass_on(gateway, session, signal);
+        }
+        Served::Done
+    }
+
+    fn mark_read(&self, session: &Session, frame: &Frame) -> Served {
+        let Some(ack) = self.read::<client::ReadAck>(frame) else { return Served::Done };
+        let gateway = Arc::clone(&self.gateway);
+        // One third-party client says 0 where it means a single session.
+        let is_group = ack.session_type == i32::from(client::SessionType::Group);
+        let session_type =
+            if is_group { client::SessionType::Group } else { client::SessionType::Single };
+        let mark = gateway.take_mark(Mark {
+            by: gateway.asker(session),
+            session_type: session_type.into(),
+            session_id: ack.session_id,
+            msg_id: ack.msg_id,
+            tries: 0,
+        });
+        match mark {
+            Some(mark) => work(requests::mark_read(gateway, mark)),
+            None => Served::Done,
+        }
+    }
+
+    fn ask_status(&self, session: Arc<Session>, frame: Frame) -> Served {
+        let Some(request) = self.read::<client::UsersStatusRequest>(&frame) else {
+            return Served::Done;
+        };
+        let gateway = Arc::clone(&self.gateway);
+        work(requests::users_status(gateway, session, frame, request.user_ids))
+    }
+
+    fn refuse_file(&self, session: &Session, frame: &Frame) {
+        let Some(request) = self.read::<client::FileSendRequest>(frame) else { return };
+        let mode = TransferMode::try_from(request.mode).unwrap_or(TransferMode::Offline);
+        let reply = client::FileSendReply {
+            result_code: 1,
+            from_user_id: session.user(),
+            to_user_id: request.to_user_id,
+            file_name: request.file_name,
+            task_id: String::new(),
+            endpoints: Vec::new(),
+            mode: mode.into(),
+        };
+        self.outbox.answer(encode_message(Command::FileSendReply, frame.seq, &reply));
+    }
+}
+
+fn work(work: impl Future<Output = ()> + Send + 'static) -> Served {
+    Served::Work(Box::pin(async move {
+        work.await;
+        None
+    }))
+}

@@ -1,0 +1,9 @@
+//! The gateway as its clients see it, over real sockets, with storage and hub that the test plays.
+
+mod delivering;
+mod harness;
+mod limiting;
+mod logging_in;
+mod memory;
+mod sending;
+mod stopping;

@@ -1,0 +1,148 @@
+use std::sync::atomic::Ordering;
+
+use proto::cluster::{Kind, wire};
+use proto::{Command, client};
+
+use super::harness::*;
+
+#[tokio::test]
+async fn the_first_frame_is_the_answer_and_it_is_complete() {
+    let world = World::start().await;
+    let mut client = world.connect().await;
+    client.send(Command::LoginRequest, 7, &login(5, WINDOWS)).await;
+    let reply: client::LoginReply = client.expect(Command::LoginReply, 7).await;
+    assert_eq!(reply.result, 0);
+    assert!(!reply.result_text().is_empty());
+    assert_eq!(reply.online_status(), client::UserStatus::Online);
+    assert_eq!(reply.user_info.unwrap().user_id, 5);
+    let change = world.hub.next_change().await;
+    assert_eq!(change.add_users[0].user, 5);
+    world.stop().await;
+}
+
+#[tokio::test]
+async fn no_push_comes_before_the_answer_to_the_login() {
+    let world = World::start().await;
+    world.hub.confirms.store(false, Ordering::SeqCst);
+    let mut client = world.connect().await;
+    client.send(Command::LoginRequest, 7, &login(5, WINDOWS)).await;
+    let change = world.hub.next_change().await;
+    assert_eq!(change.add_users.len(), 1);
+    // The hub knows the session and has not confirmed it: a message comes for it.
+    world.hub.send(Kind::Publish, &publish(single(5, 6), 1, 6));
+    let registered = wire::Registered {
+        largest_epoch: Some(change.add_users[0].epoch),
+        ..wire::Registered::default()
+    };
+    let link = world.hub.links.lock().last().cloned().unwrap();
+    link.answer_request(1, Kind::InterestChange.number(), &registered).unwrap();
+    client.expect::<client::LoginReply>(Command::LoginReply, 7).await;
+    assert_eq!(client.expect_push().await.msg_id, 1);
+    world.stop().await;
+}
+
+#[tokio::test]
+async fn a_refused_client_is_told_why_and_then_closed() {
+    let world = World::start().await;
+    let mut client = world.connect().await;
+    let wrong = client::LoginRequest { password: "guess".to_owned(), ..login(5, WINDOWS) };
+    client.send(Command::LoginRequest, 3, &wrong).await;
+    let reply: client::LoginReply = client.expect(Command::LoginReply, 3).await;
+    assert_eq!((reply.result, reply.result_text()), (6, "says storage"));
+    assert!(reply.user_info.is_none());
+    client.expect_closed().await;
+    world.stop().await;
+}
+
+#[tokio::test]
+async fn without_storage_nobody_gets_in() {
+    let world = World::start().await;
+    world.stop_db().await;
+    let mut client = world.connect().await;
+    client.send(Command::LoginRequest, 3, &login(5, WINDOWS)).await;
+    let reply: client::LoginReply = client.expect(Command::LoginReply, 3).await;
+    assert_eq!(reply.result, i32::from(client::LoginResult::NoDbServer));
+    client.expect_closed().await;
+    world.stop().await;
+}
+
+#[tokio::test]
+async fn a_replica_that_does_not_confirm_is_reset_and_the_login_refused_without_any() {
+    let world = World::start().await;
+    world.hub.confirms.store(false, Ordering::SeqCst);
+    let mut client = world.connect().await;
+    client.send(Command::LoginRequest, 3, &login(5, WINDOWS)).await;
+    let reply: client::LoginReply = client.expect(Command::LoginReply, 3).await;
+    assert_eq!(reply.result, i32::from(client::LoginResult::NoRouteServer));
+    client.expect_closed().await;
+    world.stop().await;
+}
+
+#[tokio::test]
+async fn a_second_login_of_the_class_throws_the_first_out_and_another_class_does_not() {
+    let world = World::start().await;
+    let mut first = world.client(5, WINDOWS).await;
+    let mut phone = world.client(5, ANDROID).await;
+    let mut second = world.client(5, MAC).await;
+    let kick: client::KickNotify = first.expect(Command::KickNotify, 0).await;
+    assert_eq!((kick.user_id, kick.reason), (5, 1));
+    first.expect_closed().await;
+    phone.expect_quiet().await;
+    second.expect_quiet().await;
+    world.stop().await;
+}
+
+#[tokio::test]
+async fn a_login_raises_its_epoch_above_the_largest_that_the_hub_knows() {
+    let world = World::start().await;
+    let larger = u64::MAX / 2;
+    world.hub.larger_epoch.store(larger, Ordering::SeqCst);
+    let mut client = world.client(5, WINDOWS).await;
+    world.hub.next_change().await;
+    let second = world.hub.next_change().await;
+    assert_eq!(second.add_users[0].epoch, larger + 1);
+
+    let kick = |below_epoch| wire::Kick {
+        user: 5,
+        device_class: Some(0),
+        below_epoch: Some(below_epoch),
+        reason: Some(1),
+    };
+    world.hub.send(Kind::Kick, &kick(larger + 1));
+    client.expect_quiet().await;
+    world.hub.send(Kind::Kick, &kick(larger + 2));
+    client.expect::<client::KickNotify>(Command::KickNotify, 0).await;
+    client.expect_closed().await;
+    world.stop().await;
+}
+
+#[tokio::test]
+async fn a_phone_is_told_that_a_pc_is_there_and_can_throw_it_out() {
+    let world = World::start().await;
+    let mut pc = world.client(5, WINDOWS).await;
+    world.hub.pc_online.store(true, Ordering::SeqCst);
+    let mut phone = world.client(5, ANDROID).await;
+    let status: client::PcStatusNotify = phone.expect(Command::PcStatusNotify, 0).await;
+    assert_eq!(status.status(), client::UserStatus::Online);
+
+    phone.send(Command::KickPcRequest, 4, &client::KickPcRequest { user_id: 0 }).await;
+    phone.expect::<client::KickPcReply>(Command::KickPcReply, 4).await;
+    let kick: client::KickNotify = pc.expect(Command::KickNotify, 0).await;
+    assert_eq!(kick.reason, 2);
+    pc.expect_closed().await;
+    world.stop().await;
+}
+
+#[tokio::test]
+async fn a_logout_is_answered_and_takes_the_session_out() {
+    let world = World::start().await;
+    let mut phone = world.client(5, ANDROID).await;
+    world.hub.next_change().await;
+    phone.send(Command::LogoutRequest, 9, &client::LogoutRequest {}).await;
+    phone.expect::<client::LogoutReply>(Command::LogoutReply, 9).await;
+    phone.expect_closed().await;
+    assert_eq!(world.db.next_ask().await.command, 0x0105, "the device token is forgotten");
+    let change = world.hub.next_change().await;
+    assert_eq!(change.remove_users[0].user, 5);
+    world.stop().await;
+}

@@ -1,0 +1,167 @@
+use std::sync::atomic::Ordering;
+
+use proto::cluster::{Kind, wire};
+use proto::{Command, client};
+
+use super::harness::*;
+
+#[tokio::test]
+async fn an_old_client_hears_of_its_message_only_when_it_is_stored() {
+    let world = World::start().await;
+    world.db.answers_sends.store(false, Ordering::SeqCst);
+    let mut client = world.client(5, WINDOWS).await;
+    client.send(Command::MessageData, 44, &text(6, "hello")).await;
+    let submit = world.db.next_submit().await;
+    assert_eq!((submit.sender, submit.conversation), (5, single(5, 6)));
+    assert_ne!(submit.fingerprint(), 0);
+    client.expect_quiet().await;
+
+    world.db.answer(&submit, wire::Outcome::Ok, Some(17));
+    let ack: client::MessageAck = client.expect(Command::MessageAck, 44).await;
+    assert_eq!((ack.user_id, ack.session_id, ack.msg_id, ack.session_type), (5, 6, 17, 1));
+    world.stop().await;
+}
+
+#[tokio::test]
+async fn a_client_with_the_extension_hears_of_every_outcome() {
+    let world = World::start().await;
+    world.db.answers_sends.store(false, Ordering::SeqCst);
+    let mut client = world.extended(5, WINDOWS).await;
+    let named = |id: u8| client::MessageData {
+        client_msg_id: Some(vec![id; 16].into()),
+        ..text(6, "hello")
+    };
+    client.send(Command::MessageData, 10, &named(1)).await;
+    client.send(Command::MessageData, 11, &named(2)).await;
+    let (first, second) = (world.db.next_submit().await, world.db.next_submit().await);
+    assert_eq!(&first.client_msg_id[..], &[1; 16], "its own name is kept");
+    world.db.answer(&second, wire::Outcome::Refused, None);
+    let refused: client::SendResult = client.expect(Command::SendResult, 11).await;
+    assert_eq!(refused.outcome(), client::SendOutcome::Refused);
+    assert_eq!(refused.reason(), client::RefuseReason::NotMember);
+    world.db.answer(&first, wire::Outcome::Ok, Some(3));
+    let stored: client::SendResult = client.expect(Command::SendResult, 10).await;
+    assert_eq!((stored.outcome(), stored.msg_id()), (client::SendOutcome::Ok, 3));
+
+    let to_self = client::MessageData { client_msg_id: Some(vec![9; 16].into()), ..text(5, "x") };
+    client.send(Command::MessageData, 12, &to_self).await;
+    let refused: client::SendResult = client.expect(Command::SendResult, 12).await;
+    assert_eq!(refused.reason(), client::RefuseReason::Self_);
+    world.stop().await;
+}
+
+#[tokio::test]
+async fn an_old_client_hears_nothing_of_a_message_that_is_refused() {
+    let world = World::start().await;
+    world.db.answers_sends.store(false, Ordering::SeqCst);
+    let mut client = world.client(5, WINDOWS).await;
+    client.send(Command::MessageData, 1, &text(5, "to myself")).await;
+    client.send(Command::MessageData, 2, &text(6, "")).await;
+    client.send(Command::MessageData, 3, &text(6, "not wanted")).await;
+    let submit = world.db.next_submit().await;
+    assert_eq!(&submit.body[..], b"not wanted");
+    world.db.answer(&submit, wire::Outcome::Refused, None);
+    client.send(Command::MessageData, 4, &text(6, "wanted")).await;
+    let submit = world.db.next_submit().await;
+    world.db.answer(&submit, wire::Outcome::Ok, Some(1));
+    client.expect::<client::MessageAck>(Command::MessageAck, 4).await;
+    world.stop().await;
+}
+
+#[tokio::test]
+async fn what_is_unanswered_goes_again_in_order_when_storage_was_cut_off() {
+    let world = World::start().await;
+    world.db.answers_sends.store(false, Ordering::SeqCst);
+    let mut client = world.client(5, WINDOWS).await;
+    for seq in 1..=9 {
+        let content = format!("message {seq}");
+        client.send(Command::MessageData, seq, &text(6 + u32::from(seq % 2), &content)).await;
+    }
+    let mut first = Vec::new();
+    for _ in 0..9 {
+        first.push(world.db.next_submit().await);
+    }
+    world.db.answer(&first[3], wire::Outcome::Ok, Some(1));
+    client.expect::<client::MessageAck>(Command::MessageAck, 4).await;
+
+    world.cut_db();
+    for old in first.iter().filter(|submit| &submit.body[..] != b"message 4") {
+        let again = world.db.next_submit().await;
+        assert_eq!((&again.body, &again.client_msg_id), (&old.body, &old.client_msg_id));
+        assert!(again.resend() && !old.resend());
+        world.db.answer(&again, wire::Outcome::Ok, Some(9));
+    }
+    for seq in [1, 2, 3, 5, 6, 7, 8, 9] {
+        client.expect::<client::MessageAck>(Command::MessageAck, seq).await;
+    }
+    world.stop().await;
+}
+
+#[tokio::test]
+async fn what_is_sent_while_storage_is_away_is_stored_when_it_comes_back() {
+    let world = World::start().await;
+    let mut client = world.client(5, WINDOWS).await;
+    world.stop_db().await;
+    client.send(Command::MessageData, 3, &text(6, "into the void")).await;
+    client.expect_quiet().await;
+    world.restart_db().await;
+    client.expect::<client::MessageAck>(Command::MessageAck, 3).await;
+    world.stop().await;
+}
+
+#[tokio::test]
+async fn a_message_that_storage_cannot_take_now_is_tried_again() {
+    let world = World::start().await;
+    world.db.answers_sends.store(false, Ordering::SeqCst);
+    let mut client = world.client(5, WINDOWS).await;
+    client.send(Command::MessageData, 3, &text(6, "patience")).await;
+    let submit = world.db.next_submit().await;
+    world.db.answer(&submit, wire::Outcome::Retry, None);
+    let again = world.db.next_submit().await;
+    assert!(again.resend());
+    world.db.answer(&again, wire::Outcome::Ok, Some(1));
+    client.expect::<client::MessageAck>(Command::MessageAck, 3).await;
+    world.stop().await;
+}
+
+#[tokio::test]
+async fn the_publication_answers_if_it_comes_before_the_answer() {
+    let world = World::start().await;
+    world.db.answers_sends.store(false, Ordering::SeqCst);
+    let mut sender = world.client(5, WINDOWS).await;
+    let mut phone = world.client(5, ANDROID).await;
+    sender.send(Command::MessageData, 3, &text(6, "hello")).await;
+    let submit = world.db.next_submit().await;
+    let published = wire::Publish {
+        origin: Some(submit.origin),
+        client_msg_id: Some(submit.client_msg_id.clone()),
+        ..publish(single(5, 6), 8, 5)
+    };
+    world.hub.send(Kind::Publish, &published);
+    let ack: client::MessageAck = sender.expect(Command::MessageAck, 3).await;
+    assert_eq!(ack.msg_id, 8);
+    assert_eq!(phone.expect_push().await.msg_id, 8, "the sender's other devices get it");
+
+    world.db.answer(&submit, wire::Outcome::Ok, Some(8));
+    sender.expect_quiet().await;
+    world.stop().await;
+}
+
+#[tokio::test]
+async fn a_repeat_on_a_new_connection_is_answered_there() {
+    let world = World::start().await;
+    world.db.answers_sends.store(false, Ordering::SeqCst);
+    let mut old = world.extended(5, WINDOWS).await;
+    let message =
+        client::MessageData { client_msg_id: Some(vec![7; 16].into()), ..text(6, "once") };
+    old.send(Command::MessageData, 3, &message).await;
+    let submit = world.db.next_submit().await;
+    let mut new = world.extended(5, WINDOWS).await;
+    let repeat = client::MessageData { resend: Some(true), ..message };
+    new.send(Command::MessageData, 4, &repeat).await;
+    new.expect_quiet().await;
+    world.db.answer(&submit, wire::Outcome::Ok, Some(2));
+    let result: client::SendResult = new.expect(Command::SendResult, 4).await;
+    assert_eq!(result.msg_id(), 2);
+    world.stop().await;
+}

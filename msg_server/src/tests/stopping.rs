@@ -1,0 +1,27 @@
+use std::sync::atomic::Ordering;
+
+use proto::cluster::wire;
+use proto::{Command, client};
+use tokio::net::TcpStream;
+
+use super::harness::*;
+
+#[tokio::test]
+async fn a_draining_gateway_answers_what_is_in_flight_and_closes_the_rest() {
+    let world = World::start().await;
+    world.db.answers_sends.store(false, Ordering::SeqCst);
+    let mut idle = world.client(5, WINDOWS).await;
+    let mut busy = world.client(6, WINDOWS).await;
+    let mut stranger = world.connect().await;
+    busy.send(Command::MessageData, 3, &text(5, "the last one")).await;
+    let submit = world.db.next_submit().await;
+
+    world.shutdown().begin();
+    idle.expect_closed().await;
+    stranger.expect_closed().await;
+    assert!(TcpStream::connect(world.addr).await.is_err(), "nobody is accepted");
+    world.db.answer(&submit, wire::Outcome::Ok, Some(1));
+    busy.expect::<client::MessageAck>(Command::MessageAck, 3).await;
+    busy.expect_closed().await;
+    world.stop().await;
+}

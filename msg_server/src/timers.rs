@@ -1,0 +1,58 @@
+//! What the gateway does by the clock.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use tokio::time::{MissedTickBehavior, interval};
+use tracing::info_span;
+
+use crate::gateway::Gateway;
+use crate::load::Load;
+
+/// How often sends and read marks are looked at.
+const TICK: Duration = Duration::from_millis(100);
+
+/// Ticks between two load reports.
+const LOAD_TICKS: u64 = 10;
+
+/// Ticks between two looks at the interest: empty groups are given up, checksums sent.
+const INTEREST_TICKS: u64 = 100;
+
+/// Starts the clock. It goes on while the gateway drains, since sends still need it.
+pub(crate) fn spawn(gateway: &Arc<Gateway>, load: &Arc<Load>) {
+    let (gateway, load) = (Arc::clone(gateway), Arc::clone(load));
+    let shutdown = gateway.shutdown.clone();
+    let closing = shutdown.clone();
+    shutdown.spawn_link(info_span!("timers"), async move {
+        tokio::select! {
+            () = closing.closing_links() => {}
+            () = run(&gateway, &load) => {}
+        }
+    });
+}
+
+async fn run(gateway: &Arc<Gateway>, load: &Load) {
+    let mut ticks = interval(TICK);
+    ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
+    for tick in 1_u64.. {
+        ticks.tick().await;
+        gateway.tick();
+        if tick.is_multiple_of(LOAD_TICKS) {
+            load.tell(gateway.connections.len());
+            show(gateway);
+        }
+        if tick.is_multiple_of(INTEREST_TICKS) {
+            gateway.tidy_interest();
+        }
+    }
+}
+
+fn show(gateway: &Gateway) {
+    let number = |count: usize| i64::try_from(count).unwrap_or(i64::MAX);
+    let (sessions, groups) = gateway.registry.size();
+    let metrics = &gateway.metrics;
+    metrics.connections.set(number(gateway.connections.len()));
+    metrics.sessions.set(number(sessions));
+    metrics.groups.set(number(groups));
+    metrics.outbox_bytes.set(number(gateway.outboxes.queued()));
+}
