@@ -1,0 +1,412 @@
+//! `talkhub admin`: users and groups, by requests to db_proxy on a link of its own.
+//!
+//! Nothing is decided here: db_proxy checks names, passwords and members, and says what is wrong.
+
+mod password;
+
+use std::fs;
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use clap::{Args, Subcommand};
+use daemon::config::ClusterTlsConfig;
+use daemon::{ClusterConfig, Role};
+use proto::cluster::wire::admin_request::What;
+use proto::cluster::wire::{
+    AdminAnswer, GroupChange, GroupCreate, GroupLine, GroupList, UserAdd, UserDisable, UserLine,
+    UserList, UserPassword,
+};
+use tokio::time::{Instant, sleep};
+
+use crate::admin_link::AdminLink;
+use crate::failure::Failure;
+use crate::up::folder;
+use crate::up::report::Status;
+
+/// Lines of one answer to a list.
+const PAGE: u32 = 500;
+/// Lists are read from the store, which is a moment behind what has been done.
+const LIST_LAG_LIMIT: Duration = Duration::from_secs(1);
+
+/// The arguments of `talkhub admin`.
+#[derive(Debug, Args)]
+pub struct AdminArgs {
+    /// The data folder of a cluster that `talkhub up` runs
+    #[arg(long, value_name = "DIR", default_value = "data", global = true)]
+    data: PathBuf,
+    /// The db_proxy, if not the one of that cluster
+    #[arg(long, value_name = "HOST:PORT", global = true)]
+    db: Option<String>,
+    /// The cluster's key, if not the one in that folder
+    #[arg(long, value_name = "FILE", global = true)]
+    cluster_key_file: Option<PathBuf>,
+    /// A certificate for `admin.talkhub`, where links are encrypted
+    #[arg(long, value_name = "FILE", global = true, requires_all = ["link_key", "link_ca"])]
+    link_cert: Option<PathBuf>,
+    /// The certificate's key
+    #[arg(long, value_name = "FILE", global = true, requires = "link_cert")]
+    link_key: Option<PathBuf>,
+    /// The authority of the cluster's certificates
+    #[arg(long, value_name = "FILE", global = true, requires = "link_cert")]
+    link_ca: Option<PathBuf>,
+    #[command(subcommand)]
+    what: Noun,
+}
+
+#[derive(Debug, Subcommand)]
+enum Noun {
+    /// Users: add, passwd, list, disable, enable
+    #[command(subcommand)]
+    User(UserCommand),
+    /// Groups: create, add, remove, list
+    #[command(subcommand)]
+    Group(GroupCommand),
+}
+
+#[derive(Debug, Subcommand)]
+enum UserCommand {
+    /// Makes a user
+    Add {
+        /// The name to log in with
+        name: String,
+        /// The password; asked for if not given, which keeps it out of the shell's history
+        #[arg(long)]
+        password: Option<String>,
+        /// The name that others see; the login name if not given
+        #[arg(long)]
+        nick: Option<String>,
+        /// The number of a department
+        #[arg(long, value_name = "ID")]
+        department: Option<u32>,
+    },
+    /// Changes a password
+    Passwd {
+        /// The name to log in with
+        name: String,
+        /// The password; asked for if not given
+        #[arg(long)]
+        password: Option<String>,
+    },
+    /// Shows all users
+    List,
+    /// Ends a user's sessions and refuses new ones
+    Disable {
+        /// The name to log in with
+        name: String,
+    },
+    /// Takes that back
+    Enable {
+        /// The name to log in with
+        name: String,
+    },
+}
+
+#[derive(Debug, Subcommand)]
+enum GroupCommand {
+    /// Makes a group; the first member is its creator
+    Create {
+        /// The group's name
+        name: String,
+        /// Login names
+        #[arg(required = true)]
+        members: Vec<String>,
+    },
+    /// Adds members
+    Add {
+        /// The group's number or name
+        group: String,
+        /// Login names
+        #[arg(required = true)]
+        members: Vec<String>,
+    },
+    /// Removes members
+    Remove {
+        /// The group's number or name
+        group: String,
+        /// Login names
+        #[arg(required = true)]
+        members: Vec<String>,
+    },
+    /// Shows all groups
+    List,
+}
+
+/// Connects, asks, and shows the answer.
+pub fn run(args: &AdminArgs) -> Result<(), Failure> {
+    let target = Target::find(args)?;
+    let command = Ready::new(&args.what)?;
+    let runtime = tokio::runtime::Builder::new_current_thread()
+        .enable_all()
+        .build()
+        .map_err(|error| Failure::new(format!("cannot start a runtime: {error}")))?;
+    runtime.block_on(async {
+        let identity = target.cluster.link_identity(Role::Admin, daemon::link::new_boot())?;
+        let link = AdminLink::connect(&target.db, identity).await?;
+        let shown = command.show(&link).await;
+        link.close().await;
+        shown
+    })
+}
+
+/// The db_proxy, and how to prove to it who we are.
+#[derive(Debug)]
+struct Target {
+    db: String,
+    cluster: ClusterConfig,
+}
+
+impl Target {
+    fn find(args: &AdminArgs) -> Result<Self, Failure> {
+        let key_file =
+            args.cluster_key_file.clone().unwrap_or_else(|| folder::key_file(&args.data));
+        let db = match &args.db {
+            Some(db) => db.clone(),
+            None => running_db(&args.data)?,
+        };
+        let tls = match (&args.link_cert, &args.link_key, &args.link_ca) {
+            (Some(cert), Some(key), Some(ca)) => {
+                Some(ClusterTlsConfig { cert: cert.clone(), key: key.clone(), ca: ca.clone() })
+            }
+            _ => None,
+        };
+        let name = format!("talkhub-{}", std::process::id());
+        Ok(Self { db, cluster: ClusterConfig { key: None, key_file: Some(key_file), name, tls } })
+    }
+}
+
+/// The db_proxy of the cluster that runs on `data`.
+fn running_db(data: &Path) -> Result<String, Failure> {
+    let file = folder::status_file(data);
+    let none = || {
+        Failure::new(format!(
+            "no cluster of `talkhub up` runs on the data folder {}: name another with --data, or its db_proxy with --db and --cluster-key-file",
+            data.display()
+        ))
+    };
+    let text = fs::read_to_string(&file).map_err(|_error| none())?;
+    let status: Status = serde_json::from_str(&text)
+        .map_err(|error| Failure::new(format!("{}: {error}", file.display())))?;
+    status.db.map(|db| db.to_string()).ok_or_else(none)
+}
+
+/// A command for which everything has been asked that a person must say.
+enum Ready {
+    /// What to ask, and what to say when it is done.
+    Once(What, String),
+    Users,
+    Groups,
+    /// Members to add or to remove, of a group that may be named.
+    Change {
+        group: String,
+        add: Vec<String>,
+        remove: Vec<String>,
+    },
+}
+
+impl Ready {
+    fn new(what: &Noun) -> Result<Self, Failure> {
+        Ok(match what {
+            Noun::User(UserCommand::Add { name, password, nick, department }) => Self::Once(
+                What::UserAdd(UserAdd {
+                    name: name.clone(),
+                    password: password::given_or_asked(password.as_deref(), name)?,
+                    nick: nick.clone(),
+                    department: *department,
+                }),
+                format!("user {name} added"),
+            ),
+            Noun::User(UserCommand::Passwd { name, password }) => Self::Once(
+                What::UserPassword(UserPassword {
+                    name: name.clone(),
+                    password: password::given_or_asked(password.as_deref(), name)?,
+                }),
+                format!("password of {name} changed"),
+            ),
+            Noun::User(UserCommand::List) => Self::Users,
+            Noun::User(UserCommand::Disable { name }) => Self::Once(
+                What::UserDisable(UserDisable { name: name.clone(), enable: Some(false) }),
+                format!("user {name} disabled"),
+            ),
+            Noun::User(UserCommand::Enable { name }) => Self::Once(
+                What::UserDisable(UserDisable { name: name.clone(), enable: Some(true) }),
+                format!("user {name} enabled"),
+            ),
+            Noun::Group(GroupCommand::Create { name, members }) => Self::Once(
+                What::GroupCreate(GroupCreate {
+                    name: name.clone(),
+                    members: members.clone(),
+                    group_type: None,
+                    group: None,
+                }),
+                format!("group {name} created"),
+            ),
+            Noun::Group(GroupCommand::Add { group, members }) => {
+                Self::Change { group: group.clone(), add: members.clone(), remove: Vec::new() }
+            }
+            Noun::Group(GroupCommand::Remove { group, members }) => {
+                Self::Change { group: group.clone(), add: Vec::new(), remove: members.clone() }
+            }
+            Noun::Group(GroupCommand::List) => Self::Groups,
+        })
+    }
+
+    async fn show(self, link: &AdminLink) -> Result<(), Failure> {
+        match self {
+            Self::Once(what, done) => {
+                let answer = link.ask(what).await?;
+                println!("{}", with_id(&done, &answer));
+            }
+            Self::Users => {
+                println!("{:>8}  {:<20} {:<20} {:>10}  state", "id", "name", "nick", "department");
+                for user in all_users(link).await? {
+                    println!("{}", user_line(&user));
+                }
+            }
+            Self::Groups => {
+                println!("{:>8}  {:<28} {:>8} {:>8}", "id", "name", "members", "creator");
+                for group in all_groups(link).await? {
+                    println!("{}", group_line(&group));
+                }
+            }
+            Self::Change { group, add, remove } => {
+                let (number, name) = find_group(link, &group).await?;
+                let (count, what) =
+                    if add.is_empty() { (remove.len(), "removed") } else { (add.len(), "added") };
+                let change = GroupChange { group: number, add, remove };
+                link.ask(What::GroupChange(change)).await?;
+                let members = if count == 1 { "member" } else { "members" };
+                println!("{count} {members} {what}: group {name} (id {number})");
+            }
+        }
+        Ok(())
+    }
+}
+
+fn with_id(done: &str, answer: &AdminAnswer) -> String {
+    match answer.id {
+        Some(id) => format!("{done} (id {id})"),
+        None => done.to_owned(),
+    }
+}
+
+fn user_line(user: &UserLine) -> String {
+    let state = if user.disabled { "disabled" } else { "active" };
+    format!(
+        "{:>8}  {:<20} {:<20} {:>10}  {state}",
+        user.id,
+        printable(&user.name),
+        printable(&user.nick),
+        user.department
+    )
+}
+
+fn group_line(group: &GroupLine) -> String {
+    format!(
+        "{:>8}  {:<28} {:>8} {:>8}",
+        group.id,
+        printable(&group.name),
+        group.members,
+        group.creator
+    )
+}
+
+/// Others have chosen the names: they must not move the cursor of an administrator's terminal.
+pub(crate) fn printable(text: &str) -> String {
+    text.chars().map(|char| if char.is_control() { '\u{fffd}' } else { char }).collect()
+}
+
+async fn all_users(link: &AdminLink) -> Result<Vec<UserLine>, Failure> {
+    let mut users: Vec<UserLine> = Vec::new();
+    loop {
+        let after = users.last().map(|user| user.name.clone());
+        let page = link.ask(What::UserList(UserList { after, count: Some(PAGE) })).await?;
+        let end = !page.more.unwrap_or(false) || page.users.is_empty();
+        users.extend(page.users);
+        if end {
+            return Ok(users);
+        }
+    }
+}
+
+async fn all_groups(link: &AdminLink) -> Result<Vec<GroupLine>, Failure> {
+    let mut groups: Vec<GroupLine> = Vec::new();
+    loop {
+        let after = groups.last().map(|group| group.id);
+        let page = link.ask(What::GroupList(GroupList { after, count: Some(PAGE) })).await?;
+        let end = !page.more.unwrap_or(false) || page.groups.is_empty();
+        groups.extend(page.groups);
+        if end {
+            return Ok(groups);
+        }
+    }
+}
+
+async fn groups_called(link: &AdminLink, name: &str) -> Result<Vec<GroupLine>, Failure> {
+    let mut groups = all_groups(link).await?;
+    groups.retain(|group| group.name == name);
+    Ok(groups)
+}
+
+/// The group that a person means by its number or its name.
+async fn find_group(link: &AdminLink, named: &str) -> Result<(u32, String), Failure> {
+    if let Ok(number) = named.parse() {
+        return Ok((number, named.to_owned()));
+    }
+    let deadline = Instant::now() + LIST_LAG_LIMIT;
+    let mut found = groups_called(link, named).await?;
+    while found.is_empty() && Instant::now() < deadline {
+        sleep(LIST_LAG_LIMIT / 10).await;
+        found = groups_called(link, named).await?;
+    }
+    match found.as_slice() {
+        [group] => Ok((group.id, group.name.clone())),
+        [] => Err(Failure::new(format!("there is no group called {named}"))),
+        several => {
+            let ids: Vec<_> = several.iter().map(|group| group.id.to_string()).collect();
+            let ids = ids.join(", ");
+            Err(Failure::new(format!("several groups are called {named}: use an id of {ids}")))
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use clap::Parser;
+
+    use super::*;
+
+    #[derive(Debug, Parser)]
+    struct Cli {
+        #[command(flatten)]
+        args: AdminArgs,
+    }
+
+    fn parse(line: &str) -> Result<AdminArgs, String> {
+        Cli::try_parse_from(line.split(' '))
+            .map(|cli| cli.args)
+            .map_err(|error| error.render().to_string())
+    }
+
+    #[test]
+    fn the_place_of_the_cluster_may_be_said_before_or_after_the_command() {
+        for line in ["admin --data d user list", "admin user list --data d"] {
+            assert_eq!(parse(line).unwrap().data, Path::new("d"));
+        }
+        let error = parse("admin group add everyone").unwrap_err();
+        assert!(error.contains("<MEMBERS>"), "{error}");
+    }
+
+    #[test]
+    fn without_a_running_cluster_the_error_says_what_to_do() {
+        let temp = tempfile::tempdir().unwrap();
+        let args = parse(&format!("admin --data {} user list", temp.path().display())).unwrap();
+        let error = Target::find(&args).unwrap_err().to_string();
+        assert!(error.contains("no cluster of `talkhub up` runs"), "{error}");
+        assert!(error.contains("--db"), "{error}");
+    }
+
+    #[test]
+    fn names_cannot_move_the_cursor() {
+        assert_eq!(printable("a\u{1b}[2Jb"), "a\u{fffd}[2Jb");
+    }
+}

@@ -1,0 +1,430 @@
+//! `talkhub up`: a whole cluster with one command, for trying, for developing and for small sites.
+//!
+//! ```text
+//! arguments ──► plan (ports, settings) ──► in_process   every daemon in this process
+//!                 │                   └──► processes    every daemon in one of its own
+//!                 └──► folder (lock, key, conf, run)
+//! ```
+//!
+//! # Invariants
+//!
+//! - When it says that it is ready, every daemon has said so, and the demo users exist.
+//! - It ends with the last of its daemons, and 0 means that each of them stopped cleanly.
+
+pub mod child;
+pub mod folder;
+mod http;
+mod in_process;
+pub mod plan;
+pub mod ports;
+mod processes;
+pub mod report;
+
+use std::env;
+use std::io::{self, Write};
+use std::net::TcpListener;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::time::Duration;
+
+use clap::Args;
+use daemon::{ClusterConfig, LogFormat, Role, logging};
+use proto::cluster::wire::DemoUsers;
+use proto::cluster::wire::admin_request::What;
+use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
+use tokio::signal::unix::{Signal, SignalKind, signal};
+use tokio::time::timeout;
+use tracing::warn;
+
+use crate::DEMO_PASSWORD;
+use crate::admin_link::AdminLink;
+use crate::failure::Failure;
+use folder::Folder;
+use in_process::InProcess;
+use plan::{Plan, TlsFiles, Wanted};
+use ports::{GATEWAYS_MAX, Ports, ROUTES_MAX, SPAN};
+use processes::Processes;
+use report::{ProcessLine, Status};
+
+/// How long the daemons may take to be ready; on a slow disk, db_proxy reads its log meanwhile.
+const READY_LIMIT: Duration = Duration::from_mins(1);
+
+/// The arguments of `talkhub up`.
+#[derive(Debug, Args)]
+pub struct UpArgs {
+    /// Where the data is kept
+    #[arg(long, value_name = "DIR", default_value = "data")]
+    pub data: PathBuf,
+    /// Each daemon as a process of its own, started again when it dies
+    #[arg(long)]
+    pub processes: bool,
+    /// The first of the 202 ports that a cluster takes: gateways at N, N+1, …, login at N+80
+    #[arg(long, value_name = "N", default_value_t = 8000, value_parser = port_base)]
+    pub port_base: u16,
+    /// How many gateways
+    #[arg(long, value_name = "N", default_value_t = 2,
+          value_parser = clap::value_parser!(u16).range(1..=i64::from(GATEWAYS_MAX)))]
+    pub gateways: u16,
+    /// How many route_servers
+    #[arg(long, value_name = "N", default_value_t = 2,
+          value_parser = clap::value_parser!(u16).range(1..=i64::from(ROUTES_MAX)))]
+    pub routes: u16,
+    /// Makes users u1 to uN with ids 1 to N and the password `talkhub-demo`; those there are stay
+    #[arg(long, value_name = "N", default_value_t = 0)]
+    pub demo_users: u32,
+    /// Makes group 1, `everyone`, with the first M demo users
+    #[arg(long, value_name = "M", default_value_t = 0, requires = "demo_users")]
+    pub demo_group: u32,
+    /// One line of JSON on standard output when ready, instead of a table
+    #[arg(long)]
+    pub json: bool,
+    /// Adds TLS for clients: the certificate and its chain, in PEM
+    #[arg(long, value_name = "FILE", requires = "tls_key")]
+    pub tls_cert: Option<PathBuf>,
+    /// The certificate's key, in PEM
+    #[arg(long, value_name = "FILE", requires = "tls_cert")]
+    pub tls_key: Option<PathBuf>,
+    /// Serves clients on other machines too: what they are told to connect to
+    #[arg(long, value_name = "HOST")]
+    pub advertise: Option<String>,
+    /// Lets clients on other machines connect without TLS, as the original ones do
+    #[arg(long, requires = "advertise")]
+    pub allow_plain: bool,
+}
+
+fn port_base(text: &str) -> Result<u16, String> {
+    let base = text.parse().ok().and_then(Ports::from_base);
+    if base.is_none() {
+        let (first, last) = (Ports::BASES.start(), Ports::BASES.end());
+        return Err(format!("must be {first} to {last}: a cluster takes {SPAN} ports"));
+    }
+    text.parse().map_err(|_error| "must be a number".to_owned())
+}
+
+impl UpArgs {
+    /// What the arguments alone cannot rule out.
+    fn check(&self) -> Result<(), Failure> {
+        if self.demo_group > self.demo_users {
+            return Err(Failure::config(
+                "--demo-group takes its members from the demo users: it must be at most --demo-users",
+            ));
+        }
+        let Some(host) = &self.advertise else { return Ok(()) };
+        if host.is_empty() || host.contains(['/', ' ', '[']) {
+            return Err(Failure::config("--advertise must be a host name or an IP address"));
+        }
+        let here = host == "localhost"
+            || host.parse::<std::net::IpAddr>().is_ok_and(|ip| ip.is_loopback());
+        if self.tls_cert.is_none() && !self.allow_plain && !here {
+            return Err(Failure::config(
+                "--advertise: clients on other machines would connect unencrypted; give --tls-cert and --tls-key, or say --allow-plain",
+            ));
+        }
+        Ok(())
+    }
+
+    fn wanted(&self, folder: &Folder) -> Result<Wanted, Failure> {
+        let tls = match (&self.tls_cert, &self.tls_key) {
+            (Some(cert), Some(key)) => {
+                Some(TlsFiles { cert: absolute(cert)?, key: absolute(key)? })
+            }
+            _ => None,
+        };
+        let setting = |name: &str, default: &str| match env::var(name) {
+            Ok(value) if !value.is_empty() => value,
+            _ => default.to_owned(),
+        };
+        Ok(Wanted {
+            ports: Ports::from_base(self.port_base).expect("the parser has checked the base"),
+            gateways: self.gateways,
+            routes: self.routes,
+            advertise: self.advertise.clone(),
+            allow_plain: self.allow_plain,
+            tls,
+            key_file: folder.key_file(),
+            db_folder: folder.db(),
+            // Starting and stopping is what a person at a terminal sees anyway.
+            log_level: setting("TALKHUB_PROCESS__LOG_LEVEL", "warn"),
+            log_format: setting("TALKHUB_PROCESS__LOG_FORMAT", "text"),
+        })
+    }
+}
+
+fn absolute(file: &Path) -> Result<PathBuf, Failure> {
+    file.canonicalize().map_err(|error| Failure::config(format!("{}: {error}", file.display())))
+}
+
+/// Starts the cluster, and runs it until it is told to stop or fails.
+pub fn run(args: &UpArgs) -> Result<(), Failure> {
+    args.check()?;
+    let mut builder = if args.processes {
+        // One thread starts every child: the kernel tells children when their thread dies.
+        tokio::runtime::Builder::new_current_thread()
+    } else {
+        tokio::runtime::Builder::new_multi_thread()
+    };
+    let runtime = builder
+        .enable_all()
+        .build()
+        .map_err(|error| Failure::new(format!("cannot start a runtime: {error}")))?;
+    let result = runtime.block_on(live(args));
+    // What still blocks a thread after the drain is not waited for any longer.
+    runtime.shutdown_background();
+    result
+}
+
+async fn live(args: &UpArgs) -> Result<(), Failure> {
+    // Before anything can take long, so that a signal never finds us without a handler.
+    let mut signals = Signals::new()?;
+    let folder = Arc::new(Folder::open(&args.data)?);
+    let wanted = args.wanted(&folder)?;
+    let format = if wanted.log_format == "json" { LogFormat::Json } else { LogFormat::Text };
+    logging::init(&wanted.log_level, format);
+    raise_files_limit();
+    forbid_core_dumps();
+
+    let plan = wanted.plan();
+    let mut cluster = tokio::select! {
+        started = start(args, &plan, &folder) => started?,
+        _signal = signals.stop() => return Ok(()),
+    };
+    let failure = tokio::select! {
+        failure = serve(args, &plan, &folder, &mut cluster) => failure,
+        signal = signals.stop() => {
+            eprintln!("talkhub: {signal}: draining; once more stops at once");
+            return stop(cluster, &folder, &mut signals).await;
+        }
+    };
+    if let Err(also) = stop(cluster, &folder, &mut signals).await {
+        warn!(%also, "while stopping");
+    }
+    Err(failure)
+}
+
+async fn start(args: &UpArgs, plan: &Plan, folder: &Arc<Folder>) -> Result<Cluster, Failure> {
+    processes::wait_for_leftovers(folder).await?;
+    for (addr, what) in plan.listens() {
+        // Bound and let go: a daemon that finds it taken would say less clearly what to do.
+        if let Err(error) = TcpListener::bind(addr) {
+            return Err(Failure::new(format!(
+                "cannot listen on {addr} ({what}): {error}; choose other ports with --port-base"
+            )));
+        }
+    }
+    Ok(if args.processes {
+        Cluster::Processes(Processes::prepare(plan, folder)?)
+    } else {
+        Cluster::InProcess(InProcess::start(plan).await?)
+    })
+}
+
+/// Completes when the cluster has failed, at the start or later, and says why.
+async fn serve(args: &UpArgs, plan: &Plan, folder: &Folder, cluster: &mut Cluster) -> Failure {
+    match announce(args, plan, folder, cluster).await {
+        Ok(()) => cluster.failed().await,
+        Err(failure) => failure,
+    }
+}
+
+/// Waits until the cluster is ready, makes the demo users, and says where everything is.
+async fn announce(
+    args: &UpArgs,
+    plan: &Plan,
+    folder: &Folder,
+    cluster: &mut Cluster,
+) -> Result<(), Failure> {
+    if let Ok(ready) = timeout(READY_LIMIT, cluster.ready()).await {
+        ready?;
+    } else {
+        let unready = cluster.unready().await.join("; ");
+        return Err(Failure::new(format!("not ready after {READY_LIMIT:?}: {unready}")));
+    }
+    if args.demo_users > 0 {
+        tokio::select! {
+            made = make_demo_users(args, plan, folder) => made?,
+            failure = cluster.failed() => return Err(failure),
+        }
+    }
+    let mut status = Status::new(plan, cluster.processes().await);
+    let text = if args.json {
+        format!("{}\n", status.json())
+    } else {
+        status.table(&args.data, args.demo_users > 1)
+    };
+    status.db = Some(plan.db);
+    folder.write_status(&status.json())?;
+    let mut stdout = io::stdout();
+    // Whoever closed our standard output does not want to know; the cluster runs all the same.
+    stdout.write_all(text.as_bytes()).and_then(|()| stdout.flush()).ok();
+    Ok(())
+}
+
+async fn make_demo_users(args: &UpArgs, plan: &Plan, folder: &Folder) -> Result<(), Failure> {
+    let cluster = ClusterConfig {
+        key_file: Some(folder.key_file()),
+        name: format!("talkhub-{}", std::process::id()),
+        ..ClusterConfig::default()
+    };
+    let identity = cluster.link_identity(Role::Admin, daemon::link::new_boot())?;
+    let link = AdminLink::connect(&plan.db.to_string(), identity).await?;
+    let asked = link
+        .ask(What::DemoUsers(DemoUsers {
+            count: args.demo_users,
+            password: DEMO_PASSWORD.to_owned(),
+            group_members: Some(args.demo_group),
+        }))
+        .await;
+    link.close().await;
+    asked.map(|_answer| ()).map_err(|failure| Failure::new(format!("demo users: {failure}")))
+}
+
+async fn stop(cluster: Cluster, folder: &Folder, signals: &mut Signals) -> Result<(), Failure> {
+    folder.remove_status();
+    tokio::select! {
+        stopped = cluster.stop() => stopped,
+        signal = signals.stop() => Err(Failure::new(format!("{signal} again: stopped at once"))),
+    }
+}
+
+/// A cluster that runs, in either way.
+#[derive(Debug)]
+enum Cluster {
+    InProcess(InProcess),
+    Processes(Processes),
+}
+
+impl Cluster {
+    async fn ready(&mut self) -> Result<(), Failure> {
+        match self {
+            Self::InProcess(cluster) => cluster.ready().await,
+            Self::Processes(cluster) => cluster.ready().await,
+        }
+    }
+
+    async fn unready(&self) -> Vec<String> {
+        match self {
+            Self::InProcess(cluster) => cluster.unready(),
+            Self::Processes(cluster) => cluster.unready().await,
+        }
+    }
+
+    async fn failed(&mut self) -> Failure {
+        match self {
+            Self::InProcess(cluster) => cluster.failed().await,
+            Self::Processes(cluster) => cluster.failed().await,
+        }
+    }
+
+    async fn processes(&mut self) -> Vec<ProcessLine> {
+        match self {
+            Self::InProcess(cluster) => cluster.processes(),
+            Self::Processes(cluster) => cluster.processes().await,
+        }
+    }
+
+    async fn stop(self) -> Result<(), Failure> {
+        match self {
+            Self::InProcess(cluster) => cluster.stop().await,
+            Self::Processes(cluster) => cluster.stop().await,
+        }
+    }
+}
+
+/// The signals that ask to stop.
+struct Signals {
+    terminate: Signal,
+    interrupt: Signal,
+}
+
+impl Signals {
+    fn new() -> Result<Self, Failure> {
+        let wrong = |error: io::Error| Failure::new(format!("cannot wait for signals: {error}"));
+        Ok(Self {
+            terminate: signal(SignalKind::terminate()).map_err(wrong)?,
+            interrupt: signal(SignalKind::interrupt()).map_err(wrong)?,
+        })
+    }
+
+    /// Completes with the next one. Cancel-safe.
+    async fn stop(&mut self) -> &'static str {
+        tokio::select! {
+            _signal = self.terminate.recv() => "SIGTERM",
+            _signal = self.interrupt.recv() => "SIGINT",
+        }
+    }
+}
+
+/// A connection is a descriptor, and the usual soft limit is 1,024.
+fn raise_files_limit() {
+    let Rlimit { current, maximum } = getrlimit(Resource::Nofile);
+    if current != maximum
+        && let Err(error) = setrlimit(Resource::Nofile, Rlimit { current: maximum, maximum })
+    {
+        warn!(%error, ?current, "cannot raise the limit of open files");
+    }
+}
+
+/// A core file would hold keys and messages.
+fn forbid_core_dumps() {
+    let Rlimit { maximum, .. } = getrlimit(Resource::Core);
+    if let Err(error) = setrlimit(Resource::Core, Rlimit { current: Some(0), maximum }) {
+        warn!(%error, "cannot forbid core files");
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use clap::Parser;
+
+    use super::*;
+
+    #[derive(Debug, Parser)]
+    struct Cli {
+        #[command(flatten)]
+        args: UpArgs,
+    }
+
+    fn parse(line: &str) -> Result<UpArgs, String> {
+        Cli::try_parse_from(line.split(' '))
+            .map(|cli| cli.args)
+            .map_err(|error| error.render().to_string())
+    }
+
+    fn refusal(line: &str) -> String {
+        match parse(line) {
+            Ok(args) => args.check().unwrap_err().to_string(),
+            Err(error) => error,
+        }
+    }
+
+    #[test]
+    fn without_arguments_it_is_two_gateways_and_two_hubs_on_the_usual_ports() {
+        let args = parse("up").unwrap();
+        args.check().unwrap();
+        assert_eq!((args.gateways, args.routes, args.port_base), (2, 2, 8000));
+        assert_eq!((args.demo_users, args.processes, args.json), (0, false, false));
+        assert_eq!(args.data, Path::new("data"));
+    }
+
+    #[test]
+    fn what_cannot_be_is_refused_and_says_what_can() {
+        assert!(refusal("up --gateways 0").contains("1..=30"));
+        assert!(refusal("up --gateways 31").contains("1..=30"));
+        assert!(refusal("up --routes 21").contains("1..=20"));
+        assert!(refusal("up --port-base 65500").contains("must be 1 to"));
+        assert!(refusal("up --port-base x").contains("must be 1 to"));
+        assert!(refusal("up --tls-cert c.pem").contains("--tls-key"));
+        assert!(refusal("up --demo-group 3").contains("--demo-users"));
+        assert!(refusal("up --demo-users 2 --demo-group 3").contains("--demo-group"));
+        assert!(refusal("up --advertise a/b --allow-plain").contains("--advertise"));
+    }
+
+    #[test]
+    fn clients_elsewhere_get_no_plain_port_that_was_not_asked_for() {
+        assert!(refusal("up --advertise chat.example").contains("--allow-plain"));
+        parse("up --advertise chat.example --allow-plain").unwrap().check().unwrap();
+        let tls = "up --advertise chat.example --tls-cert c.pem --tls-key k.pem";
+        parse(tls).unwrap().check().unwrap();
+        parse("up --advertise localhost").unwrap().check().unwrap();
+    }
+}

@@ -1,0 +1,148 @@
+//! Every daemon in this process: the same code with the same settings, over the same links.
+
+use std::future::Future;
+use std::time::Duration;
+
+use daemon::admin::{self, AdminPage};
+use daemon::run::StartRefused;
+use daemon::{BoxError, ConfigError, Context, Running, Serving, Settings, Shutdown, config};
+use futures_util::future::join_all;
+
+use super::plan::{DRAIN_LIMIT, DaemonKind, DaemonPlan, Plan};
+use super::report::ProcessLine;
+use crate::failure::Failure;
+
+/// What a start that failed may still leave behind gets this long to go away.
+const FAILED_START_LIMIT: Duration = Duration::from_secs(2);
+
+/// The daemons, as parts of this process.
+#[derive(Debug)]
+pub(super) struct InProcess {
+    whole: Shutdown,
+    daemons: Vec<(DaemonPlan, Running)>,
+}
+
+impl InProcess {
+    /// Starts each daemon of the plan.
+    pub(super) async fn start(plan: &Plan) -> Result<Self, Failure> {
+        let mut started = Self { whole: Shutdown::default(), daemons: Vec::new() };
+        let stages = DaemonKind::START_ORDER.into_iter();
+        for daemon in stages.flat_map(|stage| plan.of_kinds(stage)) {
+            let shutdown = started.whole.child();
+            match start(daemon, shutdown.clone()).await {
+                Ok(serving) => {
+                    started.daemons.push((daemon.clone(), Running { serving, shutdown }));
+                }
+                Err(error) => {
+                    started.whole.begin();
+                    // The process is about to end anyway.
+                    started.whole.drain(FAILED_START_LIMIT).await.ok();
+                    return Err(failure(&daemon.name, &error));
+                }
+            }
+        }
+        Ok(started)
+    }
+
+    /// Completes when every daemon says that it is ready, or when one has failed.
+    pub(super) async fn ready(&self) -> Result<(), Failure> {
+        let all_ready = async {
+            for (_plan, running) in &self.daemons {
+                running.serving.ready.ready().await;
+            }
+        };
+        tokio::select! {
+            () = all_ready => Ok(()),
+            failure = self.failed() => Err(failure),
+        }
+    }
+
+    /// What the daemons that are not ready wait for.
+    pub(super) fn unready(&self) -> Vec<String> {
+        let unmet = |(plan, running): &(DaemonPlan, Running)| {
+            let unmet = running.serving.ready.unmet();
+            (!unmet.is_empty()).then(|| format!("{}: waiting for: {}", plan.name, unmet.join(", ")))
+        };
+        self.daemons.iter().filter_map(unmet).collect()
+    }
+
+    /// Completes when the daemons cannot go on, and says why.
+    pub(super) async fn failed(&self) -> Failure {
+        self.whole.begun().await;
+        let failed = self.daemons.iter().filter(|(_plan, running)| running.shutdown.failed());
+        let names: Vec<_> = failed.map(|(plan, _running)| plan.name.as_str()).collect();
+        Failure::new(format!("a vital part has ended: {}", names.join(", ")))
+    }
+
+    /// This process, once for each daemon.
+    pub(super) fn processes(&self) -> Vec<ProcessLine> {
+        let pid = std::process::id();
+        self.daemons.iter().map(|(plan, _running)| ProcessLine::new(plan, pid)).collect()
+    }
+
+    /// Stops the daemons, those first that the others serve.
+    pub(super) async fn stop(self) -> Result<(), Failure> {
+        let Self { whole, mut daemons } = self;
+        let mut late = Vec::new();
+        for stage in DaemonKind::STOP_ORDER {
+            let (now, later): (Vec<_>, Vec<_>) =
+                daemons.into_iter().partition(|(plan, _running)| stage.contains(&plan.kind));
+            daemons = later;
+            let stopping = now.into_iter().map(|(plan, running)| async move {
+                let stopped = running.stop(DRAIN_LIMIT).await;
+                stopped.err().map(|error| format!("{}: {error}", plan.name))
+            });
+            late.extend(join_all(stopping).await.into_iter().flatten());
+        }
+        whole.begin();
+        // Every task belongs to a daemon that has been stopped, or named as late.
+        whole.drain(Duration::from_secs(1)).await.ok();
+        match late.as_slice() {
+            [] => Ok(()),
+            late => Err(Failure::new(format!("stopped by force: {}", late.join("; ")))),
+        }
+    }
+}
+
+async fn start(plan: &DaemonPlan, shutdown: Shutdown) -> Result<Serving, BoxError> {
+    match plan.kind {
+        DaemonKind::DbProxy => serve(plan, shutdown, db_proxy::run).await,
+        DaemonKind::RouteServer => serve(plan, shutdown, route_server::run).await,
+        DaemonKind::LoginServer => serve(plan, shutdown, login_server::run).await,
+        DaemonKind::Gateway => serve(plan, shutdown, msg_server::run).await,
+    }
+}
+
+/// What `daemon::run` does for a process, done for a part of one.
+async fn serve<S, F, R>(plan: &DaemonPlan, shutdown: Shutdown, run: F) -> Result<Serving, BoxError>
+where
+    S: Settings,
+    F: FnOnce(Context<S>) -> R,
+    R: Future<Output = Result<Serving, BoxError>>,
+{
+    let settings: S = config::parse(&plan.conf)?;
+    let context = Context::fixed(settings, shutdown.clone());
+    let page = AdminPage::new(context.metrics.clone(), shutdown.clone());
+    admin::listen(plan.metrics, &page, &shutdown)
+        .map_err(|error| format!("metrics_addr {}: {error}", plan.metrics))?;
+    let serving = run(context).await?;
+    page.serves(&serving.ready);
+    Ok(serving)
+}
+
+/// Says why a daemon does not start, and whether a restart may help.
+fn failure(name: &str, error: &BoxError) -> Failure {
+    let error: &(dyn std::error::Error + 'static) = error.as_ref();
+    let mut text = format!("{name}: {error}");
+    let mut cause = Some(error);
+    while let Some(error) = cause {
+        if error.is::<ConfigError>() || error.is::<StartRefused>() {
+            return Failure::config(format!("{name}: {error}"));
+        }
+        cause = error.source();
+        if let Some(cause) = cause {
+            text = format!("{text}: {cause}");
+        }
+    }
+    Failure::new(text)
+}

@@ -1,0 +1,403 @@
+//! What `talkhub up` starts: each daemon with its settings, as the text of its file.
+//!
+//! Pure: from what was asked for to texts and addresses. Both ways of running use the same texts, so
+//! that a cluster in one process and one of many differ in nothing else.
+
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
+use std::path::PathBuf;
+use std::time::Duration;
+
+use toml::{Table, Value};
+
+use super::ports::Ports;
+
+/// How long a daemon may take to finish what it holds.
+pub const DRAIN_LIMIT: Duration = Duration::from_secs(5);
+
+/// What every file begins with.
+const HEADER: &str = "# Written by `talkhub up` at every start: what is changed here is lost.\n\n";
+
+/// The kinds of daemons.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub enum DaemonKind {
+    /// db_proxy.
+    DbProxy,
+    /// route_server.
+    RouteServer,
+    /// login_server.
+    LoginServer,
+    /// msg_server.
+    Gateway,
+}
+
+impl DaemonKind {
+    /// Those first that the others dial; what stands together starts together.
+    pub const START_ORDER: [&'static [Self]; 3] =
+        [&[Self::RouteServer, Self::LoginServer], &[Self::DbProxy], &[Self::Gateway]];
+
+    /// The same the other way round: those first that nobody depends on.
+    pub const STOP_ORDER: [&'static [Self]; 3] =
+        [&[Self::Gateway], &[Self::DbProxy], &[Self::RouteServer, Self::LoginServer]];
+
+    /// The name of the program.
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::DbProxy => "db_proxy",
+            Self::RouteServer => "route_server",
+            Self::LoginServer => "login_server",
+            Self::Gateway => "msg_server",
+        }
+    }
+}
+
+/// A certificate for the ports that clients connect to.
+#[derive(Debug, Clone)]
+pub struct TlsFiles {
+    /// The certificate and its chain, in PEM.
+    pub cert: PathBuf,
+    /// Its key, in PEM.
+    pub key: PathBuf,
+}
+
+/// What was asked for.
+#[derive(Debug, Clone)]
+pub struct Wanted {
+    /// Where everything listens.
+    pub ports: Ports,
+    /// How many gateways.
+    pub gateways: u16,
+    /// How many route_servers.
+    pub routes: u16,
+    /// What clients are told to connect to, if they are not on this machine.
+    pub advertise: Option<String>,
+    /// Whether clients on other machines may connect without TLS.
+    pub allow_plain: bool,
+    /// Adds TLS listeners.
+    pub tls: Option<TlsFiles>,
+    /// The key that the daemons share.
+    pub key_file: PathBuf,
+    /// Where db_proxy stores.
+    pub db_folder: PathBuf,
+    /// The level of every daemon's log.
+    pub log_level: String,
+    /// `text` or `json`.
+    pub log_format: String,
+}
+
+/// One daemon to start.
+#[derive(Debug, Clone)]
+pub struct DaemonPlan {
+    /// What it is.
+    pub kind: DaemonKind,
+    /// Its name among all daemons here.
+    pub name: String,
+    /// The text of its settings.
+    pub conf: String,
+    /// Its admin page.
+    pub metrics: SocketAddr,
+    /// What else it listens on, and for whom.
+    pub listens: Vec<(&'static str, SocketAddr)>,
+}
+
+/// A cluster to start.
+#[derive(Debug, Clone)]
+pub struct Plan {
+    /// The daemons, as they are listed.
+    pub daemons: Vec<DaemonPlan>,
+    /// The login endpoint, as clients see it.
+    pub login: String,
+    /// The same over TLS.
+    pub login_tls: Option<String>,
+    /// The gateways, as clients see them.
+    pub gateways: Vec<String>,
+    /// The same over TLS.
+    pub gateways_tls: Vec<String>,
+    /// Where administrators' links go.
+    pub db: SocketAddr,
+}
+
+impl Plan {
+    /// The daemons of some kinds.
+    pub fn of_kinds(&self, kinds: &[DaemonKind]) -> impl Iterator<Item = &DaemonPlan> {
+        self.daemons.iter().filter(move |daemon| kinds.contains(&daemon.kind))
+    }
+
+    /// Every port that must be free, and what for.
+    pub fn listens(&self) -> impl Iterator<Item = (SocketAddr, String)> + '_ {
+        self.daemons.iter().flat_map(|daemon| {
+            let own = daemon.listens.iter().map(move |(whom, addr)| (*addr, *whom));
+            own.chain([(daemon.metrics, "metrics")])
+                .map(|(addr, whom)| (addr, format!("{} of {}", whom, daemon.name)))
+        })
+    }
+}
+
+impl Wanted {
+    /// Derives everything.
+    pub fn plan(&self) -> Plan {
+        let mut daemons = vec![self.login_server()];
+        daemons.extend((0..self.routes).map(|index| self.route_server(index)));
+        daemons.push(self.db_proxy());
+        daemons.extend((0..self.gateways).map(|index| self.gateway(index)));
+
+        let host = self.host_in_url();
+        let tls = self.tls.is_some();
+        let gateways = 0..self.gateways;
+        Plan {
+            daemons,
+            login: format!("http://{host}:{}", self.ports.http()),
+            login_tls: tls.then(|| format!("https://{host}:{}", self.ports.https())),
+            gateways: gateways
+                .clone()
+                .map(|index| format!("{host}:{}", self.ports.gateway(index)))
+                .collect(),
+            gateways_tls: gateways
+                .filter(|_index| tls)
+                .map(|index| format!("{host}:{}", self.ports.gateway_tls(index)))
+                .collect(),
+            db: loopback(self.ports.db_links()),
+        }
+    }
+
+    fn db_proxy(&self) -> DaemonPlan {
+        let links = loopback(self.ports.db_links());
+        let metrics = loopback(self.ports.db_metrics());
+        let mut conf = self.common("db_proxy", metrics);
+        put(&mut conf, "link_addr", links.to_string());
+        put(&mut conf, "data_dir", self.db_folder.display().to_string());
+        put(&mut conf, "route_servers", self.route_servers());
+        let listens = vec![("links", links)];
+        plan(DaemonKind::DbProxy, "db_proxy".to_owned(), &conf, metrics, listens)
+    }
+
+    fn route_server(&self, index: u16) -> DaemonPlan {
+        let name = format!("route_server-{}", index + 1);
+        let links = loopback(self.ports.route_links(index));
+        let metrics = loopback(self.ports.route_metrics(index));
+        let mut conf = self.common(&name, metrics);
+        put(&mut conf, "link_addr", links.to_string());
+        plan(DaemonKind::RouteServer, name, &conf, metrics, vec![("links", links)])
+    }
+
+    fn login_server(&self) -> DaemonPlan {
+        let links = loopback(self.ports.login_links());
+        let metrics = loopback(self.ports.login_metrics());
+        let http = SocketAddr::new(self.plain_ip(), self.ports.http());
+        let mut conf = self.common("login_server", metrics);
+        put(&mut conf, "link_addr", links.to_string());
+        let mut listens = vec![("links", links), ("clients", http)];
+        put(&mut conf, "http_addr", http.to_string());
+        self.put_access(&mut conf, &mut listens, self.ports.https());
+        plan(DaemonKind::LoginServer, "login_server".to_owned(), &conf, metrics, listens)
+    }
+
+    fn gateway(&self, index: u16) -> DaemonPlan {
+        let name = format!("msg_server-{}", index + 1);
+        let metrics = loopback(self.ports.gateway_metrics(index));
+        let plain = SocketAddr::new(self.plain_ip(), self.ports.gateway(index));
+        let mut conf = self.common(&name, metrics);
+        let mut listens = vec![("clients", plain)];
+        put(&mut conf, "listen", plain.to_string());
+        self.put_access(&mut conf, &mut listens, self.ports.gateway_tls(index));
+        put(&mut conf, "advertise_host", self.host());
+        put(&mut conf, "login_servers", vec![loopback(self.ports.login_links()).to_string()]);
+        put(&mut conf, "route_servers", self.route_servers());
+        put(&mut conf, "db_proxies", vec![loopback(self.ports.db_links()).to_string()]);
+        plan(DaemonKind::Gateway, name, &conf, metrics, listens)
+    }
+
+    /// How clients may connect, beside the plain port.
+    fn put_access(
+        &self,
+        conf: &mut Table,
+        listens: &mut Vec<(&'static str, SocketAddr)>,
+        tls_port: u16,
+    ) {
+        if self.allow_plain {
+            put(conf, "allow_plain", true);
+        }
+        if let Some(files) = &self.tls {
+            let addr = SocketAddr::new(self.outside_ip(), tls_port);
+            let mut tls = Table::new();
+            put(&mut tls, "listen", addr.to_string());
+            put(&mut tls, "cert", files.cert.display().to_string());
+            put(&mut tls, "key", files.key.display().to_string());
+            put(conf, "tls", tls);
+            listens.push(("clients over TLS", addr));
+        }
+    }
+
+    fn common(&self, name: &str, metrics: SocketAddr) -> Table {
+        let mut process = Table::new();
+        put(&mut process, "log_level", self.log_level.clone());
+        put(&mut process, "log_format", self.log_format.clone());
+        put(&mut process, "metrics_addr", metrics.to_string());
+        let seconds = i64::try_from(DRAIN_LIMIT.as_secs()).expect("a few seconds fit");
+        put(&mut process, "drain_limit_s", seconds);
+        let mut cluster = Table::new();
+        put(&mut cluster, "name", name.to_owned());
+        put(&mut cluster, "key_file", self.key_file.display().to_string());
+        Table::from_iter([
+            ("process".to_owned(), Value::Table(process)),
+            ("cluster".to_owned(), Value::Table(cluster)),
+        ])
+    }
+
+    fn route_servers(&self) -> Vec<String> {
+        (0..self.routes).map(|index| loopback(self.ports.route_links(index)).to_string()).collect()
+    }
+
+    fn host(&self) -> String {
+        self.advertise.clone().unwrap_or_else(|| Ipv4Addr::LOCALHOST.to_string())
+    }
+
+    fn host_in_url(&self) -> String {
+        let host = self.host();
+        if host.parse::<Ipv6Addr>().is_ok() { format!("[{host}]") } else { host }
+    }
+
+    /// Where clients without TLS are listened for: on this machine only, unless it was asked for.
+    fn plain_ip(&self) -> IpAddr {
+        if self.allow_plain { self.outside_ip() } else { self.loopback_ip() }
+    }
+
+    /// Where clients of other machines are listened for, if there are to be any.
+    fn outside_ip(&self) -> IpAddr {
+        match self.advertise.as_deref().map(str::parse::<IpAddr>) {
+            None => self.loopback_ip(),
+            Some(Ok(ip)) if ip.is_loopback() => ip,
+            Some(Ok(IpAddr::V6(_))) => Ipv6Addr::UNSPECIFIED.into(),
+            Some(_) => Ipv4Addr::UNSPECIFIED.into(),
+        }
+    }
+
+    fn loopback_ip(&self) -> IpAddr {
+        match self.advertise.as_deref().map(str::parse::<IpAddr>) {
+            Some(Ok(ip)) if ip.is_loopback() => ip,
+            _ => Ipv4Addr::LOCALHOST.into(),
+        }
+    }
+}
+
+fn loopback(port: u16) -> SocketAddr {
+    SocketAddr::new(Ipv4Addr::LOCALHOST.into(), port)
+}
+
+fn put(table: &mut Table, key: &str, value: impl Into<Value>) {
+    table.insert(key.to_owned(), value.into());
+}
+
+fn plan(
+    kind: DaemonKind,
+    name: String,
+    conf: &Table,
+    metrics: SocketAddr,
+    listens: Vec<(&'static str, SocketAddr)>,
+) -> DaemonPlan {
+    DaemonPlan { kind, name, conf: format!("{HEADER}{conf}"), metrics, listens }
+}
+
+#[cfg(test)]
+mod tests {
+    use daemon::Settings;
+    use daemon::config::parse;
+
+    use super::*;
+
+    fn wanted() -> Wanted {
+        Wanted {
+            ports: Ports::from_base(8000).unwrap(),
+            gateways: 2,
+            routes: 2,
+            advertise: None,
+            allow_plain: false,
+            tls: None,
+            key_file: PathBuf::from("/d/\"quoted\"/cluster.key"),
+            db_folder: PathBuf::from("/d/db"),
+            log_level: "warn".to_owned(),
+            log_format: "text".to_owned(),
+        }
+    }
+
+    fn tls() -> TlsFiles {
+        TlsFiles { cert: PathBuf::from("/c.pem"), key: PathBuf::from("/k.pem") }
+    }
+
+    fn parsed<S: Settings>(plan: &Plan, name: &str) -> S {
+        let daemon = plan.daemons.iter().find(|daemon| daemon.name == name).unwrap();
+        parse(&daemon.conf).unwrap_or_else(|error| panic!("{name}: {error}\n{}", daemon.conf))
+    }
+
+    fn assert_all_parse(plan: &Plan) {
+        for daemon in &plan.daemons {
+            match daemon.kind {
+                DaemonKind::DbProxy => drop(parsed::<db_proxy::Config>(plan, &daemon.name)),
+                DaemonKind::RouteServer => drop(parsed::<route_server::Config>(plan, &daemon.name)),
+                DaemonKind::LoginServer => drop(parsed::<login_server::Config>(plan, &daemon.name)),
+                DaemonKind::Gateway => drop(parsed::<msg_server::Config>(plan, &daemon.name)),
+            }
+        }
+    }
+
+    #[test]
+    fn the_daemons_take_their_settings_and_find_each_other() {
+        let plan = wanted().plan();
+        assert_all_parse(&plan);
+        let gateway: msg_server::Config = parsed(&plan, "msg_server-2");
+        assert_eq!(gateway.listen, Some("127.0.0.1:8001".parse().unwrap()));
+        let db: db_proxy::Config = parsed(&plan, "db_proxy");
+        assert_eq!(gateway.db_proxies, [db.link_addr.to_string()]);
+        let login: login_server::Config = parsed(&plan, "login_server");
+        assert_eq!(gateway.login_servers, [login.link_addr.to_string()]);
+        assert_eq!(gateway.route_servers, ["127.0.0.1:8100", "127.0.0.1:8101"]);
+        assert_eq!(db.route_servers, gateway.route_servers);
+        assert_eq!(gateway.cluster.key_file, Some(wanted().key_file));
+        assert_eq!((plan.login.as_str(), plan.login_tls), ("http://127.0.0.1:8080", None));
+        assert_eq!(plan.gateways, ["127.0.0.1:8000", "127.0.0.1:8001"]);
+    }
+
+    #[test]
+    fn with_a_certificate_clients_elsewhere_get_tls_and_the_plain_ports_stay_here() {
+        let asked =
+            Wanted { advertise: Some("chat.example".to_owned()), tls: Some(tls()), ..wanted() };
+        let plan = asked.plan();
+        assert_all_parse(&plan);
+        let gateway: msg_server::Config = parsed(&plan, "msg_server-1");
+        assert!(gateway.listen.unwrap().ip().is_loopback());
+        assert_eq!(gateway.tls.unwrap().listen, "0.0.0.0:8030".parse().unwrap());
+        assert_eq!(gateway.advertise_host.as_deref(), Some("chat.example"));
+        assert_eq!(plan.login_tls.as_deref(), Some("https://chat.example:8081"));
+        assert_eq!(plan.gateways_tls, ["chat.example:8030", "chat.example:8031"]);
+    }
+
+    #[test]
+    fn plain_ports_are_open_to_others_only_if_that_was_said() {
+        let open =
+            Wanted { advertise: Some("2001:db8::1".to_owned()), allow_plain: true, ..wanted() };
+        let plan = open.plan();
+        assert_all_parse(&plan);
+        let login: login_server::Config = parsed(&plan, "login_server");
+        assert_eq!(login.http_addr, Some("[::]:8080".parse().unwrap()));
+        assert_eq!(plan.login, "http://[2001:db8::1]:8080");
+        let links = plan.listens().filter(|(_addr, what)| what.starts_with("links"));
+        assert!(links.into_iter().all(|(addr, _what)| addr.ip().is_loopback()));
+    }
+
+    #[test]
+    fn tls_without_other_machines_stays_on_this_one() {
+        let plan = Wanted { tls: Some(tls()), ..wanted() }.plan();
+        assert_all_parse(&plan);
+        assert!(plan.listens().all(|(addr, _what)| addr.ip().is_loopback()));
+        assert_eq!(plan.gateways_tls, ["127.0.0.1:8030", "127.0.0.1:8031"]);
+    }
+
+    #[test]
+    fn the_most_that_can_be_asked_for_fits() {
+        let most = Wanted { gateways: 30, routes: 20, tls: Some(tls()), ..wanted() };
+        let plan = most.plan();
+        assert_all_parse(&plan);
+        let ports: std::collections::HashSet<_> =
+            plan.listens().map(|(addr, _what)| addr.port()).collect();
+        assert_eq!(ports.len(), plan.listens().count());
+    }
+}

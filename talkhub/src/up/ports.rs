@@ -1,0 +1,147 @@
+//! Every port of a cluster, derived from one number, so that clusters can run side by side.
+//!
+//! ```text
+//! N       … N+29    gateways, for clients          N+90               links to login_server
+//! N+30    … N+59    the same, over TLS             N+100 … N+119      links to route_servers
+//! N+80, N+81        login endpoint, HTTP, HTTPS    N+120              links to db_proxy
+//!                                                  N+150 … N+201      metrics and health
+//! ```
+//!
+//! A daemon's ports depend on its number alone: starting with more gateways moves nobody.
+
+use std::ops::RangeInclusive;
+
+/// The most gateways that have a port.
+pub const GATEWAYS_MAX: u16 = 30;
+/// The most route_servers that have a port.
+pub const ROUTES_MAX: u16 = 20;
+/// How many ports a cluster takes: bases this far apart never meet.
+pub const SPAN: u16 = METRICS + 2 + ROUTES_MAX + GATEWAYS_MAX;
+
+const GATEWAYS_TLS: u16 = GATEWAYS_MAX;
+const HTTP: u16 = 80;
+const HTTPS: u16 = 81;
+const LOGIN_LINKS: u16 = 90;
+const ROUTE_LINKS: u16 = 100;
+const DB_LINKS: u16 = 120;
+const METRICS: u16 = 150;
+
+/// The ports of one cluster.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Ports {
+    base: u16,
+}
+
+impl Ports {
+    /// The bases that leave room for every port.
+    pub const BASES: RangeInclusive<u16> = 1..=u16::MAX - SPAN + 1;
+
+    /// The ports from `base` on, unless there is no room for them.
+    pub fn from_base(base: u16) -> Option<Self> {
+        Self::BASES.contains(&base).then_some(Self { base })
+    }
+
+    /// Where clients of gateway `index` (from 0) connect.
+    pub fn gateway(self, index: u16) -> u16 {
+        debug_assert!(index < GATEWAYS_MAX, "gateway {index} has no port");
+        self.base + index
+    }
+
+    /// Where its clients connect over TLS.
+    pub fn gateway_tls(self, index: u16) -> u16 {
+        self.gateway(index) + GATEWAYS_TLS
+    }
+
+    /// The login endpoint.
+    pub fn http(self) -> u16 {
+        self.base + HTTP
+    }
+
+    /// The login endpoint over TLS.
+    pub fn https(self) -> u16 {
+        self.base + HTTPS
+    }
+
+    /// Where gateways report to login_server.
+    pub fn login_links(self) -> u16 {
+        self.base + LOGIN_LINKS
+    }
+
+    /// Where the others reach route_server `index` (from 0).
+    pub fn route_links(self, index: u16) -> u16 {
+        debug_assert!(index < ROUTES_MAX, "route_server {index} has no port");
+        self.base + ROUTE_LINKS + index
+    }
+
+    /// Where the others reach db_proxy.
+    pub fn db_links(self) -> u16 {
+        self.base + DB_LINKS
+    }
+
+    /// Metrics and health of login_server.
+    pub fn login_metrics(self) -> u16 {
+        self.base + METRICS
+    }
+
+    /// Metrics and health of db_proxy.
+    pub fn db_metrics(self) -> u16 {
+        self.base + METRICS + 1
+    }
+
+    /// Metrics and health of route_server `index`.
+    pub fn route_metrics(self, index: u16) -> u16 {
+        self.base + METRICS + 2 + index
+    }
+
+    /// Metrics and health of gateway `index`.
+    pub fn gateway_metrics(self, index: u16) -> u16 {
+        self.base + METRICS + 2 + ROUTES_MAX + index
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::collections::HashSet;
+
+    use super::*;
+
+    fn all(ports: Ports) -> Vec<u16> {
+        let mut all = vec![ports.http(), ports.https(), ports.login_links(), ports.db_links()];
+        all.extend([ports.login_metrics(), ports.db_metrics()]);
+        for index in 0..GATEWAYS_MAX {
+            all.extend([ports.gateway(index), ports.gateway_tls(index)]);
+            all.push(ports.gateway_metrics(index));
+        }
+        for index in 0..ROUTES_MAX {
+            all.extend([ports.route_links(index), ports.route_metrics(index)]);
+        }
+        all
+    }
+
+    #[test]
+    fn the_default_base_gives_the_ports_that_clients_know() {
+        let ports = Ports::from_base(8000).unwrap();
+        assert_eq!((ports.gateway(0), ports.gateway(1)), (8000, 8001));
+        assert_eq!((ports.http(), ports.https()), (8080, 8081));
+        assert_eq!((ports.gateway_tls(0), ports.login_links()), (8030, 8090));
+        assert_eq!((ports.route_links(1), ports.db_links()), (8101, 8120));
+        assert_eq!(ports.login_metrics(), 8150);
+    }
+
+    #[test]
+    fn no_two_daemons_share_a_port() {
+        let all = all(Ports::from_base(8000).unwrap());
+        assert_eq!(all.iter().collect::<HashSet<_>>().len(), all.len());
+    }
+
+    #[test]
+    fn every_port_lies_within_the_span_even_at_the_highest_base() {
+        for base in [*Ports::BASES.start(), *Ports::BASES.end()] {
+            let all = all(Ports::from_base(base).unwrap());
+            assert_eq!(all.iter().min(), Some(&base));
+            assert_eq!(all.iter().max(), Some(&(base + (SPAN - 1))));
+        }
+        assert_eq!(Ports::from_base(0), None);
+        assert_eq!(Ports::from_base(Ports::BASES.end() + 1), None);
+    }
+}
