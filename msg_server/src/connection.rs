@@ -48,6 +48,9 @@ const LINGER: Duration = Duration::from_millis(200);
 /// How long work in flight may take when the gateway stops.
 const WORK_LIMIT: Duration = Duration::from_secs(3);
 
+/// Frames served before others get their turn.
+const TURNS_MAX: u32 = 64;
+
 thread_local! {
     static SCRATCH: RefCell<Vec<u8>> = RefCell::new(vec![0; READ_LEN]);
 }
@@ -143,7 +146,7 @@ impl Connection {
 
     /// Does what can be done now. Ready when the connection ends.
     fn poll(&mut self, context: &mut Context<'_>, mut timer: Pin<&mut Sleep>) -> Poll<CloseReason> {
-        loop {
+        for _turn in 0..TURNS_MAX {
             let view = self.poll_outbox(context);
             if let Some(reason) = self.end(&view) {
                 return Poll::Ready(reason);
@@ -178,6 +181,8 @@ impl Connection {
                 return Poll::Pending;
             }
         }
+        context.waker().wake_by_ref();
+        Poll::Pending
     }
 
     fn poll_outbox(&mut self, context: &mut Context<'_>) -> View {

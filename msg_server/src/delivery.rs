@@ -23,6 +23,7 @@ mod repair;
 use std::collections::HashMap;
 use std::num::NonZeroUsize;
 use std::sync::Arc;
+use std::time::Duration;
 
 use lru::LruCache;
 use parking_lot::Mutex;
@@ -35,7 +36,12 @@ use tracing::{Span, debug};
 use crate::gateway::Gateway;
 use crate::metrics::GapEnd;
 use crate::seen::{Mark, Seen, Verdict};
-use crate::sends::Place;
+
+/// After storage was away, conversations are looked at that were alive this long ago.
+const SWEEP_BACK: Duration = Duration::from_mins(1);
+
+/// Conversations that are looked at then.
+const SWEEP_MAX: usize = 2048;
 
 /// What has been delivered here.
 #[derive(Debug)]
@@ -61,7 +67,7 @@ struct Conversation {
 #[derive(Debug)]
 pub(crate) struct Record {
     publish: Publish,
-    /// The session that was told "stored" because of this record, if the message changed hands.
+    /// The session here that was told "stored".
     answered: Option<u64>,
 }
 
@@ -89,10 +95,9 @@ impl Gateway {
             self.metrics.stale_publishes.inc();
             return;
         }
-        let answered = self.answer_by(&publish);
         let conversation = publish.conversation;
         let continuous_since = self.continuous_since(conversation);
-        let record = Record { publish, answered };
+        let record = self.record(publish);
         match self.delivery.take(record, continuous_since) {
             Verdict::Deliver(records) => {
                 if records.len() > 1 {
@@ -114,20 +119,30 @@ impl Gateway {
         }
     }
 
+    /// Storage is back after it was away: what it took last may never have been published.
+    pub(crate) fn sweep(self: &Arc<Self>) {
+        let gateway = Arc::clone(self);
+        self.shutdown.spawn(Span::current(), async move { repair::sweep(&gateway).await });
+    }
+
     /// Delivers what was taken.
     pub(crate) fn deliver_batch(self: &Arc<Self>, batch: &mut Batch) {
         fanout::deliver(self, std::mem::take(&mut batch.records));
     }
 
-    /// The sender's answer, if this comes before storage's own.
-    fn answer_by(&self, publish: &Publish) -> Option<u64> {
-        let own = publish.origin.is_some_and(|origin| origin.gateway_boot == self.boot);
-        let id = ClientMsgId::from_slice(publish.client_msg_id.as_deref()?)?;
-        if !own || publish.msg_id == 0 {
-            return None;
-        }
-        let place = Place { msg_id: publish.msg_id, create_time: create_time(publish) };
-        self.sends.published(publish.sender, id, place)
+    /// Reads a record. Its sender is answered, if this comes before storage's own answer.
+    fn record(&self, publish: Publish) -> Record {
+        // What is fetched has no origin any more; then the sender may be anywhere.
+        let elsewhere = publish.origin.is_some_and(|origin| origin.gateway_boot != self.boot);
+        let id = publish.client_msg_id.as_deref().and_then(ClientMsgId::from_slice);
+        let answered = match id {
+            Some(id) if !elsewhere && !changes_members(&publish) => {
+                let Publish { sender, msg_id, .. } = publish;
+                self.sends.published(sender, id, msg_id, || create_time(&publish))
+            }
+            _ => None,
+        };
+        Record { publish, answered }
     }
 
     /// Since when everything of a conversation has come here; `None` if nobody here is in it.
@@ -169,14 +184,27 @@ impl Delivery {
         self.state.lock().conversations.peek(&conversation)?.seen.missing()
     }
 
-    fn close_gap(&self, conversation: u64, fetched: Vec<Publish>) -> Vec<Record> {
+    fn close_gap(&self, conversation: u64, fetched: Vec<Record>) -> Vec<Record> {
         let mut state = self.state.lock();
         let Some(known) = state.conversations.get_mut(&conversation) else { return Vec::new() };
         if !known.seen.has_gap() {
             return Vec::new();
         }
-        let marked = |publish: Publish| (mark_of(&publish), Record { publish, answered: None });
+        let marked = |record: Record| (mark_of(&record.publish), record);
         known.seen.close(fetched.into_iter().map(marked).collect())
+    }
+
+    /// The conversations of the last minute, the newest first; of each the first message that did
+    /// not come here, and when the last one came.
+    fn recent(&self) -> Vec<(u64, u32, Instant)> {
+        let now = Instant::now();
+        let state = self.state.lock();
+        let recent = state.conversations.iter().take(SWEEP_MAX);
+        recent
+            .take_while(|(_number, known)| now - known.at < SWEEP_BACK)
+            .filter(|(_number, known)| !known.seen.has_gap())
+            .map(|(number, known)| (*number, known.seen.next(), known.at))
+            .collect()
     }
 }
 

@@ -54,9 +54,8 @@ impl Listeners {
         }
         if let Some((listener, tls)) = self.tls {
             let (to, own) = (Arc::clone(gateway), shutdown.clone());
-            let serve = move |socket, peer| {
-                Box::pin(serve_tls(Arc::clone(&to), tls.clone(), socket, peer))
-            };
+            let serve =
+                move |socket, peer| Box::pin(serve_tls(Arc::clone(&to), tls.clone(), socket, peer));
             let accept = Acceptor::new(listener, slots_max).run(own, serve);
             shutdown.spawn_vital(info_span!("accept_tls"), accept);
         }

@@ -473,3 +473,6 @@ fn poll_tls(
     state.unflushed = true;
     Poll::Ready(Ok(written))
 }
+
+#[cfg(test)]
+mod tests;

@@ -108,6 +108,7 @@ impl LinkHandler for StorageLinks {
     fn up(&self, link: &Link) {
         self.gateway.storage.up(link);
         self.gateway.sends.use_link(link);
+        self.gateway.sweep();
         self.ready.set(true);
     }
 

@@ -277,3 +277,6 @@ fn remove_member(groups: &mut HashMap<u32, Group>, group: u32, session: u64) {
         }
     }
 }
+
+#[cfg(test)]
+mod tests;

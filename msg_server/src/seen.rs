@@ -88,6 +88,11 @@ impl<R> Seen<R> {
         Some((gap.from, next.unwrap_or(gap.from).saturating_sub(1)))
     }
 
+    /// The message after the highest one that came.
+    pub(crate) fn next(&self) -> u32 {
+        self.top.saturating_add(1)
+    }
+
     /// Whether something is held back behind a gap.
     pub(crate) fn has_gap(&self) -> bool {
         self.gap.is_some()

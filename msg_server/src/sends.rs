@@ -15,11 +15,13 @@
 
 mod table;
 
+use std::num::NonZeroUsize;
 use std::sync::{Arc, Weak};
 use std::time::Duration;
 
 use bytes::Bytes;
 use daemon::{Link, LinkError};
+use lru::LruCache;
 use parking_lot::Mutex;
 use proto::cluster::Kind;
 use proto::cluster::wire::{Outcome, Submit, SubmitAnswer};
@@ -36,6 +38,10 @@ use table::{Entry, Key, Put, Table};
 /// How long a message may be unanswered.
 const SEND_LIMIT: Duration = Duration::from_secs(10);
 
+/// How many answers are remembered, so that a message that is published late does not go to the
+/// session that it came from.
+const ANSWERED_MAX: NonZeroUsize = NonZeroUsize::new(8192).expect("not zero");
+
 /// The unanswered messages, and where they go.
 ///
 /// One lane, since embedded storage has one partition and so one owner. With more partitions there
@@ -47,16 +53,19 @@ pub(crate) struct Sends {
     metrics: GatewayMetrics,
 }
 
-#[derive(Debug, Default)]
+#[derive(Debug)]
 struct Lane {
     table: Table<Waiter>,
     link: Option<Link>,
+    /// The sessions that the last answers went to.
+    answered: LruCache<Key, u64>,
 }
 
 /// Who waits for an answer. The session may be gone by then.
 #[derive(Debug)]
 pub(crate) struct Waiter {
     session: Weak<Session>,
+    session_id: u64,
     seq: u16,
     to: u32,
     /// Whether the client named the message itself, and so gets the extended answer.
@@ -73,16 +82,11 @@ pub(crate) struct Outgoing {
     pub(crate) client_msg_id: Option<ClientMsgId>,
 }
 
-/// Where a message came to lie.
-#[derive(Debug, Clone, Copy)]
-pub(crate) struct Place {
-    pub(crate) msg_id: u32,
-    pub(crate) create_time: Option<u32>,
-}
-
 impl Sends {
     pub(crate) fn new(bytes_max: usize, metrics: GatewayMetrics) -> Self {
-        Self { lane: Mutex::default(), bytes_max, metrics }
+        let answered = LruCache::new(ANSWERED_MAX);
+        let lane = Lane { table: Table::default(), link: None, answered };
+        Self { lane: Mutex::new(lane), bytes_max, metrics }
     }
 
     /// Whether all clients together have sent as much as may be unanswered.
@@ -104,12 +108,13 @@ impl Sends {
             sender: user,
             conversation: conversation.number(),
             client_msg_id: Bytes::copy_from_slice(&id.0),
-            resend: message.resend,
+            resend: message.resend.filter(|_repeat| named),
             fingerprint: (!named).then(|| fingerprint(user, to, seq, &message.msg_data)),
             r#type: u32::try_from(message.msg_type).unwrap_or(0),
             body: message.msg_data,
         };
-        let waiter = Waiter { session: Arc::downgrade(session), seq, to, named };
+        let waiter =
+            Waiter { session: Arc::downgrade(session), session_id: session.id(), seq, to, named };
         let key = Key { sender: user, id };
 
         let mut lane = self.lane.lock();
@@ -163,10 +168,10 @@ impl Sends {
                 lane.table.retry_later(&key, Instant::now());
             }
             (Outcome::Ok, Some(msg_id)) => {
-                let entry = lane.table.take(&key);
-                drop(lane);
-                let place = Place { msg_id, create_time: answer.create_time };
-                self.accepted(entry, place);
+                if let Some(entry) = lane.take_answered(&key) {
+                    drop(lane);
+                    self.accepted(entry, msg_id, answer.create_time);
+                }
             }
             (Outcome::Refused, _) => {
                 let entry = lane.table.take(&key);
@@ -179,11 +184,25 @@ impl Sends {
         }
     }
 
-    /// The message was published, so it is stored, whether or not the answer has come. Returns the
-    /// session that was told so now.
-    pub(crate) fn published(&self, sender: u32, id: ClientMsgId, place: Place) -> Option<u64> {
-        let entry = self.lane.lock().table.take(&Key { sender, id });
-        self.accepted(entry, place)
+    /// A message was published, so it is stored, whether or not the answer has come. Returns the
+    /// session that is or was told so, if that was here and not long ago.
+    pub(crate) fn published(
+        &self,
+        sender: u32,
+        id: ClientMsgId,
+        msg_id: u32,
+        create_time: impl FnOnce() -> Option<u32>,
+    ) -> Option<u64> {
+        let key = Key { sender, id };
+        let mut lane = self.lane.lock();
+        let entry = lane.take_answered(&key);
+        let session = lane.answered.peek(&key).copied();
+        drop(lane);
+        if let Some(entry) = entry {
+            let create_time = if entry.waiter.named { create_time() } else { None };
+            self.accepted(entry, msg_id, create_time);
+        }
+        session
     }
 
     /// What is done every 100 ms: tries again, and gives up.
@@ -205,33 +224,32 @@ impl Sends {
         self.metrics.unanswered_bytes.set(i64::try_from(bytes).unwrap_or(i64::MAX));
     }
 
-    fn accepted(&self, entry: Option<Entry<Waiter>>, place: Place) -> Option<u64> {
-        let Entry { submit, waiter, .. } = entry?;
+    fn accepted(&self, entry: Entry<Waiter>, msg_id: u32, create_time: Option<u32>) {
+        let Entry { submit, waiter, .. } = entry;
         self.metrics.send_ended(SendEnd::Accepted);
-        let session = waiter.session.upgrade()?;
+        let Some(session) = waiter.session.upgrade() else { return };
         let session_type = session_type_of(submit.conversation);
         let answer = if waiter.named {
             let result = client::SendResult {
                 client_msg_id: submit.client_msg_id,
                 outcome: client::SendOutcome::Ok.into(),
-                msg_id: Some(place.msg_id),
+                msg_id: Some(msg_id),
                 session_id: Some(waiter.to),
                 session_type: Some(session_type.into()),
                 reason: None,
-                create_time: place.create_time,
+                create_time,
             };
             encode_message(Command::SendResult, waiter.seq, &result)
         } else {
             let ack = client::MessageAck {
                 user_id: submit.sender,
                 session_id: waiter.to,
-                msg_id: place.msg_id,
+                msg_id,
                 session_type: session_type.into(),
             };
             encode_message(Command::MessageAck, waiter.seq, &ack)
         };
         session.outbox.end_send(Some(answer));
-        Some(session.id())
     }
 
     /// A message was not stored. Old clients have no answer for that: they get none.
@@ -260,6 +278,13 @@ impl Sends {
 }
 
 impl Lane {
+    /// Takes out a message that is stored, and remembers whom it came from.
+    fn take_answered(&mut self, key: &Key) -> Option<Entry<Waiter>> {
+        let entry = self.table.take(key)?;
+        self.answered.put(*key, entry.waiter.session_id);
+        Some(entry)
+    }
+
     /// Gives a message to storage, if it is there; otherwise the message waits.
     fn hand_over(&mut self, key: &Key) {
         let Some(submit) = self.table.submit(key) else { return };

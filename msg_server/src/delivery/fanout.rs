@@ -87,7 +87,7 @@ fn deliver_parcel(gateway: &Gateway, conversation: ConversationId, records: &[Re
 
 /// Pushes one message to one session, if it may see it. For what only this session has missed.
 pub(super) fn deliver_to(gateway: &Gateway, session: &Session, publish: Publish, join: u32) {
-    let record = Record { publish, answered: None };
+    let record = gateway.record(publish);
     Parcel::new(slice::from_ref(&record), gateway.boot).push(session, join);
 }
 

@@ -278,3 +278,41 @@ async fn presence_goes_to_pcs_and_to_the_users_own_phones() {
     pc.expect_quiet().await;
     world.stop().await;
 }
+
+#[tokio::test]
+async fn what_storage_took_and_did_not_publish_before_it_went_is_fetched_when_it_is_back() {
+    let world = World::start().await;
+    let mut client = world.client(5, WINDOWS).await;
+    let conversation = single(5, 6);
+    world.hub.send(Kind::Publish, &publish(conversation, 1, 6));
+    assert_eq!(client.expect_push().await.msg_id, 1);
+    *world.db.history.lock() = (1..=3).map(|msg_id| publish(conversation, msg_id, 6)).collect();
+    world.cut_db();
+    for msg_id in [2, 3] {
+        assert_eq!(client.expect_push().await.msg_id, msg_id);
+    }
+    client.expect_quiet().await;
+    world.stop().await;
+}
+
+#[tokio::test]
+async fn a_message_that_is_fetched_does_not_go_to_the_session_it_came_from() {
+    let world = World::start().await;
+    world.db.answers_sends.store(false, Ordering::SeqCst);
+    let mut sender = world.client(5, WINDOWS).await;
+    let mut phone = world.client(5, ANDROID).await;
+    let conversation = single(5, 6);
+    world.hub.send(Kind::Publish, &publish(conversation, 1, 6));
+    assert_eq!(sender.expect_push().await.msg_id, 1);
+    assert_eq!(phone.expect_push().await.msg_id, 1);
+    sender.send(Command::MessageData, 3, &text(6, "hello")).await;
+    let submit = world.db.next_submit().await;
+    world.db.answer(&submit, wire::Outcome::Ok, Some(2));
+    sender.expect::<client::MessageAck>(Command::MessageAck, 3).await;
+    let client_msg_id = Some(submit.client_msg_id);
+    *world.db.history.lock() = vec![wire::Publish { client_msg_id, ..publish(conversation, 2, 5) }];
+    world.cut_db();
+    assert_eq!(phone.expect_push().await.msg_id, 2);
+    sender.expect_quiet().await;
+    world.stop().await;
+}

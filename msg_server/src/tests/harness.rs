@@ -15,12 +15,12 @@ use proto::cluster::{Kind, wire};
 use proto::ids::{ConversationId, GroupId, UserId};
 use proto::limits::LIMIT_AFTER_LOGIN;
 use proto::{Command, Frame, client, encode_message, frame};
-use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
 use tokio::net::TcpStream;
 use tokio::sync::mpsc;
 use tokio::time::timeout;
 
-use crate::{Config, LimitsConfig};
+use crate::{Config, LimitsConfig, TlsConfig};
 
 pub(super) const LIMIT: Duration = Duration::from_secs(10);
 pub(super) const WINDOWS: u32 = 1;
@@ -72,6 +72,14 @@ impl World {
     }
 
     pub(super) async fn start_with(change: impl FnOnce(&mut LimitsConfig)) -> Self {
+        Self::start_on(|config| change(&mut config.limits)).await
+    }
+
+    pub(super) async fn start_with_tls(tls: TlsConfig) -> Self {
+        Self::start_on(|config| config.tls = Some(tls)).await
+    }
+
+    async fn start_on(change: impl FnOnce(&mut Config)) -> Self {
         let peers = Shutdown::default();
         let db_shutdown = peers.child();
         let (db, hub) = (FakeDb::new(), FakeHub::new());
@@ -79,9 +87,7 @@ impl World {
         let db_addr = listen(any, Role::DbProxy, "db", db.clone(), &db_shutdown).await;
         let hub_addr = listen(any, Role::RouteServer, "r1", hub.clone(), &peers).await;
 
-        let mut limits = LimitsConfig::default();
-        change(&mut limits);
-        let config = Config {
+        let mut config = Config {
             cluster: ClusterConfig {
                 key: Some(Secret::new(KEY)),
                 name: "g1".to_owned(),
@@ -90,9 +96,9 @@ impl World {
             listen: Some(any),
             route_servers: vec![hub_addr.to_string()],
             db_proxies: vec![db_addr.to_string()],
-            limits,
             ..Config::default()
         };
+        change(&mut config);
         let shutdown = Shutdown::default();
         let serving = crate::run(Context::fixed(config, shutdown.clone())).await.unwrap();
         timeout(LIMIT, serving.ready.ready()).await.expect("linked in time");
@@ -103,15 +109,17 @@ impl World {
     }
 
     pub(super) async fn connect(&self) -> Client {
-        Client { socket: TcpStream::connect(self.addr).await.unwrap(), buffer: BytesMut::new() }
+        Client::new(TcpStream::connect(self.addr).await.unwrap())
+    }
+
+    pub(super) fn tls_addr(&self) -> SocketAddr {
+        self.running.serving.addr("tls clients").unwrap()
     }
 
     /// A client that is logged in.
     pub(super) async fn client(&self, user: u32, client_type: u32) -> Client {
         let mut client = self.connect().await;
-        client.send(Command::LoginRequest, 1, &login(user, client_type)).await;
-        let reply: client::LoginReply = client.expect(Command::LoginReply, 1).await;
-        assert_eq!(reply.result, 0, "{:?}", reply.result_text);
+        client.log_in(user, client_type).await;
         client
     }
 
@@ -357,12 +365,22 @@ impl LinkHandler for FakeHub {
 }
 
 /// A client of the gateway.
-pub(super) struct Client {
-    pub(super) socket: TcpStream,
+pub(super) struct Client<S = TcpStream> {
+    socket: S,
     buffer: BytesMut,
 }
 
-impl Client {
+impl<S: AsyncRead + AsyncWrite + Unpin> Client<S> {
+    pub(super) fn new(socket: S) -> Self {
+        Self { socket, buffer: BytesMut::new() }
+    }
+
+    pub(super) async fn log_in(&mut self, user: u32, client_type: u32) {
+        self.send(Command::LoginRequest, 1, &login(user, client_type)).await;
+        let reply: client::LoginReply = self.expect(Command::LoginReply, 1).await;
+        assert_eq!(reply.result, 0, "{:?}", reply.result_text);
+    }
+
     pub(super) async fn send(&mut self, command: Command, seq: u16, message: &impl Message) {
         self.write(&encode_message(command, seq, message)).await;
     }
@@ -403,6 +421,15 @@ impl Client {
     pub(super) async fn expect_closed(&mut self) {
         let frame = self.next().await;
         assert!(frame.is_none(), "{frame:?}");
+    }
+
+    /// The gateway closes, whatever it says before.
+    pub(super) async fn expect_end_of_stream(&mut self) {
+        let mut rest = Vec::new();
+        let end = timeout(LIMIT, self.socket.read_to_end(&mut rest)).await.expect("in time");
+        if end.is_err() {
+            // Reset is an end as well.
+        }
     }
 
     pub(super) async fn expect_push(&mut self) -> client::MessageData {

@@ -27,13 +27,3 @@ fn resident() -> usize {
     let line = status.lines().find_map(|line| line.strip_prefix("VmRSS:")).unwrap();
     line.trim().strip_suffix("kB").unwrap().trim().parse::<usize>().unwrap() * 1024
 }
-
-#[test]
-fn sizes() {
-    use std::mem::size_of;
-    println!("outbox {}", size_of::<crate::outbox::Outbox>());
-    println!("session {}", size_of::<crate::session::Session>());
-    println!("connection {}", size_of::<crate::connection::Connection>());
-    println!("service {}", size_of::<crate::service::Service>());
-    println!("sleep {}", size_of::<tokio::time::Sleep>());
-}

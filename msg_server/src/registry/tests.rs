@@ -1,0 +1,116 @@
+use super::*;
+use crate::config::LimitsConfig;
+use crate::metrics::GatewayMetrics;
+use crate::outbox::{Outbox, OutboxPool};
+use crate::session::Login;
+
+const WINDOWS: u32 = 1;
+const MAC: u32 = 2;
+const ANDROID: u32 = 0x12;
+
+fn session(registry: &Registry, user: u32, client_type: u32) -> Arc<Session> {
+    let pool = OutboxPool::new(&LimitsConfig::default(), GatewayMetrics::default());
+    let outbox = Arc::new(Outbox::queued(Arc::new(pool)));
+    Arc::new(Session::new(Login { id: registry.next_session_id(), user, client_type }, outbox))
+}
+
+fn entered(registry: &Registry, user: u32, client_type: u32) -> Arc<Session> {
+    let session = session(registry, user, client_type);
+    registry.enter(&session, 1000);
+    session
+}
+
+fn membership(group: u32, join_msg_id: u32, version: u64) -> Membership {
+    Membership { group, join_msg_id, version }
+}
+
+fn members(registry: &Registry, group: u32) -> Vec<(u64, u32)> {
+    let group = registry.group(group).expect("known");
+    group.members.iter().map(|member| (member.session.id(), member.join)).collect()
+}
+
+#[test]
+fn the_session_that_enters_last_has_the_largest_epoch_even_if_the_clock_went_back() {
+    let registry = Registry::default();
+    let first = session(&registry, 7, WINDOWS);
+    assert!(registry.enter(&first, 5000).is_empty());
+    let phone = session(&registry, 7, ANDROID);
+    assert!(registry.enter(&phone, 4000).is_empty(), "another class is not displaced");
+    let second = session(&registry, 7, MAC);
+    let displaced: Vec<u64> = registry.enter(&second, 3000).iter().map(|s| s.id()).collect();
+    assert_eq!(displaced, [first.id()]);
+    assert!(second.epoch() > phone.epoch() && phone.epoch() > first.epoch());
+}
+
+#[test]
+fn whoever_leaves_is_in_no_group_and_leaves_once() {
+    let registry = Registry::default();
+    let (one, other) = (entered(&registry, 7, WINDOWS), entered(&registry, 8, WINDOWS));
+    for session in [&one, &other] {
+        assert_eq!(registry.join_all(session, &[membership(9, 3, 1)]), [9]);
+    }
+    assert!(registry.leave(&one) && !registry.leave(&one));
+    assert_eq!(members(&registry, 9), [(other.id(), 3)]);
+    assert!(registry.take_empty_groups().is_empty());
+    registry.leave(&other);
+    assert_eq!(registry.take_empty_groups(), [9]);
+    assert_eq!(registry.size(), (0, 0));
+}
+
+#[test]
+fn a_group_that_every_replica_knows_is_not_announced_again() {
+    let registry = Registry::default();
+    let (one, other) = (entered(&registry, 7, WINDOWS), entered(&registry, 8, WINDOWS));
+    assert_eq!(registry.join_all(&one, &[membership(9, 1, 1)]), [9]);
+    assert_eq!(registry.join_all(&other, &[membership(9, 1, 1)]), [9], "not confirmed yet");
+    registry.confirm(&[9]);
+    let third = entered(&registry, 9, WINDOWS);
+    assert!(registry.join_all(&third, &[membership(9, 1, 1)]).is_empty());
+}
+
+#[test]
+fn a_delivery_works_on_the_group_as_it_was() {
+    let registry = Registry::default();
+    let session = entered(&registry, 7, WINDOWS);
+    registry.join_all(&session, &[membership(9, 1, 1)]);
+    let view = registry.group(9).unwrap();
+    registry.leave(&session);
+    assert_eq!(view.members.len(), 1);
+    assert!(registry.group(9).unwrap().members.is_empty());
+}
+
+#[test]
+fn whoever_is_added_sees_nothing_until_his_join_is_known() {
+    let registry = Registry::default();
+    let session = entered(&registry, 7, WINDOWS);
+    assert_eq!(registry.change(&session, 9, 4, true), Change::Entered);
+    assert_eq!(members(&registry, 9), [(session.id(), JOIN_UNKNOWN)]);
+    registry.set_join(&session, 9, 12);
+    assert_eq!(members(&registry, 9), [(session.id(), 12)]);
+    assert_eq!(registry.change(&session, 9, 5, false), Change::Left);
+    assert!(registry.join_all(&session, &[membership(9, 1, 4)]).is_empty(), "an older list");
+    assert!(members(&registry, 9).is_empty());
+}
+
+#[test]
+fn whoever_has_left_cannot_enter_a_group() {
+    let registry = Registry::default();
+    let session = entered(&registry, 7, WINDOWS);
+    registry.leave(&session);
+    assert!(registry.join_all(&session, &[membership(9, 1, 1)]).is_empty());
+    assert_eq!(registry.change(&session, 9, 4, true), Change::None);
+    assert!(registry.group(9).is_none());
+}
+
+#[test]
+fn the_checksum_is_that_of_the_table() {
+    let registry = Registry::default();
+    let session = entered(&registry, 7, WINDOWS);
+    registry.join_all(&session, &[membership(9, 1, 1)]);
+    let (users, groups) = registry.interest();
+    let user = users.first().unwrap();
+    let checksum = registry.checksum();
+    assert_eq!((checksum.users, checksum.groups), (1, 1));
+    assert_eq!(checksum.users_xor, interest_hash_user(user.user, user.session, user.epoch));
+    assert_eq!(checksum.groups_xor, interest_hash_group(groups[0]));
+}
