@@ -13,11 +13,9 @@
 
 use std::collections::VecDeque;
 use std::fmt::Display;
-use std::fmt::Write as _;
 use std::io;
 use std::time::Duration;
 
-use md5::{Digest, Md5};
 use proto::client::{
     Heartbeat, Hello, HelloReply, LoginReply, LoginRequest, LoginResult, MessageAck, Refused,
     SendResult, UserInfo, UserStatus,
@@ -112,14 +110,7 @@ pub enum SendReply {
     Result(SendResult),
 }
 
-/// The form in which a typed password goes over the wire: its MD5 as 32 lower-case hex digits.
-pub fn password_field(typed: &str) -> String {
-    let mut hex = String::with_capacity(32);
-    for byte in Md5::digest(typed.as_bytes()) {
-        write!(hex, "{byte:02x}").expect("writing to a string cannot fail");
-    }
-    hex
-}
+pub use proto::credential::of_password as password_field;
 
 impl Connection {
     /// Connects to `addr` (`host:port`), with TLS if told how.

@@ -184,6 +184,18 @@ pub struct ClusterConfig {
     pub tls: Option<ClusterTlsConfig>,
 }
 
+/// The table `[tls]` of a daemon that clients connect to.
+#[derive(Debug, Clone, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct ListenTlsConfig {
+    /// Where clients connect with TLS.
+    pub listen: SocketAddr,
+    /// The certificate and its chain, in PEM.
+    pub cert: PathBuf,
+    /// The certificate's key, in PEM.
+    pub key: PathBuf,
+}
+
 /// The table `[cluster.tls]`.
 #[derive(Debug, Clone, Deserialize)]
 #[serde(deny_unknown_fields)]

@@ -26,7 +26,9 @@ pub mod shutdown;
 pub mod tls;
 
 pub use accept::Acceptor;
-pub use config::{ClusterConfig, ConfigError, LogFormat, ProcessConfig, Secret, Settings};
+pub use config::{
+    ClusterConfig, ConfigError, ListenTlsConfig, LogFormat, ProcessConfig, Secret, Settings,
+};
 pub use link::{
     CallError, Identity, Link, LinkError, LinkFrame, LinkHandler, LinkKey, LinkOptions, LinkTable,
     Peer, Role,

@@ -1,9 +1,8 @@
 //! The settings of a login server.
 
 use std::net::SocketAddr;
-use std::path::PathBuf;
 
-use daemon::{ClusterConfig, ConfigError, ProcessConfig, Settings};
+use daemon::{ClusterConfig, ConfigError, ListenTlsConfig, ProcessConfig, Settings};
 use serde::Deserialize;
 
 /// The settings of one login server.
@@ -17,7 +16,7 @@ pub struct Config {
     #[serde(default)]
     pub allow_plain: bool,
     /// Where clients ask with TLS.
-    pub tls: Option<TlsConfig>,
+    pub tls: Option<ListenTlsConfig>,
     /// Where gateways connect.
     pub link_addr: SocketAddr,
     /// Connections of clients held at once, on each of the two ports; more wait in the kernel's
@@ -39,18 +38,6 @@ pub struct Config {
     /// How the daemons of the cluster know each other.
     #[serde(default)]
     pub cluster: ClusterConfig,
-}
-
-/// The table `[tls]`.
-#[derive(Debug, Clone, Deserialize)]
-#[serde(deny_unknown_fields)]
-pub struct TlsConfig {
-    /// Where clients ask.
-    pub listen: SocketAddr,
-    /// The certificate and its chain, in PEM. Read again by a reload.
-    pub cert: PathBuf,
-    /// The certificate's key, in PEM. Read again by a reload.
-    pub key: PathBuf,
 }
 
 fn default_connections_max() -> usize {

@@ -28,14 +28,14 @@ use std::time::Duration;
 
 use daemon::accept::{self, Acceptor};
 use daemon::link::{self, LinkMetrics, LinkOptions, Role};
-use daemon::{BoxError, ConfigError, Context, Serving, Settings, Shutdown};
+use daemon::{BoxError, ConfigError, Context, ListenTlsConfig, Serving, Settings, Shutdown};
 use parking_lot::RwLock;
 use tokio::sync::watch;
 use tokio::time::MissedTickBehavior;
 use tokio_rustls::TlsAcceptor;
 use tracing::{error, info, info_span};
 
-pub use config::{Config, TlsConfig};
+pub use config::Config;
 use http::Http;
 use metrics::LoginMetrics;
 use reports::Reports;
@@ -90,7 +90,7 @@ pub async fn run(context: Context<Config>) -> Result<Serving, BoxError> {
     Ok(serving)
 }
 
-fn tls_acceptor(tls: &TlsConfig) -> Result<TlsAcceptor, ConfigError> {
+fn tls_acceptor(tls: &ListenTlsConfig) -> Result<TlsAcceptor, ConfigError> {
     Ok(TlsAcceptor::from(daemon::tls::server_config(&tls.cert, &tls.key)?))
 }
 

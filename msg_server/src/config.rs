@@ -1,10 +1,9 @@
 //! The gateway's settings.
 
 use std::net::{IpAddr, SocketAddr};
-use std::path::PathBuf;
 use std::time::Duration;
 
-use daemon::{ClusterConfig, ConfigError, ProcessConfig, Settings};
+use daemon::{ClusterConfig, ConfigError, ListenTlsConfig, ProcessConfig, Settings};
 use proto::limits::MESSAGE_BODY_MAX;
 use serde::Deserialize;
 
@@ -22,7 +21,7 @@ pub struct Config {
     /// Where clients connect without TLS; nowhere if not set.
     pub listen: Option<SocketAddr>,
     /// Where clients connect with TLS.
-    pub tls: Option<TlsConfig>,
+    pub tls: Option<ListenTlsConfig>,
     /// Allows `listen` to be an address that other machines reach. Old clients need it: whoever can
     /// listen on the way reads what they send.
     pub allow_plain: bool,
@@ -40,18 +39,6 @@ pub struct Config {
     pub db_proxies: Vec<String>,
     /// What one client, and all together, may use.
     pub limits: LimitsConfig,
-}
-
-/// The table `[tls]`.
-#[derive(Debug, Clone, Deserialize)]
-#[serde(deny_unknown_fields)]
-pub struct TlsConfig {
-    /// Where clients connect with TLS.
-    pub listen: SocketAddr,
-    /// The certificate and its chain, in PEM.
-    pub cert: PathBuf,
-    /// The certificate's key, in PEM.
-    pub key: PathBuf,
 }
 
 /// The table `[limits]`.

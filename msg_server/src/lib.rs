@@ -59,5 +59,5 @@ mod timers;
 #[cfg(test)]
 mod tests;
 
-pub use config::{Config, LimitsConfig, TlsConfig};
+pub use config::{Config, LimitsConfig};
 pub use start::run;

@@ -5,14 +5,14 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use daemon::accept;
-use daemon::{Acceptor, BoxError, tls};
+use daemon::{Acceptor, BoxError, ListenTlsConfig, tls};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::time::timeout;
 use tokio_rustls::TlsAcceptor;
 use tracing::info_span;
 
 use crate::closing::CloseReason;
-use crate::config::{Config, TlsConfig};
+use crate::config::Config;
 use crate::connection::{Connection, Reader, count_closed};
 use crate::gateway::Gateway;
 use crate::outbox::Outbox;
@@ -66,7 +66,7 @@ fn bind(key: &str, addr: SocketAddr) -> Result<TcpListener, BoxError> {
     accept::bind(addr).map_err(|error| format!("{key} {addr}: {error}").into())
 }
 
-fn bind_tls(config: &TlsConfig) -> Result<(TcpListener, TlsAcceptor), BoxError> {
+fn bind_tls(config: &ListenTlsConfig) -> Result<(TcpListener, TlsAcceptor), BoxError> {
     let acceptor = TlsAcceptor::from(tls::server_config(&config.cert, &config.key)?);
     Ok((bind("tls.listen", config.listen)?, acceptor))
 }

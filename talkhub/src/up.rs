@@ -28,10 +28,10 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use clap::Args;
+use daemon::run::{forbid_core_dumps, raise_files_limit};
 use daemon::{ClusterConfig, LogFormat, Role, logging};
 use proto::cluster::wire::DemoUsers;
 use proto::cluster::wire::admin_request::What;
-use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 use tokio::signal::unix::{Signal, SignalKind, signal};
 use tokio::time::timeout;
 use tracing::warn;
@@ -351,24 +351,6 @@ impl Signals {
             _signal = self.terminate.recv() => "SIGTERM",
             _signal = self.interrupt.recv() => "SIGINT",
         }
-    }
-}
-
-/// A connection is a descriptor, and the usual soft limit is 1,024.
-fn raise_files_limit() {
-    let Rlimit { current, maximum } = getrlimit(Resource::Nofile);
-    if current != maximum
-        && let Err(error) = setrlimit(Resource::Nofile, Rlimit { current: maximum, maximum })
-    {
-        warn!(%error, ?current, "cannot raise the limit of open files");
-    }
-}
-
-/// A core file would hold keys and messages.
-fn forbid_core_dumps() {
-    let Rlimit { maximum, .. } = getrlimit(Resource::Core);
-    if let Err(error) = setrlimit(Resource::Core, Rlimit { current: Some(0), maximum }) {
-        warn!(%error, "cannot forbid core files");
     }
 }
 

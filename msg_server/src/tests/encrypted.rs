@@ -1,5 +1,6 @@
 use std::sync::Arc;
 
+use daemon::ListenTlsConfig;
 use proto::cluster::Kind;
 use proto::{Command, client, encode_message};
 use tempfile::TempDir;
@@ -9,20 +10,19 @@ use tokio_rustls::client::TlsStream;
 use tokio_rustls::rustls::pki_types::ServerName;
 
 use super::harness::*;
-use crate::TlsConfig;
 
 /// A certificate that trusts itself, in files.
-fn certificate() -> (TempDir, TlsConfig) {
+fn certificate() -> (TempDir, ListenTlsConfig) {
     let folder = tempfile::tempdir().unwrap();
     let made = rcgen::generate_simple_self_signed(["localhost".to_owned()]).unwrap();
     let (cert, key) = (folder.path().join("cert.pem"), folder.path().join("key.pem"));
     std::fs::write(&cert, made.cert.pem()).unwrap();
     std::fs::write(&key, made.signing_key.serialize_pem()).unwrap();
     let listen = "127.0.0.1:0".parse().unwrap();
-    (folder, TlsConfig { listen, cert, key })
+    (folder, ListenTlsConfig { listen, cert, key })
 }
 
-async fn connect(world: &World, tls: &TlsConfig) -> Client<TlsStream<TcpStream>> {
+async fn connect(world: &World, tls: &ListenTlsConfig) -> Client<TlsStream<TcpStream>> {
     let config = daemon::tls::client_config(Some(&tls.cert)).unwrap();
     let socket = TcpStream::connect(world.tls_addr()).await.unwrap();
     let name = ServerName::try_from("localhost").unwrap();

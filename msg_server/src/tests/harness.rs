@@ -8,7 +8,9 @@ use std::time::Duration;
 
 use bytes::{Bytes, BytesMut};
 use daemon::link::{self, LinkFrame, LinkHandler, LinkKey, LinkOptions};
-use daemon::{ClusterConfig, Context, Identity, Link, Role, Running, Secret, Shutdown};
+use daemon::{
+    ClusterConfig, Context, Identity, Link, ListenTlsConfig, Role, Running, Secret, Shutdown,
+};
 use parking_lot::Mutex;
 use prost::Message;
 use proto::cluster::{Kind, wire};
@@ -20,7 +22,7 @@ use tokio::net::TcpStream;
 use tokio::sync::mpsc;
 use tokio::time::timeout;
 
-use crate::{Config, LimitsConfig, TlsConfig};
+use crate::{Config, LimitsConfig};
 
 pub(super) const LIMIT: Duration = Duration::from_secs(10);
 pub(super) const WINDOWS: u32 = 1;
@@ -75,7 +77,7 @@ impl World {
         Self::start_on(|config| change(&mut config.limits)).await
     }
 
-    pub(super) async fn start_with_tls(tls: TlsConfig) -> Self {
+    pub(super) async fn start_with_tls(tls: ListenTlsConfig) -> Self {
         Self::start_on(|config| config.tls = Some(tls)).await
     }
 
