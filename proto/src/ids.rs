@@ -42,6 +42,13 @@ impl Offset {
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct ClientMsgId(pub [u8; 16]);
 
+impl fmt::Display for ClientMsgId {
+    /// As hex digits: how a message is named in every daemon's log.
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        self.0.iter().try_for_each(|byte| write!(f, "{byte:02x}"))
+    }
+}
+
 impl ClientMsgId {
     /// Reads an id from the bytes of a message; `None` unless there are exactly 16.
     pub fn from_slice(bytes: &[u8]) -> Option<Self> {

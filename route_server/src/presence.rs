@@ -1,8 +1,9 @@
 //! Who is online, and what of it is news.
 //!
 //! A user is online while a PC client of his is logged in anywhere. Changes are gathered and flushed
-//! together: whoever came and left in between is no news. A user whose gateway was lost, rather than
-//! one who logged out, stays online for [`GRACE`], because he is probably on his way to another one.
+//! together: of whoever came and left in between, only the leaving is news, for somebody may have
+//! asked in between. A user whose gateway was lost, rather than one who logged out, stays online for
+//! [`GRACE`], because he is probably on his way to another one.
 //!
 //! # Invariants
 //!
@@ -41,6 +42,8 @@ struct State {
     is: Is,
     announced: bool,
     queued: bool,
+    /// Whether he was online at any time since the last flush. Whoever asked then was told so.
+    was_online: bool,
 }
 
 #[derive(Debug, Default, Clone, Copy, PartialEq, Eq)]
@@ -96,10 +99,14 @@ impl Presence {
             let Some(state) = self.users.get_mut(&user) else { continue };
             state.queued = false;
             let online = state.is != Is::Away;
-            if online != mem::replace(&mut state.announced, online) {
-                if online { news.online.push(user) } else { news.offline.push(user) }
-            }
-            if !online {
+            let was_online = mem::replace(&mut state.was_online, online);
+            let announced = mem::replace(&mut state.announced, online);
+            if online && !announced {
+                news.online.push(user);
+            } else if !online {
+                if announced || was_online {
+                    news.offline.push(user);
+                }
                 self.users.remove(&user);
             }
         }
@@ -114,6 +121,7 @@ impl Presence {
             (false, false) | (true, true) => {}
         }
         state.is = is;
+        state.was_online |= is != Is::Away;
         if !mem::replace(&mut state.queued, true) {
             self.changed.push(user);
         }
@@ -145,11 +153,13 @@ mod tests {
     }
 
     #[test]
-    fn coming_and_leaving_within_a_flush_is_no_news() {
+    fn of_coming_and_leaving_within_a_flush_only_the_end_is_news() {
         let (mut presence, now) = (Presence::default(), Instant::now());
         presence.arrived(1);
         presence.left(1);
-        assert_eq!(presence.flush(now), news(&[], &[]));
+        // A phone of his that logged in meanwhile believes that he is online.
+        assert_eq!(presence.flush(now), news(&[], &[1]));
+        assert!(presence.users.is_empty());
         presence.arrived(1);
         assert_eq!(presence.flush(now), news(&[1], &[]));
         presence.left(1);

@@ -13,6 +13,7 @@ use prost::Message;
 use tokio::sync::{Notify, oneshot};
 use tokio::time::timeout;
 use tokio_util::sync::CancellationToken;
+use tracing::debug;
 
 use super::frame::{self, Head, LinkFrame, OWN_KINDS};
 use super::identity::Peer;
@@ -188,6 +189,9 @@ impl Link {
         self.shared.calls.lock().insert(request, answer);
         let _forgotten_however_this_ends = Call { link: self, request };
         self.send(kind, request, message)?;
+        // The same number stands in the span of whoever answers: so a question is followed from one
+        // daemon's log into the other's.
+        debug!(peer = %self.peer().name, kind, request, "asked");
         match timeout(limit, waiting).await {
             Ok(Ok(frame)) => Ok(frame),
             Ok(Err(_closed)) => Err(CallError::Closed),

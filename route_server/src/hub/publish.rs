@@ -2,6 +2,8 @@
 
 use daemon::link::{Link, LinkFrame};
 use proto::cluster::{Kind, wire};
+use proto::ids::ClientMsgId;
+use tracing::debug;
 
 use super::{Hub, State, deliver};
 
@@ -9,6 +11,9 @@ impl Hub {
     /// Passes a folded record on, as the bytes it came in, and says which gateways have missed it.
     pub(super) fn publish(&self, link: &Link, frame: &LinkFrame, publish: &wire::Publish) {
         self.metrics.publishes.inc();
+        if let Some(id) = publish.client_msg_id.as_deref().and_then(ClientMsgId::from_slice) {
+            debug!(message = %id, msg_id = publish.msg_id, "passing on");
+        }
         let missed = self.state.lock().publish(publish, frame, &self.metrics);
         let newcomer = self.is_newcomer().then_some(true);
         let ack = wire::PublishAck { missed_gateway_boots: missed, newcomer };
