@@ -6,7 +6,7 @@ use proto::cluster::Kind;
 use proto::cluster::wire::admin_request::What;
 use proto::cluster::wire::{
     AdminAnswer, AdminRequest, DemoUsers, GroupChange, GroupCreate, GroupLine, GroupList, Kick,
-    UserAdd, UserDisable, UserLine, UserList, UserPassword,
+    Reason, UserAdd, UserDisable, UserLine, UserList, UserPassword,
 };
 use proto::ids::{ConversationId, GroupId, UserId};
 
@@ -23,8 +23,12 @@ const LINES_MAX: u32 = 1_000;
 /// Users that one demonstration may have.
 const DEMO_USERS_MAX: u32 = 1_000_000;
 
-/// Lengths of a login name, in bytes, and of what a person types as a password.
+/// Members that one change of the demonstration's group adds: a change must fit a record of the log.
+const DEMO_MEMBERS_MAX: usize = 50_000;
+
+/// Lengths of a login name and a nick, in bytes, and of what a person types as a password.
 const NAME_LEN: std::ops::RangeInclusive<usize> = 1..=64;
+const NICK_LEN_MAX: usize = 128;
 const PASSWORD_LEN: std::ops::RangeInclusive<usize> = 8..=128;
 
 /// Carries out one request.
@@ -72,6 +76,9 @@ fn say(error: impl std::fmt::Display) -> String {
 impl Admin<'_> {
     async fn add_user(&self, add: UserAdd) -> Done {
         check_name(&add.name)?;
+        if add.nick.as_ref().is_some_and(|nick| nick.len() > NICK_LEN_MAX) {
+            return Err(format!("a nick must have at most {NICK_LEN_MAX} bytes"));
+        }
         let user = NewUser {
             id: None,
             nick: add.nick.unwrap_or_else(|| add.name.clone()),
@@ -136,10 +143,18 @@ impl Admin<'_> {
         let group = GroupId(change.group);
         let add = self.users(&change.add).await?;
         let remove = self.users(&change.remove).await?;
-        match self.change_members(group, add, remove).await? {
-            true => Ok(done()),
-            false => Err(format!("group {} does not exist", group.0)),
+        // One after the other: a notice to clients is about the one or the other.
+        let mut changes = vec![(add, Vec::new()), (Vec::new(), remove)];
+        changes.retain(|(add, remove)| !add.is_empty() || !remove.is_empty());
+        if changes.is_empty() {
+            return Err("nobody is named".to_owned());
         }
+        for (add, remove) in changes {
+            if !self.change_members(group, add, remove).await? {
+                return Err(format!("group {} does not exist", group.0));
+            }
+        }
+        Ok(done())
     }
 
     async fn change_members(
@@ -148,10 +163,11 @@ impl Admin<'_> {
         add: Vec<UserId>,
         remove: Vec<UserId>,
     ) -> Result<bool, String> {
-        let change = Change::ChangeMembers { group, actor: None, add, remove };
+        let change = Change::Members { group, actor: None, add, remove };
         match self.partition.change(change).await {
             Outcome::Members { .. } => Ok(true),
             Outcome::Retry => Err("not now: the partition has no room".to_owned()),
+            Outcome::Refused(Reason::TooLarge) => Err("too many members at once".to_owned()),
             _ => Ok(false),
         }
     }
@@ -205,18 +221,20 @@ impl Admin<'_> {
         let members: Vec<UserId> = (1..=members).map(UserId).collect();
         let id = ConversationId::group(group).ok_or("group 1 is a group")?;
         let exists = self.partition.state().with(id, |group| group.group.is_some());
-        if exists.await.map_err(say)? {
-            self.change_members(group, members, Vec::new()).await?;
-            return Ok(());
+        if !exists.await.map_err(say)? {
+            let new = NewGroup {
+                wanted: Some(group),
+                creator: UserId(1),
+                kind: GroupType::Normal,
+                name: "everyone".to_owned(),
+                avatar: String::new(),
+            };
+            let first = members.iter().copied().take(DEMO_MEMBERS_MAX).collect();
+            make(self.partition, new, first).await.map_err(say)?;
         }
-        let new = NewGroup {
-            wanted: Some(group),
-            creator: UserId(1),
-            kind: GroupType::Normal,
-            name: "everyone".to_owned(),
-            avatar: String::new(),
-        };
-        make(self.partition, new, members).await.map_err(say)?;
+        for some in members.chunks(DEMO_MEMBERS_MAX) {
+            self.change_members(group, some.to_vec(), Vec::new()).await?;
+        }
         Ok(())
     }
 

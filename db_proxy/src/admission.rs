@@ -18,6 +18,9 @@ use crate::window::{Identity, Known};
 /// A voice message of no more than its length field has no voice in it.
 const VOICE_HEADER_LEN: usize = 4;
 
+/// The most changes that are judged before the first of them is folded.
+pub const BATCH_MAX: u32 = 8_192;
+
 /// Something that a client or an administrator wants changed in one conversation.
 #[derive(Debug, Clone)]
 pub enum Change {
@@ -26,7 +29,7 @@ pub enum Change {
     /// A new group, whose number has been allocated and whose members exist.
     CreateGroup(log::GroupCreated),
     /// Members added or removed, who exist.
-    ChangeMembers {
+    Members {
         /// Which group.
         group: GroupId,
         /// Who wants it; `None` = an administrator.
@@ -83,10 +86,24 @@ pub struct Send {
 /// What had to be looked up for a change, as far as it has been.
 #[derive(Debug, Clone, Copy, Default)]
 pub struct Facts {
-    /// For a resend: where the store has it, if it has it.
-    pub stored: Option<Option<Known>>,
+    /// For a resend: what the store says of it.
+    pub stored: InStore,
     /// For a read mark: how many of the messages up to it are the reader's own.
     pub own_up_to: Option<(MsgId, u32)>,
+    /// For a message to a user who did not exist when the conversation was loaded: whether he does.
+    pub peers_exist: Option<bool>,
+}
+
+/// What the store says of a message.
+#[derive(Debug, Clone, Copy, Default)]
+pub enum InStore {
+    /// It has not been asked.
+    #[default]
+    NotAsked,
+    /// It does not have it.
+    Missing,
+    /// It has it here.
+    Found(Known),
 }
 
 /// What is to be done with a change.
@@ -111,6 +128,8 @@ pub enum Need {
     Conversation,
     /// Whether the store has this message.
     Stored(UserId, ClientMsgId),
+    /// Whether both of these users exist.
+    PeersExist(UserId, UserId),
     /// How many messages of `from..=to` are by the user, to be added to `before`.
     Own {
         /// Whose.
@@ -130,7 +149,7 @@ impl Change {
         match self {
             Self::Send(send) => Some(send.conversation),
             Self::CreateGroup(created) => ConversationId::group(GroupId(created.group)),
-            Self::ChangeMembers { group, .. } => ConversationId::group(*group),
+            Self::Members { group, .. } => ConversationId::group(*group),
             Self::Read { conversation, .. }
             | Self::RemoveSession { conversation, .. }
             | Self::Shield { conversation, .. } => Some(*conversation),
@@ -152,14 +171,14 @@ pub fn admit(fold: &Fold, change: &Change, facts: &Facts, now_ms: u64) -> Admiss
         return Admission::Needs(Need::Conversation);
     };
     match change {
-        Change::Send(send) => may_send(conversation, send),
+        Change::Send(send) => may_send(conversation, send, facts),
         Change::CreateGroup(_) if conversation.group.is_some() => {
             Admission::Refused(Reason::NoSuchGroup)
         }
         Change::CreateGroup(created) => {
             Admission::Append(record::Change::GroupCreated(created.clone()))
         }
-        Change::ChangeMembers { group, actor, add, remove } => {
+        Change::Members { group, actor, add, remove } => {
             may_change_members(conversation, *group, *actor, (add, remove))
         }
         Change::Read { user, upto, .. } => read(conversation, *user, *upto, facts),
@@ -185,28 +204,38 @@ pub fn admit(fold: &Fold, change: &Change, facts: &Facts, now_ms: u64) -> Admiss
 
 fn known(fold: &Fold, send: &Send, facts: &Facts, now_ms: u64) -> Option<Admission> {
     let next = fold.last.next();
-    if let Some(known) = fold.window.find(send.identity, next, now_ms.max(fold.last_ms)) {
-        return Some(Admission::Known(known));
-    }
-    match facts.stored {
-        Some(Some(known)) => Some(Admission::Known(known)),
-        None if send.resend => {
-            let Identity { sender, client_msg_id, .. } = send.identity;
+    let Identity { sender, client_msg_id, .. } = send.identity;
+    let in_window = fold.window.find(send.identity, next, now_ms.max(fold.last_ms));
+    match (in_window, facts.stored) {
+        // It was stored before this owner started, so the store has its number.
+        (Some(Known { msg_id: None, client_msg_id, .. }), InStore::NotAsked) => {
             Some(Admission::Needs(Need::Stored(sender, client_msg_id)))
         }
-        _ => None,
+        (Some(Known { msg_id: None, .. }) | None, InStore::Found(known)) | (Some(known), _) => {
+            Some(Admission::Known(known))
+        }
+        (None, InStore::NotAsked) if send.resend => {
+            Some(Admission::Needs(Need::Stored(sender, client_msg_id)))
+        }
+        (None, _) => None,
     }
 }
 
-fn may_send(conversation: &Conversation, send: &Send) -> Admission {
+fn may_send(conversation: &Conversation, send: &Send, facts: &Facts) -> Admission {
     let sender = send.identity.sender;
+    let peers_exist = conversation.peers_exist || facts.peers_exist == Some(true);
     let refusal = match conversation.id.parties() {
         Parties::Single(..) if !conversation.has_member(sender) => Some(Reason::NotMember),
-        Parties::Single(..) if !conversation.peers_exist => Some(Reason::NoSuchPeer),
+        // He may have been made since.
+        Parties::Single(low, high) if !peers_exist && facts.peers_exist.is_none() => {
+            return Admission::Needs(Need::PeersExist(low, high));
+        }
+        Parties::Single(..) if !peers_exist => Some(Reason::NoSuchPeer),
         // Whoever is not in a group is not told whether it exists.
         Parties::Group(_) if conversation.group.is_none() => Some(Reason::NotMember),
         Parties::Group(_) if !conversation.has_member(sender) => Some(Reason::NotMember),
-        _ if conversation.head >= MsgId::MAX => Some(Reason::Full),
+        // What is judged in the same batch is not counted yet.
+        _ if conversation.head.0 + BATCH_MAX > MsgId::MAX.0 => Some(Reason::Full),
         _ => bad_content(conversation.id, send),
     };
     if let Some(reason) = refusal {
@@ -302,3 +331,6 @@ fn read(conversation: &Conversation, user: UserId, upto: MsgId, facts: &Facts) -
 pub fn record(change: record::Change, epoch: u64) -> Record {
     Record { change: Some(change), written_in_epoch: Some(epoch) }
 }
+
+#[cfg(test)]
+mod tests;

@@ -31,6 +31,7 @@ pub struct Config {
 /// The table `[limits]`.
 #[derive(Debug, Clone, Deserialize)]
 #[serde(deny_unknown_fields, default)]
+#[expect(clippy::struct_field_names, reason = "a bound says so")]
 pub struct LimitsConfig {
     /// Changes that wait for the log. Beyond, the sender is told to try again.
     pub queue_max: usize,

@@ -20,6 +20,9 @@ use crate::store::{
 /// How many of the newest messages stay in memory although they are stored.
 pub const RECENT_KEPT: usize = 32;
 
+/// How many bytes of them.
+const RECENT_BYTES_KEPT: usize = 64 << 10;
+
 /// A user's place in a group: the first id he may see, and the last one once he has left.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Member {
@@ -75,7 +78,7 @@ impl Conversation {
     /// Takes what the store has, as the state to fold on.
     pub fn from_stored(id: ConversationId, stored: StoredConversation) -> Self {
         let row = stored.row;
-        Self {
+        let mut conversation = Self {
             id,
             head: row.as_ref().map_or(MsgId(0), |row| row.head),
             last_offset: row.as_ref().map_or(Offset(0), |row| row.last_offset),
@@ -91,7 +94,9 @@ impl Conversation {
             peers_exist: stored.peers_exist,
             changed_at: Offset(0),
             used_in: 0,
-        }
+        };
+        conversation.forget_stored(Offset(u64::MAX)); // It has just come from the store.
+        conversation
     }
 
     /// Whether `user` takes part now.
@@ -168,17 +173,13 @@ impl Conversation {
 
     /// Forgets messages that are stored (up to `stored`) and not among the newest.
     pub fn forget_stored(&mut self, stored: Offset) {
-        while self.recent.len() > RECENT_KEPT
-            && self.recent.front().is_some_and(|message| message.offset <= stored)
+        let mut bytes: usize = self.recent.iter().map(|message| message.body.len()).sum();
+        while (self.recent.len() > RECENT_KEPT || bytes > RECENT_BYTES_KEPT)
+            && let Some(first) = self.recent.front().filter(|first| first.offset <= stored)
         {
+            bytes -= first.body.len();
             self.recent.pop_front();
         }
-    }
-
-    /// Roughly how many bytes this holds.
-    pub fn weight(&self) -> usize {
-        let messages: usize = self.recent.iter().map(|message| 120 + message.body.len()).sum();
-        200 + messages + self.members.len() * 40 + self.marks.len() * 56
     }
 
     /// The conversation's own row.

@@ -11,6 +11,7 @@
 //! - Records of an epoch older than the newest epoch record are ignored.
 //! - The conversation a record belongs to must be in the state ([`Fold::needs`]).
 
+use std::collections::hash_map::Entry;
 use std::collections::{BTreeSet, HashMap};
 
 use bytes::Bytes;
@@ -21,7 +22,7 @@ use proto::log::{self, Record};
 
 use crate::conversation::{Conversation, Mark, Member};
 use crate::log::LogRecord;
-use crate::store::{GroupRow, MessageRow};
+use crate::store::{Batch, GroupRow, MessageRow};
 use crate::window::{Identity, Known, Window};
 
 /// The rules this build folds by. A log that asks for newer ones is a roll-out error.
@@ -96,7 +97,8 @@ pub struct UnknownVersion {
 /// The state of one partition.
 #[derive(Debug)]
 pub struct Fold {
-    /// The epoch of the newest epoch record, or of the store at start.
+    /// The newest epoch that the log has shown. Whoever writes in an epoch has begun it before, so
+    /// every record of it shows it.
     pub epoch: u64,
     /// The rules in force.
     pub version: u32,
@@ -117,10 +119,11 @@ pub struct Fold {
 }
 
 impl Fold {
-    /// The state after the record at `applied`, with no conversation in memory.
-    pub fn new(epoch: u64, version: u32, applied: Offset, applied_crc: u32) -> Self {
+    /// The state after the record at `applied`, with no conversation in memory. The records before
+    /// it are entered by [`Fold::remember`].
+    pub fn new(version: u32, applied: Offset, applied_crc: u32) -> Self {
         Self {
-            epoch,
+            epoch: 0,
             version,
             last: applied,
             last_crc: applied_crc,
@@ -147,22 +150,26 @@ impl Fold {
     }
 
     /// Takes a record that the store has already: it is only entered into the window.
+    ///
     pub fn remember(&mut self, record: &LogRecord) {
-        let Ok(Record { change: Some(Change::Message(message)), .. }) =
+        let Ok(Record { change: Some(change), written_in_epoch }) =
             Record::decode(record.payload.clone())
         else {
             return;
         };
-        let Some((conversation, identity)) = identify(&message) else { return };
-        if self.window.find(identity, record.offset, record.timestamp_ms).is_none() {
-            let known = Known {
-                conversation,
-                msg_id: None,
-                client_msg_id: identity.client_msg_id,
-                offset: record.offset,
-                timestamp_ms: record.timestamp_ms,
-            };
-            self.window.insert(identity, known);
+        let written_in_epoch = written_in_epoch.unwrap_or(self.epoch);
+        if written_in_epoch < self.epoch {
+            return;
+        }
+        self.epoch = written_in_epoch;
+        if let Change::Message(message) = change
+            && let Some((conversation, identity)) = identify(&message)
+        {
+            let (offset, timestamp_ms) = (record.offset, record.timestamp_ms);
+            let client_msg_id = identity.client_msg_id;
+            let seen_before = self.window.find(identity, offset, timestamp_ms);
+            let new = Known { conversation, msg_id: None, client_msg_id, timestamp_ms };
+            self.window.insert(identity, seen_before.unwrap_or(new), offset, timestamp_ms);
         }
     }
 
@@ -177,9 +184,11 @@ impl Fold {
         else {
             return Ok(self.keep_unreadable(record));
         };
-        if written_in_epoch.is_some_and(|epoch| epoch < self.epoch) {
+        let written_in_epoch = written_in_epoch.unwrap_or(self.epoch);
+        if written_in_epoch < self.epoch {
             return Ok(Effect::Nothing);
         }
+        self.epoch = written_in_epoch;
         let effect = match change {
             Change::Message(message) => self.message(record, message),
             Change::GroupCreated(created) => self.group_created(record, created),
@@ -202,6 +211,35 @@ impl Fold {
         Ok(effect.unwrap_or_else(|| self.keep_unreadable(record)))
     }
 
+    /// Takes out what the store does not have, as the batch that brings it up to date.
+    pub fn take_batch(&mut self) -> Batch {
+        let unstored = std::mem::take(&mut self.unstored);
+        let conversation = |id: &ConversationId| self.conversations.get(id);
+        Batch {
+            applied: self.last,
+            applied_crc: self.last_crc,
+            fold_version: self.version,
+            conversations: unstored
+                .conversations
+                .iter()
+                .filter_map(conversation)
+                .map(Conversation::row)
+                .collect(),
+            members: unstored
+                .members
+                .iter()
+                .filter_map(|(id, user)| conversation(id)?.member_row(*user))
+                .collect(),
+            marks: unstored
+                .marks
+                .iter()
+                .filter_map(|(id, user)| conversation(id)?.mark_row(*user))
+                .collect(),
+            messages: unstored.messages,
+            unreadable: unstored.unreadable,
+        }
+    }
+
     fn keep_unreadable(&mut self, record: &LogRecord) -> Effect {
         self.unreadable += 1;
         self.unstored.bytes += record.payload.len();
@@ -213,7 +251,9 @@ impl Fold {
     /// id of the wrong length.
     fn message(&mut self, record: &LogRecord, message: log::Message) -> Option<Effect> {
         let (conversation_id, identity) = identify(&message)?;
-        if let Some(known) = self.window.find(identity, record.offset, record.timestamp_ms) {
+        let (offset, timestamp_ms) = (record.offset, record.timestamp_ms);
+        if let Some(known) = self.window.find(identity, offset, timestamp_ms) {
+            self.window.insert(identity, known, offset, timestamp_ms);
             return Some(Effect::Duplicate(known));
         }
         let conversation = self.conversations.get_mut(&conversation_id).expect(LOADED);
@@ -223,16 +263,16 @@ impl Fold {
             msg_id,
             sender: identity.sender,
             client_msg_id: identity.client_msg_id,
-            offset: record.offset,
-            timestamp_ms: record.timestamp_ms,
+            offset,
+            timestamp_ms,
             kind: message.r#type,
             body: message.body,
         };
         let previous = conversation.last_offset;
         conversation.head = msg_id;
-        conversation.last_offset = record.offset;
-        conversation.changed_at = record.offset;
-        conversation.last_message_ms = record.timestamp_ms;
+        conversation.last_offset = offset;
+        conversation.changed_at = offset;
+        conversation.last_message_ms = timestamp_ms;
         conversation.recent.push_back(row.clone());
         sent(conversation.marks.entry(identity.sender).or_default(), msg_id);
         let member_version = conversation.group.as_ref().map_or(0, |group| group.version);
@@ -241,10 +281,9 @@ impl Fold {
             conversation: conversation_id,
             msg_id: Some(msg_id),
             client_msg_id: identity.client_msg_id,
-            offset: record.offset,
-            timestamp_ms: record.timestamp_ms,
+            timestamp_ms,
         };
-        self.window.insert(identity, known);
+        self.window.insert(identity, known, offset, timestamp_ms);
         self.unstored.bytes += 160 + row.body.len();
         self.unstored.messages.push(row.clone());
         self.unstored.conversations.insert(conversation_id);
@@ -271,7 +310,8 @@ impl Fold {
         conversation.changed_at = record.offset;
         let mut added = Vec::with_capacity(created.members.len());
         for user in created.members.into_iter().map(UserId) {
-            if conversation.members.insert(user, Member { join: MsgId(1), leave: None }).is_none() {
+            if let Entry::Vacant(place) = conversation.members.entry(user) {
+                place.insert(Member { join: MsgId(1), leave: None });
                 added.push(user);
                 self.unstored.members.insert((id, user));
             }
@@ -315,9 +355,9 @@ impl Fold {
                 removed.push(user);
             }
         }
+        let previous = conversation.last_offset;
+        let actor = UserId(changed.actor);
         if added.is_empty() && removed.is_empty() {
-            let previous = conversation.last_offset;
-            let actor = UserId(changed.actor);
             return Some(Effect::Members {
                 group,
                 actor,
@@ -327,7 +367,6 @@ impl Fold {
                 created: false,
             });
         }
-        let previous = conversation.last_offset;
         conversation.last_offset = record.offset;
         conversation.changed_at = record.offset;
         if let Some(group) = &mut conversation.group {
@@ -338,7 +377,6 @@ impl Fold {
         }
         self.unstored.conversations.insert(id);
         self.unstored.bytes += 64 + (added.len() + removed.len()) * 32;
-        let actor = UserId(changed.actor);
         Some(Effect::Members { group, actor, added, removed, previous, created: false })
     }
 
@@ -411,5 +449,4 @@ fn identify(message: &log::Message) -> Option<(ConversationId, Identity)> {
 }
 
 #[cfg(test)]
-#[path = "fold/tests.rs"]
 mod tests;

@@ -27,7 +27,9 @@ mod serve;
 pub mod state;
 pub mod store;
 pub mod storing;
+#[cfg(test)]
+mod testing;
 pub mod window;
 
 pub use config::{Config, LimitsConfig, LogConfig};
-pub use serve::{run, serve};
+pub use serve::run;

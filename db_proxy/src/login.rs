@@ -25,7 +25,7 @@ use crate::store::Store;
 pub const FAILURES_MAX: u32 = 10;
 
 /// The time in which they count.
-pub const FAILURES_WITHIN: Duration = Duration::from_secs(30 * 60);
+pub const FAILURES_WITHIN: Duration = Duration::from_mins(30);
 
 /// Failures of one address: many people may sit behind it.
 const ADDRESS_FAILURES_MAX: u32 = 10 * FAILURES_MAX;
@@ -80,7 +80,7 @@ impl Logins {
             Ok(row) => row,
             Err(error) => {
                 debug!(%error, "a login cannot be checked");
-                return refused(LoginResult::NoDbServer, "服务暂不可用");
+                return unavailable();
             }
         };
         let stored = row.as_ref().map(|row| row.password_hash.as_str());
@@ -103,6 +103,11 @@ impl Logins {
             }
         }
     }
+}
+
+/// The answer to a login that cannot be checked now.
+pub(crate) fn unavailable() -> Verified {
+    refused(LoginResult::NoDbServer, "服务暂不可用")
 }
 
 fn refused(result: LoginResult, text: &str) -> Verified {

@@ -29,7 +29,7 @@ use proto::ids::{ConversationId, GroupId, MsgId, Offset, Parties, UserId};
 use proto::limits::LIMIT_TO_CLIENT;
 use proto::{Command, encode_message};
 use tokio::time::Instant;
-use tracing::{info_span, warn};
+use tracing::{debug, info_span, warn};
 
 use crate::metrics::PublishMetrics;
 use crate::store::MessageRow;
@@ -69,6 +69,8 @@ pub struct MembersChange<'a> {
     pub version: u32,
     /// The first message that the added may see.
     pub first_visible: MsgId,
+    /// The session that asked for it, which is answered instead of told.
+    pub origin: Option<Origin>,
 }
 
 /// The way from the fold to the gateways.
@@ -109,12 +111,14 @@ impl Publisher {
 
     /// Starts looking after unacknowledged publications.
     pub fn watch(self: &Arc<Self>, shutdown: &Shutdown) {
-        let publisher = Arc::clone(self);
+        let (publisher, stop) = (Arc::clone(self), shutdown.clone());
         // Ends with the links, not before: what is folded during the drain is published too.
         shutdown.spawn_link(info_span!("publisher"), async move {
             loop {
-                tokio::time::sleep(LOOK_EVERY).await;
-                publisher.send_late_again();
+                tokio::select! {
+                    () = tokio::time::sleep(LOOK_EVERY) => publisher.send_late_again(),
+                    () = stop.closing_links() => return,
+                }
             }
         });
     }
@@ -137,6 +141,7 @@ impl Publisher {
         epoch: u64,
         origin: Option<Origin>,
     ) {
+        debug!(message = %row.client_msg_id, conversation = %row.conversation, msg_id = row.msg_id.0, "publishing");
         let publish = publication(row, (previous, member_version), epoch, origin);
         self.publish(row.conversation, &publish);
     }
@@ -159,7 +164,7 @@ impl Publisher {
             member_version: u64::from(change.version),
             sender: change.actor.0,
             client_msg_id: None,
-            origin: None,
+            origin: change.origin,
             frame: if change.quiet { Bytes::new() } else { members_frame(change) },
             added: numbers(change.added),
             removed: numbers(change.removed),
@@ -279,13 +284,12 @@ impl LinkHandler for Publisher {
         if frame.kind != Kind::Publish.number() || !frame.answer {
             return;
         }
-        match frame.parse::<PublishAck>() {
-            Ok(ack) => self.acknowledged(frame.request, &ack),
-            Err(_) => {
-                warn!(peer = %link.peer().name, "an acknowledgement cannot be read");
-                link.reset("it sends what cannot be read");
-            }
-        }
+        let Ok(ack) = frame.parse::<PublishAck>() else {
+            warn!(peer = %link.peer().name, "an acknowledgement cannot be read");
+            link.reset("it sends what cannot be read");
+            return;
+        };
+        self.acknowledged(frame.request, &ack);
     }
 
     fn down(&self, link: &Link) {
@@ -369,3 +373,6 @@ fn members_frame(change: &MembersChange<'_>) -> Bytes {
 pub fn seconds(timestamp_ms: u64) -> u32 {
     u32::try_from(timestamp_ms / 1000).unwrap_or(u32::MAX)
 }
+
+#[cfg(test)]
+mod tests;

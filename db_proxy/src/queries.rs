@@ -6,7 +6,7 @@
 use bytes::Bytes;
 use proto::Command;
 use proto::client;
-use proto::cluster::wire::Answer;
+use proto::cluster::wire::{Answer, Origin};
 use proto::ids::{ConversationId, GroupId, UserId};
 
 use crate::login::Logins;
@@ -26,6 +26,8 @@ pub struct Asker {
     pub user: UserId,
     /// The client kind of the session.
     pub client_type: u32,
+    /// The session, which is answered and needs no notice of what it changes.
+    pub origin: Origin,
     /// The partition.
     pub partition: Partition,
     /// The login side.

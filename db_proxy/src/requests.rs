@@ -7,11 +7,11 @@
 use std::sync::Arc;
 
 use bytes::Bytes;
-use daemon::{Link, LinkFrame, LinkHandler, LinkTable, Role, Shutdown};
+use daemon::{Link, LinkError, LinkFrame, LinkHandler, LinkTable, Role, Shutdown};
 use proto::cluster::Kind;
 use proto::cluster::wire::{
-    AdminAnswer, AdminRequest, Answer, Ask, AskStatus, FetchRequest, MembershipsRequest, Outcome,
-    Submit, SubmitAnswer, Verify,
+    AdminAnswer, AdminRequest, Answer, Ask, AskStatus, FetchRequest, Fetched, Memberships,
+    MembershipsRequest, Outcome, Submit, SubmitAnswer, Verified, Verify,
 };
 use proto::ids::{ClientMsgId, ConversationId, UserId};
 use tokio::sync::Semaphore;
@@ -19,7 +19,7 @@ use tracing::{debug, debug_span, warn};
 
 use crate::admin;
 use crate::admission::{Change, Send};
-use crate::login::Logins;
+use crate::login::{self, Logins};
 use crate::metrics::RequestMetrics;
 use crate::partition::{self, Partition};
 use crate::publish::seconds;
@@ -67,13 +67,14 @@ impl Requests {
             link.reset("it submits what cannot be read");
             return;
         };
+        debug!(message = %send.identity.client_msg_id, from = %link.peer().name, "submitted");
         let (link, sender) = (link.clone(), submit.sender);
         let client_msg_id = Bytes::copy_from_slice(&submit.client_msg_id);
         let asked = submit.conversation;
         self.partition.submit(
             Change::Send(send),
             Box::new(move |outcome| {
-                let answer = submit_answer(sender, client_msg_id, asked, outcome);
+                let answer = submit_answer(sender, client_msg_id, asked, &outcome);
                 if link.send(Kind::SubmitAnswer.number(), 0, &answer).is_err() {
                     // The gateway asks again for what it has no answer to once it is back.
                     link.reset("it does not take answers");
@@ -82,15 +83,21 @@ impl Requests {
         );
     }
 
-    /// Answers one request in a task of its own.
-    fn answer<Q, R>(&self, link: &Link, frame: LinkFrame, answer: impl AnswerFn<Q, R>)
-    where
+    /// Answers one request in a task of its own, or at once by `overloaded`.
+    fn answer<Q, R>(
+        &self,
+        link: &Link,
+        frame: LinkFrame,
+        overloaded: &R,
+        answer: impl AnswerFn<Q, R>,
+    ) where
         Q: prost::Message + Default + 'static,
         R: prost::Message + 'static,
     {
         let Ok(slot) = Arc::clone(&self.slots).try_acquire_owned() else {
             self.metrics.overloaded.inc();
-            return; // The gateway's own limit ends the wait; a queue here would only make it longer.
+            send_answer(link, &frame, overloaded);
+            return;
         };
         let Ok(question) = frame.parse::<Q>() else {
             link.reset("it asks what cannot be read");
@@ -100,9 +107,7 @@ impl Requests {
         let span = debug_span!("request", from = %link.peer().name, request = frame.request);
         self.shutdown.spawn(span, async move {
             let reply = answer.call(this, question).await;
-            if link.answer(&frame, frame.kind, &reply).is_err() {
-                debug!("who asked has gone");
-            }
+            send_answer(&link, &frame, &reply);
             drop(slot);
         });
     }
@@ -111,6 +116,7 @@ impl Requests {
         let asker = Asker {
             user: UserId(ask.user),
             client_type: ask.client_type,
+            origin: ask.origin,
             partition: self.partition.clone(),
             logins: self.logins.clone(),
         };
@@ -120,6 +126,23 @@ impl Requests {
             _ => self.metrics.answered.inc(),
         };
         answer
+    }
+
+    async fn verify(self, verify: Verify) -> Verified {
+        let verified = self.logins.verify(verify).await;
+        match verified.user {
+            Some(_) => self.metrics.logins.inc(),
+            None => self.metrics.logins_refused.inc(),
+        };
+        verified
+    }
+
+    async fn memberships(self, request: MembershipsRequest) -> Memberships {
+        queries::groups::memberships(self.partition.state(), UserId(request.user)).await
+    }
+
+    async fn fetch(self, request: FetchRequest) -> Fetched {
+        queries::history::fetch(self.partition.state(), &request, self.epoch).await
     }
 
     async fn administer(self, request: AdminRequest) -> AdminAnswer {
@@ -152,32 +175,26 @@ impl LinkHandler for Requests {
     fn frame(&self, link: &Link, frame: LinkFrame) {
         let admin = link.peer().role == Role::Admin;
         match Kind::from_number(frame.kind) {
-            Some(Kind::Admin) if admin => self.answer(link, frame, Self::administer),
+            Some(Kind::Admin) if admin => {
+                let error = Some("too many requests are being answered".to_owned());
+                let overloaded = AdminAnswer { done: false, error, ..AdminAnswer::default() };
+                self.answer(link, frame, &overloaded, Self::administer);
+            }
             _ if admin => link.reset("an administrator asks what only gateways may"),
             Some(Kind::Submit) => match frame.parse::<Submit>() {
                 Ok(submit) => self.submit(link, &submit),
                 Err(_) => link.reset("it submits what cannot be read"),
             },
-            Some(Kind::Ask) => self.answer(link, frame, Self::ask),
-            Some(Kind::Verify) => {
-                self.answer(link, frame, |this: Self, verify: Verify| async move {
-                    let verified = this.logins.verify(verify).await;
-                    match verified.user {
-                        Some(_) => this.metrics.logins.inc(),
-                        None => this.metrics.logins_refused.inc(),
-                    };
-                    verified
-                })
-            }
+            Some(Kind::Ask) => self.answer(link, frame, &unavailable(), Self::ask),
+            Some(Kind::Verify) => self.answer(link, frame, &login::unavailable(), Self::verify),
             Some(Kind::Memberships) => {
-                self.answer(link, frame, |this: Self, request: MembershipsRequest| async move {
-                    queries::groups::memberships(this.partition.state(), UserId(request.user)).await
-                });
+                let overloaded = Memberships { complete: false, groups: Vec::new() };
+                self.answer(link, frame, &overloaded, Self::memberships);
             }
             Some(Kind::Fetch) => {
-                self.answer(link, frame, |this: Self, request: FetchRequest| async move {
-                    queries::history::fetch(this.partition.state(), &request, this.epoch).await
-                });
+                let overloaded =
+                    Fetched { complete: false, complete_upto: 0, publishes: Vec::new() };
+                self.answer(link, frame, &overloaded, Self::fetch);
             }
             _ => debug!(kind = frame.kind, "a frame of this kind is not for this daemon"),
         }
@@ -185,6 +202,14 @@ impl LinkHandler for Requests {
 
     fn down(&self, link: &Link) {
         self.gateways.remove(link);
+    }
+}
+
+fn send_answer(link: &Link, to: &LinkFrame, answer: &impl prost::Message) {
+    match link.answer(to, to.kind, answer) {
+        Ok(()) => {}
+        Err(LinkError::Closed) => debug!("who asked has gone"),
+        Err(LinkError::Full | LinkError::TooLong) => link.reset("it does not take answers"),
     }
 }
 
@@ -208,7 +233,7 @@ fn submit_answer(
     sender: u32,
     client_msg_id: Bytes,
     asked: u64,
-    outcome: partition::Outcome,
+    outcome: &partition::Outcome,
 ) -> SubmitAnswer {
     let mut answer = SubmitAnswer {
         sender,
@@ -219,7 +244,7 @@ fn submit_answer(
         reason: None,
         conversation: asked,
     };
-    match outcome {
+    match *outcome {
         partition::Outcome::Sent { conversation, msg_id, timestamp_ms } => {
             answer.outcome = Outcome::Ok as i32;
             answer.conversation = conversation.number();
@@ -257,3 +282,6 @@ pub(crate) fn ignored() -> Answer {
 pub(crate) fn unavailable() -> Answer {
     Answer { status: AskStatus::Unavailable as i32, ..ignored() }
 }
+
+#[cfg(test)]
+mod tests;

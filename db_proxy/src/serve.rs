@@ -26,14 +26,9 @@ use crate::storing::{self, StopStoring};
 /// Gateways that lose their link resubmit within this time; what they had sent is answered first.
 const LAST_REQUESTS: Duration = Duration::from_millis(50);
 
-/// Runs a db_proxy inside a larger process, with settings that do not change.
-pub async fn run(config: Config, shutdown: Shutdown) -> Result<Serving, BoxError> {
-    serve(Context::fixed(config, shutdown)).await
-}
-
 /// Takes the partition and starts to serve. Returns once gateways can connect: everything that was
 /// acknowledged before is folded by then.
-pub async fn serve(context: Context<Config>) -> Result<Serving, BoxError> {
+pub async fn run(context: Context<Config>) -> Result<Serving, BoxError> {
     let Context { settings: config, shutdown, reloads, metrics, boot } = context;
     let identity = config.cluster.link_identity(Role::DbProxy, boot)?;
     let opened = open_partition(&config, &identity.name).await?;
@@ -142,4 +137,35 @@ fn route_servers(
         }
     });
     routes
+}
+
+#[cfg(test)]
+mod tests {
+    use daemon::{Running, Secret};
+    use tempfile::TempDir;
+
+    use super::*;
+
+    #[tokio::test]
+    async fn it_stops_in_time_and_starts_again() {
+        let folder = TempDir::new().expect("make a folder");
+        let mut config = Config {
+            link_addr: ([127, 0, 0, 1], 0).into(),
+            data_dir: folder.path().join("data"),
+            route_servers: vec!["127.0.0.1:1".to_owned()],
+            ..Config::default()
+        };
+        config.cluster.key = Some(Secret::new("a key of these tests, long enough"));
+        config.log.segment_mib = 32;
+        config.log.spare_segments = 1;
+        for _ in 0..2 {
+            let shutdown = Shutdown::default();
+            let context = Context::fixed(config.clone(), shutdown.clone());
+            let serving = run(context).await.expect("it starts");
+            assert!(serving.addr("links").is_some());
+            let running = Running { serving, shutdown: shutdown.clone() };
+            running.stop(Duration::from_secs(20)).await.expect("every task has ended");
+            assert!(!shutdown.failed(), "nothing ended too early");
+        }
+    }
 }

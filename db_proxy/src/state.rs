@@ -8,19 +8,19 @@
 //! - Only the partition's thread folds, and only it takes conversations out of memory: between an
 //!   admission and its fold a conversation cannot vanish.
 //! - A conversation leaves memory only when its last change is stored.
-//! - What was read from the store is put into memory only if nothing left memory meanwhile: else it
-//!   could be older than what was known.
+//! - A conversation that is being read from the store does not leave memory until the read has ended:
+//!   so whatever is put into memory is as new as anything that was ever known there.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeSet, HashMap};
 use std::sync::Arc;
 
 use parking_lot::{Mutex, MutexGuard};
-use proto::ids::{ConversationId, MsgId, Offset, UserId};
+use proto::ids::{ConversationId, MsgId, Offset, Parties, UserId};
 use tokio::sync::Notify;
 
 use crate::conversation::{Conversation, RECENT_KEPT};
-use crate::fold::{Fold, Unstored};
-use crate::store::{Batch, Store, StoreError, UserConversation};
+use crate::fold::Fold;
+use crate::store::{Batch, MemberRow, Store, StoreError, UserConversation};
 
 /// The state of a partition. Clones share it.
 #[derive(Clone)]
@@ -37,12 +37,16 @@ pub(crate) struct Inner {
     pub(crate) fold: Fold,
     /// Everything up to here is in the store.
     pub(crate) stored: Offset,
-    /// What the store worker is writing now.
-    writing: Vec<ConversationId>,
-    /// How often conversations were taken out of memory.
-    evictions: u64,
+    /// What the store worker is writing now, and how much that is.
+    writing: BTreeSet<ConversationId>,
+    writing_bytes: usize,
+    /// How many reads of the store are on their way to each conversation.
+    loading: HashMap<ConversationId, u32>,
     /// A conversation used in an earlier round may be evicted before one used in a later round.
     round: u64,
+    /// With no more conversations than these, looking for some to evict is not worth it until more is
+    /// stored.
+    evict_above: usize,
 }
 
 impl std::fmt::Debug for State {
@@ -54,7 +58,15 @@ impl std::fmt::Debug for State {
 impl State {
     /// The state of a partition whose log is folded up to `fold.last`.
     pub fn new(fold: Fold, stored: Offset, store: Arc<dyn Store>) -> Self {
-        let inner = Inner { fold, stored, writing: Vec::new(), evictions: 0, round: 0 };
+        let inner = Inner {
+            fold,
+            stored,
+            writing: BTreeSet::new(),
+            writing_bytes: 0,
+            loading: HashMap::new(),
+            round: 0,
+            evict_above: 0,
+        };
         Self { inner: Arc::new(Mutex::new(inner)), store, unstored: Arc::default() }
     }
 
@@ -73,23 +85,23 @@ impl State {
         id: ConversationId,
         look: impl FnOnce(&Conversation) -> R,
     ) -> Result<R, StoreError> {
-        loop {
-            let evictions = {
-                let mut inner = self.lock();
-                inner.touch(id);
-                if let Some(conversation) = inner.fold.conversations.get(&id) {
-                    return Ok(look(conversation));
-                }
-                inner.evictions
-            };
-            let stored = self.store.conversation(id, RECENT_KEPT).await?;
+        let loading = {
             let mut inner = self.lock();
-            if inner.evictions == evictions {
-                let conversations = &mut inner.fold.conversations;
-                conversations.entry(id).or_insert_with(|| Conversation::from_stored(id, stored));
-                inner.touch(id);
+            if let Some(conversation) = inner.used(id) {
+                return Ok(look(conversation));
             }
-        }
+            *inner.loading.entry(id).or_default() += 1;
+            Loading { state: self, id }
+        };
+        let stored = self.store.conversation(id, RECENT_KEPT).await?;
+        let mut inner = self.lock();
+        let conversations = &mut inner.fold.conversations;
+        // Whoever was faster may have changed it since.
+        conversations.entry(id).or_insert_with(|| Conversation::from_stored(id, stored));
+        let seen = inner.used(id).map(look);
+        drop(inner);
+        drop(loading);
+        Ok(seen.expect("it was put into memory under the same lock"))
     }
 
     /// Brings the conversation into memory.
@@ -134,21 +146,22 @@ impl State {
         if inner.fold.last == inner.stored {
             return None;
         }
-        let unstored = std::mem::take(&mut inner.fold.unstored);
-        let batch = inner.batch(unstored);
+        inner.writing_bytes = inner.fold.unstored.bytes;
+        let batch = inner.fold.take_batch();
+        let group = |member: &MemberRow| ConversationId::group(member.group);
+        inner.writing = (batch.conversations.iter().map(|row| row.id))
+            .chain(batch.marks.iter().map(|mark| mark.conversation))
+            .chain(batch.members.iter().filter_map(group))
+            .collect();
         Some((inner.fold.epoch, inner.stored, batch))
-    }
-
-    /// Whether the store has everything that was folded.
-    pub(crate) fn next_batch_is_empty(&self) -> bool {
-        let inner = self.lock();
-        inner.fold.last == inner.stored
     }
 
     /// Notes that the store has everything up to `applied`.
     pub(crate) fn stored(&self, applied: Offset) {
         let mut inner = self.lock();
         inner.stored = applied;
+        inner.writing_bytes = 0;
+        inner.evict_above = 0;
         for id in std::mem::take(&mut inner.writing) {
             if let Some(conversation) = inner.fold.conversations.get_mut(&id) {
                 conversation.forget_stored(applied);
@@ -169,57 +182,35 @@ fn age(seen: &UserConversation) -> u64 {
 impl Inner {
     fn unstored_of(&self, user: UserId) -> Vec<UserConversation> {
         let unstored = &self.fold.unstored;
-        let members = unstored.members.iter().map(|(id, _user)| id);
-        let marks = unstored.marks.iter().filter(|(_id, whose)| *whose == user).map(|(id, _)| id);
-        let changed: BTreeSet<_> = unstored
+        let of_user = |id: &&ConversationId| match id.parties() {
+            Parties::Single(low, high) => low == user || high == user,
+            Parties::Group(_) => true,
+        };
+        let mine = |(id, whose)| (whose == user).then_some(id);
+        let changed: BTreeSet<ConversationId> = unstored
             .conversations
             .iter()
-            .chain(members)
-            .chain(marks)
             .chain(&self.writing)
+            .filter(of_user)
+            .copied()
+            .chain(unstored.members.iter().copied().filter_map(mine))
+            .chain(unstored.marks.iter().copied().filter_map(mine))
             .collect();
         changed
-            .into_iter()
+            .iter()
             .filter_map(|id| self.fold.conversations.get(id))
             .filter(|conversation| match conversation.id.as_group() {
                 Some(_) => conversation.members.contains_key(&user),
-                None => conversation.has_member(user) && conversation.head > MsgId(0),
+                None => conversation.head > MsgId(0),
             })
             .map(|conversation| conversation.seen_by(user))
             .collect()
     }
 
-    fn batch(&mut self, unstored: Unstored) -> Batch {
-        let fold = &self.fold;
-        let conversation = |id: &ConversationId| fold.conversations.get(id);
-        let batch = Batch {
-            applied: fold.last,
-            applied_crc: fold.last_crc,
-            fold_version: fold.version,
-            conversations: unstored
-                .conversations
-                .iter()
-                .filter_map(conversation)
-                .map(Conversation::row)
-                .collect(),
-            members: unstored
-                .members
-                .iter()
-                .filter_map(|(id, user)| conversation(id)?.member_row(*user))
-                .collect(),
-            marks: unstored
-                .marks
-                .iter()
-                .filter_map(|(id, user)| conversation(id)?.mark_row(*user))
-                .collect(),
-            messages: unstored.messages,
-            unreadable: unstored.unreadable,
-        };
-        let mut changed = unstored.conversations;
-        changed.extend(unstored.members.into_iter().map(|(id, _user)| id));
-        changed.extend(unstored.marks.into_iter().map(|(id, _user)| id));
-        self.writing = changed.into_iter().collect();
-        batch
+    /// How far the store is behind: in bytes, roughly, and in records.
+    pub(crate) fn behind(&self) -> (usize, u64) {
+        let bytes = self.fold.unstored.bytes + self.writing_bytes;
+        (bytes, self.fold.last.0 - self.stored.0)
     }
 
     /// Begins a new round of use. Called by the partition's thread once per batch.
@@ -227,31 +218,61 @@ impl Inner {
         self.round += 1;
     }
 
+    /// Notes that nothing happens: there is time to look for conversations to evict.
+    pub(crate) fn idle(&mut self) {
+        self.evict_above = 0;
+    }
+
     /// Notes that a conversation is in use.
     pub(crate) fn touch(&mut self, id: ConversationId) {
+        self.used(id);
+    }
+
+    fn used(&mut self, id: ConversationId) -> Option<&Conversation> {
         let round = self.round;
-        if let Some(conversation) = self.fold.conversations.get_mut(&id) {
-            conversation.used_in = round;
-        }
+        let conversation = self.fold.conversations.get_mut(&id)?;
+        conversation.used_in = round;
+        Some(conversation)
     }
 
     /// Takes the least recently used half out of memory if there are more than `max`. Those with
     /// unstored changes stay, however many there are: their number is bounded by the limit on
-    /// unstored bytes.
+    /// unstored bytes. What is used in this round stays too, so that what was loaded for a change is
+    /// there when it is judged.
     pub(crate) fn evict(&mut self, max: usize) {
-        if self.fold.conversations.len() <= max {
+        if self.fold.conversations.len() <= max.max(self.evict_above) {
             return;
         }
         let mut rounds: Vec<_> = self.fold.conversations.values().map(|c| c.used_in).collect();
         let middle = rounds.len() / 2;
         let (_, &mut median, _) = rounds.select_nth_unstable(middle);
-        let stored = self.stored;
-        let round = self.round;
-        self.fold.conversations.retain(|_id, conversation| {
-            conversation.changed_at > stored
+        let Self { fold, stored, round, loading, .. } = self;
+        fold.conversations.retain(|id, conversation| {
+            conversation.changed_at > *stored
                 || conversation.used_in > median
-                || conversation.used_in == round
+                || conversation.used_in == *round
+                || loading.contains_key(id)
         });
-        self.evictions += 1;
+        let left = fold.conversations.len();
+        let was_worth_it = rounds.len() - left > rounds.len() / 8;
+        self.evict_above = if was_worth_it { 0 } else { left + max / 8 };
+    }
+}
+
+/// A read of the store on its way to a conversation. Ends also if whoever waits for it goes away.
+struct Loading<'a> {
+    state: &'a State,
+    id: ConversationId,
+}
+
+impl Drop for Loading<'_> {
+    fn drop(&mut self) {
+        let mut inner = self.state.lock();
+        if let Some(count) = inner.loading.get_mut(&self.id) {
+            *count -= 1;
+            if *count == 0 {
+                inner.loading.remove(&self.id);
+            }
+        }
     }
 }

@@ -83,27 +83,46 @@ struct Worker {
     away: bool,
 }
 
+impl Drop for Worker {
+    fn drop(&mut self) {
+        if std::thread::panicking() {
+            // Nothing would be stored any more, and nobody would notice before the memory is full.
+            self.shutdown.fail();
+        }
+    }
+}
+
 impl Worker {
     async fn run(&mut self) {
+        let shutdown = self.shutdown.clone();
+        tokio::select! {
+            () = self.store_all() => {}
+            // The daemon waits no longer; the log has what was not stored.
+            () = shutdown.closing_links() => warn!("not everything was stored: the log has it"),
+        }
+    }
+
+    /// Returns once it was told to stop and everything is stored.
+    async fn store_all(&mut self) {
+        let mut is_stopping = false;
         loop {
             while let Some((epoch, after, batch)) = self.state.next_batch() {
                 if !self.write(epoch, after, batch).await {
                     self.shutdown.fail();
                     return;
                 }
-                sleep(PAUSE).await;
+                if !is_stopping {
+                    sleep(PAUSE).await;
+                }
+            }
+            if is_stopping {
+                return;
             }
             self.trim().await;
             let unstored = self.state.unstored.clone();
             tokio::select! {
-                // First what is folded, then the wish to stop: the loop above stores it all.
-                biased;
                 () = unstored.notified() => {}
-                _dropped = &mut self.stopping => {
-                    if self.state.next_batch_is_empty() {
-                        return;
-                    }
-                }
+                _dropped = &mut self.stopping => is_stopping = true,
                 () = sleep(TRIM_EVERY) => {}
             }
         }

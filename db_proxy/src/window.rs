@@ -1,12 +1,14 @@
 //! The dedupe window: which messages have been seen lately.
 //!
-//! The newest [`WINDOW_RECORDS`] records by `(sender, client_msg_id)`, and the last
-//! [`FINGERPRINT_MS`] of log time by fingerprint, for old clients that send no id.
+//! A message is known if one of the last [`WINDOW_RECORDS`] records was sent under the same
+//! `(sender, client_msg_id)`, or, for old clients that send no id, if one of them carried the same
+//! fingerprint less than [`FINGERPRINT_MS`] of log time ago.
 //!
 //! # Invariants
 //!
-//! - What is "known" is decided by offsets and by log time alone, never by when an entry was dropped
-//!   from memory, so that every replay decides alike.
+//! - What is "known" depends on the last [`WINDOW_RECORDS`] records alone, not on where a replay
+//!   began or on when an entry was dropped from memory: so every replay decides alike. A repetition
+//!   that became a record is therefore entered like an original.
 //! - Bounded: one entry per record of the window.
 
 use std::collections::{HashMap, VecDeque};
@@ -28,8 +30,6 @@ pub struct Known {
     pub msg_id: Option<MsgId>,
     /// The id it was appended with (another one than asked for, if found by fingerprint).
     pub client_msg_id: ClientMsgId,
-    /// Its record.
-    pub offset: Offset,
     /// Unix milliseconds of its record.
     pub timestamp_ms: u64,
 }
@@ -46,45 +46,84 @@ pub struct Identity {
 }
 
 /// The window of one partition.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 pub struct Window {
-    by_id: HashMap<(UserId, ClientMsgId), Known>,
-    /// The keys of `by_id`, in order of their offsets.
-    order: VecDeque<(Offset, UserId, ClientMsgId)>,
-    by_fingerprint: HashMap<u64, (UserId, ClientMsgId, u64)>,
-    fingerprints: VecDeque<(u64, u64)>,
+    records_max: u64,
+    by_id: HashMap<(UserId, ClientMsgId), Seen>,
+    by_fingerprint: HashMap<(UserId, u64), Seen>,
+    /// The newest records, for dropping the entries that leave the window.
+    order: VecDeque<Entered>,
+    fingerprints: VecDeque<Fingerprint>,
+}
+
+/// A known message, and the last record that was it.
+#[derive(Debug, Clone, Copy)]
+struct Seen {
+    known: Known,
+    offset: Offset,
+    timestamp_ms: u64,
+}
+
+#[derive(Debug, Clone, Copy)]
+struct Entered {
+    offset: Offset,
+    key: (UserId, ClientMsgId),
+}
+
+#[derive(Debug, Clone, Copy)]
+struct Fingerprint {
+    offset: Offset,
+    timestamp_ms: u64,
+    key: (UserId, u64),
+}
+
+impl Default for Window {
+    fn default() -> Self {
+        Self::of(WINDOW_RECORDS)
+    }
 }
 
 impl Window {
+    /// A window of so many records.
+    pub fn of(records_max: u64) -> Self {
+        Self {
+            records_max,
+            by_id: HashMap::new(),
+            by_fingerprint: HashMap::new(),
+            order: VecDeque::new(),
+            fingerprints: VecDeque::new(),
+        }
+    }
+
     /// Looks for a message, as of the record at `offset` written at `now_ms`.
     pub fn find(&self, identity: Identity, offset: Offset, now_ms: u64) -> Option<Known> {
         let Identity { sender, client_msg_id, fingerprint } = identity;
-        if let Some(known) = self.by_id.get(&(sender, client_msg_id))
-            && offset.0 - known.offset.0 <= WINDOW_RECORDS
-        {
-            return Some(*known);
+        let within = |seen: &&Seen| offset.0.saturating_sub(seen.offset.0) <= self.records_max;
+        if let Some(seen) = self.by_id.get(&(sender, client_msg_id)).filter(within) {
+            return Some(seen.known);
         }
-        let (author, original, timestamp_ms) =
-            *self.by_fingerprint.get(&fingerprint).filter(|_| fingerprint != 0)?;
-        if author != sender || now_ms.saturating_sub(timestamp_ms) > FINGERPRINT_MS {
-            return None;
-        }
-        self.by_id.get(&(author, original)).copied()
+        let lately = |seen: &&Seen| now_ms.saturating_sub(seen.timestamp_ms) <= FINGERPRINT_MS;
+        let seen = self.by_fingerprint.get(&(sender, fingerprint)).filter(|_| fingerprint != 0)?;
+        Some(seen).filter(within).filter(lately).map(|seen| seen.known)
     }
 
-    /// Enters a message. Entries that have left the window are dropped.
-    pub fn insert(&mut self, identity: Identity, known: Known) {
+    /// Enters the record at `offset`, which is `known`: a new message, or one sent again. Entries
+    /// that have left the window are dropped.
+    pub fn insert(&mut self, identity: Identity, known: Known, offset: Offset, timestamp_ms: u64) {
         let Identity { sender, client_msg_id, fingerprint } = identity;
-        self.by_id.insert((sender, client_msg_id), known);
-        self.order.push_back((known.offset, sender, client_msg_id));
+        let seen = Seen { known, offset, timestamp_ms };
+        let key = (sender, client_msg_id);
+        self.by_id.insert(key, seen);
+        self.order.push_back(Entered { offset, key });
         if fingerprint != 0 {
-            self.by_fingerprint.insert(fingerprint, (sender, client_msg_id, known.timestamp_ms));
-            self.fingerprints.push_back((known.timestamp_ms, fingerprint));
+            let key = (sender, fingerprint);
+            self.by_fingerprint.insert(key, seen);
+            self.fingerprints.push_back(Fingerprint { offset, timestamp_ms, key });
         }
-        self.drop_old(known.offset, known.timestamp_ms);
+        self.drop_old(offset, timestamp_ms);
     }
 
-    /// How many messages are known.
+    /// How many messages are known by id.
     pub fn len(&self) -> usize {
         self.by_id.len()
     }
@@ -95,21 +134,22 @@ impl Window {
     }
 
     fn drop_old(&mut self, newest: Offset, now_ms: u64) {
-        while let Some(&(offset, sender, client_msg_id)) = self.order.front()
-            && newest.0 - offset.0 > WINDOW_RECORDS
+        let records_max = self.records_max;
+        while let Some(&Entered { offset, key }) = self.order.front()
+            && newest.0 - offset.0 > records_max
         {
             self.order.pop_front();
-            let key = (sender, client_msg_id);
-            if self.by_id.get(&key).is_some_and(|known| known.offset == offset) {
+            if self.by_id.get(&key).is_some_and(|seen| seen.offset == offset) {
                 self.by_id.remove(&key);
             }
         }
-        while let Some(&(timestamp_ms, fingerprint)) = self.fingerprints.front()
-            && now_ms.saturating_sub(timestamp_ms) > FINGERPRINT_MS
+        while let Some(&Fingerprint { offset, timestamp_ms, key }) = self.fingerprints.front()
+            && (now_ms.saturating_sub(timestamp_ms) > FINGERPRINT_MS
+                || newest.0 - offset.0 > records_max)
         {
             self.fingerprints.pop_front();
-            if self.by_fingerprint.get(&fingerprint).is_some_and(|entry| entry.2 == timestamp_ms) {
-                self.by_fingerprint.remove(&fingerprint);
+            if self.by_fingerprint.get(&key).is_some_and(|seen| seen.offset == offset) {
+                self.by_fingerprint.remove(&key);
             }
         }
     }

@@ -1,3 +1,5 @@
+//! Every order in which messages, lists and pages can come.
+
 use bytes::Bytes;
 
 use super::*;

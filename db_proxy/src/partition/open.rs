@@ -101,9 +101,7 @@ pub fn open(
     let mut log = opened.log;
     check_fingerprint(&log, &progress, &dir)?;
 
-    let old_epoch = progress.epoch.saturating_sub(1);
-    let mut fold =
-        Fold::new(old_epoch, progress.fold_version, progress.applied, progress.applied_crc);
+    let mut fold = Fold::new(progress.fold_version, progress.applied, progress.applied_crc);
     let replayed = replay(&mut fold, &log, &progress, &store, runtime)?;
     begin_epoch(&mut fold, &mut log, progress.epoch, owner)?;
     info!(
@@ -136,9 +134,17 @@ fn check_fingerprint(log: &EmbeddedLog, progress: &Progress, dir: &Path) -> Resu
     if next <= applied {
         return Err(behind());
     }
+    if applied.next() < first {
+        return Err(OpenError::Refused(format!(
+            "the log in {} begins at offset {}, but the store has applied only up to {}: an older \
+             copy of the store, or a new one? Put the newest copy in place",
+            dir.display(),
+            first.0,
+            applied.0
+        )));
+    }
     if applied < first {
-        // Trimmed away, as everything that is stored may be.
-        return if applied.next() >= first { Ok(()) } else { Err(behind()) };
+        return Ok(()); // Trimmed away, as everything that is stored may be.
     }
     let mut found = None;
     let stop = || LogError::Full(String::new());

@@ -29,6 +29,9 @@ const NAME_MAX: usize = 256;
 /// What one member takes in a reply, at most.
 const MEMBER_LEN: usize = 6;
 
+/// What the record of a group takes besides its name, its avatar and its members.
+const FIXED_LEN: usize = 64;
+
 /// Groups described in one reply at most.
 const GROUPS_MAX: usize = 1_000;
 
@@ -50,21 +53,26 @@ pub(crate) async fn normal(asker: &Asker) -> Reply {
     Ok(answered(Command::NormalGroupsReply, &reply))
 }
 
-/// 0x0403: records of those groups, of which the asker is a member, that are newer than he has. A
-/// member list past what fits a frame is cut; groups past that are left for the next request.
+/// 0x0403: records of those groups, of which the asker is a member, that are newer than he has.
+/// Groups past what fits a frame are left for the next request; the member list of a group that
+/// does not fit even alone is cut.
 pub(crate) async fn info(asker: &Asker, body: Bytes) -> Reply {
     let request = GroupInfoRequest::decode(body)?;
     let mut room = LIMIT_TO_CLIENT - 64;
-    let mut groups = Vec::new();
+    let mut groups: Vec<GroupInfo> = Vec::new();
     for asked in request.groups.iter().take(GROUPS_MAX) {
         let Some(id) = ConversationId::group(GroupId(asked.group_id)) else { continue };
         let look = asker.partition.state().with(id, |conversation| {
             let newer = conversation.group.as_ref().is_some_and(|g| g.version > asked.version);
             (newer && conversation.has_member(asker.user))
-                .then(|| describe(conversation, asker.user, room))
+                .then(|| describe(conversation, asker.user))
                 .flatten()
         });
-        let Some(info) = look.await? else { continue };
+        let Some(mut info) = look.await? else { continue };
+        if groups.is_empty() {
+            let others = FIXED_LEN + info.name.len() + info.avatar_url.len();
+            info.member_ids.truncate(room.saturating_sub(others) / MEMBER_LEN);
+        }
         let Some(left) = room.checked_sub(info.encoded_len() + 8) else { break };
         room = left;
         groups.push(info);
@@ -73,12 +81,9 @@ pub(crate) async fn info(asker: &Asker, body: Bytes) -> Reply {
     Ok(answered(Command::GroupInfoReply, &reply))
 }
 
-fn describe(conversation: &Conversation, user: UserId, room: usize) -> Option<GroupInfo> {
+fn describe(conversation: &Conversation, user: UserId) -> Option<GroupInfo> {
     let group = conversation.group.as_ref()?;
-    let fixed = 64 + group.name.len() + group.avatar.len();
-    let members_max = room.checked_sub(fixed)? / MEMBER_LEN;
     let muted = conversation.marks.get(&user).is_some_and(|mark| mark.shield);
-    let members = conversation.current_members();
     Some(GroupInfo {
         group_id: conversation.id.as_group()?.0,
         version: group.version,
@@ -87,7 +92,7 @@ fn describe(conversation: &Conversation, user: UserId, room: usize) -> Option<Gr
         creator_id: group.creator.0,
         group_type: i32::try_from(group.kind).unwrap_or(GroupType::Temporary as i32),
         muted: u32::from(muted),
-        member_ids: members.iter().take(members_max).map(|user| user.0).collect(),
+        member_ids: conversation.current_members().into_iter().map(|user| user.0).collect(),
     })
 }
 
@@ -167,7 +172,7 @@ pub(crate) async fn change_members(asker: &Asker, body: Bytes) -> Reply {
         Err(_) => return Err(NoReply::Ignored),
     };
     let group = GroupId(request.group_id);
-    let change = Change::ChangeMembers { group, actor: Some(asker.user), add, remove };
+    let change = Change::Members { group, actor: Some(asker.user), add, remove };
     let mut reply = GroupChangeMembersReply {
         user_id: asker.user.0,
         change: request.change,
@@ -178,7 +183,7 @@ pub(crate) async fn change_members(asker: &Asker, body: Bytes) -> Reply {
         attach_data: None,
     };
     let mut changed = false;
-    match asker.partition.change(change).await {
+    match asker.partition.change_from(Some(asker.origin), change).await {
         Outcome::Members { current, added, removed } => {
             let changes = if added.is_empty() { removed } else { added };
             changed = !changes.is_empty();

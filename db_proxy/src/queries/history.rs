@@ -12,7 +12,7 @@ use proto::client::{
 };
 use proto::cluster::wire::{FetchRequest, Fetched};
 use proto::ids::{ConversationId, MsgId, Offset, UserId};
-use proto::limits::LIMIT_TO_CLIENT;
+use proto::limits::{HEADER_LEN, LIMIT_TO_CLIENT};
 
 use crate::publish::{publication, seconds};
 use crate::queries::{Asker, NoReply, Reply, conversation};
@@ -32,8 +32,11 @@ const FETCH_BYTES_MAX: usize = 4 << 20;
 /// What a message takes in a reply besides its body: tags, lengths and numbers.
 const MESSAGE_OVERHEAD: usize = 40;
 
-/// What the rest of a reply takes at most.
-const REPLY_OVERHEAD: usize = 64;
+/// What all messages of a reply may take: a frame, without what the rest of a reply takes.
+const PAGE_BYTES_MAX: usize = LIMIT_TO_CLIENT - 64 - HEADER_LEN;
+
+/// Messages read at once before it is known how large they are: each may be as large as a frame.
+const FIRST_PIECE: u32 = 16;
 
 /// 0x0309: the newest messages up to an id, newest first. Of those asked for, the newest that fit a
 /// frame are given; the client asks for the rest below the last it got.
@@ -43,15 +46,21 @@ pub(crate) async fn page(asker: &Asker, body: Bytes) -> Reply {
     let id = id.ok_or(NoReply::Ignored)?;
     let count = request.msg_count.min(PAGE_MAX);
     let state = asker.partition.state();
-    let messages = match visible(state, id, asker.user).await? {
-        Some((first, head)) if count > 0 => {
-            let begin = if request.msg_id_begin == 0 { head.0 } else { request.msg_id_begin };
-            let to = MsgId(begin.min(head.0));
-            let from = MsgId(to.0.saturating_sub(count - 1)).max(first);
-            range(state, id, from, to).await?
+    let mut page = Page::default();
+    if let Some((first, head)) = visible(state, id, asker.user).await?
+        && count > 0
+    {
+        let begin = if request.msg_id_begin == 0 { head.0 } else { request.msg_id_begin };
+        let mut to = MsgId(begin.min(head.0));
+        let from = MsgId(to.0.saturating_sub(count - 1)).max(first);
+        while from <= to && !page.is_full {
+            let piece = MsgId(to.0.saturating_sub(page.next_piece() - 1)).max(from);
+            for message in range(state, id, piece, to).await? {
+                page.add(message);
+            }
+            to = MsgId(piece.0 - 1);
         }
-        _ => Vec::new(),
-    };
+    }
     Ok(answered(
         Command::MessageListReply,
         &MessageListReply {
@@ -59,7 +68,7 @@ pub(crate) async fn page(asker: &Asker, body: Bytes) -> Reply {
             session_type: request.session_type,
             session_id: request.session_id,
             msg_id_begin: request.msg_id_begin,
-            messages: fitting(messages),
+            messages: page.messages,
             attach_data: None,
         },
     ))
@@ -90,15 +99,23 @@ pub(crate) async fn by_id(asker: &Asker, body: Bytes) -> Reply {
     let id = conversation(asker.user, request.session_type, request.session_id);
     let id = id.ok_or(NoReply::Ignored)?;
     let state = asker.partition.state();
-    let mut messages = Vec::new();
+    let mut page = Page::default();
     if let Some((first, head)) = visible(state, id, asker.user).await? {
         let mut wanted: Vec<MsgId> = request.msg_ids.iter().copied().map(MsgId).collect();
         wanted.retain(|wanted| (first..=head).contains(wanted));
         wanted.sort_unstable();
         wanted.dedup();
         wanted.truncate(IDS_MAX);
-        messages = at(state, id, &wanted).await?;
-        messages.sort_unstable_by_key(|message| std::cmp::Reverse(message.msg_id));
+        for piece in wanted.rchunks(FIRST_PIECE as usize) {
+            let mut messages = at(state, id, piece).await?;
+            messages.sort_unstable_by_key(|message| std::cmp::Reverse(message.msg_id));
+            for message in messages {
+                page.add(message);
+            }
+            if page.is_full {
+                break;
+            }
+        }
     }
     Ok(answered(
         Command::MessagesByIdReply,
@@ -106,7 +123,7 @@ pub(crate) async fn by_id(asker: &Asker, body: Bytes) -> Reply {
             user_id: asker.user.0,
             session_type: request.session_type,
             session_id: request.session_id,
-            messages: fitting(messages),
+            messages: page.messages,
             attach_data: None,
         },
     ))
@@ -121,27 +138,23 @@ pub(crate) async fn fetch(state: &State, request: &FetchRequest, epoch: u64) -> 
         (conversation.head, version)
     });
     let Ok((head, version)) = look.await else { return nothing };
-    let last = request.from.saturating_add(PAGE_MAX - 1);
-    let to = MsgId(request.to.min(head.0).min(last));
-    let from = MsgId(request.from.max(1));
-    let Ok(mut messages) = range(state, id, from, to).await else { return nothing };
-    messages.reverse();
-
+    let to = MsgId(request.to.min(head.0));
+    let mut from = MsgId(request.from.max(1));
     let mut bytes = 0;
     let mut previous = Offset(0);
-    let mut complete_upto = from.0.saturating_sub(1);
-    let mut publishes = Vec::with_capacity(messages.len());
-    for row in messages {
-        bytes += row.body.len();
-        if bytes > FETCH_BYTES_MAX && !publishes.is_empty() {
-            break;
+    let mut publishes = Vec::new();
+    while from <= to && bytes < FETCH_BYTES_MAX && publishes.len() < PAGE_MAX as usize {
+        let piece = MsgId(from.0.saturating_add(FIRST_PIECE - 1)).min(to);
+        let Ok(messages) = range(state, id, from, piece).await else { break };
+        for row in messages.into_iter().rev() {
+            bytes += row.body.len();
+            publishes.push(publication(&row, (previous, version), epoch, None));
+            previous = row.offset;
         }
-        complete_upto = row.msg_id.0;
-        publishes.push(publication(&row, (previous, version), epoch, None));
-        previous = row.offset;
+        from = piece.next();
     }
-    let complete = complete_upto >= request.to.min(head.0);
-    Fetched { complete, complete_upto, publishes }
+    let complete_upto = (from.0 - 1).min(head.0);
+    Fetched { complete: complete_upto >= to.0, complete_upto, publishes }
 }
 
 /// The range of ids that `user` may see; `None` if he takes no part.
@@ -207,17 +220,23 @@ pub(crate) async fn at(
     Ok(found)
 }
 
-/// As many of the messages as fit one frame, from the first on; at least one.
-fn fitting(messages: Vec<MessageRow>) -> Vec<MessageInfo> {
-    let mut room = LIMIT_TO_CLIENT - REPLY_OVERHEAD - proto::limits::HEADER_LEN;
-    let mut fitting = Vec::with_capacity(messages.len());
-    for message in messages {
+/// Messages of one reply: as many as fit a frame, from the first on; at least one.
+#[derive(Debug, Default)]
+struct Page {
+    messages: Vec<MessageInfo>,
+    bytes: usize,
+    is_full: bool,
+}
+
+impl Page {
+    fn add(&mut self, message: MessageRow) {
         let size = message.body.len() + MESSAGE_OVERHEAD;
-        if size > room && !fitting.is_empty() {
-            break;
+        self.is_full |= self.bytes + size > PAGE_BYTES_MAX && !self.messages.is_empty();
+        if self.is_full {
+            return;
         }
-        room = room.saturating_sub(size);
-        fitting.push(MessageInfo {
+        self.bytes += size;
+        self.messages.push(MessageInfo {
             msg_id: message.msg_id.0,
             from_user_id: message.sender.0,
             create_time: seconds(message.timestamp_ms),
@@ -225,5 +244,13 @@ fn fitting(messages: Vec<MessageRow>) -> Vec<MessageInfo> {
             msg_data: message.body,
         });
     }
-    fitting
+
+    /// How many messages to read next, so that little is read that does not fit.
+    fn next_piece(&self) -> u32 {
+        let Some(average) = self.bytes.checked_div(self.messages.len()) else {
+            return FIRST_PIECE;
+        };
+        let fit = PAGE_BYTES_MAX.saturating_sub(self.bytes) / average.max(1);
+        u32::try_from(fit).unwrap_or(PAGE_MAX).clamp(1, PAGE_MAX)
+    }
 }

@@ -11,21 +11,33 @@ use proto::client::{
 };
 use proto::ids::{ConversationId, MsgId};
 use proto::limits::LIMIT_TO_CLIENT;
-use proto::text::VOICE_PLACEHOLDER;
+use proto::text::{VOICE_PLACEHOLDER, encrypt};
 
 use crate::admission::Change;
 use crate::partition::Outcome;
 use crate::publish::seconds;
-use crate::queries::{Asker, NoReply, Reply, conversation, history, session_type};
+use crate::queries::{Asker, NoReply, Reply, conversation, session_type};
 use crate::requests::answered;
 use crate::state::State;
 use crate::store::{MessageRow, StoreError, UserConversation};
 
-/// Sessions in one list at most (TeamTalk protocol, sessions).
+/// Sessions in the list of recent ones at most (TeamTalk protocol, sessions).
 const SESSIONS_MAX: usize = 100;
 
 /// What an entry takes besides its message.
 const ENTRY_OVERHEAD: usize = 64;
+
+/// What an entry's message takes at least, if it is replaced by a text that stands for it.
+const PREVIEW_LEN_MIN: usize = VOICE_PLACEHOLDER.len();
+
+/// Entries that fit a frame, with messages as short as can be.
+const ENTRIES_MAX: usize = LIMIT_TO_CLIENT / (ENTRY_OVERHEAD + PREVIEW_LEN_MIN) - 2;
+
+/// Stands for a text that does not fit any more.
+const TOO_LONG: &str = "…";
+
+/// Newest messages read at once: each may be as large as a frame.
+const PIECE: usize = 16;
 
 /// 0x0307: every session with unread messages. Of more than fit a frame, the newest.
 pub(crate) async fn unread(asker: &Asker) -> Reply {
@@ -33,23 +45,21 @@ pub(crate) async fn unread(asker: &Asker) -> Reply {
     let mut unread = state.conversations_of(asker.user).await?;
     unread.retain(|seen| seen.unread() > 0);
     unread.sort_unstable_by_key(|seen| std::cmp::Reverse(seen.row.last_message_ms));
-    let total_count = unread.iter().map(UserConversation::unread).sum();
+    let total_count = unread.iter().fold(0_u32, |sum, seen| sum.saturating_add(seen.unread()));
+    unread.truncate(ENTRIES_MAX);
     let newest = newest_messages(state, &unread).await?;
-    let mut room = LIMIT_TO_CLIENT - 2 * ENTRY_OVERHEAD;
     let sessions = unread
         .iter()
-        .filter_map(|seen| {
-            let message = newest.get(&seen.row.id)?;
-            let data = preview(message);
-            room = room.checked_sub(data.len() + ENTRY_OVERHEAD)?;
+        .zip(newest)
+        .filter_map(|(seen, newest)| {
             Some(UnreadSession {
                 session_id: seen.row.id.session_of(asker.user)?,
                 session_type: session_type(seen.row.id) as i32,
                 unread_count: seen.unread(),
                 latest_msg_id: seen.row.head.0,
-                latest_msg_data: data,
-                latest_msg_type: i32::try_from(message.kind).unwrap_or_default(),
-                latest_msg_from: message.sender.0,
+                latest_msg_data: newest.data,
+                latest_msg_type: newest.kind,
+                latest_msg_from: newest.sender,
             })
         })
         .collect();
@@ -69,21 +79,19 @@ pub(crate) async fn recent(asker: &Asker, body: Bytes) -> Reply {
     recent.sort_unstable_by_key(|seen| std::cmp::Reverse(seen.row.last_message_ms));
     recent.truncate(SESSIONS_MAX);
     let newest = newest_messages(state, &recent).await?;
-    let mut room = LIMIT_TO_CLIENT - 2 * ENTRY_OVERHEAD;
     let sessions = recent
         .iter()
-        .filter_map(|seen| {
-            let message = newest.get(&seen.row.id)?;
-            room = room.checked_sub(message.body.len() + ENTRY_OVERHEAD)?;
+        .zip(newest)
+        .filter_map(|(seen, newest)| {
             Some(RecentSession {
                 session_id: seen.row.id.session_of(asker.user)?,
                 session_type: session_type(seen.row.id) as i32,
                 status: SessionStatus::Ok as i32,
                 updated_time: seconds(seen.row.last_message_ms),
                 latest_msg_id: seen.row.head.0,
-                latest_msg_data: preview(message),
-                latest_msg_type: i32::try_from(message.kind).unwrap_or_default(),
-                latest_msg_from: message.sender.0,
+                latest_msg_data: newest.data,
+                latest_msg_type: newest.kind,
+                latest_msg_from: newest.sender,
             })
         })
         .collect();
@@ -136,47 +144,77 @@ pub(crate) async fn remove_session(asker: &Asker, body: Bytes) -> Reply {
     Ok(answer)
 }
 
+/// A conversation's newest message, as its entry in a list shows it.
+struct Newest {
+    data: Bytes,
+    kind: i32,
+    sender: u32,
+}
+
+/// The newest messages of these conversations, in the same order, to fit one frame together.
 async fn newest_messages(
     state: &State,
     of: &[UserConversation],
-) -> Result<HashMap<ConversationId, MessageRow>, StoreError> {
-    let mut newest = HashMap::with_capacity(of.len());
-    let mut stored = Vec::new();
-    {
-        let inner = state.lock();
-        for seen in of {
-            let conversation = inner.fold.conversations.get(&seen.row.id);
-            match conversation.and_then(|conversation| conversation.recent.back()) {
-                Some(message) => {
-                    newest.insert(seen.row.id, message.clone());
-                }
-                None => stored.push((seen.row.id, seen.row.head)),
-            }
-        }
-    }
-    if !stored.is_empty() {
-        let found = state.store().messages_at(stored.clone()).await?;
-        newest.extend(found.into_iter().map(|message| (message.conversation, message)));
-    }
-    // A conversation that was evicted since was stored before, so the store has it by now.
-    for (id, head) in stored {
-        if head > MsgId(0) && !newest.contains_key(&id) {
-            let mut message = history::at(state, id, &[head]).await?;
-            let message = message
-                .pop()
+) -> Result<Vec<Newest>, StoreError> {
+    let entries = (of.len() + 2) * (ENTRY_OVERHEAD + PREVIEW_LEN_MIN);
+    let mut room = LIMIT_TO_CLIENT.saturating_sub(entries);
+    let mut newest = Vec::with_capacity(of.len());
+    for piece in of.chunks(PIECE) {
+        let mut heads = heads(state, piece).await?;
+        for seen in piece {
+            let (id, head) = (seen.row.id, seen.row.head);
+            let message = heads
+                .remove(&id)
                 .ok_or_else(|| StoreError::Unavailable(format!("{id} has no message {head:?}")))?;
-            newest.insert(id, message);
+            newest.push(Newest {
+                kind: i32::try_from(message.kind).unwrap_or_default(),
+                sender: message.sender.0,
+                data: preview(message, &mut room),
+            });
         }
     }
     Ok(newest)
 }
 
-/// What a list shows of a message: voice as the fixed text that stands for it, encrypted.
-fn preview(message: &MessageRow) -> Bytes {
+/// The messages at the heads of these conversations.
+async fn heads(
+    state: &State,
+    of: &[UserConversation],
+) -> Result<HashMap<ConversationId, MessageRow>, StoreError> {
+    let mut found = HashMap::with_capacity(of.len());
+    let mut stored = Vec::new();
+    {
+        let inner = state.lock();
+        for UserConversation { row, .. } in of {
+            let conversation = inner.fold.conversations.get(&row.id);
+            let recent = conversation.map(|conversation| conversation.recent.iter().rev());
+            match recent.and_then(|mut recent| recent.find(|message| message.msg_id == row.head)) {
+                Some(message) => drop(found.insert(row.id, message.clone())),
+                // What is not in memory, or not any more, is stored.
+                None => stored.push((row.id, row.head)),
+            }
+        }
+    }
+    if !stored.is_empty() {
+        let messages = state.store().messages_at(stored).await?;
+        found.extend(messages.into_iter().map(|message| (message.conversation, message)));
+    }
+    Ok(found)
+}
+
+/// What a list shows of a message: voice as the fixed text that stands for it, encrypted, and so a
+/// text for which there is no room.
+fn preview(message: MessageRow, room: &mut usize) -> Bytes {
     let voice = [MessageType::SingleVoice as i32, MessageType::GroupVoice as i32];
     if voice.contains(&i32::try_from(message.kind).unwrap_or_default()) {
-        Bytes::from_static(VOICE_PLACEHOLDER)
-    } else {
-        message.body.clone()
+        return Bytes::from_static(VOICE_PLACEHOLDER);
+    }
+    let more = message.body.len().saturating_sub(PREVIEW_LEN_MIN);
+    match room.checked_sub(more) {
+        Some(left) => {
+            *room = left;
+            message.body
+        }
+        None => encrypt(TOO_LONG),
     }
 }

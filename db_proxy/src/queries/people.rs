@@ -54,33 +54,30 @@ pub(crate) async fn all_users(asker: &Asker, body: Bytes) -> Reply {
     let asked = request.latest_update_time;
     let store = asker.partition.state().store();
     let (rows, newest) = store.users_since(asked, USERS_MAX).await?;
-    let cut_by_count = rows.len() == USERS_MAX;
+    let mut cut_at = (rows.len() == USERS_MAX).then(|| rows.last().map(|row| row.stamp)).flatten();
     let mut room = LIMIT_TO_CLIENT - 64;
-    let mut users: Vec<(u32, UserInfo)> = Vec::with_capacity(rows.len());
-    let mut reached = None;
+    let mut users = Vec::with_capacity(rows.len());
     for row in rows {
-        let (stamp, left) = (row.stamp, row.status == STATUS_LEFT);
+        // At the first request nobody needs to hear of those who have left.
+        if row.status == STATUS_LEFT && asked == 0 {
+            continue;
+        }
+        let stamp = row.stamp;
         let info = user_info(row);
         let Some(rest) = room.checked_sub(info.encoded_len() + 4) else {
-            reached = Some(stamp);
+            cut_at = Some(stamp);
             break;
         };
         room = rest;
-        // At the first request nobody needs to hear of those who have left.
-        if !(left && asked == 0) {
-            users.push((stamp, info));
-        }
+        users.push(info);
     }
-    if reached.is_none() && cut_by_count {
-        reached = users.last().map(|(stamp, _)| *stamp);
-    }
-    let latest_update_time = match reached {
-        // The users of the stamp that was cut come again with the next request, which asks for
-        // stamps "at or after".
-        Some(stamp) => stamp.max(asked),
+    let latest_update_time = match cut_at {
         None => newest.max(asked),
+        // The next request asks for stamps "at or after": those of this stamp come again, whole.
+        Some(stamp) if stamp > asked => stamp,
+        // More have one stamp than fit a frame. Whoever asks the same again gets the same again.
+        Some(_) => asked.saturating_add(1),
     };
-    let users = users.into_iter().map(|(_stamp, info)| info).collect();
     let reply =
         AllUsersReply { user_id: asker.user.0, latest_update_time, users, attach_data: None };
     Ok(answered(Command::AllUsersReply, &reply))

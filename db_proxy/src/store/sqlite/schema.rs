@@ -5,7 +5,8 @@
 //! - A file of a newer version, or of another program, is refused before anything is written.
 //! - Each migration is applied wholly or not at all, and is on disk before the next begins.
 
-use std::fs::OpenOptions;
+use std::fs::{File, OpenOptions};
+use std::io::Read;
 use std::os::unix::fs::OpenOptionsExt;
 use std::path::Path;
 use std::time::Duration;
@@ -36,6 +37,10 @@ const JOURNAL_BYTES_MAX: i64 = 64 << 20;
 
 /// Page cache of the connection that writes batches: the inner pages of its indexes fit.
 const WRITER_CACHE_KIB: i64 = 16 << 10;
+
+/// How a database begins: up to the end of the number that we use as version.
+const HEADER_LEN: usize = 64;
+const MAGIC: &[u8] = b"SQLite format 3\0";
 
 /// When a commit is on disk.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -111,15 +116,11 @@ fn refuse_newer(path: &Path) -> Result<(), StoreError> {
     if length == 0 {
         return Ok(());
     }
+    // Even to read, SQLite makes files beside this one; it need not come to that.
+    refuse_version(path, version_in_header(path).unwrap_or_default())?;
     let connection = reader(path)?;
     let version = version_of(&connection)?;
-    if version > VERSION {
-        return Err(StoreError::Refused(format!(
-            "{}: the store has version {version}, this program knows up to {VERSION}; \
-             start the newer program, or restore a backup that the older one made",
-            path.display(),
-        )));
-    }
+    refuse_version(path, version)?;
     let tables: u32 =
         connection.query_row("SELECT COUNT(*) FROM sqlite_schema", [], |row| row.get(0))?;
     if version == 0 && tables != 0 {
@@ -127,6 +128,26 @@ fn refuse_newer(path: &Path) -> Result<(), StoreError> {
         return Err(StoreError::Refused(text));
     }
     Ok(())
+}
+
+fn refuse_version(path: &Path, version: i64) -> Result<(), StoreError> {
+    if version <= VERSION {
+        return Ok(());
+    }
+    Err(StoreError::Refused(format!(
+        "{}: the store has version {version}, this program knows up to {VERSION}; \
+         start the newer program, or restore a backup that the older one made",
+        path.display(),
+    )))
+}
+
+/// The version as the file itself has it; a write-ahead log beside it may know better. `None` if
+/// the file is no database.
+fn version_in_header(path: &Path) -> Option<i64> {
+    let mut header = [0; HEADER_LEN];
+    File::open(path).and_then(|mut file| file.read_exact(&mut header)).ok()?;
+    let version = header.last_chunk::<4>().filter(|_number| header.starts_with(MAGIC))?;
+    Some(i64::from(i32::from_be_bytes(*version)))
 }
 
 fn version_of(connection: &Connection) -> Result<i64, StoreError> {

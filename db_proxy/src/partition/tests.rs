@@ -1,0 +1,6 @@
+//! The partition over a real log and a real store.
+
+mod eviction;
+mod limits;
+mod restarts;
+mod sending;

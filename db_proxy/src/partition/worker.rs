@@ -1,0 +1,425 @@
+//! The partition's thread, step by step: take what is queued, judge it, append, fold, tell.
+//!
+//! # Invariants
+//!
+//! - A conversation with a request that waits for a fact has one look-up under way, and admits
+//!   nothing else until that request is judged.
+//! - What is taken at once fits one append, however many were waiting.
+
+use std::collections::{HashMap, VecDeque};
+use std::sync::mpsc::{Receiver, RecvTimeoutError, TrySendError};
+use std::time::Duration;
+
+use bytes::Bytes;
+use daemon::Shutdown;
+use prost::Message as _;
+use proto::cluster::wire::{Origin, Reason};
+use proto::ids::{ConversationId, Offset};
+use tokio::sync::oneshot;
+use tokio::time::timeout;
+use tracing::{Span, debug, error, info, warn};
+
+use super::lines::Line;
+use super::{Event, FULL_PAUSE, Fact, Outcome, Owner, Partition, Request, Waiter, now_ms};
+use crate::admission::{self, Admission, Change, InStore, Need};
+use crate::conversation::Conversation;
+use crate::fold::Effect;
+use crate::log::embedded::{EmbeddedLog, MAX_PAYLOAD_BYTES};
+use crate::log::{Log, LogError, LogRecord};
+use crate::publish::MembersChange;
+use crate::state::{Inner, State};
+use crate::store::StoreError;
+use crate::window::{Known, WINDOW_RECORDS};
+
+/// How long nothing must happen before the log is told that it is idle.
+const IDLE_AFTER: Duration = Duration::from_millis(200);
+
+/// The most requests of one append, and the most bytes: a flush never waits for more than these.
+const BATCH_MAX: usize = admission::BATCH_MAX as usize;
+const BATCH_BYTES_MAX: usize = 8 << 20;
+
+/// The most records that the store may be behind. A repeated id is recognised in the window or in
+/// the store, so whatever the store does not have yet must be in the window, with the batch that is
+/// in the making.
+const UNSTORED_RECORDS_MAX: u64 = WINDOW_RECORDS - 2 * BATCH_MAX as u64;
+
+/// How long the store may take to tell a fact. After that those who wait for it try again.
+const LOOK_UP_LIMIT: Duration = Duration::from_secs(3);
+
+/// The partition's thread.
+pub(super) struct Worker {
+    owner: Owner,
+    queue: Receiver<Event>,
+    partition: Partition,
+    shutdown: Shutdown,
+    /// Requests that wait for a fact, and those behind them.
+    waiting: HashMap<ConversationId, VecDeque<Request>>,
+    waiting_count: usize,
+    /// Those of `waiting` whose first request has its fact.
+    ready: VecDeque<ConversationId>,
+    batch: Vec<(Bytes, Admitted)>,
+    batch_bytes: usize,
+    log_full: bool,
+    /// Dropped last: then everything is done and the log is closed.
+    stopping: Option<oneshot::Sender<()>>,
+}
+
+/// Who is told what became of a record.
+struct Admitted {
+    waiter: Waiter,
+    origin: Option<Origin>,
+}
+
+impl Worker {
+    pub(super) fn new(
+        owner: Owner,
+        queue: Receiver<Event>,
+        partition: Partition,
+        shutdown: Shutdown,
+    ) -> Self {
+        Self {
+            owner,
+            queue,
+            partition,
+            shutdown,
+            waiting: HashMap::new(),
+            waiting_count: 0,
+            ready: VecDeque::new(),
+            batch: Vec::new(),
+            batch_bytes: 0,
+            log_full: false,
+            stopping: None,
+        }
+    }
+
+    pub(super) fn run(mut self) {
+        while self.stopping.is_none() {
+            let first = if self.ready.is_empty() {
+                match self.queue.recv_timeout(IDLE_AFTER) {
+                    Ok(event) => Some(event),
+                    Err(RecvTimeoutError::Timeout) => {
+                        self.owner.log.idle();
+                        self.owner.state.lock().idle();
+                        None
+                    }
+                    Err(RecvTimeoutError::Disconnected) => return,
+                }
+            } else {
+                None
+            };
+            self.take(first);
+            self.commit();
+            self.owner.state.lock().evict(self.owner.limits.conversations_max);
+        }
+    }
+
+    /// Judges everything that is queued, up to one batch.
+    fn take(&mut self, first: Option<Event>) {
+        let state = self.owner.state.clone();
+        let mut inner = state.lock();
+        inner.next_round();
+        let now_ms = now_ms();
+        let mut next = first;
+        loop {
+            match next {
+                Some(Event::Request(request)) => self.arrived(&mut inner, request, now_ms),
+                Some(Event::Fact(id, fact)) => self.found(&mut inner, id, fact),
+                Some(Event::Trim(offset)) => self.owner.log.trim(offset),
+                Some(Event::Stop(stopping)) => {
+                    self.stopping = Some(stopping);
+                    return;
+                }
+                None => {}
+            }
+            self.admit_ready(&mut inner, now_ms);
+            next = self.has_room().then(|| self.queue.try_recv().ok()).flatten();
+            if next.is_none() {
+                return;
+            }
+        }
+    }
+
+    fn has_room(&self) -> bool {
+        self.batch.len() < BATCH_MAX && self.batch_bytes < BATCH_BYTES_MAX
+    }
+
+    fn arrived(&mut self, inner: &mut Inner, request: Request, now_ms: u64) {
+        let Some(id) = request.change.conversation() else {
+            request.waiter.tell(Outcome::Refused(Reason::NoSuchGroup));
+            return;
+        };
+        let (bytes, records) = inner.behind();
+        if bytes > self.owner.limits.unstored_bytes_max || records > UNSTORED_RECORDS_MAX {
+            self.turn_away(request);
+            return;
+        }
+        if let Change::Send(send) = &request.change
+            && let Some(line) = Line::of(&request.change)
+            && !self.partition.lines.lets_through(line, send.resend)
+        {
+            self.turn_away(request);
+            return;
+        }
+        inner.touch(id);
+        let has_place = self.waiting_count < self.owner.limits.waiting_max;
+        if let Some(queue) = self.waiting.get_mut(&id) {
+            if has_place {
+                self.waiting_count += 1;
+                queue.push_back(request);
+            } else {
+                self.turn_away(request);
+            }
+            return;
+        }
+        match self.admit(inner, request, now_ms) {
+            None => {}
+            Some((request, need)) if has_place => {
+                self.waiting_count += 1;
+                self.waiting.insert(id, VecDeque::from([request]));
+                self.look_up(id, need);
+            }
+            Some((request, _need)) => self.turn_away(request),
+        }
+    }
+
+    fn turn_away(&self, request: Request) {
+        self.owner.metrics.retries.inc();
+        request.waiter.tell(Outcome::Retry);
+    }
+
+    /// Gives the request back, and what it needs, if it must wait for a fact.
+    fn admit(
+        &mut self,
+        inner: &mut Inner,
+        request: Request,
+        now_ms: u64,
+    ) -> Option<(Request, Need)> {
+        match admission::admit(&inner.fold, &request.change, &request.facts, now_ms) {
+            Admission::Needs(need) => return Some((request, need)),
+            Admission::Append(change) => {
+                let payload = admission::record(change, self.owner.epoch).encode_to_vec();
+                if payload.len() > MAX_PAYLOAD_BYTES {
+                    self.owner.metrics.refused.inc();
+                    request.waiter.tell(Outcome::Refused(Reason::TooLarge));
+                    return None;
+                }
+                self.batch_bytes += payload.len();
+                let Request { waiter, origin, .. } = request;
+                self.batch.push((payload.into(), Admitted { waiter, origin }));
+            }
+            Admission::Known(known) => {
+                self.owner.metrics.duplicates.inc();
+                request.waiter.tell(sent_before(known));
+            }
+            Admission::Refused(reason) => {
+                self.owner.metrics.refused.inc();
+                request.waiter.tell(Outcome::Refused(reason));
+            }
+            Admission::Unchanged => request.waiter.tell(unchanged(inner, &request.change)),
+        }
+        None
+    }
+
+    fn look_up(&self, id: ConversationId, need: Need) {
+        let (state, partition) = (self.owner.state.clone(), self.partition.clone());
+        self.shutdown.spawn(Span::current(), async move {
+            let fact = timeout(LOOK_UP_LIMIT, look_up(&state, id, need)).await;
+            let late = |_| Err(StoreError::Unavailable("it takes too long".to_owned()));
+            let mut event = Event::Fact(id, fact.unwrap_or_else(late));
+            // A fact must not be lost, or its conversation would wait for ever. There are at most
+            // `waiting_max` of them.
+            while let Err(TrySendError::Full(back)) = partition.events.try_send(event) {
+                event = back;
+                tokio::time::sleep(FULL_PAUSE).await;
+            }
+        });
+    }
+
+    fn found(&mut self, inner: &mut Inner, id: ConversationId, fact: Result<Fact, StoreError>) {
+        let fact = match fact {
+            Ok(fact) => fact,
+            Err(error) => {
+                debug!(%error, conversation = %id, "a change cannot be judged now");
+                let queue = self.waiting.remove(&id).unwrap_or_default();
+                self.waiting_count -= queue.len();
+                for request in queue {
+                    self.turn_away(request);
+                }
+                return;
+            }
+        };
+        inner.touch(id);
+        let Some(first) = self.waiting.get_mut(&id).and_then(VecDeque::front_mut) else { return };
+        match fact {
+            Fact::Loaded => {}
+            Fact::Stored(stored) => first.facts.stored = stored,
+            Fact::Own(upto, own) => first.facts.own_up_to = Some((upto, own)),
+            Fact::PeersExist(exist) => {
+                first.facts.peers_exist = Some(exist);
+                if let Some(conversation) = inner.fold.conversations.get_mut(&id) {
+                    conversation.peers_exist |= exist;
+                }
+            }
+        }
+        self.ready.push_back(id);
+    }
+
+    /// Judges those who waited, as many as one batch takes; the others stay ready.
+    fn admit_ready(&mut self, inner: &mut Inner, now_ms: u64) {
+        while self.has_room()
+            && let Some(&id) = self.ready.front()
+        {
+            let Some(request) = self.waiting.get_mut(&id).and_then(VecDeque::pop_front) else {
+                self.waiting.remove(&id);
+                self.ready.pop_front();
+                continue;
+            };
+            if let Some((request, need)) = self.admit(inner, request, now_ms) {
+                self.waiting.entry(id).or_default().push_front(request);
+                self.ready.pop_front();
+                self.look_up(id, need);
+            } else {
+                self.waiting_count -= 1;
+            }
+        }
+    }
+
+    /// Makes the batch durable, folds it, and tells everybody.
+    fn commit(&mut self) {
+        if self.batch.is_empty() {
+            return;
+        }
+        let (payloads, admitted): (Vec<_>, Vec<_>) = self.batch.drain(..).unzip();
+        self.batch_bytes = 0;
+        let appended = match self.owner.log.append(&payloads, now_ms()) {
+            Ok(appended) => appended,
+            Err(error) => {
+                self.tell_log_full(Some(&error));
+                self.owner.metrics.retries.inc_by(admitted.len() as u64);
+                return; // Those who wait are told to try again as they go.
+            }
+        };
+        self.tell_log_full(None);
+        self.owner.metrics.batches.inc();
+        self.owner.metrics.records.inc_by(payloads.len() as u64);
+
+        let mut inner = self.owner.state.lock();
+        let offsets = (appended.first.0..).map(Offset);
+        for ((payload, admitted), offset) in payloads.into_iter().zip(admitted).zip(offsets) {
+            let timestamp_ms = appended.timestamp_ms;
+            let crc = EmbeddedLog::fingerprint(offset, timestamp_ms, &payload);
+            let record = LogRecord { offset, timestamp_ms, crc, payload };
+            match inner.fold.fold(&record) {
+                Ok(effect) => self.tell(&inner, &record, effect, admitted),
+                Err(error) => unreachable!("this owner appended it: {error}"),
+            }
+        }
+        drop(inner);
+        self.owner.state.unstored.notify_one();
+    }
+
+    fn tell(&self, inner: &Inner, record: &LogRecord, effect: Effect, admitted: Admitted) {
+        let Admitted { waiter, origin } = admitted;
+        match effect {
+            Effect::Message { row, previous, member_version } => {
+                waiter.tell(Outcome::Sent {
+                    conversation: row.conversation,
+                    msg_id: row.msg_id,
+                    timestamp_ms: row.timestamp_ms,
+                });
+                let place = (previous, member_version);
+                self.owner.publisher.message(&row, place, self.owner.epoch, origin);
+            }
+            Effect::Duplicate(known) => waiter.tell(sent_before(known)),
+            Effect::Members { group, actor, added, removed, previous, created } => {
+                let conversation = ConversationId::group(group)
+                    .and_then(|id| inner.fold.conversations.get(&id))
+                    .expect("a group whose members changed is in memory");
+                let current = conversation.current_members();
+                let change = MembersChange {
+                    group,
+                    actor,
+                    current: &current,
+                    added: &added,
+                    removed: &removed,
+                    quiet: created,
+                    version: conversation.group.as_ref().map_or(0, |group| group.version),
+                    first_visible: conversation.head.next(),
+                    origin,
+                };
+                self.tell_members(&change, record.offset, previous);
+                waiter.tell(Outcome::Members { current, added, removed });
+            }
+            Effect::Marked { changed } => waiter.tell(Outcome::Marked { changed }),
+            Effect::Nothing => waiter.tell(Outcome::Retry),
+        }
+    }
+
+    fn tell_members(&self, change: &MembersChange<'_>, offset: Offset, previous: Offset) {
+        if !change.added.is_empty() || !change.removed.is_empty() {
+            self.owner.publisher.members(change, offset, previous, self.owner.epoch);
+        }
+    }
+
+    /// One line when the log becomes full, one when it has room again.
+    fn tell_log_full(&mut self, error: Option<&LogError>) {
+        match (error, self.log_full) {
+            (Some(error), false) => error!(%error, "new changes are refused until there is room"),
+            (None, true) => info!("the log has room again"),
+            _ => {}
+        }
+        self.log_full = error.is_some();
+        self.owner.metrics.log_full.set(i64::from(self.log_full));
+    }
+}
+
+impl Drop for Worker {
+    fn drop(&mut self) {
+        if std::thread::panicking() {
+            warn!("the partition's thread ends by a panic");
+        }
+    }
+}
+
+/// Where a known message is. One that only the store can know, and does not, is tried again.
+fn sent_before(known: Known) -> Outcome {
+    let Known { conversation, msg_id, timestamp_ms, .. } = known;
+    msg_id.map_or(Outcome::Retry, |msg_id| Outcome::Sent { conversation, msg_id, timestamp_ms })
+}
+
+fn unchanged(inner: &Inner, change: &Change) -> Outcome {
+    match change {
+        Change::Members { .. } | Change::CreateGroup(_) => Outcome::Members {
+            current: change
+                .conversation()
+                .and_then(|id| inner.fold.conversations.get(&id))
+                .map(Conversation::current_members)
+                .unwrap_or_default(),
+            added: Vec::new(),
+            removed: Vec::new(),
+        },
+        _ => Outcome::Marked { changed: false },
+    }
+}
+
+async fn look_up(state: &State, id: ConversationId, need: Need) -> Result<Fact, StoreError> {
+    match need {
+        Need::Conversation => state.load(id).await.map(|()| Fact::Loaded),
+        Need::PeersExist(one, other) => {
+            let found = state.store().users(vec![one, other]).await?;
+            Ok(Fact::PeersExist(found.len() == 2))
+        }
+        Need::Stored(sender, client_msg_id) => {
+            let found = state.store().find_message(sender, client_msg_id).await?;
+            let known = |(conversation, msg_id, timestamp_ms)| {
+                let msg_id = Some(msg_id);
+                InStore::Found(Known { conversation, msg_id, client_msg_id, timestamp_ms })
+            };
+            Ok(Fact::Stored(found.map_or(InStore::Missing, known)))
+        }
+        Need::Own { user, from, to, before } => {
+            let own = state.store().count_own(id, user, from, to).await?;
+            Ok(Fact::Own(to, before + own))
+        }
+    }
+}

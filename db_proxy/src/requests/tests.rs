@@ -1,0 +1,193 @@
+//! What a gateway or an administrator gets over a real link.
+
+use std::net::SocketAddr;
+
+use daemon::{LinkOptions, Metrics};
+use prost::Message;
+use proto::client::SessionType;
+use proto::cluster::wire::Origin;
+use proto::limits::{HEADER_LEN, LIMIT_TO_CLIENT};
+use proto::{Command, client};
+
+use super::*;
+use crate::cache::MemoryCache;
+use crate::metrics::RequestMetrics;
+use crate::passwords::Passwords;
+use crate::testing::far::{self, Far};
+use crate::testing::{PATIENCE, Proxy, Setup};
+
+mod administration;
+mod groups;
+mod history;
+mod lists;
+mod logins;
+mod people;
+mod sending;
+
+/// A db_proxy that listens, and one gateway.
+struct Server {
+    proxy: Proxy,
+    addr: SocketAddr,
+    requests: Requests,
+    gateway: Far,
+    link: Link,
+}
+
+const GATEWAY_BOOT: u64 = 70;
+const SINGLE: i32 = SessionType::Single as i32;
+const GROUP: i32 = SessionType::Group as i32;
+
+impl Server {
+    async fn start() -> Self {
+        Self::with(Setup { segment_bytes: 32 << 20, ..Setup::new() }.start().await).await
+    }
+
+    async fn with(proxy: Proxy) -> Self {
+        let metrics = RequestMetrics::new(&Metrics::new("db_proxy"));
+        let store: Arc<dyn crate::store::Store> = Arc::<_>::clone(&proxy.store) as _;
+        let cache = Arc::new(MemoryCache::default());
+        let passwords = Passwords::new().unwrap();
+        let logins = Logins::new(store, cache, passwords, metrics.clone());
+        let requests = Requests::new(
+            proxy.partition.clone(),
+            logins,
+            Arc::clone(&proxy.gateways),
+            (metrics, proxy.shutdown.clone()),
+            proxy.epoch,
+        );
+        let addr = daemon::link::listen(
+            SocketAddr::from(([127, 0, 0, 1], 0)),
+            far::identity(Role::DbProxy, "db", 1),
+            &[Role::MsgServer, Role::Admin],
+            Arc::new(requests.clone()),
+            LinkOptions::default(),
+            &proxy.shutdown,
+        );
+        let addr = addr.await.unwrap();
+        let who = (Role::MsgServer, "gateway", GATEWAY_BOOT);
+        let (gateway, link) = Far::dial(addr, who, &proxy.shutdown).await;
+        Self { proxy, addr, requests, gateway, link }
+    }
+
+    /// The answer to a client's request, as the gateway gets it.
+    async fn answer(&self, user: u32, command: Command, request: &impl Message) -> Answer {
+        self.answer_to(user, 0x01, command, request.encode_to_vec()).await
+    }
+
+    async fn answer_to(
+        &self,
+        user: u32,
+        client_type: u32,
+        command: Command,
+        body: Vec<u8>,
+    ) -> Answer {
+        let ask = Ask {
+            user,
+            client_type,
+            origin: origin(),
+            command: u32::from(command.number()),
+            body: body.into(),
+        };
+        self.link.call(Kind::Ask.number(), &ask, PATIENCE).await.unwrap()
+    }
+
+    /// The reply to a client's request, which must be of the command that belongs to it.
+    async fn ask<R: Message + Default>(
+        &self,
+        user: u32,
+        (command, reply): (Command, Command),
+        request: &impl Message,
+    ) -> R {
+        let answer = self.answer(user, command, request).await;
+        assert_eq!(answer.status, AskStatus::Answered as i32, "{command:?}");
+        assert_eq!(answer.command, Some(u32::from(reply.number())));
+        let body = answer.body.expect("an answer has a body");
+        assert!(body.len() + HEADER_LEN <= LIMIT_TO_CLIENT, "{command:?}: {} bytes", body.len());
+        R::decode(body).unwrap()
+    }
+
+    /// An administrator's link.
+    async fn admin(&self) -> (Far, Link) {
+        Far::dial(self.addr, (Role::Admin, "admin", 5), &self.proxy.shutdown).await
+    }
+
+    async fn stop(self) {
+        self.requests.idle().await;
+        let Self { proxy, link, gateway, requests, .. } = self;
+        drop((link, gateway));
+        proxy.stop_with(requests).await;
+    }
+}
+
+fn origin() -> Origin {
+    Origin { gateway_boot: GATEWAY_BOOT, session: 4 }
+}
+
+#[tokio::test]
+async fn what_is_no_request_is_ignored() {
+    let server = Server::start().await;
+    for command in [Command::MessageData, Command::Heartbeat, Command::MessageListReply] {
+        let answer = server.answer(1, command, &client::LogoutRequest {}).await;
+        assert_eq!(answer, ignored(), "{command:?}");
+    }
+    let ask =
+        Ask { user: 1, client_type: 1, origin: origin(), command: 99_999, body: Bytes::new() };
+    let answer: Answer = server.link.call(Kind::Ask.number(), &ask, PATIENCE).await.unwrap();
+    assert_eq!(answer, ignored());
+    let unreadable = server.answer_to(1, 1, Command::MessageListRequest, vec![0xff; 3]).await;
+    assert_eq!(unreadable, ignored());
+    server.stop().await;
+}
+
+#[tokio::test]
+async fn what_cannot_be_answered_completely_is_unavailable() {
+    use crate::testing::gated::Gate;
+    use proto::client::{MessageListRequest, RecentSessionsRequest, UnreadCountRequest};
+
+    let server = Server::start().await;
+    server.proxy.store.reads.send_replace(Gate::Away);
+    let list = MessageListRequest {
+        session_type: SINGLE,
+        session_id: 2,
+        msg_count: 9,
+        ..MessageListRequest::default()
+    };
+    for answer in [
+        server.answer(1, Command::MessageListRequest, &list).await,
+        server.answer(1, Command::UnreadCountRequest, &UnreadCountRequest::default()).await,
+        server.answer(1, Command::RecentSessionsRequest, &RecentSessionsRequest::default()).await,
+    ] {
+        assert_eq!(answer, unavailable());
+    }
+    let memberships = MembershipsRequest { user: 1 };
+    let memberships: Memberships =
+        server.link.call(Kind::Memberships.number(), &memberships, PATIENCE).await.unwrap();
+    assert!(!memberships.complete);
+    server.proxy.store.reads.send_replace(Gate::Open);
+    server.stop().await;
+}
+
+#[tokio::test]
+async fn more_requests_than_can_be_answered_are_turned_away_at_once() {
+    use crate::testing::gated::Gate;
+
+    let server = Server::start().await;
+    server.proxy.store.reads.send_replace(Gate::Closed);
+    let all = u32::try_from(REQUESTS_MAX).unwrap();
+    let taken = server.requests.slots.acquire_many(all).await.unwrap();
+    let unread = client::UnreadCountRequest::default();
+    assert_eq!(server.answer(1, Command::UnreadCountRequest, &unread).await, unavailable());
+    let fetch = FetchRequest { conversation: 1, from: 1, to: 1 };
+    let fetched: Fetched = server.link.call(Kind::Fetch.number(), &fetch, PATIENCE).await.unwrap();
+    assert!(!fetched.complete && fetched.complete_upto == 0);
+    drop(taken);
+    server.proxy.store.reads.send_replace(Gate::Open);
+    server
+        .ask::<client::UnreadCountReply>(
+            1,
+            (Command::UnreadCountRequest, Command::UnreadCountReply),
+            &unread,
+        )
+        .await;
+    server.stop().await;
+}

@@ -1,0 +1,171 @@
+//! Groups: making, changing, muting, describing.
+
+use proto::client::{
+    GroupChange, GroupChangeMembersReply, GroupChangeMembersRequest, GroupCreateReply,
+    GroupCreateRequest, GroupInfo, GroupInfoReply, GroupInfoRequest, GroupMuteReply,
+    GroupMuteRequest, GroupType, GroupVersion, NormalGroupsReply, NormalGroupsRequest,
+};
+use proto::cluster::wire::GroupCreate;
+use proto::cluster::wire::admin_request::What;
+
+use super::*;
+use crate::store::UserStore;
+use crate::testing::user;
+
+#[tokio::test]
+async fn a_client_makes_a_temporary_group_of_users_who_exist() {
+    let server = Server::start().await;
+    let reply = server.create(1, "us", &[2, 3, 3, 999]).await;
+    assert_eq!((reply.result_code, reply.group_id, &*reply.name), (0, Some(1), "us"));
+    assert_eq!(reply.member_ids, [1, 2, 3], "the creator too");
+    for (name, members) in [("", &[2][..]), ("us", &[]), (&*"x".repeat(257), &[2])] {
+        let reply = server.create(1, name, members).await;
+        assert_eq!((reply.result_code, reply.group_id), (1, None));
+    }
+    let normal = GroupCreateRequest { group_type: GroupType::Normal as i32, ..create("us", &[2]) };
+    assert_eq!(server.answer(1, Command::GroupCreateRequest, &normal).await, ignored());
+    server.stop().await;
+}
+
+#[tokio::test]
+async fn members_add_and_the_creator_removes() {
+    let server = Server::start().await;
+    server.create(1, "us", &[2, 3]).await;
+    for (actor, kind, users, code, current, changed) in [
+        (2, GroupChange::Add, vec![4, 3], 0, vec![1, 2, 3, 4], vec![4]),
+        (2, GroupChange::Add, vec![4], 0, vec![1, 2, 3, 4], vec![]),
+        (2, GroupChange::Add, vec![999], 0, vec![1, 2, 3, 4], vec![]),
+        (2, GroupChange::Remove, vec![3], 1, vec![], vec![]),
+        (5, GroupChange::Add, vec![5], 1, vec![], vec![]),
+        (1, GroupChange::Remove, vec![2, 9], 0, vec![1, 3, 4], vec![2]),
+    ] {
+        let request = GroupChangeMembersRequest {
+            user_id: 0,
+            change: kind as i32,
+            group_id: 1,
+            member_ids: users,
+            attach_data: None,
+        };
+        let answer = server.answer(actor, Command::GroupChangeMembersRequest, &request).await;
+        assert_eq!(answer.changed, Some(!changed.is_empty()));
+        let reply = GroupChangeMembersReply::decode(answer.body.unwrap()).unwrap();
+        assert_eq!((reply.user_id, reply.change, reply.group_id), (actor, kind as i32, 1));
+        assert_eq!(reply.result_code, code, "{kind:?} {:?} by {actor}", request.member_ids);
+        assert_eq!((reply.current_ids, reply.changed_ids), (current, changed));
+    }
+    server.stop().await;
+}
+
+#[tokio::test]
+async fn a_member_mutes_a_group_for_himself() {
+    let server = Server::start().await;
+    server.create(1, "us", &[2]).await;
+    for (user, muted, code) in [(2, 1, 0), (2, 1, 0), (5, 1, 1)] {
+        let request = GroupMuteRequest { user_id: 0, group_id: 1, muted, attach_data: None };
+        let commands = (Command::GroupMuteRequest, Command::GroupMuteReply);
+        let reply: GroupMuteReply = server.ask(user, commands, &request).await;
+        assert_eq!((reply.result_code, reply.group_id), (code, 1));
+    }
+    assert_eq!(server.info(2, &[(1, 0)]).await[0].muted, 1);
+    assert_eq!(server.info(1, &[(1, 0)]).await[0].muted, 0);
+    server.stop().await;
+}
+
+#[tokio::test]
+async fn only_normal_groups_are_listed_and_only_to_members() {
+    let server = Server::start().await;
+    server.create(1, "us", &[2]).await;
+    let (name, members) = ("team".to_owned(), vec!["u1".to_owned(), "u2".to_owned()]);
+    let team = GroupCreate { name, members, group_type: None, group: None };
+    let team = server.administer(What::GroupCreate(team)).await.id.unwrap();
+    for (user, expected) in [(1, vec![(team, 1)]), (3, vec![])] {
+        let commands = (Command::NormalGroupsRequest, Command::NormalGroupsReply);
+        let request = NormalGroupsRequest::default();
+        let reply: NormalGroupsReply = server.ask(user, commands, &request).await;
+        let groups: Vec<_> = reply.groups.iter().map(|g| (g.group_id, g.version)).collect();
+        assert_eq!(groups, expected);
+    }
+    server.stop().await;
+}
+
+#[tokio::test]
+async fn a_group_is_described_to_members_who_do_not_know_its_newest_version() {
+    let server = Server::start().await;
+    server.create(1, "us", &[2]).await;
+    server.create(1, "others", &[3]).await;
+    server.proxy.change_members(1, &[4], &[]).await;
+    let infos = server.info(1, &[(1, 1), (2, 1), (3, 0)]).await;
+    let [info] = &infos[..] else { panic!("{infos:?}") };
+    assert_eq!((info.group_id, info.version, &*info.name, info.creator_id), (1, 2, "us", 1));
+    assert_eq!(
+        (info.group_type, &info.member_ids[..]),
+        (GroupType::Temporary as i32, &[1, 2, 4][..])
+    );
+    assert_eq!(server.info(2, &[(1, 0), (2, 0)]).await.len(), 1, "not a member of the other");
+    assert_eq!(server.info(1, &[(1, 2)]).await, []);
+    server.stop().await;
+}
+
+#[tokio::test]
+async fn groups_that_do_not_fit_a_frame_wait_for_the_next_request_with_all_their_members() {
+    let server = Server::start().await;
+    let ids = 1_000_000..1_030_000;
+    let users = ids.clone().map(|id| user(id, &format!("p{id}"))).collect();
+    server.proxy.store.add_users(users, false).await.unwrap();
+    let members: Vec<u32> = ids.collect();
+    for number in 0..5 {
+        server.create(1, &format!("group {number}"), &members).await;
+    }
+    let (mut asked, mut known) = (vec![(1, 0), (2, 0), (3, 0), (4, 0), (5, 0)], 0);
+    while !asked.is_empty() {
+        let infos = server.info(1, &asked).await;
+        assert!(!infos.is_empty(), "progress");
+        assert!(infos.iter().all(|info| info.member_ids.len() == members.len() + 1));
+        known += infos.len();
+        asked.retain(|(id, _version)| infos.iter().all(|info| info.group_id != *id));
+    }
+    assert_eq!(known, 5);
+    server.stop().await;
+}
+
+#[tokio::test]
+async fn a_group_too_large_for_a_frame_is_cut() {
+    let server = Server::start().await;
+    let ids = 1_000_000_000..1_000_090_000;
+    let users = ids.clone().map(|id| user(id, &format!("p{id}"))).collect();
+    server.proxy.store.add_users(users, false).await.unwrap();
+    let reply = server.create(1, "all", &ids.collect::<Vec<_>>()).await;
+    assert!(reply.member_ids.len() > 60_000, "{}", reply.member_ids.len());
+    let infos = server.info(1, &[(1, 0), (1, 0)]).await;
+    assert_eq!(infos.len(), 1);
+    assert!(infos[0].member_ids.len() > 60_000, "{}", infos[0].member_ids.len());
+    server.stop().await;
+}
+
+fn create(name: &str, members: &[u32]) -> GroupCreateRequest {
+    GroupCreateRequest {
+        user_id: 0,
+        group_type: GroupType::Temporary as i32,
+        name: name.to_owned(),
+        avatar_url: String::new(),
+        member_ids: members.to_vec(),
+        attach_data: None,
+    }
+}
+
+impl Server {
+    async fn create(&self, user: u32, name: &str, members: &[u32]) -> GroupCreateReply {
+        let commands = (Command::GroupCreateRequest, Command::GroupCreateReply);
+        self.ask(user, commands, &create(name, members)).await
+    }
+
+    async fn info(&self, user: u32, groups: &[(u32, u32)]) -> Vec<GroupInfo> {
+        let groups = groups
+            .iter()
+            .map(|(group_id, version)| GroupVersion { group_id: *group_id, version: *version })
+            .collect();
+        let request = GroupInfoRequest { user_id: 0, groups, attach_data: None };
+        let commands = (Command::GroupInfoRequest, Command::GroupInfoReply);
+        self.ask::<GroupInfoReply>(user, commands, &request).await.groups
+    }
+}

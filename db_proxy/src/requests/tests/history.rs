@@ -1,0 +1,189 @@
+//! Pages of messages, messages by number, the newest number.
+
+use proto::client::{
+    LatestMessageIdReply, LatestMessageIdRequest, MessageListReply, MessageListRequest,
+    MessagesByIdReply, MessagesByIdRequest,
+};
+
+use super::*;
+use crate::testing::{group, message, single};
+
+#[tokio::test]
+async fn a_page_goes_back_from_where_it_was_asked() {
+    let server = Server::start().await;
+    server.talk(100, 20).await;
+    for (begin, count, expected) in [
+        (0, 5, 96..101),
+        (50, 5, 46..51),
+        (3, 5, 1..4),
+        (1_000, 2, 99..101),
+        (0, 1_000, 1..101),
+        (100, 0, 0..0),
+    ] {
+        let page = server.page(1, SINGLE, 2, (begin, count)).await;
+        assert_eq!(ids(&page), expected.rev().collect::<Vec<_>>(), "{count} from {begin}");
+        assert_eq!((page.user_id, page.session_type), (1, SINGLE));
+        assert_eq!((page.session_id, page.msg_id_begin), (2, begin));
+        for message in &page.messages {
+            assert_eq!(message.from_user_id, 1 + message.msg_id % 2);
+            assert_eq!(message.msg_data[..], vec![u8::try_from(message.msg_id).unwrap(); 20]);
+        }
+    }
+    let of_the_other = server.page(2, SINGLE, 1, (0, 100)).await;
+    assert_eq!(of_the_other.messages.len(), 100, "both see the same");
+    server.stop().await;
+}
+
+#[tokio::test]
+async fn a_session_type_that_some_clients_send_means_a_single_one() {
+    let server = Server::start().await;
+    server.talk(3, 20).await;
+    assert_eq!(server.page(1, 0, 2, (0, 9)).await.messages.len(), 3);
+    server.stop().await;
+}
+
+#[tokio::test]
+async fn large_messages_come_in_pages_that_fit_a_frame() {
+    for size in [60_000, 150_000, 400_000] {
+        let server = Server::start().await;
+        server.talk(20, size).await;
+        server.proxy.stored().await;
+        let (mut begin, mut seen) = (20, Vec::new());
+        while begin > 0 {
+            // `ask` checks the size of every reply.
+            let page = server.page(1, SINGLE, 2, (begin, 100)).await;
+            let ids = ids(&page);
+            assert!(!ids.is_empty(), "no progress from {begin}");
+            begin = ids.last().unwrap() - 1;
+            seen.extend(ids);
+        }
+        assert_eq!(seen, (1..=20).rev().collect::<Vec<_>>(), "{size} bytes each");
+
+        let request = by_id(SINGLE, 2, (1..=20).collect());
+        let reply: MessagesByIdReply = server.by_id(1, &request).await;
+        assert_eq!(reply.messages.first().unwrap().msg_id, 20, "the newest of them");
+        server.stop().await;
+    }
+}
+
+#[tokio::test]
+async fn a_page_of_a_thousand_small_messages_is_whole() {
+    let server = Server::start().await;
+    server.talk(1_200, 30).await;
+    server.proxy.stored().await;
+    let page = server.page(1, SINGLE, 2, (0, 5_000)).await;
+    assert_eq!(ids(&page), (201..=1_200).rev().collect::<Vec<_>>());
+    server.stop().await;
+}
+
+#[tokio::test]
+async fn messages_are_given_by_number() {
+    let server = Server::start().await;
+    server.talk(200, 20).await;
+    server.proxy.stored().await;
+    let request = by_id(SINGLE, 2, vec![7, 199, 7, 0, 201, 150, u32::MAX]);
+    let reply = server.by_id(1, &request).await;
+    let ids: Vec<u32> = reply.messages.iter().map(|message| message.msg_id).collect();
+    assert_eq!(ids, [199, 150, 7]);
+    let all = server.by_id(1, &by_id(SINGLE, 2, (1..=200).collect())).await;
+    assert_eq!(all.messages.len(), 100);
+    assert!(all.messages.is_sorted_by(|one, other| one.msg_id > other.msg_id));
+    server.stop().await;
+}
+
+#[tokio::test]
+async fn a_member_sees_a_group_from_his_joining_on_and_an_outsider_never() {
+    let server = Server::start().await;
+    server.proxy.make_group(5, &[1, 2]).await;
+    for _ in 0..10 {
+        server.proxy.send(message(group(5), 1)).await;
+    }
+    server.proxy.change_members(5, &[3], &[2]).await;
+    assert!(server.page(3, GROUP, 5, (0, 100)).await.messages.is_empty());
+    assert_eq!(server.latest(3, GROUP, 5).await, 0, "nothing of it is his to see");
+    for _ in 0..4 {
+        server.proxy.send(message(group(5), 1)).await;
+    }
+    for (user, expected) in [(1, 1..15), (3, 11..15), (2, 0..0), (4, 0..0)] {
+        let expected: Vec<u32> = expected.rev().collect();
+        assert_eq!(ids(&server.page(user, GROUP, 5, (0, 100)).await), expected, "user {user}");
+        assert_eq!(ids(&server.page(user, GROUP, 5, (14, 100)).await), expected, "user {user}");
+        let latest = expected.first().copied().unwrap_or(0);
+        assert_eq!(server.latest(user, GROUP, 5).await, latest, "user {user}");
+        let reply = server.by_id(user, &by_id(GROUP, 5, (1..=14).collect())).await;
+        let found: Vec<u32> = reply.messages.iter().map(|message| message.msg_id).collect();
+        assert_eq!(found, expected, "user {user}");
+    }
+    let no_group = server.page(1, GROUP, 77, (0, 100)).await;
+    assert_eq!(no_group.messages, server.page(4, GROUP, 5, (0, 100)).await.messages);
+    server.stop().await;
+}
+
+#[tokio::test]
+async fn a_session_that_cannot_be_is_ignored() {
+    let server = Server::start().await;
+    for (session_type, session_id) in [(SINGLE, 1), (SINGLE, 0), (GROUP, 0)] {
+        let request = list(session_type, session_id, (0, 9));
+        let answer = server.answer(1, Command::MessageListRequest, &request).await;
+        assert_eq!(answer, ignored(), "session {session_id} of type {session_type}");
+    }
+    assert!(server.page(1, SINGLE, 12_345, (0, 9)).await.messages.is_empty());
+    assert_eq!(server.latest(1, SINGLE, 12_345).await, 0);
+    server.stop().await;
+}
+
+fn ids(page: &MessageListReply) -> Vec<u32> {
+    page.messages.iter().map(|message| message.msg_id).collect()
+}
+
+fn list(session_type: i32, session_id: u32, (begin, count): (u32, u32)) -> MessageListRequest {
+    MessageListRequest {
+        user_id: 0,
+        session_type,
+        session_id,
+        msg_id_begin: begin,
+        msg_count: count,
+        attach_data: None,
+    }
+}
+
+fn by_id(session_type: i32, session_id: u32, msg_ids: Vec<u32>) -> MessagesByIdRequest {
+    MessagesByIdRequest { user_id: 0, session_type, session_id, msg_ids, attach_data: None }
+}
+
+impl Server {
+    /// Users 2 and 1, by turns.
+    async fn talk(&self, count: u32, size: usize) {
+        for number in 1..=count {
+            let mut send = message(single(1, 2), 1 + number % 2);
+            send.body = Bytes::from(vec![u8::try_from(number % 256).unwrap(); size]);
+            assert_eq!(self.proxy.send(send).await, number);
+        }
+    }
+
+    async fn page(
+        &self,
+        user: u32,
+        session_type: i32,
+        session_id: u32,
+        from: (u32, u32),
+    ) -> MessageListReply {
+        let commands = (Command::MessageListRequest, Command::MessageListReply);
+        self.ask(user, commands, &list(session_type, session_id, from)).await
+    }
+
+    async fn by_id(&self, user: u32, request: &MessagesByIdRequest) -> MessagesByIdReply {
+        self.ask(user, (Command::MessagesByIdRequest, Command::MessagesByIdReply), request).await
+    }
+
+    async fn latest(&self, user: u32, session_type: i32, session_id: u32) -> u32 {
+        let request = LatestMessageIdRequest {
+            user_id: 0,
+            session_type,
+            session_id,
+            ..LatestMessageIdRequest::default()
+        };
+        let commands = (Command::LatestMessageIdRequest, Command::LatestMessageIdReply);
+        self.ask::<LatestMessageIdReply>(user, commands, &request).await.latest_msg_id
+    }
+}

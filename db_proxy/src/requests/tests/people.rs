@@ -1,0 +1,235 @@
+//! Users, departments, and what a user changes of his own record.
+
+use std::collections::BTreeSet;
+
+use proto::client::{
+    AllUsersReply, AllUsersRequest, ChangeAvatarReply, ChangeAvatarRequest, ChangeSignatureReply,
+    ChangeSignatureRequest, ClientType, DepartmentsReply, DepartmentsRequest, DeviceTokenRequest,
+    GetPushShieldReply, GetPushShieldRequest, LogoutReply, LogoutRequest, SetPushShieldReply,
+    SetPushShieldRequest, UsersInfoReply, UsersInfoRequest,
+};
+
+use super::*;
+use crate::store::{NewUser, UserChange, UserStore};
+use crate::testing::{USERS, user};
+
+#[tokio::test]
+async fn five_thousand_users_come_in_as_many_replies_as_it_takes() {
+    let server = Server::start().await;
+    let users = (1_000..6_000).map(|id| {
+        let nick = format!("{id:0>90}");
+        NewUser { nick, ..user(id, &format!("p{id}")) }
+    });
+    server.proxy.store.add_users(users.collect(), false).await.unwrap();
+    let seen = server.all_users(0).await;
+    let expected: BTreeSet<u32> = (1..=USERS).chain(1_000..6_000).collect();
+    assert_eq!(seen, expected);
+    server.stop().await;
+}
+
+#[tokio::test]
+async fn a_list_of_users_gets_on_whatever_their_records_hold() {
+    let server = Server::start().await;
+    // More of one stamp than a frame takes, as only another program could have written them.
+    let users = (1_000..1_200).map(|id| {
+        let nick = format!("{id:x>5000}");
+        NewUser { nick, ..user(id, &format!("p{id}")) }
+    });
+    server.proxy.store.add_users(users.collect(), false).await.unwrap();
+    server.proxy.store.add_users(vec![user(2_000, "last")], false).await.unwrap();
+    let seen = server.all_users(0).await;
+    assert!(seen.contains(&1_000) && seen.contains(&2_000), "{}", seen.len());
+    server.stop().await;
+}
+
+#[tokio::test]
+async fn those_who_have_left_are_told_of_only_to_those_who_knew_them() {
+    let server = Server::start().await;
+    let users = (1_000..10_000).map(|id| user(id, &format!("p{id}")));
+    server.proxy.store.add_users(users.collect(), false).await.unwrap();
+    let path = server.proxy.setup.store_path();
+    tokio::task::spawn_blocking(move || {
+        let connection = rusqlite::Connection::open(path).unwrap();
+        connection
+            .execute("UPDATE user SET status = 3 WHERE id BETWEEN 1000 AND 9990", [])
+            .unwrap();
+    })
+    .await
+    .unwrap();
+    let seen = server.all_users(0).await;
+    assert!(seen.is_superset(&(9_991..10_000).collect()), "those behind 8,991 who have left");
+
+    let before = server.users_since(0).await.latest_update_time;
+    server.proxy.store.change_user(UserId(5), UserChange::Status(3)).await.unwrap();
+    let changed = server.users_since(before.max(1)).await;
+    let left = changed.users.iter().find(|user| user.user_id == 5);
+    assert!(left.is_none_or(|user| user.employment == 3));
+    let newest = server.newest().await;
+    let changed = server.users_since(newest).await;
+    assert_eq!(changed.users.iter().map(|user| user.user_id).collect::<Vec<_>>(), [5]);
+    assert_eq!(changed.users[0].employment, 3);
+    server.stop().await;
+}
+
+#[tokio::test]
+async fn every_change_of_a_user_raises_the_stamp() {
+    let server = Server::start().await;
+    let first = server.newest().await;
+    let asked_again = server.users_since(first + 1_000_000).await;
+    assert_eq!(asked_again.latest_update_time, first + 1_000_000, "never less than was asked");
+    assert!(asked_again.users.is_empty());
+
+    let signature = "至少一百二十八".to_owned();
+    let request = ChangeSignatureRequest { signature: signature.clone(), ..Default::default() };
+    let answer = server.answer(3, Command::ChangeSignatureRequest, &request).await;
+    assert_eq!(answer.changed, Some(true));
+    let reply = ChangeSignatureReply::decode(answer.body.unwrap()).unwrap();
+    assert_eq!((reply.user_id, reply.result_code), (3, 0));
+    let second = server.newest().await;
+    assert!(second > first);
+    let changed = server.users_since(second).await;
+    assert_eq!(changed.users[0].signature, Some(signature));
+
+    let avatar_url = "http://example/1.png".to_owned();
+    let request = ChangeAvatarRequest { avatar_url: avatar_url.clone(), ..Default::default() };
+    let answer = server.answer(4, Command::ChangeAvatarRequest, &request).await;
+    assert_eq!(answer.changed, Some(true));
+    assert!(server.newest().await > second);
+    assert_eq!(server.users_info(&[4]).await.users[0].avatar_url, avatar_url);
+    server.stop().await;
+}
+
+#[tokio::test]
+async fn what_is_too_long_is_refused() {
+    let server = Server::start().await;
+    let request = ChangeSignatureRequest { signature: "x".repeat(129), ..Default::default() };
+    let answer = server.answer(3, Command::ChangeSignatureRequest, &request).await;
+    assert_eq!(answer.changed, Some(false));
+    let reply = ChangeSignatureReply::decode(answer.body.unwrap()).unwrap();
+    assert_eq!((reply.result_code, reply.signature), (1, None));
+    let request = ChangeAvatarRequest { avatar_url: "x".repeat(1_025), ..Default::default() };
+    let answer = server.answer(3, Command::ChangeAvatarRequest, &request).await;
+    assert_eq!(answer.changed, Some(false));
+    assert_eq!(ChangeAvatarReply::decode(answer.body.unwrap()).unwrap().result_code, 1);
+    server.stop().await;
+}
+
+#[tokio::test]
+async fn users_are_given_by_number() {
+    let server = Server::start().await;
+    let reply = server.users_info(&[3, 999, 1]).await;
+    let mut ids: Vec<u32> = reply.users.iter().map(|user| user.user_id).collect();
+    ids.sort_unstable();
+    assert_eq!(ids, [1, 3]);
+    let again_and_again: Vec<u32> = (0..20_000).map(|number| 1 + number % USERS).collect();
+    server.users_info(&again_and_again).await;
+    server.stop().await;
+}
+
+#[tokio::test]
+async fn departments_are_given_once() {
+    let server = Server::start().await;
+    let commands = (Command::DepartmentsRequest, Command::DepartmentsReply);
+    let all: DepartmentsReply = server.ask(1, commands, &DepartmentsRequest::default()).await;
+    assert_eq!((all.departments.len(), all.departments[0].department_id), (1, 1));
+    let request = DepartmentsRequest {
+        latest_update_time: all.latest_update_time,
+        ..DepartmentsRequest::default()
+    };
+    let none: DepartmentsReply = server.ask(1, commands, &request).await;
+    assert!(none.departments.is_empty());
+    assert_eq!(none.latest_update_time, all.latest_update_time);
+    server.stop().await;
+}
+
+#[tokio::test]
+async fn a_phone_gives_its_token_and_takes_it_back_at_logout() {
+    const IOS: u32 = ClientType::Ios as u32;
+    let server = Server::start().await;
+    let token = |text: &str| {
+        let device_token = text.to_owned();
+        DeviceTokenRequest { device_token, ..Default::default() }.encode_to_vec()
+    };
+    let asked = Command::DeviceTokenRequest;
+    let reply = server.answer_to(1, IOS, asked, token("token")).await;
+    assert_eq!(reply.command, Some(u32::from(Command::DeviceTokenReply.number())));
+    assert_eq!(server.tokens().await, ["token"]);
+    assert_eq!(server.answer_to(1, 1, asked, token("pc")).await, ignored());
+    assert_eq!(server.answer_to(1, IOS, asked, token(&"x".repeat(513))).await, ignored());
+    for client_type in [1, IOS] {
+        let body = LogoutRequest {}.encode_to_vec();
+        let reply = server.answer_to(1, client_type, Command::LogoutRequest, body).await;
+        let reply = LogoutReply::decode(reply.body.unwrap()).unwrap();
+        assert_eq!(reply.result_code, 0);
+        let left = server.tokens().await;
+        assert_eq!(left.is_empty(), client_type == IOS, "a PC's logout is not the phone's");
+    }
+    server.stop().await;
+}
+
+#[tokio::test]
+async fn pushes_at_night_are_turned_off_and_on() {
+    let server = Server::start().await;
+    for shield in [1, 0, 1] {
+        let request = SetPushShieldRequest { user_id: 0, shield, attach_data: None };
+        let commands = (Command::SetPushShieldRequest, Command::SetPushShieldReply);
+        let set: SetPushShieldReply = server.ask(2, commands, &request).await;
+        assert_eq!((set.result_code, set.shield), (0, Some(shield)));
+        let commands = (Command::GetPushShieldRequest, Command::GetPushShieldReply);
+        let got: GetPushShieldReply =
+            server.ask(2, commands, &GetPushShieldRequest::default()).await;
+        assert_eq!((got.result_code, got.shield), (0, Some(shield)));
+    }
+    server.stop().await;
+}
+
+impl Server {
+    async fn users_since(&self, latest_update_time: u32) -> AllUsersReply {
+        let request = AllUsersRequest { latest_update_time, ..Default::default() };
+        let commands = (Command::AllUsersRequest, Command::AllUsersReply);
+        self.ask(1, commands, &request).await
+    }
+
+    /// The newest stamp there is.
+    async fn newest(&self) -> u32 {
+        let mut stamp = 0;
+        loop {
+            let reply = self.users_since(stamp).await.latest_update_time;
+            if reply == stamp {
+                return stamp;
+            }
+            stamp = reply;
+        }
+    }
+
+    /// Everybody that requests one after the other bring, until nothing is new.
+    async fn all_users(&self, since: u32) -> BTreeSet<u32> {
+        let (mut stamp, mut seen) = (since, BTreeSet::new());
+        for requests in 0.. {
+            let reply = self.users_since(stamp).await;
+            seen.extend(reply.users.iter().map(|user| user.user_id));
+            if reply.latest_update_time == stamp {
+                return seen;
+            }
+            assert!(reply.latest_update_time > stamp && requests < 100, "it gets on");
+            stamp = reply.latest_update_time;
+        }
+        seen
+    }
+
+    async fn users_info(&self, ids: &[u32]) -> UsersInfoReply {
+        let request = UsersInfoRequest { user_ids: ids.to_vec(), ..Default::default() };
+        self.ask(1, (Command::UsersInfoRequest, Command::UsersInfoReply), &request).await
+    }
+
+    async fn tokens(&self) -> Vec<String> {
+        let path = self.proxy.setup.store_path();
+        let read = move || {
+            let connection = rusqlite::Connection::open(path).unwrap();
+            let mut statement = connection.prepare("SELECT token FROM device_token").unwrap();
+            let tokens = statement.query_map([], |row| row.get(0)).unwrap();
+            tokens.collect::<Result<_, _>>().unwrap()
+        };
+        tokio::task::spawn_blocking(read).await.unwrap()
+    }
+}

@@ -1,0 +1,171 @@
+//! Messages on their way in, and what gateways fetch to repair.
+
+use proto::cluster::wire::{Publish, Reason};
+use tokio::time::timeout;
+
+use super::*;
+use crate::testing::gated::Gate;
+use crate::testing::{group, message, new_id, single};
+
+fn submit(conversation: ConversationId, sender: u32) -> Submit {
+    Submit {
+        origin: origin(),
+        sender,
+        conversation: conversation.number(),
+        client_msg_id: Bytes::copy_from_slice(&new_id().0),
+        resend: None,
+        fingerprint: None,
+        r#type: if conversation.as_group().is_some() { 0x11 } else { 1 },
+        body: Bytes::from_static(b"body"),
+    }
+}
+
+#[tokio::test]
+async fn a_message_is_answered_and_published() {
+    let mut server = Server::start().await;
+    let submit = submit(single(1, 2), 1);
+    let answer = server.submit(&submit).await;
+    assert_eq!((answer.outcome, answer.msg_id), (Outcome::Ok as i32, Some(1)));
+    assert_eq!((answer.sender, &answer.client_msg_id), (1, &submit.client_msg_id));
+    assert_eq!(answer.conversation, single(1, 2).number());
+    assert!(answer.create_time.unwrap() > 1_700_000_000);
+
+    let (_link, frame) = server.gateway.frame().await;
+    let publish: Publish = frame.parse().unwrap();
+    assert_eq!((publish.msg_id, publish.client_msg_id), (1, Some(submit.client_msg_id.clone())));
+    assert_eq!((publish.origin, publish.epoch), (Some(origin()), server.proxy.epoch));
+
+    let again = Submit { resend: Some(true), ..submit };
+    let answer = server.submit(&again).await;
+    assert_eq!((answer.outcome, answer.msg_id), (Outcome::Ok as i32, Some(1)));
+    assert!(server.gateway.try_frame().is_none(), "published once");
+    server.stop().await;
+}
+
+#[tokio::test]
+async fn a_refusal_has_a_reason_and_trouble_asks_to_try_again() {
+    let mut server = Server::start().await;
+    let refused = server.submit(&submit(group(3), 1)).await;
+    assert_eq!(refused.outcome, Outcome::Refused as i32);
+    assert_eq!(refused.reason, Some(Reason::NotMember as i32));
+    assert_eq!(refused.msg_id, None);
+    server.proxy.store.reads.send_replace(Gate::Away);
+    let retry = server.submit(&submit(single(1, 2), 1)).await;
+    assert_eq!((retry.outcome, retry.reason), (Outcome::Retry as i32, None));
+    server.proxy.store.reads.send_replace(Gate::Open);
+    server.stop().await;
+}
+
+#[tokio::test]
+async fn messages_of_one_link_are_numbered_in_the_order_they_were_sent() {
+    let mut server = Server::start().await;
+    let sent: Vec<Submit> = (0..300).map(|_| submit(single(1, 2), 1)).collect();
+    for submit in &sent {
+        server.link.send(Kind::Submit.number(), 0, submit).unwrap();
+    }
+    let (mut answered, mut published) = (Vec::new(), Vec::new());
+    while answered.len() + published.len() < 2 * sent.len() {
+        let (_link, frame) = server.gateway.frame().await;
+        if frame.kind == Kind::SubmitAnswer.number() {
+            let answer: SubmitAnswer = frame.parse().unwrap();
+            answered.push((answer.client_msg_id, answer.msg_id.unwrap()));
+        } else {
+            let publish: Publish = frame.parse().unwrap();
+            published.push((publish.client_msg_id.unwrap(), publish.msg_id));
+        }
+    }
+    let expected: Vec<_> = sent.into_iter().map(|submit| submit.client_msg_id).zip(1..).collect();
+    assert_eq!(answered, expected);
+    assert_eq!(published, expected);
+    server.stop().await;
+}
+
+#[tokio::test]
+async fn a_gateway_that_submits_nonsense_is_cut_off() {
+    for nonsense in [
+        Submit { client_msg_id: Bytes::from_static(b"short"), ..submit(single(1, 2), 1) },
+        Submit { conversation: 0, ..submit(single(1, 2), 1) },
+        Submit { conversation: 2 << 32 | 1, ..submit(single(1, 2), 1) },
+    ] {
+        let server = Server::start().await;
+        server.link.send(Kind::Submit.number(), 0, &nonsense).unwrap();
+        let cut_off = async {
+            while !server.link.is_closed() {
+                tokio::task::yield_now().await;
+            }
+        };
+        timeout(PATIENCE, cut_off).await.unwrap();
+        server.stop().await;
+    }
+}
+
+#[tokio::test]
+async fn a_gateway_fetches_what_it_missed_in_pieces_that_say_how_far_they_reach() {
+    let server = Server::start().await;
+    for number in 1..=60_u32 {
+        let mut send = message(single(1, 2), 1 + number % 2);
+        send.body = Bytes::from(vec![1; 200_000]);
+        assert_eq!(server.proxy.send(send).await, number);
+    }
+    server.proxy.stored().await;
+    let (mut next, mut pieces) = (5, 0);
+    while next <= 50 {
+        let fetched = server.fetch(next, 50).await;
+        let ids: Vec<u32> = fetched.publishes.iter().map(|publish| publish.msg_id).collect();
+        assert_eq!(ids, (next..=fetched.complete_upto).collect::<Vec<_>>());
+        assert_eq!(fetched.complete, fetched.complete_upto == 50);
+        assert!(fetched.publishes.iter().all(|publish| publish.epoch == server.proxy.epoch));
+        next = fetched.complete_upto + 1;
+        pieces += 1;
+    }
+    assert!((2..=4).contains(&pieces), "{pieces}");
+    let beyond = server.fetch(58, 1_000).await;
+    assert_eq!((beyond.complete, beyond.complete_upto, beyond.publishes.len()), (true, 60, 3));
+    let nothing = server.fetch(70, 1_000).await;
+    assert_eq!(
+        (nothing.complete, nothing.complete_upto),
+        (true, 60),
+        "no promise of what may come"
+    );
+    assert!(nothing.publishes.is_empty());
+    server.stop().await;
+}
+
+#[tokio::test]
+async fn a_gateway_hears_in_which_groups_a_user_is() {
+    let server = Server::start().await;
+    server.proxy.make_group(1, &[1, 2]).await;
+    server.proxy.make_group(2, &[1, 2]).await;
+    server.proxy.send(message(group(2), 1)).await;
+    server.proxy.change_members(2, &[3], &[2]).await;
+    for (user, expected) in
+        [(1, vec![(1, 1, 1), (2, 1, 2)]), (2, vec![(1, 1, 1)]), (3, vec![(2, 2, 2)]), (4, vec![])]
+    {
+        let request = MembershipsRequest { user };
+        let memberships: Memberships =
+            server.link.call(Kind::Memberships.number(), &request, PATIENCE).await.unwrap();
+        assert!(memberships.complete);
+        let mut groups: Vec<_> = memberships
+            .groups
+            .iter()
+            .map(|group| (group.group, group.join_msg_id, group.version))
+            .collect();
+        groups.sort_unstable();
+        assert_eq!(groups, expected, "user {user}");
+    }
+    server.stop().await;
+}
+
+impl Server {
+    async fn submit(&mut self, submit: &Submit) -> SubmitAnswer {
+        self.link.send(Kind::Submit.number(), 0, submit).unwrap();
+        let (_link, frame) = self.gateway.frame().await;
+        assert_eq!(frame.kind, Kind::SubmitAnswer.number());
+        frame.parse().unwrap()
+    }
+
+    async fn fetch(&self, from: u32, to: u32) -> Fetched {
+        let request = FetchRequest { conversation: single(1, 2).number(), from, to };
+        self.link.call(Kind::Fetch.number(), &request, PATIENCE).await.unwrap()
+    }
+}

@@ -1,0 +1,313 @@
+//! What several tests need: a db_proxy's parts over a real log and a real store in a folder that
+//! goes away, and the far ends of its links.
+
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::Duration;
+
+use bytes::Bytes;
+use daemon::{LinkTable, Metrics, Shutdown};
+use proto::client::GroupType;
+use proto::ids::{ClientMsgId, ConversationId, GroupId, MsgId, UserId};
+use proto::log::GroupCreated;
+use tempfile::TempDir;
+use tokio::runtime::Handle;
+use tokio::time::timeout;
+
+use crate::admission::{Change, Send};
+use crate::log::embedded::Options;
+use crate::metrics::{PartitionMetrics, PublishMetrics, StoringMetrics};
+use crate::partition::open::{self, OpenError};
+use crate::partition::{Limits, Outcome, Owner, Partition};
+use crate::publish::Publisher;
+use crate::state::State;
+use crate::store::sqlite::{SqliteOptions, SqliteStore};
+use crate::store::{NewUser, Store, UserStore};
+use crate::storing::{self, StopStoring};
+use crate::window::Identity;
+
+pub(crate) mod far;
+pub(crate) mod gated;
+
+use gated::GatedStore;
+
+/// Long enough for a loaded machine; a test that waits this long has failed.
+pub(crate) const PATIENCE: Duration = Duration::from_secs(20);
+
+/// How many users there are: u1, u2, …
+pub(crate) const USERS: u32 = 20;
+
+/// The parts of a db_proxy that has taken its partition.
+pub(crate) struct Proxy {
+    pub(crate) setup: Setup,
+    pub(crate) shutdown: Shutdown,
+    pub(crate) partition: Partition,
+    pub(crate) store: Arc<GatedStore>,
+    pub(crate) gateways: Arc<LinkTable>,
+    pub(crate) metrics: PartitionMetrics,
+    pub(crate) storing: Option<StopStoring>,
+    pub(crate) epoch: u64,
+}
+
+/// Where and how it runs.
+#[derive(Clone)]
+pub(crate) struct Setup {
+    pub(crate) dir: Arc<TempDir>,
+    pub(crate) limits: Limits,
+    pub(crate) segment_bytes: u64,
+    pub(crate) keep_bytes: u64,
+    /// Whether the store worker runs.
+    pub(crate) storing: bool,
+}
+
+impl Setup {
+    pub(crate) fn new() -> Self {
+        let limits = Limits {
+            queue_max: 4_096,
+            waiting_max: 1_024,
+            unstored_bytes_max: 64 << 20,
+            conversations_max: 1_000,
+        };
+        Self {
+            dir: Arc::new(TempDir::new().unwrap()),
+            limits,
+            segment_bytes: 2 << 20,
+            keep_bytes: 1 << 30,
+            storing: true,
+        }
+    }
+
+    pub(crate) fn log_dir(&self) -> PathBuf {
+        self.dir.path().join("log")
+    }
+
+    pub(crate) fn store_path(&self) -> PathBuf {
+        self.dir.path().join("store.sqlite")
+    }
+
+    /// A copy of the folder, as a kill would leave it.
+    pub(crate) fn copy(&self) -> Self {
+        let copy = Self { dir: Arc::new(TempDir::new().unwrap()), ..self.clone() };
+        copy_dir(self.dir.path(), copy.dir.path());
+        copy
+    }
+
+    pub(crate) async fn try_start(&self) -> Result<Proxy, OpenError> {
+        let (setup, runtime) = (self.clone(), Handle::current());
+        let opening = tokio::task::spawn_blocking(move || {
+            let mut options = Options::new(setup.log_dir());
+            options.segment_bytes = setup.segment_bytes;
+            options.spare_segments = 1;
+            options.keep_bytes = setup.keep_bytes;
+            let mut store = None;
+            let make_store = || -> Result<Arc<dyn Store>, OpenError> {
+                let on_broken_fold = |text: &str| panic!("{text}");
+                let options = SqliteOptions { readers: 3, on_broken_fold };
+                let opened = SqliteStore::open(&setup.store_path(), options)?;
+                let gated = Arc::new(GatedStore::new(opened));
+                store = Some(Arc::clone(&gated));
+                Ok(gated)
+            };
+            let opened = open::open(options, make_store, "owner", &runtime)?;
+            Ok::<_, OpenError>((opened, store.expect("it was opened")))
+        });
+        let (opened, store) = opening.await.unwrap()?;
+        Ok(self.run(opened, store).await)
+    }
+
+    async fn run(&self, opened: open::OpenPartition, store: Arc<GatedStore>) -> Proxy {
+        let users = (1..=USERS).map(|id| user(id, &format!("u{id}")));
+        store.add_users(users.collect(), true).await.unwrap();
+
+        let shutdown = Shutdown::default();
+        let metrics = Metrics::new("db_proxy");
+        let gateways = Arc::new(LinkTable::default());
+        let publisher = Publisher::new(Arc::clone(&gateways), PublishMetrics::new(&metrics));
+        publisher.watch(&shutdown);
+        let partition_metrics = PartitionMetrics::new(&metrics);
+        let owner = Owner {
+            log: opened.log.0,
+            state: opened.state,
+            epoch: opened.epoch,
+            limits: self.limits,
+            publisher,
+            metrics: partition_metrics.clone(),
+        };
+        let partition = owner.start(&shutdown);
+        let storing = self
+            .storing
+            .then(|| storing::start(partition.clone(), StoringMetrics::new(&metrics), &shutdown));
+        Proxy {
+            setup: self.clone(),
+            shutdown,
+            partition,
+            store,
+            gateways,
+            metrics: partition_metrics,
+            storing,
+            epoch: opened.epoch,
+        }
+    }
+
+    pub(crate) async fn start(&self) -> Proxy {
+        self.try_start().await.unwrap()
+    }
+
+    /// Why it does not start.
+    pub(crate) async fn refusal(&self) -> String {
+        match self.try_start().await {
+            Err(OpenError::Refused(why)) => why,
+            Err(OpenError::Failed(why)) => panic!("failed, but not for good: {why}"),
+            Ok(_proxy) => panic!("it started"),
+        }
+    }
+}
+
+impl Proxy {
+    pub(crate) async fn start() -> Self {
+        Setup::new().start().await
+    }
+
+    pub(crate) fn state(&self) -> &State {
+        self.partition.state()
+    }
+
+    /// Ends it as a kill would: what is not stored stays in the log. Waits until log and store are
+    /// closed.
+    pub(crate) async fn kill(self) -> Setup {
+        self.shutdown.close_links();
+        self.end().await
+    }
+
+    /// Ends it as SIGTERM would: everything is stored.
+    pub(crate) async fn stop(self) -> Setup {
+        self.stop_with(()).await
+    }
+
+    /// As [`Self::stop`], and lets go of what else holds the store.
+    pub(crate) async fn stop_with<T>(mut self, holder: T) -> Setup {
+        self.partition.stop().await;
+        if let Some(storing) = self.storing.take() {
+            timeout(PATIENCE, storing.finish()).await.unwrap();
+        }
+        drop(holder);
+        self.end().await
+    }
+
+    async fn end(self) -> Setup {
+        self.partition.stop().await;
+        self.shutdown.begin();
+        self.shutdown.drain(PATIENCE).await.unwrap();
+        let Self { setup, store, partition, .. } = self;
+        drop(partition);
+        // The connections are closed by whoever holds the store last.
+        let mut store = Some(store);
+        while let Some(held) = store.take() {
+            if let Err(held) = Arc::try_unwrap(held) {
+                store = Some(held);
+                tokio::task::yield_now().await;
+            }
+        }
+        setup
+    }
+
+    /// Waits until the store has everything.
+    pub(crate) async fn stored(&self) {
+        let is_stored = async {
+            while self.state().lock().behind().1 > 0 {
+                tokio::time::sleep(Duration::from_millis(2)).await;
+            }
+        };
+        timeout(PATIENCE, is_stored).await.expect("the store takes everything in time");
+    }
+
+    pub(crate) async fn change(&self, change: Change) -> Outcome {
+        timeout(PATIENCE, self.partition.change(change)).await.expect("an outcome in time")
+    }
+
+    /// Sends a message, and returns its number.
+    pub(crate) async fn send(&self, send: Send) -> u32 {
+        match self.change(Change::Send(send)).await {
+            Outcome::Sent { msg_id: MsgId(msg_id), .. } => msg_id,
+            other => panic!("{other:?}"),
+        }
+    }
+
+    /// Makes a group of these users, whose creator is the first.
+    pub(crate) async fn make_group(&self, number: u32, members: &[u32]) -> ConversationId {
+        let created = GroupCreated {
+            group: number,
+            creator: members[0],
+            group_type: GroupType::Temporary as u32,
+            name: format!("group {number}"),
+            avatar: String::new(),
+            members: members.to_vec(),
+        };
+        let outcome = self.change(Change::CreateGroup(created)).await;
+        assert!(matches!(outcome, Outcome::Members { .. }), "{outcome:?}");
+        group(number)
+    }
+
+    pub(crate) async fn change_members(&self, group: u32, add: &[u32], remove: &[u32]) -> Outcome {
+        let users = |users: &[u32]| users.iter().copied().map(UserId).collect();
+        let (add, remove) = (users(add), users(remove));
+        self.change(Change::Members { group: GroupId(group), actor: None, add, remove }).await
+    }
+}
+
+pub(crate) fn single(one: u32, other: u32) -> ConversationId {
+    ConversationId::single(UserId(one), UserId(other)).unwrap()
+}
+
+pub(crate) fn group(number: u32) -> ConversationId {
+    ConversationId::group(GroupId(number)).unwrap()
+}
+
+/// A message that nobody has sent before.
+pub(crate) fn message(conversation: ConversationId, sender: u32) -> Send {
+    let sender = UserId(sender);
+    let client_msg_id = new_id();
+    Send {
+        conversation,
+        identity: Identity { sender, client_msg_id, fingerprint: 0 },
+        resend: false,
+        kind: if conversation.as_group().is_some() { 0x11 } else { 1 },
+        body: Bytes::from(format!("{:?}", client_msg_id.0)),
+        origin: None,
+    }
+}
+
+/// The same message once more.
+pub(crate) fn resent(send: &Send) -> Send {
+    Send { resend: true, ..send.clone() }
+}
+
+pub(crate) fn new_id() -> ClientMsgId {
+    static NEXT: AtomicU64 = AtomicU64::new(1);
+    let number = NEXT.fetch_add(1, Ordering::Relaxed);
+    ClientMsgId((1 << 100 | u128::from(number)).to_be_bytes())
+}
+
+pub(crate) fn user(id: u32, name: &str) -> NewUser {
+    NewUser {
+        id: Some(UserId(id)),
+        name: name.to_owned(),
+        nick: name.to_owned(),
+        password_hash: String::new(),
+        department: 1,
+    }
+}
+
+pub(crate) fn copy_dir(from: &Path, to: &Path) {
+    for entry in std::fs::read_dir(from).unwrap() {
+        let entry = entry.unwrap();
+        let target = to.join(entry.file_name());
+        if entry.file_type().unwrap().is_dir() {
+            std::fs::create_dir(&target).unwrap();
+            copy_dir(&entry.path(), &target);
+        } else if !entry.file_name().to_string_lossy().ends_with("-shm") {
+            std::fs::copy(entry.path(), target).unwrap();
+        }
+    }
+}

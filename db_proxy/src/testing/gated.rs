@@ -1,0 +1,196 @@
+//! A store that answers when the test lets it.
+
+use parking_lot::Mutex;
+use proto::ids::{ClientMsgId, ConversationId, GroupId, MsgId, Offset, UserId};
+use tokio::sync::{oneshot, watch};
+
+use crate::log::LogId;
+use crate::store::sqlite::SqliteStore;
+use crate::store::{
+    Batch, ConversationRow, ConversationStore, DepartmentRow, MessageRow, NewUser, Progress,
+    StoreError, Stored, StoredConversation, UserChange, UserConversation, UserRow, UserStore,
+};
+
+/// Whether calls get through.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Gate {
+    /// They do.
+    Open,
+    /// They wait.
+    Closed,
+    /// They fail.
+    Away,
+}
+
+/// A store behind two gates: one for batches, one for what is read of conversations.
+#[derive(Debug)]
+pub(crate) struct GatedStore {
+    store: SqliteStore,
+    pub(crate) commits: watch::Sender<Gate>,
+    pub(crate) reads: watch::Sender<Gate>,
+    /// How many reads have come to their gate.
+    pub(crate) asked: watch::Sender<u32>,
+    /// What the next read of a conversation waits for before it tells what it has read.
+    held: Mutex<Option<oneshot::Receiver<()>>>,
+}
+
+impl GatedStore {
+    pub(crate) fn new(store: SqliteStore) -> Self {
+        let gate = || watch::Sender::new(Gate::Open);
+        let (asked, held) = (watch::Sender::new(0), Mutex::default());
+        Self { store, commits: gate(), reads: gate(), asked, held }
+    }
+
+    /// Keeps what the next read of a conversation has read until the sender is used or dropped.
+    pub(crate) fn hold_next(&self) -> oneshot::Sender<()> {
+        let (release, held) = oneshot::channel();
+        *self.held.lock() = Some(held);
+        release
+    }
+
+    /// Waits until so many reads have come to their gate.
+    pub(crate) async fn was_asked(&self, times: u32) {
+        self.asked.subscribe().wait_for(|asked| *asked >= times).await.unwrap();
+    }
+
+    async fn read(&self) -> Result<(), StoreError> {
+        self.asked.send_modify(|asked| *asked += 1);
+        pass(&self.reads).await
+    }
+}
+
+async fn pass(gate: &watch::Sender<Gate>) -> Result<(), StoreError> {
+    let mut gate = gate.subscribe();
+    let opened = gate.wait_for(|gate| *gate != Gate::Closed).await;
+    match opened.as_deref() {
+        Ok(Gate::Open) => Ok(()),
+        _ => Err(StoreError::Unavailable("the test says so".to_owned())),
+    }
+}
+
+impl ConversationStore for GatedStore {
+    fn claim(&self, owner: String, log: LogId) -> Stored<'_, Progress> {
+        self.store.claim(owner, log)
+    }
+
+    fn commit(&self, epoch: u64, after: Offset, batch: Batch) -> Stored<'_, ()> {
+        Box::pin(async move {
+            pass(&self.commits).await?;
+            self.store.commit(epoch, after, batch).await
+        })
+    }
+
+    fn flushed_progress(&self) -> Stored<'_, Offset> {
+        self.store.flushed_progress()
+    }
+
+    fn conversation(&self, id: ConversationId, recent: usize) -> Stored<'_, StoredConversation> {
+        Box::pin(async move {
+            let Some(held) = self.held.lock().take() else {
+                self.read().await?;
+                return self.store.conversation(id, recent).await;
+            };
+            let read = self.store.conversation(id, recent).await;
+            self.read().await?;
+            if held.await.is_err() {
+                // Dropped: go on too.
+            }
+            read
+        })
+    }
+
+    fn messages(
+        &self,
+        id: ConversationId,
+        from: MsgId,
+        to: MsgId,
+        count: usize,
+    ) -> Stored<'_, Vec<MessageRow>> {
+        self.store.messages(id, from, to, count)
+    }
+
+    fn messages_at(&self, places: Vec<(ConversationId, MsgId)>) -> Stored<'_, Vec<MessageRow>> {
+        self.store.messages_at(places)
+    }
+
+    fn find_message(
+        &self,
+        sender: UserId,
+        client_msg_id: ClientMsgId,
+    ) -> Stored<'_, Option<(ConversationId, MsgId, u64)>> {
+        Box::pin(async move {
+            self.read().await?;
+            self.store.find_message(sender, client_msg_id).await
+        })
+    }
+
+    fn count_own(
+        &self,
+        id: ConversationId,
+        sender: UserId,
+        from: MsgId,
+        to: MsgId,
+    ) -> Stored<'_, u32> {
+        Box::pin(async move {
+            self.read().await?;
+            self.store.count_own(id, sender, from, to).await
+        })
+    }
+
+    fn conversations_of(&self, user: UserId) -> Stored<'_, Vec<UserConversation>> {
+        Box::pin(async move {
+            self.read().await?;
+            self.store.conversations_of(user).await
+        })
+    }
+
+    fn groups(&self, after: u32, count: usize) -> Stored<'_, Vec<(ConversationRow, u32)>> {
+        self.store.groups(after, count)
+    }
+}
+
+impl UserStore for GatedStore {
+    fn user_by_name(&self, name: String) -> Stored<'_, Option<UserRow>> {
+        Box::pin(async move {
+            self.read().await?;
+            self.store.user_by_name(name).await
+        })
+    }
+
+    fn users(&self, ids: Vec<UserId>) -> Stored<'_, Vec<UserRow>> {
+        self.store.users(ids)
+    }
+
+    fn users_since(&self, stamp: u32, count: usize) -> Stored<'_, (Vec<UserRow>, u32)> {
+        self.store.users_since(stamp, count)
+    }
+
+    fn users_by_name(&self, after: String, count: usize) -> Stored<'_, Vec<UserRow>> {
+        self.store.users_by_name(after, count)
+    }
+
+    fn add_users(&self, users: Vec<NewUser>, skip_existing: bool) -> Stored<'_, Vec<UserId>> {
+        self.store.add_users(users, skip_existing)
+    }
+
+    fn change_user(&self, user: UserId, change: UserChange) -> Stored<'_, ()> {
+        self.store.change_user(user, change)
+    }
+
+    fn departments_since(&self, stamp: u32) -> Stored<'_, (Vec<DepartmentRow>, u32)> {
+        self.store.departments_since(stamp)
+    }
+
+    fn set_device_token(
+        &self,
+        user: UserId,
+        client_type: u32,
+        token: Option<String>,
+    ) -> Stored<'_, ()> {
+        self.store.set_device_token(user, client_type, token)
+    }
+
+    fn allocate_group(&self, wanted: Option<GroupId>) -> Stored<'_, GroupId> {
+        self.store.allocate_group(wanted)
+    }
+}

@@ -1,0 +1,128 @@
+//! The habits that neither rustfmt nor clippy can check.
+
+use std::fs;
+use std::path::{Path, PathBuf};
+
+/// Longest source file, tests and blank lines included. Past this, a file has two subjects.
+const FILE_LINES_MAX: usize = 600;
+
+/// Our own crates, and whom each may know. Daemons never know each other: they meet in `proto`.
+const MAY_KNOW: [(&str, &[&str]); 9] = [
+    ("proto", &[]),
+    ("daemon", &["proto"]),
+    ("login_server", &["proto", "daemon"]),
+    ("msg_server", &["proto", "daemon"]),
+    ("route_server", &["proto", "daemon"]),
+    ("db_proxy", &["proto", "daemon"]),
+    ("client", &["proto"]),
+    (
+        "talkhub",
+        &["proto", "daemon", "login_server", "msg_server", "route_server", "db_proxy", "client"],
+    ),
+    ("tests", &["proto", "client"]),
+];
+
+#[test]
+fn every_source_file_says_what_it_is_for() {
+    for (path, text) in sources() {
+        assert!(text.starts_with("//! "), "{}: begin with a `//!` summary", path.display());
+    }
+}
+
+#[test]
+fn no_source_file_has_two_subjects() {
+    for (path, text) in sources() {
+        let lines = text.lines().count();
+        assert!(lines <= FILE_LINES_MAX, "{}: {lines} lines", path.display());
+    }
+}
+
+#[test]
+fn crates_know_only_whom_they_may() {
+    let members = text(&root().join("Cargo.toml"));
+    let members = members.split("members = [").nth(1).and_then(|rest| rest.split(']').next());
+    for member in members.expect("the workspace has members").split('"').skip(1).step_by(2) {
+        assert!(MAY_KNOW.iter().any(|(name, _)| *name == member), "whom may {member} know?");
+    }
+    for (name, allowed) in MAY_KNOW {
+        let manifest = text(&root().join(name).join("Cargo.toml"));
+        let known = manifest
+            .lines()
+            .filter_map(|line| line.split(['.', ' ', '=']).next())
+            .filter(|word| MAY_KNOW.iter().any(|(other, _)| other == word));
+        for other in known {
+            assert!(allowed.contains(&other), "{name} must not depend on {other}");
+        }
+    }
+}
+
+#[test]
+fn versions_stand_in_one_place() {
+    for (name, _) in MAY_KNOW {
+        let manifest = text(&root().join(name).join("Cargo.toml"));
+        let own = manifest.lines().find(|line| {
+            line.contains("version = \"")
+                || line.split_once(" = ").is_some_and(|(_, value)| {
+                    value.starts_with('"') && value.contains(|c: char| c.is_ascii_digit())
+                })
+        });
+        assert_eq!(own, None, "{name}: versions belong into the workspace's manifest");
+    }
+}
+
+#[test]
+fn nobody_reaches_into_a_module_folder_by_mod_rs() {
+    for (path, _) in sources() {
+        assert!(!path.ends_with("mod.rs"), "{}: name it after its module", path.display());
+    }
+}
+
+#[test]
+fn nothing_is_left_to_do_in_comments() {
+    // Written so that this file does not find itself.
+    let marks = [concat!("TO", "DO"), concat!("FIX", "ME"), concat!("XX", "X:")];
+    for (path, text) in sources() {
+        for mark in marks {
+            assert!(!text.contains(mark), "{}: {mark} without an issue", path.display());
+        }
+    }
+}
+
+#[test]
+fn every_queue_has_a_bound() {
+    // Clippy bans tokio's; this finds the others.
+    let unbounded = [concat!("unbounded", "_channel"), concat!("std::sync::mpsc::", "channel(")];
+    for (path, text) in sources() {
+        for call in unbounded {
+            assert!(!text.contains(call), "{}: {call}", path.display());
+        }
+    }
+}
+
+/// Every Rust file of the workspace that a person wrote.
+fn sources() -> Vec<(PathBuf, String)> {
+    let mut files = Vec::new();
+    let mut folders: Vec<PathBuf> =
+        MAY_KNOW.iter().map(|(name, _)| root().join(name)).chain([root().join("fuzz")]).collect();
+    while let Some(folder) = folders.pop() {
+        for entry in fs::read_dir(&folder).into_iter().flatten().flatten() {
+            let path = entry.path();
+            if path.is_dir() && !path.ends_with("target") {
+                folders.push(path);
+            } else if path.extension().is_some_and(|extension| extension == "rs") {
+                let text = text(&path);
+                files.push((path, text));
+            }
+        }
+    }
+    assert!(files.len() > 50, "the sources are where they are looked for");
+    files
+}
+
+fn text(path: &Path) -> String {
+    fs::read_to_string(path).unwrap_or_else(|error| panic!("{}: {error}", path.display()))
+}
+
+fn root() -> PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR")).join("..").canonicalize().expect("the workspace")
+}

@@ -1,0 +1,124 @@
+//! The same over TLS: login, chat, and `kill -9` of a gateway.
+
+use std::fs;
+use std::path::PathBuf;
+
+use client::{ClientType, Connection, Servers, Session, TlsConfig};
+use rcgen::{BasicConstraints, CertificateParams, CertifiedIssuer, IsCa, KeyPair};
+use tempfile::TempDir;
+use tests::{Cluster, Crowd, Device, Options, PASSWORD, PATIENCE};
+
+#[tokio::test]
+async fn people_log_in_and_talk_over_tls_and_to_those_without() {
+    let files = Files::new();
+    let cluster = files.cluster(20);
+    let tls = files.believed();
+    let told = client::lookup(&cluster.login_tls, Some(&tls)).await.expect("a gateway");
+    assert!(told.tls_port.is_some(), "who asks over https is told where TLS is spoken");
+    let [here, there] = &cluster.gateways_tls[..] else { panic!("there are two gateways") };
+    let mut anna = Device::log_in_over(here, Some(&tls), 1, ClientType::Mac).await;
+    let mut ben = Device::log_in_over(there, Some(&tls), 2, ClientType::Windows).await;
+    let mut old_phone = Device::mobile(&cluster.gateways[1], 2).await;
+    for number in 1..=20 {
+        let text = format!("secret {number}");
+        assert_eq!(anna.say(Session::user(2), &text).await, 2 * number - 1);
+        ben.hears(1, Session::user(2), &text).await;
+        old_phone.hears(1, Session::user(2), &text).await;
+        assert_eq!(ben.say(Session::user(1), &text).await, 2 * number);
+        anna.hears(2, Session::user(1), &text).await;
+    }
+    let long = "x".repeat(40_000);
+    anna.say(Session::group(1), &long).await;
+    ben.hears(1, Session::group(1), &long).await;
+    assert_eq!(ben.texts(Session::user(1)).await.len(), 40);
+}
+
+#[test]
+fn nothing_acknowledged_over_tls_is_lost_when_a_gateway_is_killed() {
+    const PEOPLE: u32 = 8;
+    let files = Files::new();
+    let cluster = files.cluster(PEOPLE);
+    let tls = files.believed();
+    let mut crowd = Crowd::start(&cluster.login_tls, Some(&tls), PEOPLE);
+    crowd.wait_for_acks(40);
+    for name in ["msg_server-1", "msg_server-2", "msg_server-1"] {
+        cluster.kill_and_wait(name);
+        crowd.wait_for_acks(40);
+    }
+    let summary = crowd.finish(&cluster.gateways_tls[1], Some(&tls));
+    assert!(summary.acked >= 160 && summary.reconnects >= 3, "{summary:?}");
+}
+
+#[tokio::test]
+async fn the_wrong_authority_and_plain_text_get_nowhere() {
+    let files = Files::new();
+    let cluster = files.cluster(20);
+    let gateway = &cluster.gateways_tls[0];
+    let stranger = Files::new().believed();
+    let refused = Connection::connect(gateway, Some(&stranger)).await;
+    assert!(refused.is_err(), "a certificate of somebody else is not believed");
+    assert!(client::lookup(&cluster.login_tls, Some(&stranger)).await.is_err());
+    // Plain text on the port for TLS, and the other way round.
+    let mut plain = Connection::connect(gateway, None).await.expect("TCP connects");
+    let login = plain.login("u1", PASSWORD, ClientType::Mac, None).await;
+    assert!(login.is_err(), "nobody logs in without TLS there: {login:?}");
+    let turned = Connection::connect(&cluster.gateways[0], Some(&files.believed())).await;
+    assert!(turned.is_err(), "the plain port speaks no TLS");
+    // Those who do it right notice nothing.
+    let mut right = Device::log_in_over(gateway, Some(&files.believed()), 1, ClientType::Mac).await;
+    right.say(Session::user(2), "still here").await;
+}
+
+#[tokio::test]
+async fn a_client_with_tls_never_falls_back_to_plain_text() {
+    let files = Files::new();
+    let cluster = files.cluster(20);
+    let servers = Servers::Gateways(vec![cluster.gateways[0].clone()]);
+    let mut options = client::Options::new(servers, "u1", PASSWORD);
+    options.tls = Some(files.believed());
+    let (client, mut events) = client::Client::start(options).await.expect("it starts");
+    let first = tokio::time::timeout(PATIENCE, events.next()).await.expect("an attempt is made");
+    assert!(matches!(first, Some(client::Event::Disconnected { .. })), "{first:?}");
+    assert_eq!(client.user(), None);
+}
+
+/// An authority, and a certificate of it for this machine.
+struct Files {
+    folder: TempDir,
+}
+
+impl Files {
+    fn new() -> Self {
+        const FINE: &str = "certificates can be made";
+        let folder = TempDir::new().expect(FINE);
+        let mut authority = CertificateParams::new(Vec::new()).expect(FINE);
+        authority.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
+        let key = KeyPair::generate().expect(FINE);
+        let authority = CertifiedIssuer::self_signed(authority, key).expect(FINE);
+        let params = CertificateParams::new(vec!["127.0.0.1".to_owned()]).expect(FINE);
+        let key = KeyPair::generate().expect(FINE);
+        let cert = params.signed_by(&key, &authority).expect(FINE);
+        let files = [
+            ("ca.pem", authority.pem()),
+            ("cert.pem", cert.pem()),
+            ("key.pem", key.serialize_pem()),
+        ];
+        for (name, text) in files {
+            fs::write(folder.path().join(name), text).expect(FINE);
+        }
+        Self { folder }
+    }
+
+    fn path(&self, name: &str) -> PathBuf {
+        self.folder.path().join(name)
+    }
+
+    fn cluster(&self, group: u32) -> Cluster {
+        let tls = Some((self.path("cert.pem"), self.path("key.pem")));
+        Cluster::start_with(&Options { group, tls, ..Options::default() })
+    }
+
+    fn believed(&self) -> TlsConfig {
+        TlsConfig::from_ca_file(self.path("ca.pem")).expect("a certificate that was just made")
+    }
+}
