@@ -332,6 +332,8 @@ async fn commands_that_are_not_for_clients_are_skipped() {
         let frame = Frame { command, seq: 5, body: bytes("") };
         anna.connection().send_frame(&frame).await.expect("send a frame");
     }
+    anna.send(Command::LoginRequest, &login("u2")).await;
+    anna.say(Session::user(3), "it is still me").await;
     let asked = UsersStatusRequest { user_ids: vec![1, 2, 2, 4711], ..Default::default() };
     let reply: proto::client::UsersStatusReply =
         anna.ask(Command::UsersStatusRequest, &asked).await;

@@ -3,7 +3,9 @@
 use parking_lot::Mutex;
 use proto::ids::{ClientMsgId, ConversationId, GroupId, MsgId, Offset, UserId};
 use tokio::sync::{oneshot, watch};
+use tokio::time::timeout;
 
+use super::PATIENCE;
 use crate::log::LogId;
 use crate::store::sqlite::SqliteStore;
 use crate::store::{
@@ -50,7 +52,9 @@ impl GatedStore {
 
     /// Waits until so many reads have come to their gate.
     pub(crate) async fn was_asked(&self, times: u32) {
-        self.asked.subscribe().wait_for(|asked| *asked >= times).await.unwrap();
+        let mut asked = self.asked.subscribe();
+        let waiting = asked.wait_for(|asked| *asked >= times);
+        drop(timeout(PATIENCE, waiting).await.expect("it is asked in time").unwrap());
     }
 
     async fn read(&self) -> Result<(), StoreError> {

@@ -1,3 +1,5 @@
+//! What a client gets, and when it is let go, over real sockets.
+
 use std::future::poll_fn;
 
 use tokio::io::{AsyncReadExt, AsyncWriteExt};

@@ -1,3 +1,5 @@
+//! Who is entered, who leaves, and what a delivery sees of it.
+
 use super::*;
 use crate::config::LimitsConfig;
 use crate::metrics::GatewayMetrics;

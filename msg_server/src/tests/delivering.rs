@@ -1,3 +1,5 @@
+//! From published records to the clients that may see them.
+
 use std::sync::atomic::Ordering;
 
 use bytes::Bytes;

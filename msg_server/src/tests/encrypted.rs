@@ -1,3 +1,5 @@
+//! The same gateway over TLS.
+
 use std::sync::Arc;
 
 use daemon::ListenTlsConfig;

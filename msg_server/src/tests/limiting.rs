@@ -1,3 +1,5 @@
+//! Clients that ask too much, too fast, or for nonsense.
+
 use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant};
 

@@ -1,3 +1,5 @@
+//! Who gets in, and what a login does to other devices.
+
 use std::sync::atomic::Ordering;
 
 use proto::cluster::{Kind, wire};

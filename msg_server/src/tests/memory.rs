@@ -1,3 +1,5 @@
+//! What an idle connection costs.
+
 use super::harness::*;
 
 /// The marginal cost of an idle connection. The client's end lives in this process too, so its share

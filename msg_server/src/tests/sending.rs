@@ -1,3 +1,5 @@
+//! From a message to its answer, whatever happens to storage meanwhile.
+
 use std::sync::atomic::Ordering;
 
 use proto::cluster::{Kind, wire};

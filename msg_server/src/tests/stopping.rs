@@ -1,3 +1,5 @@
+//! What a gateway finishes before it ends.
+
 use std::sync::atomic::Ordering;
 
 use proto::cluster::wire;

@@ -1,3 +1,5 @@
+//! The hub between gateways and owners, over real links.
+
 use std::net::SocketAddr;
 use std::sync::{Arc, Condvar};
 

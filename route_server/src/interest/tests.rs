@@ -1,3 +1,5 @@
+//! Tables of interest under every order of news.
+
 use std::collections::{BTreeMap, BTreeSet};
 
 use proptest::prelude::*;

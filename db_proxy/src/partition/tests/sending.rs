@@ -1,16 +1,18 @@
 //! Numbers, order, batches, and what must be looked up first.
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use parking_lot::Mutex;
 use proto::cluster::wire::Reason;
 use proto::ids::{MsgId, UserId};
+use tokio::time::timeout;
 
 use crate::admission::Change;
 use crate::partition::Outcome;
 use crate::store::UserStore;
 use crate::testing::gated::Gate;
-use crate::testing::{Proxy, USERS, group, message, resent, single, user};
+use crate::testing::{PATIENCE, Proxy, USERS, group, message, resent, single, user};
 
 #[tokio::test]
 async fn messages_of_each_conversation_are_numbered_from_one() {
@@ -210,15 +212,29 @@ async fn own_messages_of_a_partial_read_are_counted_by_the_store() {
 #[tokio::test]
 async fn a_group_is_known_to_its_members_at_once() {
     let proxy = Proxy::start().await;
+    proxy.stored().await;
     proxy.store.commits.send_replace(Gate::Closed);
     proxy.make_group(4, &[5, 6]).await;
+    is_listed(&proxy).await;
+    let is_being_written = async {
+        while !proxy.state().lock().fold.unstored.conversations.is_empty() {
+            tokio::time::sleep(Duration::from_millis(1)).await;
+        }
+    };
+    timeout(PATIENCE, is_being_written).await.expect("the store worker takes it");
+    is_listed(&proxy).await;
+    proxy.store.commits.send_replace(Gate::Open);
+    proxy.stored().await;
+    is_listed(&proxy).await;
+    proxy.stop().await;
+}
+
+async fn is_listed(proxy: &Proxy) {
     for (member, expected) in [(5, 1), (6, 1), (7, 0)] {
         let listed = proxy.state().conversations_of(UserId(member)).await.unwrap();
         assert_eq!(listed.len(), expected, "of user {member}");
         assert!(listed.iter().all(|seen| seen.row.id == group(4)));
     }
-    proxy.store.commits.send_replace(Gate::Open);
-    proxy.stop().await;
 }
 
 /// Outcomes in the order in which they came, by the number of the change.
@@ -241,7 +257,7 @@ impl Outcomes {
                 self.1.notified().await;
             }
         };
-        tokio::time::timeout(crate::testing::PATIENCE, all).await.expect("outcomes in time");
+        timeout(PATIENCE, all).await.expect("outcomes in time");
     }
 
     pub(super) fn count(&self) -> usize {
