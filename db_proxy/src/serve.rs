@@ -59,7 +59,9 @@ pub async fn run(context: Context<Config>) -> Result<Serving, BoxError> {
         metrics: PartitionMetrics::new(&metrics),
     };
     let partition = owner.start(&shutdown);
-    let storing = storing::start(partition.clone(), StoringMetrics::new(&metrics), &shutdown);
+    let storing_metrics = StoringMetrics::new(&metrics);
+    let storing =
+        storing::start(partition.clone(), storing_metrics, storing::TRIM_EVERY, &shutdown);
 
     let request_metrics = RequestMetrics::new(&metrics);
     let passwords = tokio::task::spawn_blocking(Passwords::new).await??;

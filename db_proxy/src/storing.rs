@@ -28,7 +28,7 @@ const PAUSE: Duration = Duration::from_millis(20);
 const RETRY_PAUSE: Duration = Duration::from_millis(250);
 
 /// How often the log is trimmed.
-const TRIM_EVERY: Duration = Duration::from_secs(10);
+pub const TRIM_EVERY: Duration = Duration::from_secs(10);
 
 /// Stops the worker once everything is stored. Dropping it does the same.
 #[derive(Debug)]
@@ -49,8 +49,13 @@ impl StopStoring {
     }
 }
 
-/// Starts the worker of a partition.
-pub fn start(partition: Partition, metrics: StoringMetrics, shutdown: &Shutdown) -> StopStoring {
+/// Starts the worker of a partition, which trims the log every `trim_every`.
+pub fn start(
+    partition: Partition,
+    metrics: StoringMetrics,
+    trim_every: Duration,
+    shutdown: &Shutdown,
+) -> StopStoring {
     let (stop, stopping) = oneshot::channel();
     let (finished, done) = oneshot::channel();
     let mut worker = Worker {
@@ -59,6 +64,7 @@ pub fn start(partition: Partition, metrics: StoringMetrics, shutdown: &Shutdown)
         metrics,
         shutdown: shutdown.clone(),
         stopping,
+        trim_every,
         trimmed_at: Instant::now(),
         trimmed_to: Offset(0),
         away: false,
@@ -78,6 +84,7 @@ struct Worker {
     metrics: StoringMetrics,
     shutdown: Shutdown,
     stopping: oneshot::Receiver<()>,
+    trim_every: Duration,
     trimmed_at: Instant,
     trimmed_to: Offset,
     away: bool,
@@ -112,6 +119,8 @@ impl Worker {
                     return;
                 }
                 if !is_stopping {
+                    // Here too: under load there is always another batch.
+                    self.trim().await;
                     sleep(PAUSE).await;
                 }
             }
@@ -123,7 +132,7 @@ impl Worker {
             tokio::select! {
                 () = unstored.notified() => {}
                 _dropped = &mut self.stopping => is_stopping = true,
-                () = sleep(TRIM_EVERY) => {}
+                () = sleep(self.trim_every) => {}
             }
         }
     }
@@ -160,7 +169,7 @@ impl Worker {
     }
 
     async fn trim(&mut self) {
-        if self.trimmed_at.elapsed() < TRIM_EVERY {
+        if self.trimmed_at.elapsed() < self.trim_every {
             return;
         }
         self.trimmed_at = Instant::now();

@@ -59,6 +59,7 @@ pub(crate) struct Setup {
     pub(crate) keep_bytes: u64,
     /// Whether the store worker runs.
     pub(crate) storing: bool,
+    pub(crate) trim_every: Duration,
 }
 
 impl Setup {
@@ -75,6 +76,7 @@ impl Setup {
             segment_bytes: 2 << 20,
             keep_bytes: 1 << 30,
             storing: true,
+            trim_every: storing::TRIM_EVERY,
         }
     }
 
@@ -135,9 +137,10 @@ impl Setup {
             metrics: partition_metrics.clone(),
         };
         let partition = owner.start(&shutdown);
-        let storing = self
-            .storing
-            .then(|| storing::start(partition.clone(), StoringMetrics::new(&metrics), &shutdown));
+        let storing = self.storing.then(|| {
+            let metrics = StoringMetrics::new(&metrics);
+            storing::start(partition.clone(), metrics, self.trim_every, &shutdown)
+        });
         Proxy {
             setup: self.clone(),
             shutdown,

@@ -32,6 +32,8 @@ pub(crate) struct GatedStore {
     pub(crate) reads: watch::Sender<Gate>,
     /// How many reads have come to their gate.
     pub(crate) asked: watch::Sender<u32>,
+    /// How often it was asked what it has flushed.
+    pub(crate) flushes: watch::Sender<u32>,
     /// What the next read of a conversation waits for before it tells what it has read.
     held: Mutex<Option<oneshot::Receiver<()>>>,
 }
@@ -40,7 +42,8 @@ impl GatedStore {
     pub(crate) fn new(store: SqliteStore) -> Self {
         let gate = || watch::Sender::new(Gate::Open);
         let (asked, held) = (watch::Sender::new(0), Mutex::default());
-        Self { store, commits: gate(), reads: gate(), asked, held }
+        let flushes = watch::Sender::new(0);
+        Self { store, commits: gate(), reads: gate(), asked, flushes, held }
     }
 
     /// Keeps what the next read of a conversation has read until the sender is used or dropped.
@@ -85,6 +88,7 @@ impl ConversationStore for GatedStore {
     }
 
     fn flushed_progress(&self) -> Stored<'_, Offset> {
+        self.flushes.send_modify(|flushes| *flushes += 1);
         self.store.flushed_progress()
     }
 

@@ -1,5 +1,7 @@
 //! What happens when something is full, and that it passes.
 
+use std::time::Duration;
+
 use bytes::Bytes;
 use proto::cluster::wire::Reason;
 use proto::ids::{GroupId, UserId};
@@ -8,7 +10,7 @@ use super::sending::Outcomes;
 use crate::admission::{Change, Send};
 use crate::partition::{Limits, Outcome};
 use crate::testing::gated::Gate;
-use crate::testing::{Proxy, Setup, USERS, message, resent, single};
+use crate::testing::{PATIENCE, Proxy, Setup, USERS, message, resent, single};
 
 fn limited(change: impl FnOnce(&mut Limits)) -> Setup {
     let mut setup = Setup::new();
@@ -183,4 +185,27 @@ async fn a_partition_that_another_owner_has_taken_stops_the_daemon() {
     proxy.shutdown.begun().await;
     assert!(proxy.shutdown.failed());
     proxy.kill().await;
+}
+
+/// Once, the log was trimmed only when the store had caught up, which under load it never does.
+#[tokio::test]
+async fn regression_the_log_is_trimmed_under_load_too() {
+    let mut setup = Setup::new();
+    setup.trim_every = Duration::ZERO;
+    let proxy = setup.start().await;
+    let mut flushes = proxy.store.flushes.subscribe();
+    let talking = async {
+        loop {
+            proxy.send(message(single(1, 2), 1)).await;
+        }
+    };
+    let trimmed = async {
+        let start = *flushes.borrow_and_update();
+        drop(flushes.wait_for(|flushes| *flushes >= start + 5).await.unwrap());
+    };
+    tokio::select! {
+        () = talking => {}
+        trimmed = tokio::time::timeout(PATIENCE, trimmed) => trimmed.expect("it is trimmed"),
+    }
+    proxy.stop().await;
 }
