@@ -5,6 +5,7 @@
 mod password;
 
 use std::fs;
+use std::io::{self, Write};
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
@@ -142,9 +143,10 @@ pub fn run(args: &AdminArgs) -> Result<(), Failure> {
     runtime.block_on(async {
         let identity = target.cluster.link_identity(Role::Admin, daemon::link::new_boot())?;
         let link = AdminLink::connect(&target.db, identity).await?;
-        let shown = command.show(&link).await;
+        let told = command.carry_out(&link).await;
         link.close().await;
-        shown
+        let cannot = |error| Failure::new(format!("cannot write to standard output: {error}"));
+        print(&told?, io::stdout()).map_err(cannot)
     })
 }
 
@@ -250,23 +252,25 @@ impl Ready {
         })
     }
 
-    async fn show(self, link: &AdminLink) -> Result<(), Failure> {
+    /// Carries it out. Returns what a person wants to read of it.
+    async fn carry_out(self, link: &AdminLink) -> Result<String, Failure> {
         match self {
             Self::Once(what, done) => {
                 let answer = link.ask(what).await?;
-                println!("{}", with_id(&done, &answer));
+                Ok(with_id(&done, &answer))
             }
             Self::Users => {
-                println!("{:>8}  {:<20} {:<20} {:>10}  state", "id", "name", "nick", "department");
-                for user in all_users(link).await? {
-                    println!("{}", user_line(&user));
-                }
+                let head = format!(
+                    "{:>8}  {:<20} {:<20} {:>10}  state",
+                    "id", "name", "nick", "department"
+                );
+                let users = all_users(link).await?;
+                Ok(table(head, users.iter().map(user_line)))
             }
             Self::Groups => {
-                println!("{:>8}  {:<28} {:>8} {:>8}", "id", "name", "members", "creator");
-                for group in all_groups(link).await? {
-                    println!("{}", group_line(&group));
-                }
+                let head = format!("{:>8}  {:<28} {:>8} {:>8}", "id", "name", "members", "creator");
+                let groups = all_groups(link).await?;
+                Ok(table(head, groups.iter().map(group_line)))
             }
             Self::Change { group, add, remove } => {
                 let (number, name) = find_group(link, &group).await?;
@@ -275,10 +279,21 @@ impl Ready {
                 let change = GroupChange { group: number, add, remove };
                 link.ask(What::GroupChange(change)).await?;
                 let members = if count == 1 { "member" } else { "members" };
-                println!("{count} {members} {what}: group {name} (id {number})");
+                Ok(format!("{count} {members} {what}: group {name} (id {number})"))
             }
         }
-        Ok(())
+    }
+}
+
+fn table(head: String, lines: impl Iterator<Item = String>) -> String {
+    lines.fold(head, |text, line| text + "\n" + &line)
+}
+
+/// Prints to whoever still reads: `talkhub admin user list | head` is no error.
+fn print(text: &str, mut to: impl Write) -> io::Result<()> {
+    match writeln!(to, "{text}").and_then(|()| to.flush()) {
+        Err(error) if error.kind() == io::ErrorKind::BrokenPipe => Ok(()),
+        printed => printed,
     }
 }
 
@@ -385,6 +400,13 @@ mod tests {
         Cli::try_parse_from(line.split(' '))
             .map(|cli| cli.args)
             .map_err(|error| error.render().to_string())
+    }
+
+    #[test]
+    fn a_reader_who_has_seen_enough_is_no_error() {
+        let (reader, writer) = io::pipe().unwrap();
+        drop(reader);
+        print("more than anybody wants to read", writer).unwrap();
     }
 
     #[test]
