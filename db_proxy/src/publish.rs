@@ -123,11 +123,6 @@ impl Publisher {
         });
     }
 
-    /// Whether a route_server is linked.
-    pub fn has_route(&self) -> bool {
-        !self.routes.is_empty()
-    }
-
     /// How many publications are not acknowledged yet.
     pub fn unacknowledged(&self) -> usize {
         self.pending.lock().unacknowledged.len()

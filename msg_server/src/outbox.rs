@@ -170,6 +170,11 @@ impl Outbox {
         self.state.lock().held = true;
     }
 
+    /// Whether the login is not answered yet.
+    pub(crate) fn is_held(&self) -> bool {
+        self.state.lock().held
+    }
+
     /// Takes something that others cause: `frames` whole frames, joined. Whether it was taken.
     pub(crate) fn push(&self, bytes: &Bytes, frames: u32) -> bool {
         let mut state = self.state.lock();

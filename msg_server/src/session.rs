@@ -111,7 +111,8 @@ impl Session {
             let notice = client::KickNotify { user_id: self.user(), reason };
             encode_message(Command::KickNotify, 0, &notice)
         });
-        self.outbox.finish(notice, CloseReason::Kicked);
+        // A login that is not answered yet just ends: nothing may come before its answer.
+        self.outbox.finish(notice.filter(|_| !self.outbox.is_held()), CloseReason::Kicked);
     }
 
     /// Remembers that the client asked about these users.

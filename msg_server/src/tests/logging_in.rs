@@ -43,6 +43,20 @@ async fn no_push_comes_before_the_answer_to_the_login() {
     world.stop().await;
 }
 
+/// Once, a session that was displaced while it logged in got the notice as its first frame.
+#[tokio::test]
+async fn regression_a_login_that_is_displaced_before_its_answer_hears_nothing() {
+    let world = World::start().await;
+    world.hub.confirms.store(false, Ordering::SeqCst);
+    let mut first = world.connect().await;
+    first.send(Command::LoginRequest, 7, &login(5, WINDOWS)).await;
+    world.hub.next_change().await;
+    let mut second = world.connect().await;
+    second.send(Command::LoginRequest, 8, &login(5, WINDOWS)).await;
+    first.expect_closed().await;
+    world.stop().await;
+}
+
 #[tokio::test]
 async fn a_refused_client_is_told_why_and_then_closed() {
     let world = World::start().await;
