@@ -188,13 +188,10 @@ impl LinkHandler for Requests {
             Some(Kind::Ask) => self.answer(link, frame, &unavailable(), Self::ask),
             Some(Kind::Verify) => self.answer(link, frame, &login::unavailable(), Self::verify),
             Some(Kind::Memberships) => {
-                let overloaded = Memberships { complete: false, groups: Vec::new() };
-                self.answer(link, frame, &overloaded, Self::memberships);
+                self.answer(link, frame, &Memberships::default(), Self::memberships);
             }
             Some(Kind::Fetch) => {
-                let overloaded =
-                    Fetched { complete: false, complete_upto: 0, publishes: Vec::new() };
-                self.answer(link, frame, &overloaded, Self::fetch);
+                self.answer(link, frame, &Fetched::default(), Self::fetch);
             }
             _ => debug!(kind = frame.kind, "a frame of this kind is not for this daemon"),
         }

@@ -54,6 +54,10 @@ kinds! {
     Fetch = 0x0206,
     /// Admin to db_proxy: [`wire::AdminRequest`], answered by [`wire::AdminAnswer`].
     Admin = 0x0207,
+    /// Gateway to db_proxy: [`wire::Follow`], answered by nothing but changes.
+    Follow = 0x0208,
+    /// db_proxy to gateway: [`wire::Changes`].
+    Changes = 0x0209,
     /// db_proxy to route_server: [`wire::Publish`], answered by [`wire::PublishAck`]. To a gateway,
     /// from either: the same message, answered by nobody.
     Publish = 0x0301,

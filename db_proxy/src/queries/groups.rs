@@ -224,7 +224,7 @@ pub(crate) async fn mute(asker: &Asker, body: Bytes) -> Reply {
 /// Which groups a user is in now, for the gateway he logs in at.
 pub(crate) async fn memberships(state: &State, user: UserId) -> Memberships {
     let Ok(conversations) = state.conversations_of(user).await else {
-        return Memberships { complete: false, groups: Vec::new() };
+        return Memberships::default();
     };
     let groups = conversations
         .iter()
@@ -237,7 +237,7 @@ pub(crate) async fn memberships(state: &State, user: UserId) -> Memberships {
             })
         })
         .collect();
-    Memberships { complete: true, groups }
+    Memberships { complete: true, groups, upto_offset: None }
 }
 
 /// Those of the users who exist, each once, in order.

@@ -131,7 +131,7 @@ pub(crate) async fn by_id(asker: &Asker, body: Bytes) -> Reply {
 
 /// Messages as they were published, for a gateway that has missed some.
 pub(crate) async fn fetch(state: &State, request: &FetchRequest, epoch: u64) -> Fetched {
-    let nothing = Fetched { complete: false, complete_upto: 0, publishes: Vec::new() };
+    let nothing = Fetched::default();
     let Some(id) = ConversationId::from_number(request.conversation) else { return nothing };
     let look = state.with(id, |conversation| {
         let version = conversation.group.as_ref().map_or(0, |group| group.version);

@@ -177,7 +177,7 @@ async fn more_requests_than_can_be_answered_are_turned_away_at_once() {
     let taken = server.requests.slots.acquire_many(all).await.unwrap();
     let unread = client::UnreadCountRequest::default();
     assert_eq!(server.answer(1, Command::UnreadCountRequest, &unread).await, unavailable());
-    let fetch = FetchRequest { conversation: 1, from: 1, to: 1 };
+    let fetch = FetchRequest { conversation: 1, from: 1, to: 1, after_offset: None };
     let fetched: Fetched = server.link.call(Kind::Fetch.number(), &fetch, PATIENCE).await.unwrap();
     assert!(!fetched.complete && fetched.complete_upto == 0);
     drop(taken);

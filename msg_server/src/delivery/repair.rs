@@ -55,7 +55,7 @@ pub(super) async fn sweep(gateway: &Arc<Gateway>) {
         if gateway.continuous_since(conversation).is_none_or(|since| since > last) {
             continue;
         }
-        let request = FetchRequest { conversation, from, to: u32::MAX };
+        let request = FetchRequest { conversation, from, to: u32::MAX, after_offset: None };
         match gateway.storage.fetch(&request).await {
             Ok(fetched) => {
                 let mut batch = Batch::default();
@@ -77,7 +77,7 @@ async fn fetch(gateway: &Gateway, conversation: u64, from: u32, to: u32) -> Opti
         // Only a change of members is missing, which has no message id to be fetched by.
         return Some(Vec::new());
     }
-    let request = FetchRequest { conversation, from, to };
+    let request = FetchRequest { conversation, from, to, after_offset: None };
     match gateway.storage.fetch(&request).await {
         Ok(fetched) if fetched.complete || fetched.complete_upto >= to => {
             let mut publishes = fetched.publishes;
@@ -105,8 +105,12 @@ pub(super) async fn begin(
     }
     let Some(conversation) = ConversationId::group(group) else { return };
     for _try in 0..TRIES {
-        let request =
-            FetchRequest { conversation: conversation.number(), from: join.max(1), to: u32::MAX };
+        let request = FetchRequest {
+            conversation: conversation.number(),
+            from: join.max(1),
+            to: u32::MAX,
+            after_offset: None,
+        };
         if let Ok(fetched) = gateway.storage.fetch(&request).await {
             for publish in fetched.publishes {
                 for session in sessions {

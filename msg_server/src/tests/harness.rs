@@ -263,7 +263,7 @@ impl LinkHandler for FakeDb {
             Kind::Memberships => {
                 let request: wire::MembershipsRequest = frame.parse().unwrap();
                 let groups = self.groups.lock().get(&request.user).cloned().unwrap_or_default();
-                let answer = wire::Memberships { complete: true, groups };
+                let answer = wire::Memberships { complete: true, groups, upto_offset: None };
                 link.answer(&frame, frame.kind, &answer).unwrap();
             }
             Kind::Submit => {

@@ -165,7 +165,8 @@ impl Server {
     }
 
     async fn fetch(&self, from: u32, to: u32) -> Fetched {
-        let request = FetchRequest { conversation: single(1, 2).number(), from, to };
+        let request =
+            FetchRequest { conversation: single(1, 2).number(), from, to, after_offset: None };
         self.link.call(Kind::Fetch.number(), &request, PATIENCE).await.unwrap()
     }
 }
