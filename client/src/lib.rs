@@ -21,6 +21,8 @@ mod client;
 mod connection;
 mod dialer;
 mod engine;
+#[cfg(feature = "faults")]
+pub mod faults;
 mod journal;
 mod message;
 mod outbox;

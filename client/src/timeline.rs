@@ -20,6 +20,8 @@ use std::collections::{BTreeMap, HashMap, HashSet, VecDeque};
 
 use proto::ids::{ClientMsgId, MsgId, UserId};
 
+#[cfg(feature = "faults")]
+use crate::faults::watermark_max;
 use crate::message::{Message, Session};
 
 /// Messages in one page of history.
@@ -349,6 +351,10 @@ impl Timelines {
 impl Timeline {
     fn condition(&self) -> Condition {
         let Some(mark) = self.mark else { return Condition::Quiet };
+        #[cfg(feature = "faults")]
+        if !self.held.is_empty() && watermark_max() {
+            return Condition::Ready;
+        }
         if self.held.contains_key(&(mark + 1)) || self.covered > mark {
             Condition::Ready
         } else if self.head > mark {
@@ -424,6 +430,12 @@ impl Timeline {
 
     fn next_delivery(&mut self, session: Session) -> Option<Delivery> {
         loop {
+            #[cfg(feature = "faults")]
+            if watermark_max()
+                && let Some((&lowest, _)) = self.held.first_key_value()
+            {
+                self.mark = Some(lowest - 1);
+            }
             let mark = self.mark?;
             let next = mark + 1;
             if let Some(message) = self.held.remove(&next) {

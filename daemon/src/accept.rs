@@ -12,7 +12,7 @@ use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
-use socket2::{Domain, Protocol, Socket, Type};
+use socket2::{Domain, Protocol, SockRef, Socket, Type};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::Semaphore;
 use tokio::time::sleep;
@@ -97,7 +97,8 @@ impl Acceptor {
                 Ok((socket, peer)) => {
                     paused = false;
                     // Frames are written whole; Nagle would only hold them back.
-                    if let Err(error) = socket.set_nodelay(true) {
+                    let set = socket.set_nodelay(true).and_then(|()| bound_unsent(&socket));
+                    if let Err(error) = set {
                         debug!(%error, %peer, "gone before it was served");
                         continue;
                     }
@@ -131,6 +132,13 @@ fn is_shortage(error: &io::Error) -> bool {
     [Errno::MFILE, Errno::NFILE, Errno::NOBUFS, Errno::NOMEM]
         .iter()
         .any(|shortage| code == Some(shortage.raw_os_error()))
+}
+
+/// Lets a write fail with "would block" once this much waits in the kernel to be sent. Otherwise the
+/// kernel takes megabytes for a client that reads nothing, before our own bounds count anything.
+fn bound_unsent(socket: &TcpStream) -> io::Result<()> {
+    const UNSENT_BYTES_MAX: u32 = 64 << 10;
+    SockRef::from(socket).set_tcp_notsent_lowat(UNSENT_BYTES_MAX)
 }
 
 #[cfg(test)]

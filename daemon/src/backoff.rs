@@ -1,4 +1,4 @@
-//! How long to wait before the next attempt: 50 ms, doubling up to 5 s, with jitter.
+//! How long to wait before the next attempt: 50 ms, doubling up to 1 s, with jitter.
 //!
 //! Pure: the randomness comes from the caller, so that a test can choose it. Each wait lies between
 //! half of the current step and the whole of it, so that those who lost the same peer at the same
@@ -8,8 +8,9 @@ use std::time::Duration;
 
 /// The step that the first wait is taken from.
 pub const FIRST: Duration = Duration::from_millis(50);
-/// The step that the last waits are taken from.
-pub const LAST: Duration = Duration::from_secs(5);
+/// The step that the last waits are taken from. Short, because gateways must have everything again
+/// within 5 s of the end of a fault; there are tens of daemons, not thousands.
+pub const LAST: Duration = Duration::from_secs(1);
 
 /// An endless iterator over waits. `R` returns random numbers.
 #[derive(Debug, Clone)]
@@ -32,7 +33,7 @@ impl<R: FnMut() -> u64> Backoff<R> {
     /// The next wait. The sequence has no end, so unlike [`Iterator::next`] this needs no `Option`.
     pub fn next_wait(&mut self) -> Duration {
         let half = self.step / 2;
-        let half_us = u64::try_from(half.as_micros()).expect("half of a step is at most 2.5 s");
+        let half_us = u64::try_from(half.as_micros()).expect("half of a step is at most 0.5 s");
         let jitter = Duration::from_micros((self.random)() % (half_us + 1));
         self.step = (self.step * 2).min(LAST);
         half + jitter
@@ -60,7 +61,7 @@ mod tests {
         let shortest = Backoff::new(|| 0);
         assert_eq!(
             millis(shortest.take(9)),
-            [25, 50, 100, 200, 400, 800, 1_600, 2_500, 2_500],
+            [25, 50, 100, 200, 400, 500, 500, 500, 500],
             "without jitter a wait is half of its step"
         );
     }

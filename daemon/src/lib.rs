@@ -16,7 +16,9 @@
 pub mod accept;
 pub mod admin;
 pub mod backoff;
+pub mod clock;
 pub mod config;
+pub mod faults;
 pub mod link;
 pub mod logging;
 pub mod metrics;

@@ -26,7 +26,7 @@
 //!
 //! - Memory: `queue_bytes_max` per link for what waits to be written; then [`Link::send`] fails and
 //!   the caller decides. Towards us: 64 KiB, or one frame of at most 16 MiB.
-//! - Time: 5 s for the handshake; a ping after a second of silence; a link on which nothing arrives
+//! - Time: 2 s for the handshake; a ping after a second of silence; a link on which nothing arrives
 //!   for 5 s, or which takes nothing for 5 s, is dead.
 
 mod connection;
@@ -93,7 +93,7 @@ impl Default for LinkOptions {
         Self {
             queue_bytes_max: 64 << 20,
             links_max: 4096,
-            handshake_limit: Duration::from_secs(5),
+            handshake_limit: Duration::from_secs(2),
             keep_alive: Duration::from_secs(1),
             dead_after: Duration::from_secs(5),
             resolve_every: Duration::from_secs(10),

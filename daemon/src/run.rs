@@ -217,6 +217,14 @@ where
 fn prepare<S: Settings>(
     args: impl IntoIterator<Item = OsString>,
 ) -> Result<(Loaded<S>, Runtime), ExitCode> {
+    #[cfg(feature = "faults")]
+    let mutant = match crate::faults::from_environment() {
+        Ok(mutant) => mutant,
+        Err(error) => {
+            complain(S::NAME, &error);
+            return Err(ExitCode::from(EXIT_CONFIG));
+        }
+    };
     let loaded = match config::load::<S>(args) {
         Ok(Start::Run(loaded)) => loaded,
         Ok(Start::Done) => return Err(ExitCode::SUCCESS),
@@ -227,6 +235,10 @@ fn prepare<S: Settings>(
     };
     let process = loaded.settings.process();
     logging::init(&process.log_level, process.log_format);
+    #[cfg(feature = "faults")]
+    if let Some(mutant) = mutant {
+        warn!(daemon = S::NAME, mutant = mutant.name(), "a fault is planted in this process");
+    }
     for warning in &loaded.warnings {
         warn!(daemon = S::NAME, "{warning}");
     }

@@ -5,6 +5,7 @@
 //! the sender may write here now.
 
 use bytes::Bytes;
+use daemon::faults::{self, Mutant};
 use proto::client::{GroupType, MessageType};
 use proto::cluster::wire::{Origin, Reason};
 use proto::ids::{ClientMsgId, ConversationId, GroupId, MsgId, Parties, UserId};
@@ -75,6 +76,8 @@ pub struct Send {
     pub identity: Identity,
     /// Whether it may have been sent before.
     pub resend: bool,
+    /// Whether nothing of its line is unanswered before it.
+    pub first: bool,
     /// The client protocol's message type.
     pub kind: u32,
     /// What the client sent.
@@ -206,6 +209,9 @@ fn known(fold: &Fold, send: &Send, facts: &Facts, now_ms: u64) -> Option<Admissi
     let next = fold.last.next();
     let Identity { sender, client_msg_id, .. } = send.identity;
     let in_window = fold.window.find(send.identity, next, now_ms.max(fold.last_ms));
+    if forgets() && in_window.is_none() {
+        return None;
+    }
     match (in_window, facts.stored) {
         // It was stored before this owner started, so the store has its number.
         (Some(Known { msg_id: None, client_msg_id, .. }), InStore::NotAsked) => {
@@ -219,6 +225,11 @@ fn known(fold: &Fold, send: &Send, facts: &Facts, now_ms: u64) -> Option<Admissi
         }
         (None, _) => None,
     }
+}
+
+/// Whether a mutant keeps from recognising what the window does not know.
+fn forgets() -> bool {
+    faults::planted(Mutant::SkipDedupe) || faults::planted(Mutant::DedupeByWallClock)
 }
 
 fn may_send(conversation: &Conversation, send: &Send, facts: &Facts) -> Admission {

@@ -20,6 +20,7 @@ use proto::ids::{ClientMsgId, ConversationId, GroupId, MsgId, Offset, UserId};
 use proto::log::record::Change;
 use proto::log::{self, Record};
 
+use crate::changes::{Recent, Touched};
 use crate::conversation::{Conversation, Mark, Member};
 use crate::log::LogRecord;
 use crate::store::{Batch, GroupRow, MessageRow};
@@ -112,6 +113,8 @@ pub struct Fold {
     pub conversations: HashMap<ConversationId, Conversation>,
     /// Messages seen lately.
     pub window: Window,
+    /// What was published lately.
+    pub published: Recent,
     /// What the store does not have yet.
     pub unstored: Unstored,
     /// How many records could not be read.
@@ -130,6 +133,7 @@ impl Fold {
             last_ms: 0,
             conversations: HashMap::new(),
             window: Window::default(),
+            published: Recent::new(applied),
             unstored: Unstored::default(),
             unreadable: 0,
         }
@@ -149,8 +153,9 @@ impl Fold {
         }
     }
 
-    /// Takes a record that the store has already: it is only entered into the window.
-    ///
+    /// Takes a record that the store has already: it is only entered into the window, and into what
+    /// was published. There it may be wrongly: whether it was a repetition, say, the records before
+    /// it would tell.
     pub fn remember(&mut self, record: &LogRecord) {
         let Ok(Record { change: Some(change), written_in_epoch }) =
             Record::decode(record.payload.clone())
@@ -162,15 +167,36 @@ impl Fold {
             return;
         }
         self.epoch = written_in_epoch;
-        if let Change::Message(message) = change
-            && let Some((conversation, identity)) = identify(&message)
-        {
-            let (offset, timestamp_ms) = (record.offset, record.timestamp_ms);
-            let client_msg_id = identity.client_msg_id;
-            let seen_before = self.window.find(identity, offset, timestamp_ms);
-            let new = Known { conversation, msg_id: None, client_msg_id, timestamp_ms };
-            self.window.insert(identity, seen_before.unwrap_or(new), offset, timestamp_ms);
+        match change {
+            Change::Message(message) => self.remember_message(record, &message),
+            Change::GroupCreated(created) => {
+                let Some(id) = ConversationId::group(GroupId(created.group)) else { return };
+                let actor = UserId(created.creator);
+                let touched = touched(actor, (users(&created.members), Vec::new()), true);
+                self.published.enter(record.offset, id, touched);
+            }
+            Change::MembersChanged(changed) => {
+                let Some(id) = ConversationId::group(GroupId(changed.group)) else { return };
+                let who = (users(&changed.added), users(&changed.removed));
+                let touched = touched(UserId(changed.actor), who, false);
+                self.published.enter(record.offset, id, touched);
+            }
+            Change::Read(_)
+            | Change::SessionRemoved(_)
+            | Change::Shield(_)
+            | Change::Epoch(_)
+            | Change::FoldVersion(_) => {}
         }
+    }
+
+    fn remember_message(&mut self, record: &LogRecord, message: &log::Message) {
+        let Some((conversation, identity)) = identify(message) else { return };
+        let (offset, timestamp_ms) = (record.offset, record.timestamp_ms);
+        let client_msg_id = identity.client_msg_id;
+        let seen_before = self.window.find(identity, offset, timestamp_ms);
+        let new = Known { conversation, msg_id: None, client_msg_id, timestamp_ms };
+        self.window.insert(identity, seen_before.unwrap_or(new), offset, timestamp_ms);
+        self.published.enter(offset, conversation, None);
     }
 
     /// Folds the next record.
@@ -284,6 +310,7 @@ impl Fold {
             timestamp_ms,
         };
         self.window.insert(identity, known, offset, timestamp_ms);
+        self.published.enter(offset, conversation_id, None);
         self.unstored.bytes += 160 + row.body.len();
         self.unstored.messages.push(row.clone());
         self.unstored.conversations.insert(conversation_id);
@@ -319,6 +346,7 @@ impl Fold {
         self.unstored.conversations.insert(id);
         self.unstored.bytes += 200 + added.len() * 32;
         let actor = UserId(created.creator);
+        self.published.enter(record.offset, id, touched(actor, (added.clone(), Vec::new()), true));
         Some(Effect::Members { group, actor, added, removed: Vec::new(), previous, created: true })
     }
 
@@ -377,6 +405,8 @@ impl Fold {
         }
         self.unstored.conversations.insert(id);
         self.unstored.bytes += 64 + (added.len() + removed.len()) * 32;
+        let touched = touched(actor, (added.clone(), removed.clone()), false);
+        self.published.enter(record.offset, id, touched);
         Some(Effect::Members { group, actor, added, removed, previous, created: false })
     }
 
@@ -437,6 +467,22 @@ fn sent(mark: &mut Mark, msg_id: MsgId) {
         mark.read = msg_id;
         mark.own_up_to_read = mark.own_total;
     }
+}
+
+fn users(numbers: &[u32]) -> Vec<UserId> {
+    numbers.iter().copied().map(UserId).collect()
+}
+
+/// `None` if nobody was: a group that was made without members.
+fn touched(
+    actor: UserId,
+    (added, removed): (Vec<UserId>, Vec<UserId>),
+    created: bool,
+) -> Option<Touched> {
+    if added.is_empty() && removed.is_empty() {
+        return None;
+    }
+    Some(Touched { actor, added: added.into(), removed: removed.into(), created })
 }
 
 fn identify(message: &log::Message) -> Option<(ConversationId, Identity)> {

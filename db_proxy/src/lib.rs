@@ -4,17 +4,21 @@
 //! gateways ──► requests ──► partition ──► log          one thread: admit, append, fold
 //!                 │             │ └──────► publish      through a route_server, or directly
 //!                 │             └─ state ◄── storing    batches, behind the log
+//!                 │                  └──► following      to gateways, a second behind
 //!                 └──► queries, login, admin ──► store
 //! ```
 //!
-//! Pure: `fold`, `window`, `conversation`, `admission`. The rest moves their results around.
+//! Pure: `fold`, `window`, `conversation`, `changes`, `admission`. The rest moves their results around.
 
 pub mod admin;
 pub mod admission;
 pub mod cache;
+pub mod changes;
 mod config;
 pub mod conversation;
 pub mod fold;
+pub mod following;
+pub mod fuzzing;
 pub mod log;
 pub mod login;
 pub mod metrics;

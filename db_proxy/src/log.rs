@@ -103,6 +103,6 @@ pub trait Log: Send {
     fn idle(&mut self);
 
     /// Gives up records up to and including `up_to`, which the store has for good. Space is freed
-    /// in whole segments, and what fits the configured size is kept.
+    /// in whole segments; what fits the configured size is kept, and always the newest full one.
     fn trim(&mut self, up_to: Offset);
 }

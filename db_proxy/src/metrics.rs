@@ -117,3 +117,29 @@ impl RequestMetrics {
         }
     }
 }
+
+/// Of what gateways follow.
+#[derive(Debug, Clone)]
+pub struct FollowingMetrics {
+    /// Gateways that follow.
+    pub followers: Gauge,
+    /// Messages to them about what changed.
+    pub changes: Counter,
+    /// How often one was too far behind, or followed another log.
+    pub forgotten: Counter,
+}
+
+impl FollowingMetrics {
+    /// Registers them.
+    pub fn new(metrics: &Metrics) -> Self {
+        Self {
+            followers: metrics.gauge("followers", "Gateways that follow what changes"),
+            changes: metrics.counter("changes", "Messages to gateways about what changed"),
+            forgotten: metrics.counter("forgotten", "Gateways too far behind to be told"),
+        }
+    }
+
+    pub(crate) fn show_followers(&self, count: usize) {
+        self.followers.set(i64::try_from(count).unwrap_or(i64::MAX));
+    }
+}

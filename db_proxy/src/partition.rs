@@ -22,7 +22,7 @@
 use std::fmt;
 use std::sync::Arc;
 use std::sync::mpsc::{SyncSender, TrySendError};
-use std::time::{Duration, SystemTime, UNIX_EPOCH};
+use std::time::Duration;
 
 use daemon::Shutdown;
 use proto::cluster::wire::{Origin, Reason};
@@ -38,6 +38,7 @@ use crate::publish::Publisher;
 use crate::state::State;
 use crate::store::StoreError;
 
+mod clock;
 mod lines;
 pub mod open;
 #[cfg(test)]
@@ -276,10 +277,4 @@ impl Owner {
         });
         partition
     }
-}
-
-/// The wall clock, Unix milliseconds.
-pub(crate) fn now_ms() -> u64 {
-    let since = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
-    u64::try_from(since.as_millis()).unwrap_or(u64::MAX)
 }

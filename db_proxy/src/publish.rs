@@ -47,8 +47,8 @@ const LOOK_EVERY: Duration = Duration::from_millis(50);
 /// changed are named twice.
 const MEMBERS_NAMED_MAX: usize = LIMIT_TO_CLIENT / 14;
 
-/// The partition this publishes for. Embedded: there is one.
-const PARTITION: u32 = 0;
+/// The partition that is published for. Embedded: there is one.
+pub const PARTITION: u32 = 0;
 
 /// A change of a group's members, as it is told.
 #[derive(Debug)]
@@ -67,8 +67,8 @@ pub struct MembersChange<'a> {
     pub quiet: bool,
     /// The version of the member list after it.
     pub version: u32,
-    /// The first message that the added may see.
-    pub first_visible: MsgId,
+    /// The first message that the added may see, if it is the same for all.
+    pub first_visible: Option<MsgId>,
     /// The session that asked for it, which is answered instead of told.
     pub origin: Option<Origin>,
 }
@@ -150,23 +150,7 @@ impl Publisher {
         epoch: u64,
     ) {
         let Some(conversation) = ConversationId::group(change.group) else { return };
-        let numbers = |users: &[UserId]| users.iter().map(|user| user.0).collect::<Vec<_>>();
-        let publish = Publish {
-            conversation: conversation.number(),
-            msg_id: 0,
-            offset: offset.0,
-            prev_offset: previous.0,
-            member_version: u64::from(change.version),
-            sender: change.actor.0,
-            client_msg_id: None,
-            origin: change.origin,
-            frame: if change.quiet { Bytes::new() } else { members_frame(change) },
-            added: numbers(change.added),
-            removed: numbers(change.removed),
-            epoch,
-            partition: PARTITION,
-            first_visible: Some(change.first_visible.0),
-        };
+        let publish = members_publication(conversation, change, (offset, previous), epoch);
         self.publish(conversation, &publish);
     }
 
@@ -316,6 +300,32 @@ pub fn publication(
         epoch,
         partition: PARTITION,
         first_visible: None,
+    }
+}
+
+/// A change of members as it is published, or told again later.
+pub fn members_publication(
+    conversation: ConversationId,
+    change: &MembersChange<'_>,
+    (offset, previous): (Offset, Offset),
+    epoch: u64,
+) -> Publish {
+    let numbers = |users: &[UserId]| users.iter().map(|user| user.0).collect::<Vec<_>>();
+    Publish {
+        conversation: conversation.number(),
+        msg_id: 0,
+        offset: offset.0,
+        prev_offset: previous.0,
+        member_version: u64::from(change.version),
+        sender: change.actor.0,
+        client_msg_id: None,
+        origin: change.origin,
+        frame: if change.quiet { Bytes::new() } else { members_frame(change) },
+        added: numbers(change.added),
+        removed: numbers(change.removed),
+        epoch,
+        partition: PARTITION,
+        first_visible: change.first_visible.map(|first| first.0),
     }
 }
 

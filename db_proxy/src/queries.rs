@@ -17,6 +17,9 @@ use crate::store::StoreError;
 pub mod groups;
 pub mod history;
 pub mod lists;
+pub(crate) mod missed;
+#[cfg(feature = "faults")]
+pub(crate) mod mutants;
 pub mod people;
 
 /// Who asks, and where answers come from.
@@ -70,6 +73,10 @@ pub async fn answer(asker: &Asker, command: u32, body: Bytes) -> Answer {
 }
 
 async fn reply(asker: &Asker, command: Command, body: Bytes) -> Reply {
+    #[cfg(feature = "faults")]
+    if let Some(nothing) = mutants::nothing(asker, command, &body) {
+        return Ok(nothing);
+    }
     match command {
         Command::MessageListRequest => history::page(asker, body).await,
         Command::LatestMessageIdRequest => history::latest(asker, body).await,

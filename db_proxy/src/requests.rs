@@ -10,7 +10,7 @@ use bytes::Bytes;
 use daemon::{Link, LinkError, LinkFrame, LinkHandler, LinkTable, Role, Shutdown};
 use proto::cluster::Kind;
 use proto::cluster::wire::{
-    AdminAnswer, AdminRequest, Answer, Ask, AskStatus, FetchRequest, Fetched, Memberships,
+    AdminAnswer, AdminRequest, Answer, Ask, AskStatus, FetchRequest, Fetched, Follow, Memberships,
     MembershipsRequest, Outcome, Submit, SubmitAnswer, Verified, Verify,
 };
 use proto::ids::{ClientMsgId, ConversationId, UserId};
@@ -19,6 +19,7 @@ use tracing::{debug, debug_span, warn};
 
 use crate::admin;
 use crate::admission::{Change, Send};
+use crate::following::Following;
 use crate::login::{self, Logins};
 use crate::metrics::RequestMetrics;
 use crate::partition::{self, Partition};
@@ -38,20 +39,21 @@ pub struct Requests {
     slots: Arc<Semaphore>,
     metrics: RequestMetrics,
     shutdown: Shutdown,
-    epoch: u64,
+    following: Arc<Following>,
 }
 
 impl Requests {
-    /// Answers from `partition` and `logins`; tasks belong to `shutdown`.
+    /// Answers from `partition` and `logins`; tasks belong to `shutdown`. Gateways that want to are
+    /// entered in `following`.
     pub fn new(
         partition: Partition,
         logins: Logins,
         gateways: Arc<LinkTable>,
         (metrics, shutdown): (RequestMetrics, Shutdown),
-        epoch: u64,
+        following: Arc<Following>,
     ) -> Self {
         let slots = Arc::new(Semaphore::new(REQUESTS_MAX));
-        Self { partition, logins, gateways, slots, metrics, shutdown, epoch }
+        Self { partition, logins, gateways, slots, metrics, shutdown, following }
     }
 
     /// Waits until no request is being answered.
@@ -142,7 +144,11 @@ impl Requests {
     }
 
     async fn fetch(self, request: FetchRequest) -> Fetched {
-        queries::history::fetch(self.partition.state(), &request, self.epoch).await
+        #[cfg(feature = "faults")]
+        if let Some(nothing) = queries::mutants::nothing_missed(&request) {
+            return nothing;
+        }
+        queries::missed::fetch(self.partition.state(), &request, self.following.epoch()).await
     }
 
     async fn administer(self, request: AdminRequest) -> AdminAnswer {
@@ -190,6 +196,10 @@ impl LinkHandler for Requests {
             Some(Kind::Memberships) => {
                 self.answer(link, frame, &Memberships::default(), Self::memberships);
             }
+            Some(Kind::Follow) => match frame.parse::<Follow>() {
+                Ok(follow) => self.following.follow(link, &follow),
+                Err(_) => link.reset("it follows what cannot be read"),
+            },
             Some(Kind::Fetch) => {
                 self.answer(link, frame, &Fetched::default(), Self::fetch);
             }
@@ -199,6 +209,7 @@ impl LinkHandler for Requests {
 
     fn down(&self, link: &Link) {
         self.gateways.remove(link);
+        self.following.down(link);
     }
 }
 
@@ -220,6 +231,8 @@ fn read_submit(submit: &Submit) -> Option<Send> {
             fingerprint: submit.fingerprint.unwrap_or(0),
         },
         resend: submit.resend.unwrap_or(false),
+        // Gateways of an older release do not say.
+        first: submit.first.or(submit.resend).unwrap_or(false),
         kind: submit.r#type,
         body: submit.body.clone(),
         origin: Some(submit.origin),

@@ -11,9 +11,12 @@ use tracing::info_span;
 
 use crate::cache::MemoryCache;
 use crate::config::Config;
+use crate::following::{self, Following};
 use crate::log::embedded::Options;
 use crate::login::Logins;
-use crate::metrics::{PartitionMetrics, PublishMetrics, RequestMetrics, StoringMetrics};
+use crate::metrics::{
+    FollowingMetrics, PartitionMetrics, PublishMetrics, RequestMetrics, StoringMetrics,
+};
 use crate::partition::Owner;
 use crate::partition::open::{self, OpenPartition};
 use crate::passwords::Passwords;
@@ -63,6 +66,9 @@ pub async fn run(context: Context<Config>) -> Result<Serving, BoxError> {
     let storing =
         storing::start(partition.clone(), storing_metrics, storing::TRIM_EVERY, &shutdown);
 
+    let followed = FollowingMetrics::new(&metrics);
+    let following = Following::new(partition.state().clone(), epoch, followed);
+    following.watch(following::TELL_EVERY, &shutdown);
     let request_metrics = RequestMetrics::new(&metrics);
     let passwords = tokio::task::spawn_blocking(Passwords::new).await??;
     let cache = Arc::new(MemoryCache::default());
@@ -72,7 +78,7 @@ pub async fn run(context: Context<Config>) -> Result<Serving, BoxError> {
         logins,
         gateways,
         (request_metrics, shutdown.clone()),
-        epoch,
+        following,
     );
     let addr = daemon::link::listen(
         config.link_addr,

@@ -85,10 +85,19 @@ impl State {
         id: ConversationId,
         look: impl FnOnce(&Conversation) -> R,
     ) -> Result<R, StoreError> {
+        self.with_fold(id, |conversation, _fold| look(conversation)).await
+    }
+
+    /// As [`Self::with`], together with the partition's state at that moment.
+    pub async fn with_fold<R>(
+        &self,
+        id: ConversationId,
+        look: impl FnOnce(&Conversation, &Fold) -> R,
+    ) -> Result<R, StoreError> {
         let loading = {
             let mut inner = self.lock();
-            if let Some(conversation) = inner.used(id) {
-                return Ok(look(conversation));
+            if let Some((conversation, fold)) = inner.used(id) {
+                return Ok(look(conversation, fold));
             }
             *inner.loading.entry(id).or_default() += 1;
             Loading { state: self, id }
@@ -98,10 +107,15 @@ impl State {
         let conversations = &mut inner.fold.conversations;
         // Whoever was faster may have changed it since.
         conversations.entry(id).or_insert_with(|| Conversation::from_stored(id, stored));
-        let seen = inner.used(id).map(look);
+        let seen = inner.used(id).map(|(conversation, fold)| look(conversation, fold));
         drop(inner);
         drop(loading);
         Ok(seen.expect("it was put into memory under the same lock"))
+    }
+
+    /// The last record folded.
+    pub fn last(&self) -> Offset {
+        self.lock().fold.last
     }
 
     /// Brings the conversation into memory.
@@ -228,11 +242,10 @@ impl Inner {
         self.used(id);
     }
 
-    fn used(&mut self, id: ConversationId) -> Option<&Conversation> {
-        let round = self.round;
-        let conversation = self.fold.conversations.get_mut(&id)?;
-        conversation.used_in = round;
-        Some(conversation)
+    fn used(&mut self, id: ConversationId) -> Option<(&Conversation, &Fold)> {
+        self.fold.conversations.get_mut(&id)?.used_in = self.round;
+        let fold = &self.fold;
+        fold.conversations.get(&id).map(|conversation| (conversation, fold))
     }
 
     /// Takes the least recently used half out of memory if there are more than `max`. Those with

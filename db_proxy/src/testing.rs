@@ -275,6 +275,7 @@ pub(crate) fn message(conversation: ConversationId, sender: u32) -> Send {
         conversation,
         identity: Identity { sender, client_msg_id, fingerprint: 0 },
         resend: false,
+        first: false,
         kind: if conversation.as_group().is_some() { 0x11 } else { 1 },
         body: Bytes::from(format!("{:?}", client_msg_id.0)),
         origin: None,
@@ -283,7 +284,7 @@ pub(crate) fn message(conversation: ConversationId, sender: u32) -> Send {
 
 /// The same message once more.
 pub(crate) fn resent(send: &Send) -> Send {
-    Send { resend: true, ..send.clone() }
+    Send { resend: true, first: true, ..send.clone() }
 }
 
 pub(crate) fn new_id() -> ClientMsgId {

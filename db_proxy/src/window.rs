@@ -13,6 +13,8 @@
 
 use std::collections::{HashMap, VecDeque};
 
+use daemon::clock;
+use daemon::faults::{self, Mutant};
 use proto::ids::{ClientMsgId, ConversationId, MsgId, Offset, UserId};
 
 /// How many records back a repeated id is recognised without asking the store.
@@ -64,6 +66,13 @@ struct Seen {
     timestamp_ms: u64,
 }
 
+/// What a mutant forgets by the wall clock.
+fn expired(seen: &Seen) -> bool {
+    const KNOWN_FOR_MS: u64 = 200;
+    faults::planted(Mutant::DedupeByWallClock)
+        && clock::unix_ms().saturating_sub(seen.known.timestamp_ms) > KNOWN_FOR_MS
+}
+
 #[derive(Debug, Clone, Copy)]
 struct Entered {
     offset: Offset,
@@ -95,10 +104,22 @@ impl Window {
         }
     }
 
+    /// Makes room for so many records at once: growing step by step takes as long again.
+    pub fn reserve(&mut self, records: u64) {
+        let records = usize::try_from(records.min(self.records_max)).unwrap_or(0);
+        self.by_id.reserve(records);
+        self.order.reserve(records);
+    }
+
     /// Looks for a message, as of the record at `offset` written at `now_ms`.
     pub fn find(&self, identity: Identity, offset: Offset, now_ms: u64) -> Option<Known> {
+        if faults::planted(Mutant::SkipDedupe) {
+            return None;
+        }
         let Identity { sender, client_msg_id, fingerprint } = identity;
-        let within = |seen: &&Seen| offset.0.saturating_sub(seen.offset.0) <= self.records_max;
+        let within = |seen: &&Seen| {
+            offset.0.saturating_sub(seen.offset.0) <= self.records_max && !expired(seen)
+        };
         if let Some(seen) = self.by_id.get(&(sender, client_msg_id)).filter(within) {
             return Some(seen.known);
         }

@@ -79,7 +79,8 @@ pub struct LimitsConfig {
     pub voice_bytes_max: usize,
     /// Unknown or misplaced commands of one client in a minute; beyond, it is closed.
     pub junk_per_minute_max: u32,
-    /// Conversations whose last messages are remembered, to drop what comes twice.
+    /// Conversations that are remembered since they changed in the last seconds, to drop what comes
+    /// twice and to notice what is missing.
     pub conversations_max: usize,
 }
 

@@ -46,7 +46,7 @@ const READ_LEN: usize = 32 << 10;
 const LINGER: Duration = Duration::from_millis(200);
 
 /// How long work in flight may take when the gateway stops.
-const WORK_LIMIT: Duration = Duration::from_secs(3);
+const WORK_LIMIT: Duration = Duration::from_secs(8);
 
 /// Frames served before others get their turn.
 const TURNS_MAX: u32 = 64;
@@ -82,6 +82,8 @@ pub(crate) struct Connection {
     frame_at: Instant,
     partial_since: Option<Instant>,
     ending_since: Option<Instant>,
+    /// Since the end has begun, everything that was read has been served.
+    all_served: bool,
     _place: Place,
 }
 
@@ -118,6 +120,7 @@ impl Connection {
             frame_at: opened_at,
             partial_since: None,
             ending_since: None,
+            all_served: false,
             _place: place,
         }))
     }
@@ -201,7 +204,7 @@ impl Connection {
             Ending::Polite(reason) => view.blocked_since.is_none().then_some(reason),
             Ending::AfterWork(reason) => {
                 let since = *self.ending_since.get_or_insert_with(Instant::now);
-                let works = self.work.is_some() || view.unanswered > 0;
+                let works = self.work.is_some() || view.unanswered > 0 || !self.all_served;
                 if !works || since.elapsed() >= WORK_LIMIT {
                     self.work = None;
                     self.outbox.finish(None, reason);
@@ -224,7 +227,8 @@ impl Connection {
     }
 
     fn can_serve(&self, view: &View) -> bool {
-        self.work.is_none() && !view.answer_waits && view.ending == Ending::Open
+        let goes_on = matches!(view.ending, Ending::Open | Ending::AfterWork(_));
+        self.work.is_none() && !view.answer_waits && goes_on
     }
 
     /// Serves one frame, or reads. Ready if anything was done.
@@ -254,6 +258,11 @@ impl Connection {
                 self.frame_at = Instant::now();
                 self.gateway.metrics.frames_in.inc();
                 self.serve(frame)
+            }
+            // What was read is served to the last; nothing more is read.
+            Ok(None) if view.ending != Ending::Open => {
+                let news = !std::mem::replace(&mut self.all_served, true);
+                if news { Poll::Ready(Ok(())) } else { Poll::Pending }
             }
             Ok(None) => {
                 if !self.buffer.is_empty() {

@@ -4,63 +4,72 @@
 //! one and delivered when everything that came in one read has been taken: what a conversation got
 //! meanwhile goes to each session in one write.
 //!
+//! What did not come is noticed in two ways: by the next record of the conversation, which says what
+//! was before it, and by storage's stream of changes, which moves our cursor ([`cursor`]). Either way
+//! it is fetched before anything after it is delivered ([`repair`]).
+//!
 //! # Invariants
 //!
-//! - A record of an owner that is none any more is refused: of each partition, the newest epoch
-//!   counts.
-//! - Of one conversation, records are delivered in order, and each once, as long as it is among the
-//!   last ones seen ([`crate::seen`]).
+//! - A record of an owner that is none any more is refused: the newest epoch counts.
+//! - Of one conversation, records are delivered in the order of the log, each once, and none before
+//!   one that is missing ([`progress`]). One task at a time writes those of a conversation.
 //! - The session that a message came from never gets it: it gets the answer.
+//! - Repair brings a session nothing that its client asks for itself.
 //!
 //! # What bounds it
 //!
-//! `conversations_max` conversations are remembered, those that were silent longest are forgotten;
-//! behind a gap, 256 records wait at most.
+//! `conversations_max` conversations after the cursor are remembered ([`progress`]); behind a gap,
+//! 256 records wait at most, and [`repair::FETCHES_MAX`] pages are fetched at a time. What was taken
+//! and not delivered is bounded by what came in one read.
 
+mod cursor;
 mod fanout;
+mod progress;
 mod repair;
 
 use std::collections::HashMap;
-use std::num::NonZeroUsize;
+use std::mem;
 use std::sync::Arc;
-use std::time::Duration;
 
-use lru::LruCache;
 use parking_lot::Mutex;
 use proto::client;
 use proto::cluster::wire::Publish;
-use proto::ids::{ClientMsgId, ConversationId, Parties};
-use tokio::time::Instant;
-use tracing::{Span, debug};
+use proto::ids::{ClientMsgId, ConversationId};
+use tokio::sync::{Notify, Semaphore};
+use tracing::debug;
 
 use crate::gateway::Gateway;
 use crate::metrics::GapEnd;
-use crate::seen::{Mark, Seen, Verdict};
+use crate::seen::{Mark, Missing, Verdict};
+use crate::session::Session;
+use progress::{Progress, Range, Standing, Step};
 
-/// After storage was away, conversations are looked at that were alive this long ago.
-const SWEEP_BACK: Duration = Duration::from_mins(1);
-
-/// Conversations that are looked at then.
-const SWEEP_MAX: usize = 2048;
+pub(crate) use cursor::{Following, spawn};
 
 /// What has been delivered here.
 #[derive(Debug)]
 pub(crate) struct Delivery {
     state: Mutex<State>,
+    /// Told whenever a gap ends.
+    ended: Notify,
+    fetches: Semaphore,
 }
 
 #[derive(Debug)]
 struct State {
-    /// By partition.
-    epochs: HashMap<u32, u64>,
-    conversations: LruCache<u64, Conversation>,
+    progress: Progress<Record>,
+    /// Conversations with records that were taken and not delivered yet.
+    lanes: HashMap<u64, Lane>,
+    /// Kept for its memory.
+    taken: Vec<Record>,
 }
 
-#[derive(Debug)]
-struct Conversation {
-    seen: Seen<Record>,
-    /// When a record came last.
-    at: Instant,
+/// Records of one conversation on their way to its sessions.
+#[derive(Debug, Default)]
+struct Lane {
+    /// Somebody delivers, and will deliver what is added.
+    busy: bool,
+    ready: Vec<Record>,
 }
 
 /// A published record, and who else must not get it.
@@ -69,41 +78,39 @@ pub(crate) struct Record {
     publish: Publish,
     /// The session here that was told "stored".
     answered: Option<u64>,
+    /// It did not come by itself.
+    repaired: bool,
 }
 
-/// Records that were taken and not delivered yet, in order.
+/// The conversations with records that were taken and not delivered yet.
 #[derive(Debug, Default)]
 pub(crate) struct Batch {
-    records: Vec<Record>,
+    conversations: Vec<u64>,
 }
 
-impl Delivery {
-    pub(crate) fn new(conversations_max: usize) -> Self {
-        let max = NonZeroUsize::new(conversations_max).unwrap_or(NonZeroUsize::MIN);
-        let conversations = LruCache::unbounded();
-        let mut state = State { epochs: HashMap::new(), conversations };
-        // Bounded, but without taking the memory for all of them at once.
-        state.conversations.resize(max);
-        Self { state: Mutex::new(state) }
-    }
+/// The right to deliver what a conversation has got. Given up when dropped.
+#[derive(Debug)]
+struct Deliverer<'a> {
+    delivery: &'a Delivery,
+    conversation: u64,
+    gave_up: bool,
 }
 
 impl Gateway {
-    /// Takes a record; what is to be delivered is added to `batch`.
+    /// Takes a record; its conversation is added to `batch` if something is to be delivered.
     pub(crate) fn take_publish(self: &Arc<Self>, publish: Publish, batch: &mut Batch) {
-        if !self.delivery.is_current(&publish) {
+        if !self.delivery.is_current(publish.epoch) {
             self.metrics.stale_publishes.inc();
             return;
         }
         let conversation = publish.conversation;
-        let continuous_since = self.continuous_since(conversation);
-        let record = self.record(publish);
-        match self.delivery.take(record, continuous_since) {
-            Verdict::Deliver(records) => {
-                if records.len() > 1 {
+        let record = self.record(publish, false);
+        match self.delivery.take(record, || self.floor(conversation)) {
+            Verdict::Delivered { closed } => {
+                if closed {
                     self.metrics.gap_ended(GapEnd::LateCopy);
                 }
-                batch.records.extend(records);
+                batch.add(conversation);
             }
             Verdict::Duplicate => {
                 self.metrics.duplicates.inc();
@@ -111,27 +118,31 @@ impl Gateway {
             Verdict::Held { opened: false } => {}
             Verdict::Held { opened: true } => {
                 debug!(conversation, "a gap");
-                let gateway = Arc::clone(self);
-                self.shutdown.spawn(Span::current(), async move {
-                    repair::close_gap(&gateway, conversation).await;
-                });
+                repair::start(self, conversation, repair::LATE);
             }
         }
-    }
-
-    /// Storage is back after it was away: what it took last may never have been published.
-    pub(crate) fn sweep(self: &Arc<Self>) {
-        let gateway = Arc::clone(self);
-        self.shutdown.spawn(Span::current(), async move { repair::sweep(&gateway).await });
+        self.let_lost_sync();
     }
 
     /// Delivers what was taken.
     pub(crate) fn deliver_batch(self: &Arc<Self>, batch: &mut Batch) {
-        fanout::deliver(self, std::mem::take(&mut batch.records));
+        for conversation in batch.conversations.drain(..) {
+            fanout::deliver(self, conversation);
+        }
+    }
+
+    /// Sessions miss something, and it cannot be brought to them any more: their clients must ask.
+    pub(crate) fn must_sync(self: &Arc<Self>, sessions: &[Arc<Session>]) {
+        // None may hear of what came after what it missed.
+        for session in sessions {
+            session.outbox.stop_pushes();
+        }
+        let outboxes = sessions.iter().map(|session| Arc::clone(&session.outbox)).collect();
+        repair::let_sync(self, outboxes);
     }
 
     /// Reads a record. Its sender is answered, if this comes before storage's own answer.
-    fn record(&self, publish: Publish) -> Record {
+    fn record(&self, publish: Publish, repaired: bool) -> Record {
         // What is fetched has no origin any more; then the sender may be anywhere.
         let elsewhere = publish.origin.is_some_and(|origin| origin.gateway_boot != self.boot);
         let id = publish.client_msg_id.as_deref().and_then(ClientMsgId::from_slice);
@@ -142,79 +153,177 @@ impl Gateway {
             }
             _ => None,
         };
-        Record { publish, answered }
+        Record { publish, answered, repaired }
     }
 
-    /// Since when everything of a conversation has come here; `None` if nobody here is in it.
-    fn continuous_since(&self, conversation: u64) -> Option<Instant> {
-        match ConversationId::from_number(conversation)?.parties() {
-            Parties::Group(group) => self.registry.group(group.0).map(|group| group.since),
-            Parties::Single(low, high) => {
-                let since = [low.0, high.0].map(|user| self.registry.here_since(user));
-                since.into_iter().flatten().min()
-            }
+    /// The smallest floor of those here who are in a conversation.
+    fn floor(&self, conversation: u64) -> Option<u64> {
+        self.registry.floor(ConversationId::from_number(conversation)?.parties())
+    }
+
+    /// The sessions of conversations that were forgotten although something was missing.
+    fn let_lost_sync(self: &Arc<Self>) {
+        for conversation in self.delivery.take_lost() {
+            self.must_sync(&fanout::concerned(self, conversation));
+        }
+    }
+}
+
+impl Batch {
+    fn add(&mut self, conversation: u64) {
+        if self.conversations.last() != Some(&conversation) {
+            self.conversations.push(conversation);
         }
     }
 }
 
 impl Delivery {
-    /// Whether the record's owner is still the one, as far as is known here.
-    fn is_current(&self, publish: &Publish) -> bool {
-        let mut state = self.state.lock();
-        let newest = state.epochs.entry(publish.partition).or_default();
-        let current = publish.epoch >= *newest;
-        *newest = publish.epoch.max(*newest);
-        current
-    }
-
-    fn take(&self, record: Record, continuous_since: Option<Instant>) -> Verdict<Record> {
-        let mark = mark_of(&record.publish);
-        let mut state = self.state.lock();
-        let now = Instant::now();
-        let number = record.publish.conversation;
-        let known = state
-            .conversations
-            .get_or_insert_mut(number, || Conversation { seen: Seen::from(mark), at: now });
-        let continuous = continuous_since.is_some_and(|since| since <= known.at);
-        known.at = now;
-        known.seen.take(mark, record, continuous)
-    }
-
-    fn missing(&self, conversation: u64) -> Option<(u32, u32)> {
-        self.state.lock().conversations.peek(&conversation)?.seen.missing()
-    }
-
-    fn close_gap(&self, conversation: u64, fetched: Vec<Record>) -> Vec<Record> {
-        let mut state = self.state.lock();
-        let Some(known) = state.conversations.get_mut(&conversation) else { return Vec::new() };
-        if !known.seen.has_gap() {
-            return Vec::new();
+    pub(crate) fn new(conversations_max: usize) -> Self {
+        let progress = Progress::new(conversations_max);
+        let state = State { progress, lanes: HashMap::new(), taken: Vec::new() };
+        Self {
+            state: Mutex::new(state),
+            ended: Notify::new(),
+            fetches: Semaphore::new(repair::FETCHES_MAX),
         }
-        let marked = |record: Record| (mark_of(&record.publish), record);
-        known.seen.close(fetched.into_iter().map(marked).collect())
     }
 
-    /// The conversations of the last minute, the newest first; of each the first message that did
-    /// not come here, and when the last one came.
-    fn recent(&self) -> Vec<(u64, u32, Instant)> {
-        let now = Instant::now();
+    /// Everything that this gateway serves is complete up to this place in the log.
+    pub(crate) fn cursor(&self) -> Option<u64> {
+        self.state.lock().progress.cursor()
+    }
+
+    /// How far the cursor is behind what storage has told of.
+    pub(crate) fn lag(&self) -> u64 {
+        self.state.lock().progress.lag()
+    }
+
+    /// Whether something of an owner counts, as far as is known here.
+    fn is_current(&self, epoch: u64) -> bool {
+        self.state.lock().progress.is_current(epoch)
+    }
+
+    fn take(&self, record: Record, floor: impl FnOnce() -> Option<u64>) -> Verdict {
+        let conversation = record.publish.conversation;
+        let marked = (mark_of(&record.publish), record);
+        let verdict = self
+            .with(conversation, |progress, out| progress.take(conversation, marked, floor, out));
+        if verdict == (Verdict::Delivered { closed: true }) {
+            self.ended.notify_waiters();
+        }
+        verdict
+    }
+
+    /// Changes a conversation. What is to be delivered goes into its lane under the same lock, so
+    /// that its order is that of the changes.
+    fn with<T>(
+        &self,
+        conversation: u64,
+        change: impl FnOnce(&mut Progress<Record>, &mut Vec<Record>) -> T,
+    ) -> T {
+        let mut state = self.state.lock();
+        let State { progress, lanes, taken } = &mut *state;
+        let result = change(progress, taken);
+        if !taken.is_empty() {
+            lanes.entry(conversation).or_default().ready.append(taken);
+        }
+        result
+    }
+
+    fn judge(&self, range: Range) -> Step {
+        self.state.lock().progress.judge(range)
+    }
+
+    fn changed(&self, conversation: u64, offset: u64, floor: Option<u64>) -> Standing {
+        self.with(conversation, |progress, out| progress.changed(conversation, offset, floor, out))
+    }
+
+    fn is_complete(&self, conversation: u64, offset: u64) -> bool {
+        self.state.lock().progress.is_complete(conversation, offset)
+    }
+
+    fn missing(&self, conversation: u64) -> Option<Missing> {
+        self.state.lock().progress.missing(conversation)
+    }
+
+    /// Takes what was asked for. Whether that closed the gap.
+    fn fetched(&self, conversation: u64, fetched: Vec<Record>, complete_to: Option<u64>) -> bool {
+        let marked = |record: Record| (mark_of(&record.publish), record);
+        let fetched = fetched.into_iter().map(marked).collect();
+        self.with(conversation, |progress, out| {
+            progress.fetched(conversation, fetched, complete_to, out)
+        })
+    }
+
+    fn give_up(&self, conversation: u64) {
+        self.with(conversation, |progress, out| progress.give_up(conversation, out));
+    }
+
+    /// Up to where a conversation was taken here.
+    fn reached(&self, conversation: u64) -> u64 {
+        self.state.lock().progress.reached(conversation)
+    }
+
+    /// Does `work` if nothing after `offset` was taken in a conversation, and before anything is.
+    fn at(&self, conversation: u64, offset: u64, work: impl FnOnce()) -> bool {
         let state = self.state.lock();
-        let recent = state.conversations.iter().take(SWEEP_MAX);
-        recent
-            .take_while(|(_number, known)| now - known.at < SWEEP_BACK)
-            .filter(|(_number, known)| !known.seen.has_gap())
-            .map(|(number, known)| (*number, known.seen.next(), known.at))
-            .collect()
+        let is_there = state.progress.reached(conversation) <= offset;
+        if is_there {
+            work();
+        }
+        is_there
+    }
+
+    fn move_cursor(&self, upto: u64) {
+        self.state.lock().progress.move_cursor(upto);
+    }
+
+    fn reset(&self, upto: u64) {
+        self.state.lock().progress.reset(upto);
+        self.ended.notify_waiters();
+    }
+
+    fn take_lost(&self) -> Vec<u64> {
+        self.state.lock().progress.take_lost()
+    }
+
+    /// The right to deliver, and what there is; `None` if there is nothing, or somebody else does.
+    fn deliverer(&self, conversation: u64) -> Option<(Deliverer<'_>, Vec<Record>)> {
+        let mut state = self.state.lock();
+        let lane = state.lanes.get_mut(&conversation).filter(|lane| !lane.busy)?;
+        lane.busy = true;
+        let ready = mem::take(&mut lane.ready);
+        Some((Deliverer { delivery: self, conversation, gave_up: false }, ready))
+    }
+}
+
+impl Deliverer<'_> {
+    /// What has been added meanwhile. If nothing has, the right is given up.
+    fn more(&mut self) -> Option<Vec<Record>> {
+        let mut state = self.delivery.state.lock();
+        let ready = state.lanes.get_mut(&self.conversation).map(|lane| mem::take(&mut lane.ready));
+        let more = ready.filter(|ready| !ready.is_empty());
+        if more.is_none() {
+            state.lanes.remove(&self.conversation);
+            self.gave_up = true;
+        }
+        more
+    }
+}
+
+impl Drop for Deliverer<'_> {
+    fn drop(&mut self) {
+        if !self.gave_up
+            && let Some(lane) = self.delivery.state.lock().lanes.get_mut(&self.conversation)
+        {
+            // Delivering has panicked: the next one goes on.
+            lane.busy = false;
+        }
     }
 }
 
 fn mark_of(publish: &Publish) -> Mark {
-    Mark {
-        msg_id: publish.msg_id,
-        offset: publish.offset,
-        prev_offset: publish.prev_offset,
-        member_version: publish.member_version,
-    }
+    Mark { msg_id: publish.msg_id, offset: publish.offset, prev_offset: publish.prev_offset }
 }
 
 /// When a published message was taken. Read from its frame, which only the few clients need that

@@ -6,7 +6,6 @@
 //! each other, except where one is given another as an argument.
 
 use std::sync::Arc;
-use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use bytes::Bytes;
 use daemon::{Metrics, Shutdown};
@@ -17,10 +16,9 @@ use proto::{Command, client, encode_message};
 use tokio::time::Instant;
 use tracing::Span;
 
-use crate::closing::CloseReason;
 use crate::config::{Config, LimitsConfig};
 use crate::connections::Connections;
-use crate::delivery::Delivery;
+use crate::delivery::{Delivery, Following};
 use crate::hub::Hub;
 use crate::limits::Rate;
 use crate::marks::{Mark, Marks};
@@ -52,6 +50,7 @@ pub(crate) struct Gateway {
     pub(crate) storage: Storage,
     pub(crate) sends: Sends,
     pub(crate) delivery: Delivery,
+    pub(crate) following: Following,
     marks: Mutex<Marks>,
     started: Instant,
 }
@@ -71,6 +70,7 @@ impl Gateway {
             storage: Storage::default(),
             sends: Sends::new(limits.unanswered_bytes_total_max, metrics.clone()),
             delivery: Delivery::new(limits.conversations_max),
+            following: Following::default(),
             marks: Mutex::default(),
             started: Instant::now(),
             limits,
@@ -228,37 +228,4 @@ impl Gateway {
             }
         }
     }
-
-    /// Closes every connection, some at a time, so that their clients do not all come back at once.
-    pub(crate) async fn close_in_waves(&self, within: Duration) {
-        const WAVES: u32 = 20;
-        let mut all = self.connections.all();
-        let count = all.len();
-        for wave in 0..WAVES {
-            let left = WAVES - wave;
-            let share = all.len().div_ceil(usize::try_from(left).unwrap_or(1));
-            for outbox in all.drain(..share.min(all.len())) {
-                outbox.close_after_work(CloseReason::Stopping);
-            }
-            if all.is_empty() {
-                break;
-            }
-            // A handful of clients need no spreading.
-            if count > 100 {
-                tokio::time::sleep(within / WAVES).await;
-            }
-        }
-    }
-}
-
-/// Unix time in milliseconds.
-pub(crate) fn unix_ms() -> u64 {
-    // A clock before 1970 is no clock.
-    let since = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
-    u64::try_from(since.as_millis()).unwrap_or(u64::MAX)
-}
-
-/// Unix time in seconds, as clients see it.
-pub(crate) fn unix_s() -> u32 {
-    u32::try_from(unix_ms() / 1000).unwrap_or(u32::MAX)
 }

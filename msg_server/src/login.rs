@@ -8,6 +8,7 @@ use std::net::IpAddr;
 use std::sync::Arc;
 
 use bytes::Bytes;
+use daemon::clock::{unix_ms, unix_s};
 use prost::Message;
 use proto::client::{self, LoginResult, UserStatus};
 use proto::cluster::wire::{InterestChange, Memberships, Verified, Verify};
@@ -15,7 +16,7 @@ use proto::{Command, encode_message};
 use tracing::debug;
 
 use crate::closing::CloseReason;
-use crate::gateway::{Gateway, unix_ms, unix_s};
+use crate::gateway::Gateway;
 use crate::hub::{Announced, Settled};
 use crate::metrics::LoginLabel;
 use crate::outbox::Outbox;
@@ -96,9 +97,6 @@ async fn accept(
     attempt: &Attempt,
 ) -> Result<(Entered, client::LoginReply, bool), Refusal> {
     let (user, user_info) = verify(gateway, attempt).await?;
-    if gateway.hub.is_empty() {
-        return Err(Refusal::unavailable(LoginResult::NoRouteServer));
-    }
     let login = Login {
         id: gateway.registry.next_session_id(),
         user,
@@ -107,7 +105,7 @@ async fn accept(
     attempt.outbox.hold();
     let session = Arc::new(Session::new(login, Arc::clone(&attempt.outbox)));
     let (entered, announced) = Entered::enter(gateway, session);
-    let settled = entered.register(announced).await?;
+    let settled = entered.register(announced).await;
     entered.join_groups().await?;
 
     let asked = UserStatus::try_from(attempt.request.online_status);
@@ -165,8 +163,10 @@ impl Entered {
         (Self { gateway: Arc::clone(gateway), session }, announced)
     }
 
-    /// Waits for the hub, and raises the epoch above every other that the hub knows.
-    async fn register(&self, announced: Announced) -> Result<Settled, Refusal> {
+    /// Waits for the hub, and raises the epoch above every other that the hub knows. Without a hub
+    /// the login goes on, unlike in the original: the owner serves us directly, whatever passes us
+    /// by comes with the cursor, and other sessions of the class end when a replica is back.
+    async fn register(&self, announced: Announced) -> Settled {
         let Self { gateway, session } = self;
         let mut settled = gateway.hub.settle(announced).await;
         for _round in 0..EPOCH_ROUNDS {
@@ -177,10 +177,7 @@ impl Entered {
             settled = gateway.hub.settle(announced).await;
         }
         session.settle();
-        if settled.replicas == 0 {
-            return Err(Refusal::unavailable(LoginResult::NoRouteServer));
-        }
-        Ok(settled)
+        settled
     }
 
     /// Reads the user's groups, and lets the hub know of those that are new here.
@@ -190,6 +187,9 @@ impl Entered {
             Ok(memberships) if memberships.complete => memberships,
             _ => return Err(Refusal::unavailable(LoginResult::NoDbServer)),
         };
+        // The client will ask for everything that is known by now.
+        let known = memberships.upto_offset.max(gateway.delivery.cursor());
+        session.set_floor(known.unwrap_or(0));
         let Some((add_groups, announced)) = self.announce_groups(&memberships) else {
             return Ok(());
         };

@@ -30,6 +30,10 @@ pub(crate) struct GatewayMetrics {
     pub(crate) duplicates: Counter,
     pub(crate) stale_publishes: Counter,
     pub(crate) gaps: Family<GapLabel, Counter>,
+    pub(crate) cursor_lag: Gauge,
+    pub(crate) cursor_repairs: Counter,
+    pub(crate) cursor_holes: Counter,
+    pub(crate) cursor_forgotten: Counter,
     pub(crate) asks_unanswered: Counter,
     pub(crate) forwards_lost: Counter,
 }
@@ -73,8 +77,6 @@ pub(crate) struct GapLabel {
 pub(crate) enum GapEnd {
     LateCopy,
     Fetch,
-    /// Neither came: what was held back was delivered with the gap in it.
-    Nothing,
 }
 
 impl GatewayMetrics {
@@ -108,6 +110,14 @@ impl GatewayMetrics {
             "Messages of an owner that is none any more.",
             &new.stale_publishes,
         );
+        let help = "Records of the log between the cursor and what storage has told of.";
+        gauge("cursor_lag", help, &new.cursor_lag);
+        let help = "Conversations in which something had not come, as storage has told.";
+        counter("cursor_repairs", help, &new.cursor_repairs);
+        let help = "Times that a part of storage's stream of changes was asked for again.";
+        counter("cursor_holes", help, &new.cursor_holes);
+        let help = "Times that all clients had to synchronise: changes were forgotten.";
+        counter("cursor_forgotten", help, &new.cursor_forgotten);
         let help = "Requests that storage did not answer in time.";
         counter("asks_unanswered", help, &new.asks_unanswered);
         let help = "Signals between clients that found no route_server.";

@@ -103,6 +103,7 @@ pub(crate) struct Outbox {
     pool: Arc<OutboxPool>,
 }
 
+#[expect(clippy::struct_excessive_bools, reason = "each changes by itself")]
 struct State {
     queue: VecDeque<Item>,
     push_bytes: usize,
@@ -111,6 +112,8 @@ struct State {
     unanswered: u32,
     /// No push is written before the login is answered.
     held: bool,
+    /// No push is taken any more, since one is missing.
+    deaf: bool,
     /// The connection has stopped reading for want of room for unanswered messages.
     wants_room: bool,
     /// TLS has taken bytes that may not have reached the socket.
@@ -146,6 +149,7 @@ impl Outbox {
             answers: 0,
             unanswered: 0,
             held: false,
+            deaf: false,
             wants_room: false,
             unflushed: false,
             ending: Ending::Open,
@@ -178,7 +182,7 @@ impl Outbox {
     /// Takes something that others cause: `frames` whole frames, joined. Whether it was taken.
     pub(crate) fn push(&self, bytes: &Bytes, frames: u32) -> bool {
         let mut state = self.state.lock();
-        if state.ending != Ending::Open {
+        if state.ending != Ending::Open || state.deaf {
             return false;
         }
         let direct = !state.held && state.queue.is_empty() && !state.unflushed;
@@ -214,6 +218,12 @@ impl Outbox {
             wake(state);
         }
         true
+    }
+
+    /// Takes no more pushes: one will be missing, and what came after it would hide that. The
+    /// connection will be ended.
+    pub(crate) fn stop_pushes(&self) {
+        self.state.lock().deaf = true;
     }
 
     fn has_room(&self, state: &State, bytes: usize, frames: u32) -> bool {

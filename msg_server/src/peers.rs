@@ -7,7 +7,7 @@ use daemon::ready::Condition;
 use parking_lot::Mutex;
 use prost::Message;
 use proto::cluster::Kind;
-use proto::cluster::wire::{Forward, Kick, PresenceChanges, Publish, SubmitAnswer};
+use proto::cluster::wire::{Changes, Forward, Kick, PresenceChanges, Publish, SubmitAnswer};
 use tracing::{debug, warn};
 
 use crate::delivery::Batch;
@@ -57,7 +57,9 @@ impl Batches {
         result
     }
 
-    fn forget(&self, link: &Link) {
+    /// The link is down.
+    fn close(&self, gateway: &Arc<Gateway>, link: &Link) {
+        self.with(link, |batch| gateway.deliver_batch(batch));
         self.open.lock().retain(|(id, _batch)| *id != link.id());
     }
 }
@@ -99,16 +101,17 @@ impl LinkHandler for HubLinks {
 
     fn down(&self, link: &Link) {
         self.gateway.hub.down(link);
-        self.batches.forget(link);
+        self.batches.close(&self.gateway, link);
         self.ready.set(!self.gateway.hub.is_empty());
     }
 }
 
 impl LinkHandler for StorageLinks {
     fn up(&self, link: &Link) {
+        // First of all: what is published on this link comes after it.
+        self.gateway.follow(link);
         self.gateway.storage.up(link);
         self.gateway.sends.use_link(link);
-        self.gateway.sweep();
         self.ready.set(true);
     }
 
@@ -118,6 +121,11 @@ impl LinkHandler for StorageLinks {
             Some(Kind::SubmitAnswer) => {
                 if let Some(answer) = read::<SubmitAnswer>(link, &frame) {
                     gateway.sends.answered(&answer);
+                }
+            }
+            Some(Kind::Changes) => {
+                if let Some(changes) = read::<Changes>(link, &frame) {
+                    gateway.changes_came(link, changes);
                 }
             }
             Some(Kind::Publish) => take_publish(gateway, batches, link, &frame),
@@ -137,8 +145,9 @@ impl LinkHandler for StorageLinks {
     fn down(&self, link: &Link) {
         let Self { gateway, batches, ready } = self;
         gateway.storage.down(link);
+        gateway.unfollow(link, gateway.storage.newest());
         gateway.sends.lose_link(link, gateway.storage.newest());
-        batches.forget(link);
+        batches.close(gateway, link);
         ready.set(!gateway.storage.is_empty());
     }
 }

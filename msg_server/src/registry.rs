@@ -17,10 +17,11 @@ use std::collections::HashMap;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
+use daemon::faults::{self, Mutant};
 use parking_lot::RwLock;
 use proto::cluster::wire::{InterestChecksum, Membership, UserInterest};
 use proto::cluster::{interest_hash_group, interest_hash_user};
-use tokio::time::Instant;
+use proto::ids::Parties;
 
 use crate::membership::Change;
 use crate::session::Session;
@@ -37,22 +38,14 @@ pub(crate) struct Registry {
 
 #[derive(Debug, Default)]
 struct Tables {
-    users: HashMap<u32, User>,
+    /// Nobody without a session.
+    users: HashMap<u32, Vec<Arc<Session>>>,
     groups: HashMap<u32, Group>,
     sessions: usize,
 }
 
-#[derive(Debug)]
-struct User {
-    /// Since when there has always been a session of this user here.
-    since: Instant,
-    sessions: Vec<Arc<Session>>,
-}
-
-#[derive(Debug)]
+#[derive(Debug, Default)]
 struct Group {
-    /// Since when the hub has been told that we are interested.
-    since: Instant,
     /// Whether every replica has heard of our interest.
     confirmed: bool,
     /// Sorted by session.
@@ -65,14 +58,17 @@ pub(crate) struct Member {
     pub(crate) session: Arc<Session>,
     /// The first message that it may see.
     pub(crate) join: u32,
+    /// Up to this place in the log it has been given the group's messages already.
+    given: u64,
 }
 
-/// A group as it was at one moment.
-#[derive(Debug, Clone)]
-pub(crate) struct GroupView {
-    /// Since when everything in the group has come here.
-    pub(crate) since: Instant,
-    pub(crate) members: Arc<Vec<Member>>,
+impl Member {
+    /// Up to where in the log the session needs nothing of the group any more.
+    pub(crate) fn floor(&self) -> Option<u64> {
+        let given = (self.given > 0).then_some(self.given);
+        // `None` is the smallest.
+        self.session.floor().max(given)
+    }
 }
 
 impl Registry {
@@ -86,15 +82,12 @@ impl Registry {
     pub(crate) fn enter(&self, session: &Arc<Session>, epoch: u64) -> Vec<Arc<Session>> {
         let mut tables = self.tables.write();
         tables.sessions += 1;
-        let user = tables
-            .users
-            .entry(session.user())
-            .or_insert_with(|| User { since: Instant::now(), sessions: Vec::with_capacity(1) });
-        let largest = user.sessions.iter().map(|other| other.epoch() + 1).max();
+        let others = tables.users.entry(session.user()).or_insert_with(|| Vec::with_capacity(1));
+        let largest = others.iter().map(|other| other.epoch() + 1).max();
         session.set_epoch(epoch.max(largest.unwrap_or(0)));
-        let displaced = user.sessions.iter().filter(|other| other.class() == session.class());
+        let displaced = others.iter().filter(|other| other.class() == session.class());
         let displaced = displaced.cloned().collect();
-        user.sessions.push(Arc::clone(session));
+        others.push(Arc::clone(session));
         displaced
     }
 
@@ -102,11 +95,12 @@ impl Registry {
     pub(crate) fn leave(&self, session: &Session) -> bool {
         let mut tables = self.tables.write();
         let Tables { users, groups, sessions } = &mut *tables;
-        let Some(user) = users.get_mut(&session.user()) else { return false };
-        let before = user.sessions.len();
-        user.sessions.retain(|other| other.id() != session.id());
-        let was_here = user.sessions.len() < before;
-        if user.sessions.is_empty() {
+        let Some(of_user) = users.get_mut(&session.user()) else { return false };
+        let before = of_user.len();
+        let whoever = faults::planted(Mutant::OfflineWithoutEpoch);
+        of_user.retain(|other| other.id() != session.id() && !whoever);
+        let was_here = of_user.len() < before;
+        if of_user.is_empty() {
             users.remove(&session.user());
         }
         if was_here {
@@ -121,19 +115,36 @@ impl Registry {
     /// The sessions of a user.
     pub(crate) fn sessions_of(&self, user: u32) -> Vec<Arc<Session>> {
         let tables = self.tables.read();
-        tables.users.get(&user).map(|user| user.sessions.clone()).unwrap_or_default()
+        tables.users.get(&user).cloned().unwrap_or_default()
     }
 
-    /// Since when there has always been a session of this user here.
-    pub(crate) fn here_since(&self, user: u32) -> Option<Instant> {
-        self.tables.read().users.get(&user).map(|user| user.since)
+    /// The members of a group who are here, as they were at one moment.
+    pub(crate) fn group(&self, group: u32) -> Option<Arc<Vec<Member>>> {
+        Some(Arc::clone(&self.tables.read().groups.get(&group)?.members))
     }
 
-    /// A group with sessions here.
-    pub(crate) fn group(&self, group: u32) -> Option<GroupView> {
+    /// The smallest floor of those here who are in a conversation; `None` if nobody is, or only
+    /// clients whose login is not that far.
+    pub(crate) fn floor(&self, parties: Parties) -> Option<u64> {
         let tables = self.tables.read();
-        let group = tables.groups.get(&group)?;
-        Some(GroupView { since: group.since, members: Arc::clone(&group.members) })
+        match parties {
+            Parties::Single(low, high) => {
+                let sessions = [low, high].map(|user| tables.users.get(&user.0));
+                let sessions = sessions.into_iter().flatten().flatten();
+                sessions.filter_map(|session| session.floor()).min()
+            }
+            Parties::Group(group) => {
+                let members = tables.groups.get(&group.0)?.members.iter();
+                let served = members.filter(|member| member.join != JOIN_UNKNOWN);
+                served.filter_map(Member::floor).min()
+            }
+        }
+    }
+
+    /// The smallest floor of all sessions.
+    pub(crate) fn smallest_floor(&self) -> Option<u64> {
+        let tables = self.tables.read();
+        tables.users.values().flatten().filter_map(|session| session.floor()).min()
     }
 
     /// Enters a session into the groups that storage has named, as far as nothing newer is known.
@@ -176,8 +187,16 @@ impl Registry {
         change
     }
 
-    /// From which message on a member may see what is said.
-    pub(crate) fn set_join(&self, session: &Session, group: u32, join: u32) {
+    /// Whether a session is in a group, whether or not it sees anything yet.
+    pub(crate) fn is_member(&self, session: &Session, group: u32) -> bool {
+        self.group(group).is_some_and(|members| {
+            members.binary_search_by_key(&session.id(), |member| member.session.id()).is_ok()
+        })
+    }
+
+    /// From which message on a member may see what is said, and up to which place in the log it has
+    /// been given that already.
+    pub(crate) fn set_join(&self, session: &Session, group: u32, join: u32, given: u64) {
         let mut tables = self.tables.write();
         if let Some(group) = tables.groups.get_mut(&group) {
             let members = Arc::make_mut(&mut group.members);
@@ -185,6 +204,7 @@ impl Registry {
                 && let Some(member) = members.get_mut(index)
             {
                 member.join = join;
+                member.given = given;
             }
         }
     }
@@ -213,7 +233,7 @@ impl Registry {
     /// What the hub should know of us.
     pub(crate) fn interest(&self) -> (Vec<UserInterest>, Vec<u32>) {
         let tables = self.tables.read();
-        let sessions = tables.users.values().flat_map(|user| &user.sessions);
+        let sessions = tables.users.values().flatten();
         let users = sessions.map(|session| session.interest()).collect();
         (users, tables.groups.keys().copied().collect())
     }
@@ -221,7 +241,7 @@ impl Registry {
     /// A short form of [`Self::interest`].
     pub(crate) fn checksum(&self) -> InterestChecksum {
         let tables = self.tables.read();
-        let sessions = tables.users.values().flat_map(|user| &user.sessions);
+        let sessions = tables.users.values().flatten();
         let users_xor = sessions
             .map(|session| interest_hash_user(session.user(), session.id(), session.epoch()))
             .fold(0, |xor, hash| xor ^ hash);
@@ -238,7 +258,7 @@ impl Registry {
     /// All sessions, as they are at this moment.
     pub(crate) fn all(&self) -> Vec<Arc<Session>> {
         let tables = self.tables.read();
-        tables.users.values().flat_map(|user| &user.sessions).cloned().collect()
+        tables.users.values().flatten().cloned().collect()
     }
 
     /// How many sessions and groups there are.
@@ -252,19 +272,15 @@ impl Tables {
     fn has(&self, session: &Session) -> bool {
         self.users
             .get(&session.user())
-            .is_some_and(|user| user.sessions.iter().any(|other| other.id() == session.id()))
+            .is_some_and(|sessions| sessions.iter().any(|other| other.id() == session.id()))
     }
 
     fn add_member(&mut self, group: u32, session: &Arc<Session>, join: u32) {
-        let group = self.groups.entry(group).or_insert_with(|| Group {
-            since: Instant::now(),
-            confirmed: false,
-            members: Arc::default(),
-        });
+        let group = self.groups.entry(group).or_default();
         let members = Arc::make_mut(&mut group.members);
         // Sessions mostly enter in the order of their numbers, so this is mostly the end.
         if let Err(index) = members.binary_search_by_key(&session.id(), |m| m.session.id()) {
-            members.insert(index, Member { session: Arc::clone(session), join });
+            members.insert(index, Member { session: Arc::clone(session), join, given: 0 });
         }
     }
 }

@@ -1,11 +1,23 @@
-//! What has been delivered of one conversation: drops what comes twice, and notices what is missing.
+//! What has been delivered of one conversation: drops what comes twice, notices what is missing, and
+//! holds back what lies behind it.
+//!
+//! Everything goes by places in the log. A record is the next one if nothing of its conversation was
+//! published between the last one here and it, which is what `prev_offset` says.
 //!
 //! Pure: no clock, no sockets.
+//!
+//! # Invariants
+//!
+//! - Records are delivered in the order of the log, each once, and none before one that is missing.
+//! - There is a gap exactly as long as something at or below `known` is missing.
+//!
+//! # What bounds it
+//!
+//! [`HELD_MAX`] records are held. Beyond, they are dropped, and fetched with what is missing.
 
 use std::mem;
 
-/// Message ids below the highest one that are remembered one by one.
-const WINDOW: u32 = 64;
+use daemon::faults::{self, Mutant};
 
 /// Records that are held back behind a gap at most.
 const HELD_MAX: usize = 256;
@@ -16,168 +28,204 @@ pub(crate) struct Mark {
     /// 0 for a change of members.
     pub(crate) msg_id: u32,
     pub(crate) offset: u64,
-    /// The record of this conversation before this one.
+    /// The record of this conversation before this one. Not to be relied on in what was fetched.
     pub(crate) prev_offset: u64,
-    /// The version of the group's member list after a change of members.
-    pub(crate) member_version: u64,
 }
 
 /// One conversation. `R` is a record, with its [`Mark`].
 #[derive(Debug)]
 pub(crate) struct Seen<R> {
+    /// Up to here everything was delivered, or is asked for by the clients themselves.
     last_offset: u64,
-    /// The highest message id seen; bit i of `window` stands for `top - i`.
+    /// The highest message id delivered; 0 if none is known.
     top: u32,
-    window: u64,
-    member_version: u64,
     gap: Option<Box<Gap<R>>>,
 }
 
 #[derive(Debug)]
 struct Gap<R> {
-    /// The first message that may be missing.
-    from: u32,
+    /// The last record that is known to exist.
+    known: u64,
     /// Sorted by offset.
     held: Vec<(Mark, R)>,
 }
 
 /// What becomes of a record.
-#[derive(Debug, PartialEq, Eq)]
-pub(crate) enum Verdict<R> {
-    /// These are delivered, in this order.
-    Deliver(Vec<R>),
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Verdict {
+    /// It is delivered, and perhaps others with it: those that waited for it.
+    Delivered { closed: bool },
     /// It came before.
     Duplicate,
     /// It waits for what is missing before it. `opened` if it is the first to wait.
     Held { opened: bool },
 }
 
+/// What a repair should ask for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct Missing {
+    /// The first message.
+    pub(crate) from: u32,
+    /// Only records after this offset.
+    pub(crate) after_offset: u64,
+    /// The last record that is known to exist.
+    pub(crate) known: u64,
+}
+
 impl<R> Seen<R> {
-    /// A conversation of which nothing came before `mark`.
-    pub(crate) fn from(mark: Mark) -> Self {
-        Self {
-            last_offset: mark.prev_offset,
-            top: mark.msg_id.saturating_sub(1),
-            window: 0,
-            member_version: mark.member_version.saturating_sub(u64::from(mark.msg_id == 0)),
-            gap: None,
-        }
+    /// A conversation of which everything up to `offset` needs no delivery.
+    pub(crate) fn from(offset: u64) -> Self {
+        Self { last_offset: offset, top: 0, gap: None }
     }
 
-    /// Takes a record. If not `continuous`, records may rightly have passed us by.
-    pub(crate) fn take(&mut self, mark: Mark, record: R, continuous: bool) -> Verdict<R> {
-        if !self.is_news(mark) {
-            return Verdict::Duplicate;
-        }
-        if !continuous && self.gap.is_none() {
-            self.last_offset = self.last_offset.max(mark.prev_offset);
-        }
-        if mark.prev_offset <= self.last_offset {
-            self.last_offset = self.last_offset.max(mark.offset);
-            let mut delivered = vec![record];
-            self.deliver_held(&mut delivered);
-            return Verdict::Deliver(delivered);
-        }
-        self.hold(mark, record)
+    /// A conversation of which nobody knows what came before `mark`.
+    pub(crate) fn before(mark: Mark) -> Self {
+        Self { top: mark.msg_id.saturating_sub(1), ..Self::from(mark.prev_offset) }
     }
 
-    /// The messages that a repair should fetch, from and to; `None` if there is no gap.
-    pub(crate) fn missing(&self) -> Option<(u32, u32)> {
-        let gap = self.gap.as_ref()?;
-        let next = gap.held.iter().map(|(mark, _record)| mark.msg_id).find(|msg_id| *msg_id > 0);
-        Some((gap.from, next.unwrap_or(gap.from).saturating_sub(1)))
+    pub(crate) fn last_offset(&self) -> u64 {
+        self.last_offset
     }
 
-    /// The message after the highest one that came.
-    pub(crate) fn next(&self) -> u32 {
-        self.top.saturating_add(1)
-    }
-
-    /// Whether something is held back behind a gap.
+    /// Whether something is missing.
     pub(crate) fn has_gap(&self) -> bool {
         self.gap.is_some()
     }
 
-    /// Closes the gap: delivers `fetched`, as far as it did not come meanwhile, then what was held.
-    pub(crate) fn close(&mut self, fetched: Vec<(Mark, R)>) -> Vec<R> {
-        let mut delivered = Vec::new();
-        for (mark, record) in fetched {
-            if self.is_news(mark) {
-                self.last_offset = self.last_offset.max(mark.offset);
-                delivered.push(record);
-            }
+    /// Takes a record; what is to be delivered now is added to `out`.
+    pub(crate) fn take(&mut self, mark: Mark, record: R, out: &mut Vec<R>) -> Verdict {
+        if mark.offset <= self.last_offset {
+            return Verdict::Duplicate;
         }
-        if let Some(gap) = self.gap.take() {
-            for (mark, record) in gap.held {
-                self.last_offset = self.last_offset.max(mark.offset);
-                delivered.push(record);
-            }
+        if mark.prev_offset <= self.last_offset || faults::planted(Mutant::WatermarkMax) {
+            self.deliver(mark, record, out);
+            let closed = self.deliver_held(out);
+            return Verdict::Delivered { closed };
         }
-        delivered
+        self.hold(mark, record)
     }
 
-    fn hold(&mut self, mark: Mark, record: R) -> Verdict<R> {
+    /// Nothing up to `offset` is missing: everybody here asks for it himself.
+    pub(crate) fn cover(&mut self, offset: u64, out: &mut Vec<R>) {
+        if offset > self.last_offset {
+            self.last_offset = offset;
+            self.deliver_held(out);
+        }
+    }
+
+    /// There is a record at `offset`, whether or not it has come. Whether that opened a gap.
+    pub(crate) fn expect(&mut self, offset: u64) -> bool {
+        if offset <= self.last_offset || faults::planted(Mutant::WatermarkMax) {
+            return false;
+        }
         let opened = self.gap.is_none();
-        // The window already counts `mark`; what is missing lies before everything that is held.
-        let below = self.contiguous_below(mark.msg_id);
-        let gap = self.gap.get_or_insert_with(|| {
-            Box::new(Gap { from: below.saturating_add(1), held: Vec::with_capacity(1) })
+        let gap = self.gap_mut();
+        gap.known = gap.known.max(offset);
+        opened
+    }
+
+    /// What is to be asked for; `None` if nothing is missing.
+    pub(crate) fn missing(&self) -> Option<Missing> {
+        self.gap.as_ref().map(|gap| Missing {
+            from: self.top.saturating_add(1),
+            after_offset: self.last_offset,
+            known: gap.known,
+        })
+    }
+
+    /// Takes what was asked for. If `complete_to` is given, it is complete up to that offset, and
+    /// otherwise up to its last message. Whether that closed the gap.
+    pub(crate) fn fetched(
+        &mut self,
+        mut fetched: Vec<(Mark, R)>,
+        complete_to: Option<u64>,
+        out: &mut Vec<R>,
+    ) -> bool {
+        let Some(gap) = &mut self.gap else { return false };
+        fetched.sort_by_key(|(mark, _record)| mark.offset);
+        let messages = fetched.iter().filter(|(mark, _record)| mark.msg_id > 0);
+        let last_message = messages.map(|(mark, _record)| mark.offset).max().unwrap_or(0);
+        // Changes of members come as one, at the last of them. If that lies behind messages that
+        // are not in this answer, it comes again with those.
+        let bound = complete_to.map_or(last_message, |known| {
+            known.max(fetched.last().map_or(0, |(mark, _record)| mark.offset))
         });
-        let index = gap.held.partition_point(|(held, _record)| held.offset < mark.offset);
-        gap.held.insert(index, (mark, record));
+
+        let held = mem::take(&mut gap.held);
+        let (within, behind) = held.into_iter().partition(|(mark, _record)| mark.offset <= bound);
+        gap.held = behind;
+        // Of a message the copy that came by itself is better: it says where it came from. Of a
+        // change of members the fetched one is: it says what came before it, too.
+        let within: Vec<(Mark, R)> = within;
+        let is_held = |mark: &Mark| {
+            within.binary_search_by_key(&mark.offset, |(held, _record)| held.offset).is_ok()
+        };
+        fetched
+            .retain(|(mark, _record)| mark.offset <= bound && (mark.msg_id == 0 || !is_held(mark)));
+        fetched.extend(within);
+        // Stable: of two changes of members at one place the fetched one is first, and stays.
+        fetched.sort_by_key(|(mark, _record)| mark.offset);
+        for (mark, record) in fetched {
+            if mark.offset > self.last_offset {
+                self.deliver(mark, record, out);
+            }
+        }
+        self.last_offset = self.last_offset.max(bound);
+        self.deliver_held(out)
+    }
+
+    /// Nobody here needs what is missing: what was held is delivered, for whom it may concern.
+    pub(crate) fn give_up(&mut self, out: &mut Vec<R>) {
+        let Some(gap) = self.gap.take() else { return };
+        for (mark, record) in gap.held {
+            self.deliver(mark, record, out);
+        }
+        self.last_offset = self.last_offset.max(gap.known);
+    }
+
+    fn gap_mut(&mut self) -> &mut Gap<R> {
+        self.gap.get_or_insert_with(|| Box::new(Gap { known: 0, held: Vec::new() }))
+    }
+
+    fn deliver(&mut self, mark: Mark, record: R, out: &mut Vec<R>) {
+        self.last_offset = self.last_offset.max(mark.offset);
+        self.top = self.top.max(mark.msg_id);
+        out.push(record);
+    }
+
+    fn hold(&mut self, mark: Mark, record: R) -> Verdict {
+        let opened = self.gap.is_none();
+        let gap = self.gap_mut();
+        gap.known = gap.known.max(mark.offset);
+        match gap.held.binary_search_by_key(&mark.offset, |(held, _record)| held.offset) {
+            Ok(_held) => return Verdict::Duplicate,
+            Err(index) => gap.held.insert(index, (mark, record)),
+        }
         if gap.held.len() > HELD_MAX {
-            return Verdict::Deliver(self.close(Vec::new()));
+            gap.held = Vec::new();
         }
         Verdict::Held { opened }
     }
 
-    /// Delivers what was held and lacks nothing any more.
-    fn deliver_held(&mut self, delivered: &mut Vec<R>) {
-        let Some(gap) = &mut self.gap else { return };
+    /// Delivers what was held and lacks nothing any more. Whether that closed the gap.
+    fn deliver_held(&mut self, out: &mut Vec<R>) -> bool {
+        let Some(gap) = &mut self.gap else { return false };
         let mut held = mem::take(&mut gap.held).into_iter().peekable();
         while let Some((mark, record)) =
             held.next_if(|(mark, _record)| mark.prev_offset <= self.last_offset)
         {
-            self.last_offset = self.last_offset.max(mark.offset);
-            delivered.push(record);
+            if mark.offset > self.last_offset {
+                self.deliver(mark, record, out);
+            }
         }
-        gap.held = held.collect();
-        if gap.held.is_empty() {
+        let held: Vec<(Mark, R)> = held.collect();
+        let Some(gap) = &mut self.gap else { return false };
+        gap.held = held;
+        let closed = gap.held.is_empty() && gap.known <= self.last_offset;
+        if closed {
             self.gap = None;
         }
-    }
-
-    /// Remembers a record. Whether it had not come before.
-    fn is_news(&mut self, mark: Mark) -> bool {
-        if mark.msg_id == 0 {
-            let news = mark.member_version > self.member_version;
-            self.member_version = self.member_version.max(mark.member_version);
-            return news;
-        }
-        if mark.msg_id > self.top {
-            let shift = mark.msg_id - self.top;
-            self.window = if shift < WINDOW { self.window << shift } else { 0 } | 1;
-            self.top = mark.msg_id;
-            return true;
-        }
-        let age = self.top - mark.msg_id;
-        if age >= WINDOW {
-            // Too old to tell. Clients drop what they have; nobody brings back what is dropped here.
-            return true;
-        }
-        let bit = 1_u64 << age;
-        let news = self.window & bit == 0;
-        self.window |= bit;
-        news
-    }
-
-    /// The highest id below `msg_id` that has been seen, or that counts as seen.
-    fn contiguous_below(&self, msg_id: u32) -> u32 {
-        let limit = if msg_id == 0 { self.top.saturating_add(1) } else { msg_id };
-        let seen = (0..WINDOW).filter(|age| self.window >> age & 1 == 1);
-        let highest = seen.map(|age| self.top.saturating_sub(age)).find(|id| *id < limit);
-        // Nothing seen within the window: then nobody here has seen what lies before either.
-        highest.unwrap_or_else(|| limit.saturating_sub(1))
+        closed
     }
 }
 
@@ -190,82 +238,126 @@ mod tests {
     /// Message n lies at offset 10 n and follows message n - 1.
     fn message(msg_id: u32) -> Mark {
         let offset = u64::from(msg_id) * 10;
-        Mark { msg_id, offset, prev_offset: offset.saturating_sub(10), member_version: 1 }
+        Mark { msg_id, offset, prev_offset: offset.saturating_sub(10) }
     }
 
-    fn take(seen: &mut Seen<u32>, msg_id: u32) -> Verdict<u32> {
-        seen.take(message(msg_id), msg_id, true)
+    fn change(offset: u64, prev_offset: u64) -> Mark {
+        Mark { msg_id: 0, offset, prev_offset }
     }
 
-    fn started(msg_id: u32) -> Seen<u32> {
-        let mut seen = Seen::from(message(msg_id));
-        assert_eq!(take(&mut seen, msg_id), Verdict::Deliver(vec![msg_id]));
-        seen
+    fn take(seen: &mut Seen<u32>, msg_id: u32) -> (Verdict, Vec<u32>) {
+        let mut out = Vec::new();
+        (seen.take(message(msg_id), msg_id, &mut out), out)
+    }
+
+    fn taken(seen: &mut Seen<u32>, msg_id: u32) -> Vec<u32> {
+        take(seen, msg_id).1
+    }
+
+    fn fetched(seen: &mut Seen<u32>, ids: &[u32], complete_to: Option<u64>) -> Vec<u32> {
+        let mut out = Vec::new();
+        let records = ids.iter().map(|msg_id| (message(*msg_id), *msg_id)).collect();
+        seen.fetched(records, complete_to, &mut out);
+        out
     }
 
     #[test]
     fn what_comes_twice_is_delivered_once() {
-        let mut seen = started(5);
-        assert_eq!(take(&mut seen, 5), Verdict::Duplicate);
-        assert_eq!(take(&mut seen, 6), Verdict::Deliver(vec![6]));
-        assert_eq!(take(&mut seen, 5), Verdict::Duplicate);
-        assert_eq!(take(&mut seen, 6), Verdict::Duplicate);
+        let mut seen = Seen::from(40);
+        assert_eq!(taken(&mut seen, 5), [5]);
+        assert_eq!(take(&mut seen, 5).0, Verdict::Duplicate);
+        assert_eq!(taken(&mut seen, 6), [6]);
+        assert_eq!(take(&mut seen, 4).0, Verdict::Duplicate, "asked for by the clients");
     }
 
     #[test]
     fn a_late_copy_closes_the_gap_in_order() {
-        let mut seen = started(5);
-        assert_eq!(take(&mut seen, 8), Verdict::Held { opened: true });
-        assert_eq!(take(&mut seen, 7), Verdict::Held { opened: false });
-        assert_eq!(seen.missing(), Some((6, 6)));
-        assert_eq!(take(&mut seen, 8), Verdict::Duplicate, "also what is held");
-        assert_eq!(take(&mut seen, 6), Verdict::Deliver(vec![6, 7, 8]));
+        let mut seen = Seen::from(50);
+        assert_eq!(take(&mut seen, 8).0, Verdict::Held { opened: true });
+        assert_eq!(take(&mut seen, 7).0, Verdict::Held { opened: false });
+        assert_eq!(take(&mut seen, 8).0, Verdict::Duplicate, "also what is held");
+        assert_eq!(seen.missing().unwrap().after_offset, 50);
+        let (verdict, delivered) = take(&mut seen, 6);
+        assert_eq!(verdict, Verdict::Delivered { closed: true });
+        assert_eq!(delivered, [6, 7, 8]);
         assert!(!seen.has_gap());
     }
 
     #[test]
     fn what_was_fetched_comes_before_what_was_held() {
-        let mut seen = started(5);
-        take(&mut seen, 9);
-        assert_eq!(seen.missing(), Some((6, 8)));
-        let fetched = [6, 7, 8].map(|msg_id| (message(msg_id), msg_id)).to_vec();
-        assert_eq!(seen.close(fetched), [6, 7, 8, 9]);
-        assert_eq!(take(&mut seen, 7), Verdict::Duplicate);
-        assert_eq!(take(&mut seen, 10), Verdict::Deliver(vec![10]));
+        let mut seen = Seen::from(50);
+        taken(&mut seen, 9);
+        assert_eq!(fetched(&mut seen, &[6, 7, 8, 9], Some(90)), [6, 7, 8, 9]);
+        assert_eq!(take(&mut seen, 7).0, Verdict::Duplicate);
+        assert_eq!(taken(&mut seen, 10), [10]);
     }
 
     #[test]
-    fn without_continuous_interest_there_is_no_gap() {
-        let mut seen = started(5);
-        let far = message(90);
-        assert_eq!(seen.take(far, 90, false), Verdict::Deliver(vec![90]));
-        assert_eq!(take(&mut seen, 91), Verdict::Deliver(vec![91]));
+    fn a_page_leaves_the_gap_open_behind_its_last_message() {
+        let mut seen = Seen::from(0);
+        taken(&mut seen, 9);
+        assert_eq!(fetched(&mut seen, &[1, 2, 3], None), [1, 2, 3]);
+        let missing = seen.missing().unwrap();
+        assert_eq!((missing.from, missing.after_offset), (4, 30));
+        assert!(fetched(&mut seen, &[], None).is_empty());
+        assert_eq!(fetched(&mut seen, &[4, 5, 6, 7, 8, 9], Some(90)), [4, 5, 6, 7, 8, 9]);
+        assert!(!seen.has_gap());
     }
 
     #[test]
-    fn a_change_of_members_is_known_by_its_version() {
-        let change = |version, offset, prev_offset| Mark {
-            msg_id: 0,
-            offset,
-            prev_offset,
-            member_version: version,
-        };
-        let mut seen = Seen::from(change(4, 10, 0));
-        assert_eq!(seen.take(change(4, 10, 0), 4, true), Verdict::Deliver(vec![4]));
-        assert_eq!(seen.take(change(4, 10, 0), 4, true), Verdict::Duplicate);
-        assert_eq!(seen.take(change(5, 20, 10), 5, true), Verdict::Deliver(vec![5]));
+    fn what_is_known_to_exist_is_missing_until_it_comes() {
+        let mut seen = Seen::from(0);
+        assert!(seen.expect(20));
+        assert!(!seen.expect(10));
+        assert_eq!(taken(&mut seen, 1), [1]);
+        assert!(seen.has_gap());
+        assert_eq!(taken(&mut seen, 2), [2]);
+        assert!(!seen.has_gap());
+        assert!(!seen.expect(20));
     }
 
     #[test]
-    fn what_is_held_is_bounded() {
-        let mut seen = started(1);
-        let mut delivered = Vec::new();
+    fn a_change_that_is_held_stays_at_its_place_even_if_it_is_not_fetched() {
+        let mut seen = Seen::from(10);
+        let mut out = Vec::new();
+        seen.take(change(35, 30), 0, &mut out);
+        assert!(out.is_empty());
+        assert_eq!(fetched(&mut seen, &[2, 3, 4], Some(35)), [2, 3, 0, 4]);
+        assert!(!seen.has_gap());
+    }
+
+    #[test]
+    fn a_change_behind_the_page_waits_for_the_messages_before_it() {
+        let mut seen = Seen::from(0);
+        seen.expect(60);
+        let mut out = Vec::new();
+        let page = vec![(message(1), 1), (message(2), 2), (change(60, 0), 0)];
+        assert!(!seen.fetched(page, None, &mut out));
+        let rest = vec![(message(3), 3), (change(60, 20), 0)];
+        assert!(seen.fetched(rest, Some(60), &mut out));
+        assert_eq!(out, [1, 2, 3, 0]);
+    }
+
+    #[test]
+    fn what_is_held_is_bounded_and_never_delivered_with_a_hole() {
+        let mut seen = Seen::from(10);
         for msg_id in 3..1_000 {
-            if let Verdict::Deliver(records) = take(&mut seen, msg_id) {
-                delivered.extend(records);
-            }
+            assert!(taken(&mut seen, msg_id).is_empty());
         }
-        assert_eq!(delivered, (3..1_000).collect::<Vec<_>>());
+        assert!(seen.gap.as_ref().unwrap().held.len() <= HELD_MAX);
+        let all: Vec<u32> = (2..1_000).collect();
+        assert_eq!(fetched(&mut seen, &all, Some(9_990)), all);
+        assert!(!seen.has_gap());
+    }
+
+    #[test]
+    fn where_nobody_needs_what_is_missing_the_held_is_passed_on() {
+        let mut seen = Seen::from(10);
+        taken(&mut seen, 4);
+        let mut out = Vec::new();
+        seen.give_up(&mut out);
+        assert_eq!(out, [4]);
+        assert_eq!(taken(&mut seen, 5), [5]);
     }
 
     proptest! {
@@ -274,12 +366,10 @@ mod tests {
             order in Just((2_u32..40).collect::<Vec<_>>()).prop_shuffle(),
             repeats in prop::collection::vec(0_usize..38, 0..20),
         ) {
-            let mut seen = started(1);
+            let mut seen = Seen::from(10);
             let mut delivered = Vec::new();
             for msg_id in order.iter().copied().chain(repeats.iter().map(|index| order[*index])) {
-                if let Verdict::Deliver(records) = take(&mut seen, msg_id) {
-                    delivered.extend(records);
-                }
+                delivered.extend(taken(&mut seen, msg_id));
             }
             prop_assert_eq!(delivered, (2..40).collect::<Vec<_>>());
         }

@@ -6,6 +6,8 @@
 //! - Answers are matched by (sender, client_msg_id), never by a number that a restart could reuse.
 //! - One link to storage is used at a time. When another takes its place, everything unanswered goes
 //!   there again, in order, before anything newer: both happen under one lock.
+//! - Whoever is told to try a message again is told the same of everything that he has said behind it,
+//!   until it comes again: or what was under way meanwhile would be stored before it.
 //!
 //! # What bounds it
 //!
@@ -42,6 +44,13 @@ const SEND_LIMIT: Duration = Duration::from_secs(10);
 /// session that it came from.
 const ANSWERED_MAX: NonZeroUsize = NonZeroUsize::new(8192).expect("not zero");
 
+/// In how many lines messages are remembered that were given back. Beyond, those that were given back
+/// longest ago may be overtaken.
+const GIVEN_BACK_MAX: NonZeroUsize = NonZeroUsize::new(65_536).expect("not zero");
+
+/// How many of one line. A client with more under way than may be unanswered keeps no order anyway.
+const GIVEN_BACK_LINE_MAX: usize = 256;
+
 /// The unanswered messages, and where they go.
 ///
 /// One lane, since embedded storage has one partition and so one owner. With more partitions there
@@ -59,6 +68,8 @@ struct Lane {
     link: Option<Link>,
     /// The sessions that the last answers went to.
     answered: LruCache<Key, u64>,
+    /// By session and conversation: the messages that were given back, none of which has come again.
+    given_back: LruCache<(u64, u64), Vec<ClientMsgId>>,
 }
 
 /// Who waits for an answer. The session may be gone by then.
@@ -85,7 +96,10 @@ pub(crate) struct Outgoing {
 impl Sends {
     pub(crate) fn new(bytes_max: usize, metrics: GatewayMetrics) -> Self {
         let answered = LruCache::new(ANSWERED_MAX);
-        let lane = Lane { table: Table::default(), link: None, answered };
+        // Bounded, but without taking the memory for all of them at once.
+        let mut given_back = LruCache::unbounded();
+        given_back.resize(GIVEN_BACK_MAX);
+        let lane = Lane { table: Table::default(), link: None, answered, given_back };
         Self { lane: Mutex::new(lane), bytes_max, metrics }
     }
 
@@ -101,7 +115,7 @@ impl Sends {
         let Outgoing { conversation, message, seq, client_msg_id } = outgoing;
         let user = session.user();
         let named = client_msg_id.is_some();
-        let id = client_msg_id.unwrap_or_else(|| ClientMsgId(uuid::Uuid::now_v7().into_bytes()));
+        let id = client_msg_id.unwrap_or_else(minted_id);
         let to = message.to_session_id;
         let submit = Submit {
             origin: session.origin(gateway_boot),
@@ -112,12 +126,18 @@ impl Sends {
             fingerprint: (!named).then(|| fingerprint(user, to, seq, &message.msg_data)),
             r#type: u32::try_from(message.msg_type).unwrap_or(0),
             body: message.msg_data,
+            first: None,
         };
         let waiter =
             Waiter { session: Arc::downgrade(session), session_id: session.id(), seq, to, named };
         let key = Key { sender: user, id };
 
         let mut lane = self.lane.lock();
+        if named && !lane.is_in_turn(session.id(), submit.conversation, id) {
+            drop(lane);
+            self.ended(&submit, &waiter, client::SendOutcome::Retry, None);
+            return;
+        }
         let replaced = match lane.table.put(key, submit, waiter, Instant::now()) {
             Put::Submit => {
                 lane.hand_over(&key);
@@ -165,7 +185,11 @@ impl Sends {
         let mut lane = self.lane.lock();
         match (answer.outcome(), answer.msg_id) {
             (Outcome::Retry, _) | (Outcome::Ok, None) => {
-                lane.table.retry_later(&key, Instant::now());
+                let given_up = lane.cannot_be_stored_now(&key);
+                drop(lane);
+                for entry in given_up {
+                    self.ended(&entry.submit, &entry.waiter, client::SendOutcome::Retry, None);
+                }
             }
             (Outcome::Ok, Some(msg_id)) => {
                 if let Some(entry) = lane.take_answered(&key) {
@@ -178,7 +202,7 @@ impl Sends {
                 drop(lane);
                 if let Some(entry) = entry {
                     let reason = answer.reason.and_then(|reason| u32::try_from(reason).ok());
-                    self.ended(&entry, client::SendOutcome::Refused, reason);
+                    self.ended(&entry.submit, &entry.waiter, client::SendOutcome::Refused, reason);
                 }
             }
         }
@@ -214,11 +238,11 @@ impl Sends {
             lane.hand_over(&key);
         }
         let old = lane.table.older_than(SEND_LIMIT, now);
-        let given_up: Vec<_> = old.iter().filter_map(|key| lane.table.take(key)).collect();
+        let given_up = lane.give_back(&old);
         let (count, bytes) = lane.table.size();
         drop(lane);
         for entry in given_up {
-            self.ended(&entry, client::SendOutcome::Retry, None);
+            self.ended(&entry.submit, &entry.waiter, client::SendOutcome::Retry, None);
         }
         self.metrics.unanswered.set(i64::try_from(count).unwrap_or(i64::MAX));
         self.metrics.unanswered_bytes.set(i64::try_from(bytes).unwrap_or(i64::MAX));
@@ -253,8 +277,13 @@ impl Sends {
     }
 
     /// A message was not stored. Old clients have no answer for that: they get none.
-    fn ended(&self, entry: &Entry<Waiter>, outcome: client::SendOutcome, reason: Option<u32>) {
-        let Entry { submit, waiter, .. } = entry;
+    fn ended(
+        &self,
+        submit: &Submit,
+        waiter: &Waiter,
+        outcome: client::SendOutcome,
+        reason: Option<u32>,
+    ) {
         self.metrics.send_ended(match outcome {
             client::SendOutcome::Refused => SendEnd::Refused,
             _ => SendEnd::Retry,
@@ -278,6 +307,53 @@ impl Sends {
 }
 
 impl Lane {
+    /// A client with the extension is told at once, and tries again itself; whatever it has said
+    /// behind that goes back with it, to stay in order. For an old client, which would show the message
+    /// as failed, we try again. Returns those that are given back.
+    fn cannot_be_stored_now(&mut self, key: &Key) -> Vec<Entry<Waiter>> {
+        let session = match self.table.entry(key) {
+            Some(entry) if entry.waiter.named => entry.waiter.session_id,
+            _ => {
+                self.table.retry_later(key, Instant::now());
+                return Vec::new();
+            }
+        };
+        let mut line = self.table.from(key);
+        line.retain(|key| {
+            let waiter = self.table.entry(key).map(|entry| &entry.waiter);
+            waiter.is_some_and(|waiter| waiter.named && waiter.session_id == session)
+        });
+        self.give_back(&line)
+    }
+
+    /// Takes out messages that their clients are to send again, in order.
+    fn give_back(&mut self, keys: &[Key]) -> Vec<Entry<Waiter>> {
+        let mut entries = Vec::with_capacity(keys.len());
+        for key in keys {
+            let Some(entry) = self.table.take(key) else { continue };
+            if entry.waiter.named {
+                let line = (entry.waiter.session_id, entry.submit.conversation);
+                self.given_back.get_or_insert_mut(line, Vec::new).push(key.id);
+            }
+            entries.push(entry);
+        }
+        entries
+    }
+
+    /// Whether a message may go on. Until one of those that were given back comes again, whatever
+    /// arrives was sent before the client knew, and is given back too. A client begins again with
+    /// the first that it still wants to send, so the first to come again is the one to go on with.
+    fn is_in_turn(&mut self, session: u64, conversation: u64, id: ClientMsgId) -> bool {
+        let line = (session, conversation);
+        let Some(given_back) = self.given_back.get_mut(&line) else { return true };
+        if given_back.contains(&id) || given_back.len() >= GIVEN_BACK_LINE_MAX {
+            self.given_back.pop(&line);
+            return true;
+        }
+        given_back.push(id);
+        false
+    }
+
     /// Takes out a message that is stored, and remembers whom it came from.
     fn take_answered(&mut self, key: &Key) -> Option<Entry<Waiter>> {
         let entry = self.table.take(key)?;
@@ -287,6 +363,7 @@ impl Lane {
 
     /// Gives a message to storage, if it is there; otherwise the message waits.
     fn hand_over(&mut self, key: &Key) {
+        self.table.mark_first(key);
         let Some(submit) = self.table.submit(key) else { return };
         // Without a link it stays as it is: the next link gets everything.
         let Some(link) = &self.link else { return };
@@ -304,6 +381,14 @@ fn session_type_of(conversation: u64) -> client::SessionType {
         Some(_group) => client::SessionType::Group,
         None => client::SessionType::Single,
     }
+}
+
+/// A name for a message that came without one. Unique by its 74 random bits, whatever the clock says.
+fn minted_id() -> ClientMsgId {
+    let ms = daemon::clock::unix_ms();
+    let nanos = u32::try_from(ms % 1000 * 1_000_000).unwrap_or(0);
+    let now = uuid::Timestamp::from_unix(uuid::NoContext, ms / 1000, nanos);
+    ClientMsgId(uuid::Uuid::new_v7(now).into_bytes())
 }
 
 /// A number by which a message without a name of its own is recognised when the client repeats it.

@@ -7,6 +7,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::Bytes;
+use daemon::clock::unix_s;
 use prost::Message;
 use proto::client::{self, TransferMode};
 use proto::ids::ClientMsgId;
@@ -15,7 +16,7 @@ use proto::{Command, Frame, State, encode_message};
 use crate::closing::CloseReason;
 use crate::commands::{Judgement, Task, judge};
 use crate::connection::Work;
-use crate::gateway::{Gateway, unix_s};
+use crate::gateway::Gateway;
 use crate::limits::{Bucket, Rate};
 use crate::login::{self, Attempt, Entered};
 use crate::marks::Mark;

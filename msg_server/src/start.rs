@@ -13,7 +13,7 @@ use crate::gateway::Gateway;
 use crate::listener::Listeners;
 use crate::load::Load;
 use crate::peers::{Batches, HubLinks, LoginLinks, StorageLinks};
-use crate::{drain, timers};
+use crate::{delivery, drain, timers};
 
 /// Starts a gateway: binds, and runs until shutdown begins. Its addresses are those for `clients`
 /// and, with TLS, for `tls clients`.
@@ -58,6 +58,7 @@ pub async fn run(context: Context<Config>) -> Result<Serving, BoxError> {
     dialing.dial(&gateway, Role::LoginServer, logins, Arc::new(login_links));
 
     timers::spawn(&gateway, &load);
+    delivery::spawn(&gateway);
     drain::spawn(&gateway, &load, settings.process.drain_limit());
     listeners.spawn(&gateway);
 

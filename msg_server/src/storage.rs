@@ -2,6 +2,7 @@
 //!
 //! Sends go their own way ([`crate::sends`]): they are answered by name, not by request number.
 
+use std::pin::pin;
 use std::time::Duration;
 
 use bytes::Bytes;
@@ -12,6 +13,8 @@ use proto::cluster::Kind;
 use proto::cluster::wire::{
     Answer, Ask, FetchRequest, Fetched, Memberships, MembershipsRequest, Origin, Verified, Verify,
 };
+
+use tokio::sync::Notify;
 
 use crate::session::Login;
 
@@ -28,6 +31,7 @@ const OWN_LIMIT: Duration = Duration::from_secs(5);
 #[derive(Debug, Default)]
 pub(crate) struct Storage {
     links: LinkTable,
+    came: Notify,
 }
 
 /// On whose behalf something is asked.
@@ -41,6 +45,7 @@ impl Storage {
     /// A db_proxy is linked.
     pub(crate) fn up(&self, link: &Link) {
         self.links.add(link);
+        self.came.notify_waiters();
     }
 
     /// A db_proxy is gone.
@@ -51,6 +56,19 @@ impl Storage {
     /// Whether no db_proxy is linked.
     pub(crate) fn is_empty(&self) -> bool {
         self.links.is_empty()
+    }
+
+    /// Waits until a db_proxy is linked.
+    pub(crate) async fn linked(&self) {
+        loop {
+            let mut came = pin!(self.came.notified());
+            // From here on no link is missed.
+            came.as_mut().enable();
+            if !self.is_empty() {
+                return;
+            }
+            came.await;
+        }
     }
 
     /// The newest link that is up.

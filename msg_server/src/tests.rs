@@ -2,6 +2,7 @@
 
 mod delivering;
 mod encrypted;
+mod following;
 mod harness;
 mod limiting;
 mod logging_in;

@@ -54,5 +54,6 @@ fn show(gateway: &Gateway) {
     metrics.connections.set(number(gateway.connections.len()));
     metrics.sessions.set(number(sessions));
     metrics.groups.set(number(groups));
+    metrics.cursor_lag.set(i64::try_from(gateway.delivery.lag()).unwrap_or(i64::MAX));
     metrics.outbox_bytes.set(number(gateway.outboxes.queued()));
 }

@@ -22,6 +22,7 @@
 use std::collections::hash_map::Entry;
 use std::collections::{HashMap, HashSet};
 
+use daemon::faults::{self, Mutant};
 use proto::cluster::wire::{InterestChecksum, UserInterest};
 use proto::cluster::{device_class, interest_hash_group, interest_hash_user};
 
@@ -223,6 +224,9 @@ impl Interest {
     /// user.
     pub(crate) fn remove_user(&mut self, slot: Slot, removed: &UserInterest) -> bool {
         let &UserInterest { user, session, epoch, .. } = removed;
+        if faults::planted(Mutant::OfflineWithoutEpoch) {
+            return self.users.remove(&user).is_some();
+        }
         let Some(gateway) = self.gateways.get_mut(slot.index()).and_then(Option::as_mut) else {
             return false;
         };

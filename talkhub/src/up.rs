@@ -180,6 +180,8 @@ async fn live(args: &UpArgs) -> Result<(), Failure> {
     let wanted = args.wanted(&folder)?;
     let format = if wanted.log_format == "json" { LogFormat::Json } else { LogFormat::Text };
     logging::init(&wanted.log_level, format);
+    #[cfg(feature = "faults")]
+    warn_of_mutant()?;
     raise_files_limit();
     forbid_core_dumps();
 
@@ -199,6 +201,16 @@ async fn live(args: &UpArgs) -> Result<(), Failure> {
         warn!(%also, "while stopping");
     }
     Err(failure)
+}
+
+#[cfg(feature = "faults")]
+fn warn_of_mutant() -> Result<(), Failure> {
+    match daemon::faults::from_environment() {
+        Ok(Some(mutant)) => warn!(mutant = mutant.name(), "a fault is planted in this process"),
+        Ok(None) => {}
+        Err(error) => return Err(Failure::config(error.to_string())),
+    }
+    Ok(())
 }
 
 async fn start(args: &UpArgs, plan: &Plan, folder: &Arc<Folder>) -> Result<Cluster, Failure> {

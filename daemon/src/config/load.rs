@@ -12,6 +12,7 @@ use clap::{Arg, ArgAction, Command, value_parser};
 
 use super::tree::{File, Node, Origin};
 use super::{ConfigError, Settings};
+use crate::faults;
 
 /// What every variable that is meant for us begins with.
 const PREFIX: &str = "TALKHUB_";
@@ -138,7 +139,9 @@ impl Source {
 
     /// Adds those of the variables that are meant for us and not empty.
     pub fn with_environment(mut self, all: impl Iterator<Item = (String, String)>) -> Self {
-        let ours = all.filter(|(name, value)| name.starts_with(PREFIX) && !value.is_empty());
+        let ours = all.filter(|(name, value)| {
+            name.starts_with(PREFIX) && !value.is_empty() && !faults::is_variable(name)
+        });
         self.environment.extend(ours);
         self.environment.sort();
         self

@@ -413,6 +413,7 @@ fn send(conversation: ConversationId, sender: u32) -> Send {
         conversation,
         identity: Identity { sender: UserId(sender), ..identity(1) },
         resend: false,
+        first: false,
         kind: if conversation.as_group().is_some() { 0x11 } else { 1 },
         body: Bytes::from_static(b"body"),
         origin: None,

@@ -7,6 +7,8 @@ use super::*;
 use crate::log::embedded::EmbeddedLog;
 use crate::store::{ConversationRow, MarkRow, MemberRow, StoredConversation};
 
+mod random_log;
+mod reference;
 mod replay;
 mod unread;
 

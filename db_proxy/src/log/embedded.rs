@@ -90,7 +90,7 @@ pub struct Options {
     pub segment_bytes: u64,
     /// How many empty segments are kept ready.
     pub spare_segments: usize,
-    /// Trimmed segments are kept up to this size.
+    /// Trimmed segments are kept up to this size; one is kept always.
     pub keep_bytes: u64,
 }
 
@@ -236,7 +236,10 @@ impl Prepared {
         };
         writer.settle();
         tracing::info!(next = writer.next, clean, truncated_bytes, scanned_records, "log opened");
-        let log = EmbeddedLog { writer, keep_bytes: options.keep_bytes };
+        // At least one segment: a gateway that is seconds behind when a process dies is told by the
+        // next one what it missed, out of the records that are there.
+        let keep_bytes = options.keep_bytes.max(meta.segment_bytes);
+        let log = EmbeddedLog { writer, keep_bytes };
         Ok(Opened { log, clean, truncated_bytes, scanned_records })
     }
 }

@@ -2,8 +2,8 @@
 //!
 //! A line is what one gateway submits of one sender to one conversation. When a message of a line is
 //! told to try again, those that are on their way behind it must be told the same, or they would be
-//! numbered before it. The gateway then submits all of them again, in order, each marked as a
-//! resend: the first of those opens the line.
+//! numbered before it. The gateway then submits them again, in order; the one that has nothing
+//! unanswered before it opens the line.
 //!
 //! # What bounds it
 //!
@@ -57,13 +57,18 @@ impl Lines {
         self.count.store(closed.len(), Ordering::Relaxed);
     }
 
-    /// Whether a message may go on. A resend opens its line.
-    pub(super) fn lets_through(&self, line: Line, resend: bool) -> bool {
+    /// Whether a line is closed.
+    pub(super) fn is_closed(&self, line: Line) -> bool {
+        self.count.load(Ordering::Relaxed) != 0 && self.closed.lock().contains(&line)
+    }
+
+    /// Whether a message may go on. The first of its line opens it.
+    pub(super) fn lets_through(&self, line: Line, first: bool) -> bool {
         if self.count.load(Ordering::Relaxed) == 0 {
             return true;
         }
         let mut closed = self.closed.lock();
-        if resend {
+        if first {
             closed.pop(&line);
             self.count.store(closed.len(), Ordering::Relaxed);
         }
@@ -78,7 +83,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_closed_line_lets_nothing_new_through_until_a_resend_opens_it() {
+    fn a_closed_line_lets_nothing_through_until_its_first_opens_it() {
         let lines = Lines::default();
         let group = ConversationId::group(GroupId(1)).unwrap();
         let (mine, other) = (Line(9, UserId(1), group), Line(9, UserId(2), group));

@@ -6,6 +6,8 @@ use std::sync::Arc;
 
 use bytes::Bytes;
 use daemon::StartRefused;
+use daemon::clock::unix_ms;
+use daemon::faults::{self, Mutant};
 use prost::Message as _;
 use proto::ids::Offset;
 use proto::log::{Record, record};
@@ -13,11 +15,10 @@ use tokio::runtime::Handle;
 use tracing::info;
 
 use crate::admission;
-use crate::conversation::{Conversation, RECENT_KEPT};
+use crate::conversation::Conversation;
 use crate::fold::{FOLD_VERSION, Fold};
 use crate::log::embedded::{EmbeddedLog, Options};
 use crate::log::{Log, LogError, LogRecord};
-use crate::partition::now_ms;
 use crate::state::State;
 use crate::store::{Progress, Store, StoreError};
 use crate::window::WINDOW_RECORDS;
@@ -165,7 +166,8 @@ fn check_fingerprint(log: &EmbeddedLog, progress: &Progress, dir: &Path) -> Resu
     }
 }
 
-/// Enters what is stored into the window and folds the rest. Returns how many were folded.
+/// Enters what is stored, as far back as the log has it and the window reaches, and folds the rest.
+/// Returns how many were folded.
 fn replay(
     fold: &mut Fold,
     log: &EmbeddedLog,
@@ -173,13 +175,19 @@ fn replay(
     store: &Arc<dyn Store>,
     runtime: &Handle,
 ) -> Result<u64, OpenError> {
-    let (first, _next) = log.range();
+    let (first, next) = log.range();
     let from = Offset(progress.applied.next().0.saturating_sub(WINDOW_RECORDS)).max(first);
+    fold.window.reserve(next.0 - from.0);
+    fold.published.reach_back(Offset(from.0.saturating_sub(1)));
     let mut replayed = 0;
     let mut failure = None;
     let read = log.read(from, &mut |record| {
         if record.offset <= progress.applied {
             fold.remember(&record);
+            return Ok(());
+        }
+        if faults::planted(Mutant::ReplayFromEnd) {
+            fold.last = record.offset;
             return Ok(());
         }
         let folded = load_for(fold, &record, store, runtime).and_then(|()| {
@@ -212,7 +220,9 @@ fn load_for(
     let Some(id) = Fold::needs(&decoded).filter(|id| !fold.conversations.contains_key(id)) else {
         return Ok(());
     };
-    let stored = runtime.block_on(store.conversation(id, RECENT_KEPT))?;
+    // Without its newest messages: the fold does not look at them, and reading them for thousands of
+    // conversations would take most of the time.
+    let stored = runtime.block_on(store.conversation(id, 0))?;
     fold.conversations.insert(id, Conversation::from_stored(id, stored));
     Ok(())
 }
@@ -233,7 +243,7 @@ fn begin_epoch(
         .into_iter()
         .map(|change| admission::record(change, epoch).encode_to_vec().into())
         .collect();
-    let appended = log.append(&payloads, now_ms())?;
+    let appended = log.append(&payloads, unix_ms())?;
     for (payload, offset) in payloads.into_iter().zip((appended.first.0..).map(Offset)) {
         let timestamp_ms = appended.timestamp_ms;
         let crc = EmbeddedLog::fingerprint(offset, timestamp_ms, &payload);

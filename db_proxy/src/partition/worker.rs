@@ -8,7 +8,7 @@
 
 use std::collections::{HashMap, VecDeque};
 use std::sync::mpsc::{Receiver, RecvTimeoutError, TrySendError};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use bytes::Bytes;
 use daemon::Shutdown;
@@ -19,8 +19,9 @@ use tokio::sync::oneshot;
 use tokio::time::timeout;
 use tracing::{Span, debug, error, info, warn};
 
+use super::clock::LogClock;
 use super::lines::Line;
-use super::{Event, FULL_PAUSE, Fact, Outcome, Owner, Partition, Request, Waiter, now_ms};
+use super::{Event, FULL_PAUSE, Fact, Outcome, Owner, Partition, Request, Waiter};
 use crate::admission::{self, Admission, Change, InStore, Need};
 use crate::conversation::Conversation;
 use crate::fold::Effect;
@@ -30,6 +31,9 @@ use crate::publish::MembersChange;
 use crate::state::{Inner, State};
 use crate::store::StoreError;
 use crate::window::{Known, WINDOW_RECORDS};
+
+#[cfg(feature = "faults")]
+mod mutants;
 
 /// How long nothing must happen before the log is told that it is idle.
 const IDLE_AFTER: Duration = Duration::from_millis(200);
@@ -43,12 +47,16 @@ const BATCH_BYTES_MAX: usize = 8 << 20;
 /// in the making.
 const UNSTORED_RECORDS_MAX: u64 = WINDOW_RECORDS - 2 * BATCH_MAX as u64;
 
+/// How long the log must have had room before it counts as having room again.
+const ROOM_FOR: Duration = Duration::from_secs(1);
+
 /// How long the store may take to tell a fact. After that those who wait for it try again.
 const LOOK_UP_LIMIT: Duration = Duration::from_secs(3);
 
 /// The partition's thread.
 pub(super) struct Worker {
     owner: Owner,
+    clock: LogClock,
     queue: Receiver<Event>,
     partition: Partition,
     shutdown: Shutdown,
@@ -59,7 +67,8 @@ pub(super) struct Worker {
     ready: VecDeque<ConversationId>,
     batch: Vec<(Bytes, Admitted)>,
     batch_bytes: usize,
-    log_full: bool,
+    /// When the log last had no room, unless that is over.
+    full_at: Option<Instant>,
     /// Dropped last: then everything is done and the log is closed.
     stopping: Option<oneshot::Sender<()>>,
 }
@@ -77,8 +86,10 @@ impl Worker {
         partition: Partition,
         shutdown: Shutdown,
     ) -> Self {
+        let clock = LogClock::after(owner.state.lock().fold.last_ms);
         Self {
             owner,
+            clock,
             queue,
             partition,
             shutdown,
@@ -87,7 +98,7 @@ impl Worker {
             ready: VecDeque::new(),
             batch: Vec::new(),
             batch_bytes: 0,
-            log_full: false,
+            full_at: None,
             stopping: None,
         }
     }
@@ -118,7 +129,7 @@ impl Worker {
         let state = self.owner.state.clone();
         let mut inner = state.lock();
         inner.next_round();
-        let now_ms = now_ms();
+        let now_ms = self.clock.now_ms();
         let mut next = first;
         loop {
             match next {
@@ -155,7 +166,7 @@ impl Worker {
         }
         if let Change::Send(send) = &request.change
             && let Some(line) = Line::of(&request.change)
-            && !self.partition.lines.lets_through(line, send.resend)
+            && !self.partition.lines.lets_through(line, send.first)
         {
             self.turn_away(request);
             return;
@@ -274,6 +285,12 @@ impl Worker {
                 self.ready.pop_front();
                 continue;
             };
+            // It was let through before; since then one in front of it may have been turned away.
+            if self.has_lost_its_place(&request) {
+                self.waiting_count -= 1;
+                self.turn_away(request);
+                continue;
+            }
             if let Some((request, need)) = self.admit(inner, request, now_ms) {
                 self.waiting.entry(id).or_default().push_front(request);
                 self.ready.pop_front();
@@ -284,6 +301,12 @@ impl Worker {
         }
     }
 
+    fn has_lost_its_place(&self, request: &Request) -> bool {
+        let Change::Send(send) = &request.change else { return false };
+        let line = Line::of(&request.change);
+        !send.first && line.is_some_and(|line| self.partition.lines.is_closed(line))
+    }
+
     /// Makes the batch durable, folds it, and tells everybody.
     fn commit(&mut self) {
         if self.batch.is_empty() {
@@ -291,7 +314,10 @@ impl Worker {
         }
         let (payloads, admitted): (Vec<_>, Vec<_>) = self.batch.drain(..).unzip();
         self.batch_bytes = 0;
-        let appended = match self.owner.log.append(&payloads, now_ms()) {
+        #[cfg(feature = "faults")]
+        let admitted = self.too_early(&payloads, admitted);
+        let now_ms = self.clock.now_ms();
+        let appended = match self.owner.log.append(&payloads, now_ms) {
             Ok(appended) => appended,
             Err(error) => {
                 self.tell_log_full(Some(&error));
@@ -344,7 +370,7 @@ impl Worker {
                     removed: &removed,
                     quiet: created,
                     version: conversation.group.as_ref().map_or(0, |group| group.version),
-                    first_visible: conversation.head.next(),
+                    first_visible: Some(conversation.head.next()),
                     origin,
                 };
                 self.tell_members(&change, record.offset, previous);
@@ -361,15 +387,17 @@ impl Worker {
         }
     }
 
-    /// One line when the log becomes full, one when it has room again.
+    /// One line when the log becomes full, one when it has had room again for a while: as it fills
+    /// up, small batches may still fit where larger ones do not.
     fn tell_log_full(&mut self, error: Option<&LogError>) {
-        match (error, self.log_full) {
-            (Some(error), false) => error!(%error, "new changes are refused until there is room"),
-            (None, true) => info!("the log has room again"),
+        self.owner.metrics.log_full.set(i64::from(error.is_some()));
+        match (error, self.full_at) {
+            (Some(error), None) => error!(%error, "new changes are refused until there is room"),
+            (None, Some(full_at)) if full_at.elapsed() < ROOM_FOR => return,
+            (None, Some(_)) => info!("the log has room again"),
             _ => {}
         }
-        self.log_full = error.is_some();
-        self.owner.metrics.log_full.set(i64::from(self.log_full));
+        self.full_at = error.map(|_error| Instant::now());
     }
 }
 

@@ -176,7 +176,7 @@ async fn a_change_of_members_is_told_to_clients_but_a_new_group_is_not() {
         removed,
         quiet,
         version: 6,
-        first_visible: MsgId(11),
+        first_visible: Some(MsgId(11)),
     };
     for (change, expected) in [
         (change(&added, &[], false), Some((GroupChange::Add, vec![2]))),
@@ -215,7 +215,7 @@ async fn a_notice_of_a_huge_group_fits_a_frame() {
         removed: &[],
         quiet: false,
         version: 2,
-        first_visible: MsgId(1),
+        first_visible: Some(MsgId(1)),
     };
     let frame = members_frame(&change);
     assert!(frame.len() <= LIMIT_TO_CLIENT, "{}", frame.len());

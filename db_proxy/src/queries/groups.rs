@@ -223,6 +223,8 @@ pub(crate) async fn mute(asker: &Asker, body: Bytes) -> Reply {
 
 /// Which groups a user is in now, for the gateway he logs in at.
 pub(crate) async fn memberships(state: &State, user: UserId) -> Memberships {
+    // Read first: what was folded up to here is certainly in what is read after it.
+    let upto = state.last();
     let Ok(conversations) = state.conversations_of(user).await else {
         return Memberships::default();
     };
@@ -237,7 +239,7 @@ pub(crate) async fn memberships(state: &State, user: UserId) -> Memberships {
             })
         })
         .collect();
-    Memberships { complete: true, groups, upto_offset: None }
+    Memberships { complete: true, groups, upto_offset: Some(upto.0) }
 }
 
 /// Those of the users who exist, each once, in order.

@@ -1,4 +1,4 @@
-//! Messages of one conversation: pages for clients, ranges for gateways.
+//! Messages of one conversation, in pages for clients.
 //!
 //! Answered from the unstored tail in memory and the store together. Visible to members only, and
 //! only from where a member joined.
@@ -10,24 +10,20 @@ use proto::client::{
     LatestMessageIdReply, LatestMessageIdRequest, MessageInfo, MessageListReply,
     MessageListRequest, MessagesByIdReply, MessagesByIdRequest,
 };
-use proto::cluster::wire::{FetchRequest, Fetched};
-use proto::ids::{ConversationId, MsgId, Offset, UserId};
+use proto::ids::{ConversationId, MsgId, UserId};
 use proto::limits::{HEADER_LEN, LIMIT_TO_CLIENT};
 
-use crate::publish::{publication, seconds};
+use crate::publish::seconds;
 use crate::queries::{Asker, NoReply, Reply, conversation};
 use crate::requests::answered;
 use crate::state::State;
 use crate::store::{MessageRow, StoreError};
 
 /// Messages on one page at most, however many are asked for.
-const PAGE_MAX: u32 = 1_000;
+pub(super) const PAGE_MAX: u32 = 1_000;
 
 /// Messages asked for by id at most, as in the original.
 const IDS_MAX: usize = 100;
-
-/// Bytes that one fetch of a gateway may take.
-const FETCH_BYTES_MAX: usize = 4 << 20;
 
 /// What a message takes in a reply besides its body: tags, lengths and numbers.
 const MESSAGE_OVERHEAD: usize = 40;
@@ -36,7 +32,7 @@ const MESSAGE_OVERHEAD: usize = 40;
 const PAGE_BYTES_MAX: usize = LIMIT_TO_CLIENT - 64 - HEADER_LEN;
 
 /// Messages read at once before it is known how large they are: each may be as large as a frame.
-const FIRST_PIECE: u32 = 16;
+pub(super) const FIRST_PIECE: u32 = 16;
 
 /// 0x0309: the newest messages up to an id, newest first. Of those asked for, the newest that fit a
 /// frame are given; the client asks for the rest below the last it got.
@@ -127,34 +123,6 @@ pub(crate) async fn by_id(asker: &Asker, body: Bytes) -> Reply {
             attach_data: None,
         },
     ))
-}
-
-/// Messages as they were published, for a gateway that has missed some.
-pub(crate) async fn fetch(state: &State, request: &FetchRequest, epoch: u64) -> Fetched {
-    let nothing = Fetched::default();
-    let Some(id) = ConversationId::from_number(request.conversation) else { return nothing };
-    let look = state.with(id, |conversation| {
-        let version = conversation.group.as_ref().map_or(0, |group| group.version);
-        (conversation.head, version)
-    });
-    let Ok((head, version)) = look.await else { return nothing };
-    let to = MsgId(request.to.min(head.0));
-    let mut from = MsgId(request.from.max(1));
-    let mut bytes = 0;
-    let mut previous = Offset(0);
-    let mut publishes = Vec::new();
-    while from <= to && bytes < FETCH_BYTES_MAX && publishes.len() < PAGE_MAX as usize {
-        let piece = MsgId(from.0.saturating_add(FIRST_PIECE - 1)).min(to);
-        let Ok(messages) = range(state, id, from, piece).await else { break };
-        for row in messages.into_iter().rev() {
-            bytes += row.body.len();
-            publishes.push(publication(&row, (previous, version), epoch, None));
-            previous = row.offset;
-        }
-        from = piece.next();
-    }
-    let complete_upto = (from.0 - 1).min(head.0);
-    Fetched { complete: complete_upto >= to.0, complete_upto, publishes }
 }
 
 /// The range of ids that `user` may see; `None` if he takes no part.

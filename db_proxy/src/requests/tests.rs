@@ -1,6 +1,7 @@
 //! What a gateway or an administrator gets over a real link.
 
 use std::net::SocketAddr;
+use std::time::Duration;
 
 use daemon::{LinkOptions, Metrics};
 use prost::Message;
@@ -11,7 +12,8 @@ use proto::{Command, client};
 
 use super::*;
 use crate::cache::MemoryCache;
-use crate::metrics::RequestMetrics;
+use crate::following::Following;
+use crate::metrics::{FollowingMetrics, RequestMetrics};
 use crate::passwords::Passwords;
 use crate::testing::far::{self, Far};
 use crate::testing::{PATIENCE, Proxy, Setup};
@@ -21,6 +23,7 @@ mod groups;
 mod history;
 mod lists;
 mod logins;
+mod missed;
 mod people;
 mod sending;
 
@@ -33,6 +36,9 @@ struct Server {
     link: Link,
 }
 
+/// How often these tests tell gateways what changed.
+const TELL_EVERY: Duration = Duration::from_millis(20);
+
 const GATEWAY_BOOT: u64 = 70;
 const SINGLE: i32 = SessionType::Single as i32;
 const GROUP: i32 = SessionType::Group as i32;
@@ -43,7 +49,11 @@ impl Server {
     }
 
     async fn with(proxy: Proxy) -> Self {
-        let metrics = RequestMetrics::new(&Metrics::new("db_proxy"));
+        let page = Metrics::new("db_proxy");
+        let metrics = RequestMetrics::new(&page);
+        let followed = FollowingMetrics::new(&page);
+        let following = Following::new(proxy.state().clone(), proxy.epoch, followed);
+        following.watch(TELL_EVERY, &proxy.shutdown);
         let store: Arc<dyn crate::store::Store> = Arc::<_>::clone(&proxy.store) as _;
         let cache = Arc::new(MemoryCache::default());
         let passwords = Passwords::new().unwrap();
@@ -53,7 +63,7 @@ impl Server {
             logins,
             Arc::clone(&proxy.gateways),
             (metrics, proxy.shutdown.clone()),
-            proxy.epoch,
+            following,
         );
         let addr = daemon::link::listen(
             SocketAddr::from(([127, 0, 0, 1], 0)),

@@ -8,9 +8,10 @@ use bytes::{Bytes, BytesMut};
 use proto::cluster::wire::{InterestChange, Publish};
 use proto::frame;
 use proto::ids::{ConversationId, GroupId, Parties};
-use tracing::Span;
 
-use super::{Record, changes_members, extension, repair};
+use super::progress::concerns;
+use super::repair::{self, Beginners};
+use super::{Record, changes_members, extension};
 use crate::gateway::Gateway;
 use crate::membership::Change;
 use crate::session::Session;
@@ -30,20 +31,35 @@ struct Parcel<'a> {
     gateway_boot: u64,
 }
 
-/// Delivers records. Those of one conversation stay in order; conversations may change places.
-pub(super) fn deliver(gateway: &Arc<Gateway>, mut records: Vec<Record>) {
-    // Stable, so the order within each conversation is kept.
-    records.sort_by_key(|record| record.publish.conversation);
-    let same =
-        |one: &Record, other: &Record| one.publish.conversation == other.publish.conversation;
-    for records in records.chunk_by(same) {
-        deliver_conversation(gateway, records);
+/// Delivers what a conversation has got, unless somebody else does: then he delivers this, too.
+pub(super) fn deliver(gateway: &Arc<Gateway>, conversation: u64) {
+    let Some((mut right, mut records)) = gateway.delivery.deliverer(conversation) else { return };
+    loop {
+        if let Some(conversation) = ConversationId::from_number(conversation) {
+            deliver_records(gateway, conversation, &records);
+        }
+        match right.more() {
+            Some(more) => records = more,
+            None => return,
+        }
     }
 }
 
-fn deliver_conversation(gateway: &Arc<Gateway>, mut records: &[Record]) {
-    let conversation = records.first().map_or(0, |record| record.publish.conversation);
-    let Some(conversation) = ConversationId::from_number(conversation) else { return };
+/// The sessions of a conversation.
+pub(super) fn concerned(gateway: &Gateway, conversation: u64) -> Vec<Arc<Session>> {
+    match ConversationId::from_number(conversation).map(ConversationId::parties) {
+        None => Vec::new(),
+        Some(Parties::Single(low, high)) => {
+            [low, high].iter().flat_map(|user| gateway.registry.sessions_of(user.0)).collect()
+        }
+        Some(Parties::Group(group)) => {
+            let members = gateway.registry.group(group.0).unwrap_or_default();
+            members.iter().map(|member| Arc::clone(&member.session)).collect()
+        }
+    }
+}
+
+fn deliver_records(gateway: &Arc<Gateway>, conversation: ConversationId, mut records: &[Record]) {
     while let Some((first, rest)) = records.split_first() {
         if changes_members(&first.publish) {
             change_members(gateway, conversation, &first.publish);
@@ -72,23 +88,32 @@ fn deliver_parcel(gateway: &Gateway, conversation: ConversationId, records: &[Re
         Parties::Single(low, high) => {
             for user in [low, high] {
                 for session in gateway.registry.sessions_of(user.0) {
-                    parcel.push(&session, 0);
+                    parcel.push(&session, 0, session.floor());
                 }
             }
         }
         Parties::Group(group) => {
             let Some(group) = gateway.registry.group(group.0) else { return };
-            for member in group.members.iter() {
-                parcel.push(&member.session, member.join);
+            for member in group.iter() {
+                parcel.push(&member.session, member.join, member.floor());
             }
         }
     }
 }
 
-/// Pushes one message to one session, if it may see it. For what only this session has missed.
-pub(super) fn deliver_to(gateway: &Gateway, session: &Session, publish: Publish, join: u32) {
-    let record = gateway.record(publish);
-    Parcel::new(slice::from_ref(&record), gateway.boot).push(session, join);
+/// Pushes one message to sessions that may see it from `join` on. For what only they have missed.
+pub(super) fn deliver_to(
+    gateway: &Gateway,
+    sessions: &[Arc<Session>],
+    publish: Publish,
+    join: u32,
+) {
+    let record = gateway.record(publish, true);
+    let parcel = Parcel::new(slice::from_ref(&record), gateway.boot);
+    for session in sessions {
+        // Their clients have asked before they were members.
+        parcel.push(session, join, Some(0));
+    }
 }
 
 impl<'a> Parcel<'a> {
@@ -100,9 +125,13 @@ impl<'a> Parcel<'a> {
         Self { records, joined, extended: OnceCell::new(), gateway_boot }
     }
 
-    fn push(&self, session: &Session, join_msg_id: u32) {
+    /// Pushes what the session may see from `join_msg_id` on, and does not ask for itself up to
+    /// `floor`.
+    fn push(&self, session: &Session, join_msg_id: u32, floor: Option<u64>) {
         let wanted = |record: &Record| {
-            record.publish.msg_id >= join_msg_id && !record.is_from(session, self.gateway_boot)
+            record.publish.msg_id >= join_msg_id
+                && concerns(floor, record.publish.offset, record.repaired)
+                && !record.is_from(session, self.gateway_boot)
         };
         let is_extended = session.outbox.is_extended();
         if self.records.iter().all(wanted) {
@@ -148,7 +177,7 @@ fn join(frames: impl Iterator<Item = Bytes>) -> Bytes {
 fn change_members(gateway: &Arc<Gateway>, conversation: ConversationId, publish: &Publish) {
     let Some(group) = conversation.as_group() else { return };
     let mut concerned: Vec<Arc<Session>> = match gateway.registry.group(group.0) {
-        Some(group) => group.members.iter().map(|member| Arc::clone(&member.session)).collect(),
+        Some(group) => group.iter().map(|member| Arc::clone(&member.session)).collect(),
         None => Vec::new(),
     };
     for &user in publish.added.iter().chain(&publish.removed) {
@@ -157,11 +186,7 @@ fn change_members(gateway: &Arc<Gateway>, conversation: ConversationId, publish:
     concerned.sort_by_key(|session| session.id());
     concerned.dedup_by_key(|session| session.id());
 
-    for &user in &publish.removed {
-        for session in gateway.registry.sessions_of(user) {
-            gateway.registry.change(&session, group.0, publish.member_version, false);
-        }
-    }
+    leave(gateway, group, publish);
     enter(gateway, group, publish);
     if publish.frame.is_empty() {
         // A change that clients are not told of, such as a new group.
@@ -174,9 +199,42 @@ fn change_members(gateway: &Arc<Gateway>, conversation: ConversationId, publish:
     }
 }
 
+/// Carries out what changes of members came to, as far as it is not yet, and tells whom it was news.
+pub(super) fn ensure_members(
+    gateway: &Arc<Gateway>,
+    conversation: ConversationId,
+    publish: &Publish,
+) {
+    let Some(group) = conversation.as_group() else { return };
+    let mut changed = leave(gateway, group, publish);
+    changed.extend(enter(gateway, group, publish));
+    for session in changed.iter().filter(|_session| !publish.frame.is_empty()) {
+        session.push(&publish.frame);
+    }
+}
+
+/// Takes the removed out already, before the messages that may have been said after that.
+pub(super) fn withdraw(gateway: &Gateway, publish: &Publish) {
+    let conversation = ConversationId::from_number(publish.conversation);
+    if let Some(group) = conversation.and_then(ConversationId::as_group) {
+        leave(gateway, group, publish);
+    }
+}
+
+/// Takes the sessions of removed users out. Returns those that were in.
+fn leave(gateway: &Gateway, group: GroupId, publish: &Publish) -> Vec<Arc<Session>> {
+    let removed = publish.removed.iter().flat_map(|user| gateway.registry.sessions_of(*user));
+    let version = publish.member_version;
+    let left = |session: &Arc<Session>| {
+        gateway.registry.change(session, group.0, version, false) == Change::Left
+    };
+    removed.filter(left).collect()
+}
+
 /// Enters the sessions of added users. They see nothing until the hub knows that we are interested
-/// in the group: then they get what they may see from the start, and nothing is missing.
-fn enter(gateway: &Arc<Gateway>, group: GroupId, publish: &Publish) {
+/// in the group: then they get what they may see from the start, and nothing is missing. Returns
+/// those that were not in.
+fn enter(gateway: &Arc<Gateway>, group: GroupId, publish: &Publish) -> Vec<Arc<Session>> {
     let order = gateway.hub.in_order();
     let added = publish.added.iter().flat_map(|user| gateway.registry.sessions_of(*user));
     let entered: Vec<Arc<Session>> = added
@@ -185,7 +243,7 @@ fn enter(gateway: &Arc<Gateway>, group: GroupId, publish: &Publish) {
             gateway.registry.change(session, group.0, version, true) == Change::Entered
         })
         .collect();
-    let Some(first) = entered.first() else { return };
+    let Some(first) = entered.first() else { return entered };
     let announced = order.announce(&InterestChange {
         // A change that adds a user is confirmed; to add the same one again changes nothing.
         add_users: vec![first.interest()],
@@ -193,14 +251,7 @@ fn enter(gateway: &Arc<Gateway>, group: GroupId, publish: &Publish) {
         ..InterestChange::default()
     });
     drop(order);
-    let (gateway, first_visible) = (Arc::clone(gateway), publish.first_visible);
-    let shutdown = gateway.shutdown.clone();
-    shutdown.spawn(Span::current(), async move {
-        gateway.hub.settle(announced).await;
-        gateway.registry.confirm(&[group.0]);
-        match first_visible {
-            Some(join) => repair::begin(&gateway, &entered, group, join).await,
-            None => repair::begin_unknown(&gateway, &entered, group).await,
-        }
-    });
+    let beginners = Beginners { sessions: entered.clone(), group, changed_at: publish.offset };
+    repair::start_begin(gateway, beginners, publish.first_visible, announced);
+    entered
 }

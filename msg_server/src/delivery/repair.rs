@@ -1,159 +1,250 @@
 //! Fetching what did not come by itself: old clients do not notice what is missing, so they must not
 //! miss anything.
+//!
+//! Whoever opens a gap starts its repair, and there is one for each conversation, however many
+//! sessions wait. It goes on until nothing is missing: page by page, with pauses where storage cannot
+//! answer, and without storage until there is one.
 
-use std::slice;
 use std::sync::Arc;
 use std::time::Duration;
 
 use daemon::CallError;
-use proto::cluster::wire::{FetchRequest, Publish};
+use proto::cluster::wire::{FetchRequest, Fetched, Publish};
 use proto::ids::{ConversationId, GroupId};
 use tokio::time::sleep;
-use tracing::{debug, warn};
+use tracing::{Span, debug};
 
-use super::{Batch, fanout};
+use super::{Record, changes_members, fanout};
 use crate::closing::CloseReason;
+use crate::drain::{close_in_waves, jittered};
 use crate::gateway::Gateway;
 use crate::metrics::GapEnd;
+use crate::outbox::{Ending, Outbox};
+use crate::seen::Missing;
 use crate::session::Session;
 
 /// How long a late copy may take: a publisher tries the next replica after 300 ms at most, and most
 /// copies are late by much less.
-const LATE: Duration = Duration::from_millis(200);
+pub(super) const LATE: Duration = Duration::from_millis(200);
 
-/// How often, and after which pauses, storage is asked. After that the gap stays.
-const TRIES: u32 = 6;
+/// Pages that are fetched at a time, which bounds their memory.
+pub(super) const FETCHES_MAX: usize = 16;
+
+/// Storage tells the places of at least so many changes of members in one answer, as long as they
+/// do not name more users than this.
+const CHANGES_PLACED: usize = 64;
+const NAMED_PLACED: usize = 50_000;
+
+/// The pause after storage could not answer.
 const PAUSE: Duration = Duration::from_millis(500);
 
-/// Waits for the late copy, then fetches what is missing, then delivers everything in order.
-pub(super) async fn close_gap(gateway: &Arc<Gateway>, conversation: u64) {
-    sleep(LATE).await;
-    let mut fetched = None;
-    for _try in 0..TRIES {
-        let Some((from, to)) = gateway.delivery.missing(conversation) else { return };
-        fetched = fetch(gateway, conversation, from, to).await;
-        if fetched.is_some() {
-            break;
-        }
-        sleep(PAUSE).await;
-    }
-    let by = if fetched.is_some() { GapEnd::Fetch } else { GapEnd::Nothing };
-    let fetched = fetched.into_iter().flatten().map(|publish| gateway.record(publish)).collect();
-    let records = gateway.delivery.close_gap(conversation, fetched);
-    if records.is_empty() {
-        return;
-    }
-    gateway.metrics.gap_ended(by);
-    fanout::deliver(gateway, records);
+/// Over how long clients are spread that must come back and ask.
+const SYNC_WITHIN: Duration = Duration::from_secs(3);
+
+/// Starts the repair of a conversation, for whoever has opened the gap.
+pub(super) fn start(gateway: &Arc<Gateway>, conversation: u64, late: Duration) {
+    let to = Arc::clone(gateway);
+    spawn(gateway, async move {
+        sleep(late).await;
+        close_gap(&to, conversation).await;
+        to.delivery.ended.notify_waiters();
+    });
 }
 
-/// Looks whether anything was said in the conversations of the last minute that did not come here.
-/// An owner that dies between folding a record and publishing it does not publish it afterwards.
-pub(super) async fn sweep(gateway: &Arc<Gateway>) {
-    for (conversation, from, last) in gateway.delivery.recent() {
-        // Whoever came later has asked for himself.
-        if gateway.continuous_since(conversation).is_none_or(|since| since > last) {
-            continue;
-        }
-        let request = FetchRequest { conversation, from, to: u32::MAX, after_offset: None };
-        match gateway.storage.fetch(&request).await {
-            Ok(fetched) => {
-                let mut batch = Batch::default();
-                for publish in fetched.publishes {
-                    gateway.take_publish(publish, &mut batch);
-                }
-                gateway.deliver_batch(&mut batch);
-            }
-            // Away again: it will be looked at when it comes back.
-            Err(CallError::Closed) => return,
-            Err(error) => debug!(%error, conversation, "cannot look what was missed"),
-        }
+/// Lets clients come back and ask, some at a time.
+pub(super) fn let_sync(gateway: &Arc<Gateway>, outboxes: Vec<Arc<Outbox>>) {
+    if !outboxes.is_empty() {
+        spawn(gateway, close_in_waves(outboxes, CloseReason::MustSync, SYNC_WITHIN));
     }
 }
 
-/// The messages of a range, all of them, in order; `None` if storage cannot tell now.
-async fn fetch(gateway: &Gateway, conversation: u64, from: u32, to: u32) -> Option<Vec<Publish>> {
-    if from > to {
-        // Only a change of members is missing, which has no message id to be fetched by.
-        return Some(Vec::new());
-    }
-    let request = FetchRequest { conversation, from, to, after_offset: None };
-    match gateway.storage.fetch(&request).await {
-        Ok(fetched) if fetched.complete || fetched.complete_upto >= to => {
-            let mut publishes = fetched.publishes;
-            publishes.sort_by_key(|publish| publish.msg_id);
-            Some(publishes)
+/// Clients are served until the links close, so this goes on until then.
+fn spawn(gateway: &Gateway, work: impl Future<Output = ()> + Send + 'static) {
+    let shutdown = gateway.shutdown.clone();
+    gateway.shutdown.spawn_link(Span::current(), async move {
+        tokio::select! {
+            () = shutdown.closing_links() => {}
+            () = work => {}
         }
-        Ok(_incomplete) => None,
+    });
+}
+
+async fn close_gap(gateway: &Arc<Gateway>, conversation: u64) {
+    while let Some(missing) = gateway.delivery.missing(conversation) {
+        if gateway.floor(conversation).is_none() {
+            // Whoever needed it has gone. What was held may still concern somebody: who was added.
+            gateway.delivery.give_up(conversation);
+            fanout::deliver(gateway, conversation);
+            return;
+        }
+        if !repair(gateway, conversation, missing).await {
+            pause(gateway).await;
+        }
+    }
+}
+
+/// Fetches and delivers one page. Whether it brought us on.
+async fn repair(gateway: &Arc<Gateway>, conversation: u64, missing: Missing) -> bool {
+    let Missing { from, after_offset, known } = missing;
+    let request =
+        FetchRequest { conversation, from, to: u32::MAX, after_offset: Some(after_offset) };
+    // Held until the page is delivered.
+    let _one_of_few = gateway.delivery.fetches.acquire().await;
+    let Some(page) = fetch(gateway, &request).await else { return false };
+    withdraw(gateway, &page);
+    let records: Vec<Record> =
+        page.publishes.into_iter().map(|publish| gateway.record(publish, true)).collect();
+    let complete_to = page.complete.then_some(known);
+    let closed = gateway.delivery.fetched(conversation, records, complete_to);
+    fanout::deliver(gateway, conversation);
+    if closed {
+        gateway.metrics.gap_ended(GapEnd::Fetch);
+    }
+    closed || gateway.delivery.reached(conversation) > after_offset
+}
+
+/// Storage tells where among the messages members changed, unless there was very much of that: then
+/// the last changes are told as one, after the messages. A message that a removed member does not get
+/// is better than one that he must not see.
+fn withdraw(gateway: &Gateway, page: &Fetched) {
+    let changes = || page.publishes.iter().filter(|publish| changes_members(publish));
+    let named = changes().map(|change| change.added.len() + change.removed.len()).sum::<usize>();
+    if changes().count() >= CHANGES_PLACED || named >= NAMED_PLACED {
+        changes().for_each(|change| fanout::withdraw(gateway, change));
+    }
+}
+
+/// What storage answers; `None` if it cannot, or is not the owner any more.
+async fn fetch(gateway: &Gateway, request: &FetchRequest) -> Option<Fetched> {
+    match gateway.storage.fetch(request).await {
+        Ok(page) => {
+            let current = |publish: &Publish| gateway.delivery.is_current(publish.epoch);
+            page.publishes.iter().all(current).then_some(page)
+        }
         Err(error) => {
-            debug!(%error, conversation, "cannot fetch what is missing");
+            if error != CallError::Closed {
+                debug!(%error, conversation = request.conversation, "cannot fetch what is missing");
+            }
             None
         }
     }
 }
 
-/// Lets sessions that were added to a group see it from `join` on, and gives them what was said
-/// since.
-pub(super) async fn begin(
+/// Until it makes sense to ask again.
+async fn pause(gateway: &Gateway) {
+    if gateway.storage.is_empty() {
+        gateway.storage.linked().await;
+    } else {
+        sleep(jittered(PAUSE)).await;
+    }
+}
+
+/// Sessions that were added to a group.
+#[derive(Debug)]
+pub(super) struct Beginners {
+    pub(super) sessions: Vec<Arc<Session>>,
+    pub(super) group: GroupId,
+    /// The place of the change that added them.
+    pub(super) changed_at: u64,
+}
+
+/// Gives them what was said from their first message on, and lets them see the group from there.
+pub(super) fn start_begin(
     gateway: &Arc<Gateway>,
-    sessions: &[Arc<Session>],
-    group: GroupId,
-    join: u32,
+    beginners: Beginners,
+    first_visible: Option<u32>,
+    announced: crate::hub::Announced,
 ) {
-    for session in sessions {
-        gateway.registry.set_join(session, group.0, join);
-    }
-    let Some(conversation) = ConversationId::group(group) else { return };
-    for _try in 0..TRIES {
-        let request = FetchRequest {
-            conversation: conversation.number(),
-            from: join.max(1),
-            to: u32::MAX,
-            after_offset: None,
-        };
-        if let Ok(fetched) = gateway.storage.fetch(&request).await {
-            for publish in fetched.publishes {
-                for session in sessions {
-                    fanout::deliver_to(gateway, session, publish.clone(), join);
-                }
-            }
-            return;
+    let to = Arc::clone(gateway);
+    spawn(gateway, async move {
+        to.hub.settle(announced).await;
+        to.registry.confirm(&[beginners.group.0]);
+        match first_visible {
+            Some(join) => begin(&to, beginners, join).await,
+            None => begin_unknown(&to, beginners).await,
         }
-        sleep(PAUSE).await;
+    });
+}
+
+async fn begin(gateway: &Arc<Gateway>, beginners: Beginners, join: u32) {
+    let Beginners { mut sessions, group, changed_at } = beginners;
+    let mut again = Beginners { sessions: Vec::new(), group, changed_at };
+    let Some(conversation) = ConversationId::group(group).map(ConversationId::number) else {
+        return;
+    };
+    let (mut from, mut given) = (join.max(1), 0);
+    loop {
+        sessions.retain(|session| is_concerned(gateway, session, group));
+        if sessions.is_empty() {
+            break;
+        }
+        // What was taken before storage is asked is in its answer.
+        let reached = gateway.delivery.reached(conversation).max(changed_at);
+        let request = FetchRequest { conversation, from, to: u32::MAX, after_offset: Some(given) };
+        let one_of_few = gateway.delivery.fetches.acquire().await;
+        let Some(page) = fetch(gateway, &request).await else {
+            drop(one_of_few);
+            pause(gateway).await;
+            continue;
+        };
+        let before = from;
+        for publish in page.publishes {
+            if changes_members(&publish) {
+                // Whoever was removed hears nothing of what was said then. If he came back, his
+                // part of the history begins elsewhere.
+                let is_out = |session: &mut Arc<Session>| {
+                    publish.offset > changed_at && publish.removed.contains(&session.user())
+                };
+                again.sessions.extend(sessions.extract_if(.., is_out));
+                again.changed_at = again.changed_at.max(publish.offset);
+            } else if publish.msg_id >= from {
+                (from, given) = (publish.msg_id.saturating_add(1), given.max(publish.offset));
+                fanout::deliver_to(gateway, &sessions, publish, join);
+            }
+        }
+        if page.complete {
+            given = given.max(reached);
+            let show = || {
+                for session in &sessions {
+                    gateway.registry.set_join(session, group.0, join, given);
+                }
+            };
+            // If something was taken meanwhile, they have not got it: once more.
+            if gateway.delivery.at(conversation, given, show) {
+                break;
+            }
+        } else if from == before {
+            drop(one_of_few);
+            pause(gateway).await;
+        }
     }
-    give_up(sessions, group);
+    if !again.sessions.is_empty() {
+        Box::pin(begin_unknown(gateway, again)).await;
+    }
 }
 
 /// As [`begin`], where the change did not say from where on: each user's list of groups does.
-pub(super) async fn begin_unknown(
-    gateway: &Arc<Gateway>,
-    sessions: &[Arc<Session>],
-    group: GroupId,
-) {
+async fn begin_unknown(gateway: &Arc<Gateway>, beginners: Beginners) {
+    let Beginners { sessions, group, changed_at } = beginners;
     for session in sessions {
-        let mut known = None;
-        for _try in 0..TRIES {
-            known = gateway.storage.memberships(session.user()).await.ok();
-            if known.as_ref().is_some_and(|memberships| memberships.complete) {
-                break;
+        let memberships = loop {
+            if !is_concerned(gateway, &session, group) {
+                break None;
             }
-            sleep(PAUSE).await;
-        }
-        let Some(known) = known else {
-            give_up(slice::from_ref(session), group);
-            continue;
+            match gateway.storage.memberships(session.user()).await {
+                Ok(memberships) if memberships.complete => break Some(memberships),
+                _ => pause(gateway).await,
+            }
         };
         // If it is not in the list he was removed again; the change that says so is on its way.
-        if let Some(membership) = known.groups.iter().find(|one| one.group == group.0) {
-            begin(gateway, slice::from_ref(session), group, membership.join_msg_id).await;
+        let groups = memberships.map(|memberships| memberships.groups).unwrap_or_default();
+        if let Some(membership) = groups.iter().find(|one| one.group == group.0) {
+            let beginners = Beginners { sessions: vec![session], group, changed_at };
+            begin(gateway, beginners, membership.join_msg_id).await;
         }
     }
 }
 
-/// They would miss messages without knowing. Their clients come back and ask.
-fn give_up(sessions: &[Arc<Session>], group: GroupId) {
-    warn!(group = group.0, sessions = sessions.len(), "cannot read a new membership");
-    for session in sessions {
-        session.outbox.close(CloseReason::MustSync);
-    }
+fn is_concerned(gateway: &Gateway, session: &Session, group: GroupId) -> bool {
+    session.outbox.ending() == Ending::Open && gateway.registry.is_member(session, group.0)
 }

@@ -173,3 +173,14 @@ async fn a_sender_has_room_again_when_something_is_answered() {
         wakes.recv().await.unwrap();
     });
 }
+
+#[tokio::test]
+async fn a_client_that_misses_something_gets_no_push_and_still_its_answers() {
+    let Pair { outbox, mut client, .. } = pair(|_limits| {}).await;
+    outbox.stop_pushes();
+    assert!(!outbox.push(&Bytes::from_static(b"push"), 1));
+    outbox.answer(Bytes::from_static(b"answer"));
+    let mut read = [0; 6];
+    client.read_exact(&mut read).await.unwrap();
+    assert_eq!(&read, b"answer");
+}

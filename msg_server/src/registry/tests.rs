@@ -1,5 +1,7 @@
 //! Who is entered, who leaves, and what a delivery sees of it.
 
+use proto::ids::{GroupId, UserId};
+
 use super::*;
 use crate::config::LimitsConfig;
 use crate::metrics::GatewayMetrics;
@@ -28,7 +30,7 @@ fn membership(group: u32, join_msg_id: u32, version: u64) -> Membership {
 
 fn members(registry: &Registry, group: u32) -> Vec<(u64, u32)> {
     let group = registry.group(group).expect("known");
-    group.members.iter().map(|member| (member.session.id(), member.join)).collect()
+    group.iter().map(|member| (member.session.id(), member.join)).collect()
 }
 
 #[test]
@@ -77,8 +79,8 @@ fn a_delivery_works_on_the_group_as_it_was() {
     registry.join_all(&session, &[membership(9, 1, 1)]);
     let view = registry.group(9).unwrap();
     registry.leave(&session);
-    assert_eq!(view.members.len(), 1);
-    assert!(registry.group(9).unwrap().members.is_empty());
+    assert_eq!(view.len(), 1);
+    assert!(registry.group(9).unwrap().is_empty());
 }
 
 #[test]
@@ -87,7 +89,7 @@ fn whoever_is_added_sees_nothing_until_his_join_is_known() {
     let session = entered(&registry, 7, WINDOWS);
     assert_eq!(registry.change(&session, 9, 4, true), Change::Entered);
     assert_eq!(members(&registry, 9), [(session.id(), JOIN_UNKNOWN)]);
-    registry.set_join(&session, 9, 12);
+    registry.set_join(&session, 9, 12, 0);
     assert_eq!(members(&registry, 9), [(session.id(), 12)]);
     assert_eq!(registry.change(&session, 9, 5, false), Change::Left);
     assert!(registry.join_all(&session, &[membership(9, 1, 4)]).is_empty(), "an older list");
@@ -115,4 +117,27 @@ fn the_checksum_is_that_of_the_table() {
     assert_eq!((checksum.users, checksum.groups), (1, 1));
     assert_eq!(checksum.users_xor, interest_hash_user(user.user, user.session, user.epoch));
     assert_eq!(checksum.groups_xor, interest_hash_group(groups[0]));
+}
+
+#[test]
+fn a_conversation_is_served_from_the_smallest_floor_of_those_who_are_in_it() {
+    let registry = Registry::default();
+    let single = Parties::Single(UserId(7), UserId(8));
+    let group = Parties::Group(GroupId(9));
+    let (one, other) = (entered(&registry, 7, WINDOWS), entered(&registry, 8, WINDOWS));
+    assert_eq!(registry.floor(single), None, "nobody's login is that far");
+    one.set_floor(50);
+    assert_eq!(registry.floor(single), Some(50));
+    other.set_floor(40);
+    assert_eq!(registry.floor(single), Some(40));
+    assert_eq!(registry.smallest_floor(), Some(40));
+
+    registry.join_all(&one, &[membership(9, 1, 1)]);
+    assert_eq!(registry.floor(group), Some(50));
+    registry.change(&other, 9, 2, true);
+    assert_eq!(registry.floor(group), Some(50), "not served yet");
+    registry.set_join(&other, 9, 12, 45);
+    assert_eq!(registry.floor(group), Some(45), "it was given what came before");
+    registry.leave(&other);
+    assert_eq!(registry.floor(single), Some(50));
 }

@@ -9,7 +9,7 @@
 //! - While a message of one sender waits to be tried again, no later one of the same sender and
 //!   conversation is handed over before it.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, VecDeque};
 use std::time::Duration;
 
 use proto::cluster::wire::Submit;
@@ -50,19 +50,32 @@ pub(crate) enum Put<W> {
     Repeated(W),
 }
 
+/// A sender and a conversation: what is said there must stay in order.
+type Line = (u32, u64);
+
+/// The unanswered messages of one line.
+#[derive(Debug, Default)]
+struct Unanswered {
+    /// In order.
+    keys: VecDeque<(u64, Key)>,
+    /// How many of them wait to be tried again.
+    waiting: usize,
+}
+
 /// The unanswered messages.
 #[derive(Debug)]
 pub(crate) struct Table<W> {
     entries: HashMap<Key, Entry<W>>,
-    /// How many of a sender's messages in a conversation wait to be tried again.
-    waiting: HashMap<(u32, u64), u32>,
+    lines: HashMap<Line, Unanswered>,
+    /// How many messages wait to be tried again.
+    waiting: usize,
     next_order: u64,
     bytes: usize,
 }
 
 impl<W> Default for Table<W> {
     fn default() -> Self {
-        Self { entries: HashMap::new(), waiting: HashMap::new(), next_order: 0, bytes: 0 }
+        Self { entries: HashMap::new(), lines: HashMap::new(), waiting: 0, next_order: 0, bytes: 0 }
     }
 }
 
@@ -72,15 +85,17 @@ impl<W> Table<W> {
         if let Some(entry) = self.entries.get_mut(&key) {
             return Put::Repeated(std::mem::replace(&mut entry.waiter, waiter));
         }
-        let line = (key.sender, submit.conversation);
-        let behind = self.waiting.contains_key(&line);
+        let line = self.lines.entry((key.sender, submit.conversation)).or_default();
+        let behind = line.waiting > 0;
         if behind {
-            *self.waiting.entry(line).or_default() += 1;
+            line.waiting += 1;
+            self.waiting += 1;
         }
         self.bytes += submit.body.len();
         let retry_at = behind.then_some(now + FIRST_RETRY);
         let order = self.next_order;
         self.next_order += 1;
+        line.keys.push_back((order, key));
         let entry = Entry { submit, waiter, order, since: now, retry_at, next_wait: FIRST_RETRY };
         self.entries.insert(key, entry);
         if behind { Put::Waits } else { Put::Submit }
@@ -90,8 +105,19 @@ impl<W> Table<W> {
     pub(crate) fn take(&mut self, key: &Key) -> Option<Entry<W>> {
         let entry = self.entries.remove(key)?;
         self.bytes -= entry.submit.body.len();
-        if entry.retry_at.is_some() {
-            self.stops_waiting((key.sender, entry.submit.conversation));
+        let line = (key.sender, entry.submit.conversation);
+        if let Some(unanswered) = self.lines.get_mut(&line) {
+            let place = unanswered.keys.binary_search_by_key(&entry.order, |(order, _key)| *order);
+            if let Ok(place) = place {
+                unanswered.keys.remove(place);
+            }
+            if entry.retry_at.is_some() {
+                unanswered.waiting -= 1;
+                self.waiting -= 1;
+            }
+            if unanswered.keys.is_empty() {
+                self.lines.remove(&line);
+            }
         }
         Some(entry)
     }
@@ -102,8 +128,10 @@ impl<W> Table<W> {
         entry.submit.resend = Some(true);
         let was_waiting = entry.retry_at.replace(now + entry.next_wait).is_some();
         entry.next_wait = (entry.next_wait * 2).min(LAST_RETRY);
-        if !was_waiting {
-            *self.waiting.entry((key.sender, entry.submit.conversation)).or_default() += 1;
+        let line = (key.sender, entry.submit.conversation);
+        if !was_waiting && let Some(unanswered) = self.lines.get_mut(&line) {
+            unanswered.waiting += 1;
+            self.waiting += 1;
         }
         true
     }
@@ -111,7 +139,7 @@ impl<W> Table<W> {
     /// The messages whose time has come to be tried again, and those that wait behind them, in
     /// order. None of them waits any more.
     pub(crate) fn due(&mut self, now: Instant) -> Vec<Key> {
-        if self.waiting.is_empty() {
+        if self.waiting == 0 {
             return Vec::new();
         }
         let due = self
@@ -148,15 +176,49 @@ impl<W> Table<W> {
                 released.push((entry.order, *key));
             }
         }
-        self.waiting.retain(|line, _count| !is_released(line));
+        for (_line, unanswered) in self.lines.iter_mut().filter(|(line, _)| is_released(line)) {
+            self.waiting -= unanswered.waiting;
+            unanswered.waiting = 0;
+        }
         released.sort_unstable_by_key(|(order, _key)| *order);
         released.into_iter().map(|(_order, key)| key).collect()
     }
 
-    /// The messages that have been unanswered for `limit`.
+    /// The messages that have been unanswered for `limit`, and all that came behind one of them in
+    /// its line, in order: stored before it, they would have overtaken it when it is sent again.
     pub(crate) fn older_than(&self, limit: Duration, now: Instant) -> Vec<Key> {
-        let old = self.entries.iter().filter(|(_key, entry)| now - entry.since >= limit);
-        old.map(|(key, _entry)| *key).collect()
+        let mut old = Vec::new();
+        for unanswered in self.lines.values() {
+            let is_old =
+                |key: &Key| self.entries.get(key).is_some_and(|entry| now - entry.since >= limit);
+            // A repeat keeps its place, so the first of a line is its oldest.
+            if unanswered.keys.front().is_some_and(|(_order, key)| is_old(key)) {
+                old.extend(unanswered.keys.iter().copied());
+            }
+        }
+        old.sort_unstable_by_key(|(order, _key)| *order);
+        old.into_iter().map(|(_order, key)| key).collect()
+    }
+
+    /// A message and all that came behind it in its line, in order.
+    pub(crate) fn from(&self, key: &Key) -> Vec<Key> {
+        let Some(entry) = self.entries.get(key) else { return Vec::new() };
+        let line = self.lines.get(&(key.sender, entry.submit.conversation));
+        let keys = line.into_iter().flat_map(|line| &line.keys);
+        keys.filter(|(order, _key)| *order >= entry.order).map(|(_order, key)| *key).collect()
+    }
+
+    /// Notes whether anything of the message's line is unanswered before it.
+    pub(crate) fn mark_first(&mut self, key: &Key) {
+        let Some(entry) = self.entries.get_mut(key) else { return };
+        let line = self.lines.get(&(key.sender, entry.submit.conversation));
+        let first = line.and_then(|line| line.keys.front());
+        entry.submit.first = Some(first.is_some_and(|(order, _key)| *order == entry.order));
+    }
+
+    /// A message.
+    pub(crate) fn entry(&self, key: &Key) -> Option<&Entry<W>> {
+        self.entries.get(key)
     }
 
     /// What would be handed over under this name.
@@ -167,15 +229,6 @@ impl<W> Table<W> {
     /// How many there are, and the bytes of their bodies.
     pub(crate) fn size(&self) -> (usize, usize) {
         (self.entries.len(), self.bytes)
-    }
-
-    fn stops_waiting(&mut self, line: (u32, u64)) {
-        if let Some(count) = self.waiting.get_mut(&line) {
-            *count -= 1;
-            if *count == 0 {
-                self.waiting.remove(&line);
-            }
-        }
     }
 }
 
@@ -249,6 +302,31 @@ mod tests {
         let limit = Duration::from_secs(10);
         assert!(table.older_than(limit, now + limit / 2).is_empty());
         assert_eq!(table.older_than(limit, now + limit), [key(1, 1)]);
+    }
+
+    #[test]
+    fn whoever_is_given_up_takes_those_behind_him_along() {
+        let (mut table, now) = (Table::default(), Instant::now());
+        let limit = Duration::from_secs(10);
+        table.put(key(1, 1), submit(7), (), now);
+        table.put(key(1, 2), submit(8), (), now + limit / 2);
+        table.put(key(1, 3), submit(7), (), now + limit / 2);
+        assert_eq!(table.older_than(limit, now + limit), [key(1, 1), key(1, 3)]);
+        assert_eq!(table.from(&key(1, 3)), [key(1, 3)]);
+    }
+
+    #[test]
+    fn the_first_of_a_line_is_the_one_with_nothing_unanswered_before_it() {
+        let (mut table, now) = (Table::default(), Instant::now());
+        for id in 1..=2 {
+            table.put(key(1, id), submit(7), (), now);
+            table.mark_first(&key(1, id));
+        }
+        assert!(table.submit(&key(1, 1)).unwrap().first());
+        assert!(!table.submit(&key(1, 2)).unwrap().first());
+        table.take(&key(1, 1)).unwrap();
+        table.mark_first(&key(1, 2));
+        assert!(table.submit(&key(1, 2)).unwrap().first());
     }
 
     proptest! {

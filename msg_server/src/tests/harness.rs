@@ -1,9 +1,11 @@
 //! A gateway with a storage and a hub that do what the test says.
 
+mod log;
+
 use std::collections::HashMap;
 use std::net::SocketAddr;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
 use std::time::Duration;
 
 use bytes::{Bytes, BytesMut};
@@ -47,7 +49,22 @@ pub(super) struct FakeDb {
     /// Whether sends are answered by themselves.
     pub(super) answers_sends: AtomicBool,
     pub(super) groups: Mutex<HashMap<u32, Vec<wire::Membership>>>,
+    /// What was published, in the order of the log.
     pub(super) history: Mutex<Vec<wire::Publish>>,
+    /// Whether it knows of cursors and floors. Otherwise it is one of an older release.
+    pub(super) has_cursors: AtomicBool,
+    /// The last record of its log.
+    pub(super) head: AtomicU64,
+    /// Whether it has forgotten what changed before its head.
+    pub(super) forgets: AtomicBool,
+    /// Whether fetches are answered completely.
+    pub(super) answers_fetches: AtomicBool,
+    /// Messages in one answer to a fetch.
+    pub(super) page: AtomicUsize,
+    follows: mpsc::Sender<Option<u64>>,
+    pub(super) followed: tokio::sync::Mutex<mpsc::Receiver<Option<u64>>>,
+    fetches: mpsc::Sender<wire::FetchRequest>,
+    pub(super) fetched: tokio::sync::Mutex<mpsc::Receiver<wire::FetchRequest>>,
     /// Whether what clients ask is answered, and with "changed".
     pub(super) answers_asks: AtomicBool,
     submits: mpsc::Sender<wire::Submit>,
@@ -74,17 +91,27 @@ impl World {
     }
 
     pub(super) async fn start_with(change: impl FnOnce(&mut LimitsConfig)) -> Self {
-        Self::start_on(|config| change(&mut config.limits)).await
+        Self::start_on(FakeDb::new(), |config| change(&mut config.limits)).await
+    }
+
+    /// With a storage that names what changes, whose log has come to `head`. The cursor is there.
+    pub(super) async fn start_at(head: u64) -> Self {
+        let db = FakeDb::new();
+        db.has_cursors.store(true, Ordering::SeqCst);
+        db.head.store(head, Ordering::SeqCst);
+        let world = Self::start_on(db, |_config| {}).await;
+        assert_eq!(world.db.next_follow().await, None, "there is no cursor yet");
+        world
     }
 
     pub(super) async fn start_with_tls(tls: ListenTlsConfig) -> Self {
-        Self::start_on(|config| config.tls = Some(tls)).await
+        Self::start_on(FakeDb::new(), |config| config.tls = Some(tls)).await
     }
 
-    async fn start_on(change: impl FnOnce(&mut Config)) -> Self {
+    async fn start_on(db: Arc<FakeDb>, change: impl FnOnce(&mut Config)) -> Self {
         let peers = Shutdown::default();
         let db_shutdown = peers.child();
-        let (db, hub) = (FakeDb::new(), FakeHub::new());
+        let hub = FakeHub::new();
         let any = "127.0.0.1:0".parse().unwrap();
         let db_addr = listen(any, Role::DbProxy, "db", db.clone(), &db_shutdown).await;
         let hub_addr = listen(any, Role::RouteServer, "r1", hub.clone(), &peers).await;
@@ -184,11 +211,22 @@ impl FakeDb {
     fn new() -> Arc<Self> {
         let (submits, submitted) = mpsc::channel(10_000);
         let (asks, asked) = mpsc::channel(10_000);
+        let (follows, followed) = mpsc::channel(10_000);
+        let (fetches, fetched) = mpsc::channel(10_000);
         Arc::new(Self {
             links: Mutex::default(),
             answers_sends: AtomicBool::new(true),
             groups: Mutex::default(),
             history: Mutex::default(),
+            has_cursors: AtomicBool::new(false),
+            head: AtomicU64::new(0),
+            forgets: AtomicBool::new(false),
+            answers_fetches: AtomicBool::new(true),
+            page: AtomicUsize::new(1000),
+            follows,
+            followed: followed.into(),
+            fetches,
+            fetched: fetched.into(),
             answers_asks: AtomicBool::new(true),
             submits,
             asks,
@@ -209,6 +247,14 @@ impl FakeDb {
 
     pub(super) async fn next_ask(&self) -> wire::Ask {
         timeout(LIMIT, self.asked.lock().await.recv()).await.expect("in time").unwrap()
+    }
+
+    pub(super) async fn next_follow(&self) -> Option<u64> {
+        timeout(LIMIT, self.followed.lock().await.recv()).await.expect("in time").unwrap()
+    }
+
+    pub(super) async fn next_fetch(&self) -> wire::FetchRequest {
+        timeout(LIMIT, self.fetched.lock().await.recv()).await.expect("in time").unwrap()
     }
 
     /// The link that came up last.
@@ -263,7 +309,11 @@ impl LinkHandler for FakeDb {
             Kind::Memberships => {
                 let request: wire::MembershipsRequest = frame.parse().unwrap();
                 let groups = self.groups.lock().get(&request.user).cloned().unwrap_or_default();
-                let answer = wire::Memberships { complete: true, groups, upto_offset: None };
+                let upto_offset = self
+                    .has_cursors
+                    .load(Ordering::SeqCst)
+                    .then(|| self.head.load(Ordering::SeqCst));
+                let answer = wire::Memberships { complete: true, groups, upto_offset };
                 link.answer(&frame, frame.kind, &answer).unwrap();
             }
             Kind::Submit => {
@@ -289,14 +339,13 @@ impl LinkHandler for FakeDb {
             }
             Kind::Fetch => {
                 let request: wire::FetchRequest = frame.parse().unwrap();
-                let wanted = |publish: &&wire::Publish| {
-                    publish.conversation == request.conversation
-                        && (request.from..=request.to).contains(&publish.msg_id)
-                };
-                let publishes = self.history.lock().iter().filter(wanted).cloned().collect();
-                let fetched =
-                    wire::Fetched { complete: true, complete_upto: request.to, publishes };
-                link.answer(&frame, frame.kind, &fetched).unwrap();
+                link.answer(&frame, frame.kind, &self.fetch(&request)).unwrap();
+                self.fetches.try_send(request).unwrap();
+            }
+            Kind::Follow => {
+                let request: wire::Follow = frame.parse().unwrap();
+                assert_eq!(request.partition, 0);
+                self.follow(link, request.after_offset);
             }
             other => panic!("{other:?} is not for storage"),
         }

@@ -83,14 +83,13 @@ async fn without_storage_nobody_gets_in() {
 }
 
 #[tokio::test]
-async fn a_replica_that_does_not_confirm_is_reset_and_the_login_refused_without_any() {
+async fn a_replica_that_does_not_confirm_is_reset_and_the_login_goes_on_without_any() {
     let world = World::start().await;
     world.hub.confirms.store(false, Ordering::SeqCst);
     let mut client = world.connect().await;
     client.send(Command::LoginRequest, 3, &login(5, WINDOWS)).await;
     let reply: client::LoginReply = client.expect(Command::LoginReply, 3).await;
-    assert_eq!(reply.result, i32::from(client::LoginResult::NoRouteServer));
-    client.expect_closed().await;
+    assert_eq!(reply.result, i32::from(client::LoginResult::Accepted));
     world.stop().await;
 }
 
@@ -160,5 +159,23 @@ async fn a_logout_is_answered_and_takes_the_session_out() {
     assert_eq!(world.db.next_ask().await.command, 0x0105, "the device token is forgotten");
     let change = world.hub.next_change().await;
     assert_eq!(change.remove_users[0].user, 5);
+    world.stop().await;
+}
+
+#[tokio::test]
+async fn the_end_of_a_displaced_session_takes_nothing_from_the_newer_one() {
+    let world = World::start().await;
+    let mut old = world.client(5, WINDOWS).await;
+    let first = world.hub.next_change().await.add_users[0];
+    let mut new = world.client(5, WINDOWS).await;
+    let second = world.hub.next_change().await.add_users[0];
+    assert!(second.epoch > first.epoch);
+    old.expect::<client::KickNotify>(Command::KickNotify, 0).await;
+    old.expect_closed().await;
+    drop(old);
+    let removed = world.hub.next_change().await.remove_users;
+    assert_eq!(removed, [first], "by session and epoch");
+    world.hub.send(Kind::Publish, &publish(single(5, 6), 1, 6));
+    assert_eq!(new.expect_push().await.msg_id, 1);
     world.stop().await;
 }

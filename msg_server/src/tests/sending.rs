@@ -167,3 +167,62 @@ async fn a_repeat_on_a_new_connection_is_answered_there() {
     assert_eq!(result.msg_id(), 2);
     world.stop().await;
 }
+
+#[tokio::test]
+async fn a_frame_that_an_old_client_repeats_is_recognisable_as_the_same() {
+    let world = World::start().await;
+    world.db.answers_sends.store(false, Ordering::SeqCst);
+    let mut client = world.client(5, WINDOWS).await;
+    for content in ["hello", "hello", "other"] {
+        client.send(Command::MessageData, 7, &text(6, content)).await;
+    }
+    let first = world.db.next_submit().await;
+    let repeat = world.db.next_submit().await;
+    let other = world.db.next_submit().await;
+    assert_ne!(first.fingerprint(), 0);
+    assert_eq!(first.fingerprint(), repeat.fingerprint());
+    assert_ne!(first.client_msg_id, repeat.client_msg_id, "each has an answer of its own");
+    assert_ne!(first.fingerprint(), other.fingerprint());
+    for submit in [&first, &repeat] {
+        world.db.answer(submit, wire::Outcome::Ok, Some(3));
+        let ack: client::MessageAck = client.expect(Command::MessageAck, 7).await;
+        assert_eq!(ack.msg_id, 3);
+    }
+    world.stop().await;
+}
+
+#[tokio::test]
+async fn what_was_under_way_behind_a_message_that_was_given_back_does_not_overtake_it() {
+    let world = World::start().await;
+    world.db.answers_sends.store(false, Ordering::SeqCst);
+    let mut client = world.extended(5, ANDROID).await;
+    let named = |id: u8, resend: bool| client::MessageData {
+        client_msg_id: Some(vec![id; 16].into()),
+        resend: Some(resend),
+        ..text(6, &format!("message {id}"))
+    };
+    for id in 1..=2 {
+        client.send(Command::MessageData, u16::from(id), &named(id, false)).await;
+    }
+    let first = world.db.next_submit().await;
+    assert!(first.first() && !world.db.next_submit().await.first());
+    world.db.answer(&first, wire::Outcome::Retry, None);
+    for seq in 1..=2 {
+        let result: client::SendResult = client.expect(Command::SendResult, seq).await;
+        assert_eq!(result.outcome(), client::SendOutcome::Retry, "at once, and all behind it");
+    }
+    // Sent before the client knew.
+    client.send(Command::MessageData, 3, &named(3, false)).await;
+    let result: client::SendResult = client.expect(Command::SendResult, 3).await;
+    assert_eq!(result.outcome(), client::SendOutcome::Retry);
+    for id in 1..=3 {
+        client.send(Command::MessageData, 10 + u16::from(id), &named(id, true)).await;
+        let submit = world.db.next_submit().await;
+        assert_eq!(submit.client_msg_id[0], id);
+        world.db.answer(&submit, wire::Outcome::Ok, Some(u32::from(id)));
+        let result: client::SendResult =
+            client.expect(Command::SendResult, 10 + u16::from(id)).await;
+        assert_eq!(result.outcome(), client::SendOutcome::Ok);
+    }
+    world.stop().await;
+}

@@ -289,8 +289,9 @@ impl Supervisor {
         let mut command = Command::from(child::command(&self.talkhub, &self.program, &conf));
         // What our environment sets is in the file already; the rest of it is not for daemons.
         for (name, _value) in env::vars_os() {
-            if name.to_string_lossy().starts_with("TALKHUB_") {
-                command.env_remove(name);
+            let text = name.to_string_lossy();
+            if text.starts_with("TALKHUB_") && !daemon::faults::is_variable(&text) {
+                command.env_remove(&name);
             }
         }
         command.stdin(Stdio::null()).stdout(Stdio::null()).kill_on_drop(true).spawn()

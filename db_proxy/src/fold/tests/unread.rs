@@ -221,6 +221,7 @@ fn send(conversation: ConversationId, user: u32) -> Send {
         conversation,
         identity: Identity { sender: UserId(user), client_msg_id: id(), fingerprint: 0 },
         resend: false,
+        first: false,
         kind: if conversation.as_group().is_some() { 0x11 } else { 1 },
         body: Bytes::from_static(b"body"),
         origin: None,

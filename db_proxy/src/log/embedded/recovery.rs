@@ -23,6 +23,7 @@ use std::collections::VecDeque;
 use std::convert::Infallible;
 use std::io;
 
+use daemon::faults::{self, Mutant};
 use proto::ids::Offset;
 
 use crate::log::{LogError, LogId};
@@ -31,6 +32,9 @@ use super::REMEDY;
 use super::files::{Fatal, Folder, LogFile, io_error};
 use super::format::{self, ALIGNMENT, HEADER_LEN, Header, Meta};
 use super::segment::{self, Reader};
+
+#[cfg(feature = "faults")]
+mod mutants;
 
 /// How much is compared with zeros, or zeroed, at once.
 const BLOCK_LEN: usize = 4096;
@@ -90,7 +94,13 @@ pub(super) fn recover(
     let mut scan = Scan::new(folder, meta.id, segments[begin]);
     for (at, &base) in segments.iter().enumerate().skip(begin) {
         scan.segment(base, segments.get(at + 1).copied())?;
+        #[cfg(feature = "faults")]
+        if scan.tail.is_some() {
+            break; // It was the last one, or a mutant cuts the log here.
+        }
     }
+    #[cfg(feature = "faults")]
+    let segments = mutants::give_up_the_rest(folder, segments, &mut scan, scan_from)?;
     if scan_from.0 >= scan.next {
         return Err(missing(folder, scan_from.0, scan.next - 1));
     }
@@ -164,8 +174,8 @@ impl<'a> Scan<'a> {
         match following {
             // Where it ends does not matter if nothing is missing before the next one.
             Some(following) if following == self.next => Ok(()),
-            Some(_) => Err(self.damaged(&name, end)),
-            None => {
+            Some(_) if !faults::planted(Mutant::TruncateMidLog) => Err(self.damaged(&name, end)),
+            _ => {
                 let rest = self.look_on(&mut reader, end).map_err(failed)?;
                 let Some(dirty_end) = rest else { return Err(self.damaged(&name, end)) };
                 self.tail = Some(Tail { name, reader, last_batch, end, dirty_end });
@@ -216,6 +226,9 @@ impl<'a> Scan<'a> {
     }
 
     fn proves_loss(&self, header: &Header, is_later: bool) -> bool {
+        if faults::planted(Mutant::TruncateMidLog) {
+            return false;
+        }
         header.durable_upto >= self.next || (is_later && header.base >= self.next)
     }
 

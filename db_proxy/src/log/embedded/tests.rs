@@ -1,7 +1,8 @@
 //! What the log keeps, whatever happens to it. The parts look at opening and room, at torn writes,
-//! at damage, and at long lives of a log against a model.
+//! at damage, at long lives of a log against a model, and at many images of logs of every kind.
 
 mod damage;
+mod images;
 mod model;
 mod opening;
 mod torn;

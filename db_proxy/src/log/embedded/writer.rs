@@ -11,6 +11,7 @@ use std::io;
 use std::sync::Arc;
 
 use bytes::Bytes;
+use daemon::faults::{self, Mutant};
 use proto::ids::Offset;
 
 use crate::log::{Appended, LogError, LogId};
@@ -93,7 +94,9 @@ impl Writer {
         };
         format::encode_batch(&mut self.buffer, self.id, header, payloads);
         let written = self.file.write_all_at(&self.buffer, self.position);
-        if let Err(error) = written.and_then(|()| self.file.sync()) {
+        let unflushed = faults::planted(Mutant::AckBeforeFlush);
+        if let Err(error) = written.and_then(|()| if unflushed { Ok(()) } else { self.file.sync() })
+        {
             let base = self.segments.back().copied().unwrap_or_default();
             self.fail(&segment::name(base), &error);
         }

@@ -268,6 +268,32 @@ async fn an_older_copy_of_the_log_is_refused() {
     assert!(why.contains("ends at offset 3") && why.contains("Bring back"), "{why}");
 }
 
+/// What was acknowledged is not served in part, whether the store has it or not.
+#[tokio::test]
+async fn a_damaged_log_is_refused_with_the_place_and_what_can_be_done() {
+    for storing in [true, false] {
+        let setup = Setup { storing, ..Setup::new() };
+        let proxy = setup.start().await;
+        for _ in 0..20 {
+            proxy.send(message(single(1, 2), 1)).await;
+        }
+        if storing {
+            proxy.stored().await;
+        }
+        let setup = proxy.kill().await;
+        let segment = setup.log_dir().join("00000000000000000001.segment");
+        let mut bytes = std::fs::read(&segment).unwrap();
+        let used = bytes.iter().rposition(|byte| *byte != 0).unwrap();
+        // Long enough to hit more than the padding between two batches.
+        bytes[used / 2..used / 2 + 600].iter_mut().for_each(|byte| *byte ^= 0x40);
+        std::fs::write(&segment, &bytes).unwrap();
+        let why = setup.refusal().await;
+        assert!(why.contains("segment is damaged at byte") && why.contains("offset"), "{why}");
+        assert!(why.contains("Restore the file from a backup"), "{why}");
+        assert_eq!(std::fs::read(&segment).unwrap(), bytes, "nothing was changed");
+    }
+}
+
 /// Two histories that parted after a copy: the same log id, but other records.
 #[tokio::test]
 async fn a_log_that_went_another_way_is_refused() {

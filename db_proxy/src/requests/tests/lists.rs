@@ -66,7 +66,7 @@ async fn recent_sessions_come_newest_first_and_only_those_that_have_messages() {
     server.proxy.make_group(6, &[1, 2]).await;
     for conversation in [single(1, 2), group(5), single(1, 3)] {
         server.proxy.send(message(conversation, 1)).await;
-        tokio::time::sleep(std::time::Duration::from_millis(2)).await;
+        tokio::time::sleep(Duration::from_millis(2)).await;
     }
     let recent = server.recent(1, 0).await;
     let seen: Vec<_> = recent.sessions.iter().map(|s| (s.session_type, s.session_id)).collect();

@@ -17,6 +17,7 @@ fn submit(conversation: ConversationId, sender: u32) -> Submit {
         fingerprint: None,
         r#type: if conversation.as_group().is_some() { 0x11 } else { 1 },
         body: Bytes::from_static(b"body"),
+        first: None,
     }
 }
 
@@ -39,6 +40,33 @@ async fn a_message_is_answered_and_published() {
     let answer = server.submit(&again).await;
     assert_eq!((answer.outcome, answer.msg_id), (Outcome::Ok as i32, Some(1)));
     assert!(server.gateway.try_frame().is_none(), "published once");
+    server.stop().await;
+}
+
+#[tokio::test]
+async fn a_message_sent_again_through_another_gateway_and_another_owner_keeps_its_number() {
+    let mut server = Server::start().await;
+    let first = submit(single(1, 2), 1);
+    let told = server.submit(&first).await;
+    let again = Submit { resend: Some(true), ..first };
+    for restarted in [false, true] {
+        if restarted {
+            let Server { proxy, link, gateway, requests, .. } = server;
+            drop((link, gateway));
+            let setup = proxy.stop_with(requests).await;
+            server = Server::with(setup.start().await).await;
+        }
+        let who = (Role::MsgServer, "other", GATEWAY_BOOT + 1);
+        let (mut other, link) = Far::dial(server.addr, who, &server.proxy.shutdown).await;
+        link.send(Kind::Submit.number(), 0, &again).unwrap();
+        let (_link, frame) = loop {
+            let (link, frame) = other.frame().await;
+            if frame.kind == Kind::SubmitAnswer.number() {
+                break (link, frame);
+            }
+        };
+        assert_eq!(frame.parse::<SubmitAnswer>().unwrap(), told, "restarted: {restarted}");
+    }
     server.stop().await;
 }
 

@@ -9,6 +9,9 @@ use super::row::{self, key};
 use crate::log::LogId;
 use crate::store::{Batch, ConversationRow, MarkRow, MemberRow, MessageRow, Progress, StoreError};
 
+#[cfg(feature = "faults")]
+mod mutants;
+
 /// The embedded store has one partition.
 const PART: u32 = 0;
 
@@ -65,6 +68,10 @@ pub(super) fn commit(
     // First of all: the messages of a batch that is not to be written are there already, and must
     // not be taken for a broken fold.
     advance(&transaction, epoch, after, batch)?;
+    #[cfg(feature = "faults")]
+    if mutants::after_progress(&transaction, batch)? {
+        return Ok(transaction.commit()?);
+    }
     put_messages(&transaction, &batch.messages, broken)?;
     put_conversations(&transaction, &batch.conversations)?;
     put_members(&transaction, &batch.members)?;

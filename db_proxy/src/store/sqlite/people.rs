@@ -1,7 +1,6 @@
 //! The login side: users, departments, device tokens, and the numbers of groups.
 
-use std::time::{SystemTime, UNIX_EPOCH};
-
+use daemon::clock::unix_s;
 use proto::ids::{GroupId, UserId};
 use rusqlite::{Connection, OptionalExtension, Transaction, TransactionBehavior, params};
 
@@ -258,9 +257,7 @@ fn stamps_for(made: usize) -> u32 {
 
 /// The clock, or one more than the newest stamp, so that every change raises it.
 fn next_stamp(connection: &Connection) -> Result<u32, StoreError> {
-    let now = SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |since| since.as_secs());
-    let now = u32::try_from(now).unwrap_or(u32::MAX);
-    Ok(now.max(newest_stamp(connection)?.saturating_add(1)))
+    Ok(unix_s().max(newest_stamp(connection)?.saturating_add(1)))
 }
 
 fn newest_stamp(connection: &Connection) -> Result<u32, StoreError> {

@@ -175,6 +175,7 @@ fn the_time_is_kept_when_all_records_are_trimmed() {
     let folder = folder.after_power_cut(|| false);
     let mut log = open(&folder, 1).unwrap().log;
     assert_eq!(log.writer.segments, [1, 2]);
+    log.keep_bytes = 0;
     log.trim(Offset(1));
     assert_eq!(log.range(), (Offset(2), Offset(2)));
     kill(log);
@@ -189,6 +190,7 @@ fn only_what_was_written_can_be_read() {
     for now_ms in 0..40 {
         log.append(&Dice(now_ms).payloads(2, 900), now_ms).unwrap();
     }
+    log.keep_bytes = 0;
     log.trim(Offset(30));
     let (first, next) = log.range();
     assert!(first > Offset(1) && first <= Offset(31), "{first:?}");
@@ -230,6 +232,17 @@ fn trimmed_segments_are_kept_up_to_the_configured_size() {
     trim_all(&mut log);
     assert_eq!(log.writer.segments.len(), 1);
     assert_eq!(folder.contents().keys().filter(|name| name.ends_with(".segment")).count(), 1);
+}
+
+#[test]
+fn the_newest_full_segment_is_kept_always() {
+    let folder = MemoryFolder::default();
+    let mut log = open(&folder, 0).unwrap().log;
+    for now_ms in 0..60 {
+        log.append(&Dice(now_ms).payloads(2, 900), now_ms).unwrap();
+    }
+    trim_all(&mut log);
+    assert_eq!(log.writer.segments.len(), 2);
 }
 
 #[test]

@@ -1,0 +1,145 @@
+//! Mutants: faults of our own that a build may carry, so that tests can prove that they would notice.
+//!
+//! A mutant breaks one promise on purpose. It exists only in a build with the feature `faults`, which
+//! is never on by default, and only one of them lives, in a process whose environment variable
+//! `TALKHUB_MUTANT` names it. Without the feature [`planted`] is a constant, the wrong behaviour is
+//! not compiled, and the variable is refused like every setting that does not exist.
+//!
+//! ```text
+//! cargo build --workspace --bins --features faults --target-dir target/faults
+//! TALKHUB_MUTANT=skip-dedupe target/faults/debug/db_proxy …
+//! ```
+//!
+//! An unknown name ends the start with exit code 78. A process with a mutant warns of it in one line.
+
+#[cfg(feature = "faults")]
+mod planted;
+
+#[cfg(feature = "faults")]
+pub use planted::{UnknownMutant, from_environment, is_variable, nth, pause, planted};
+
+/// One way to break the promise.
+///
+/// `H1` to `H9` are the rules of the history checker: lost, once, stable, order, dense, phantom,
+/// view, entitlement, freshness.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub enum Mutant {
+    /// db_proxy: an append returns without a flush. A power cut takes what was acknowledged (H1),
+    /// and the numbers are given out again (H3); a kill of the process alone shows nothing.
+    AckBeforeFlush,
+    /// db_proxy: senders are answered when their message is admitted; it is appended 20 ms later. A
+    /// kill in between takes what was acknowledged (H1), and the numbers are given out again (H3).
+    AckBeforeAppend,
+    /// db_proxy: a repeated `(sender, client_msg_id)` or fingerprint is never recognised, neither
+    /// here nor in the store. Every resend of a stored message gets a second number (H2).
+    SkipDedupe,
+    /// db_proxy: a repeat is recognised for 200 ms of wall-clock time only. Later resends get a
+    /// second number (H2), and a replay numbers other than the first time (H3).
+    DedupeByWallClock,
+    /// msg_server: no gap is ever noticed and nothing is repaired by cursor, so devices that only
+    /// hear pushes miss messages (H7, H9). Client library: the highest number seen counts as the
+    /// mark, so whatever lies below is never fetched (H7, H1 in the device's final set).
+    WatermarkMax,
+    /// db_proxy: messages are published, with the numbers they should get, 20 ms before they are
+    /// appended. After a kill in between devices have what is not stored (H6), or is stored under a
+    /// number that means another message there (H3).
+    PushBeforeDurable,
+    /// db_proxy: the store commits its progress first, and the rows 50 ms later. A kill in between
+    /// leaves acknowledged messages out of the store for ever (H1); their numbers are given out
+    /// again (H3).
+    OffsetApartFromRows,
+    /// db_proxy: after a start the fold begins at the end of the log instead of behind what is
+    /// stored. What was not stored yet is lost (H1), and numbers are given out again (H3).
+    ReplayFromEnd,
+    /// db_proxy: the rows of every 50th batch are not written, and nobody cares: progress moves on.
+    /// Once out of memory, messages are missing (H1) and the history has holes (H5).
+    IgnoreInsertError,
+    /// route_server and msg_server: a session that ends takes the user's other sessions out of the
+    /// tables with it, and a kick of older logins ends newer ones too. A device that moved hears
+    /// nothing any more while it is connected (H7, H9).
+    OfflineWithoutEpoch,
+    /// db_proxy: every 20th read of history, of unread counts or of what a gateway missed "fails",
+    /// and is answered as if there were nothing. Devices step over messages (H7), the final read
+    /// lacks them (H1, H5).
+    PullEmptyOnError,
+    /// db_proxy: a record that cannot be read is a torn tail wherever it is, and the log is cut
+    /// there. It serves instead of refusing, and what the store does not have yet is lost (H1).
+    TruncateMidLog,
+}
+
+impl Mutant {
+    /// All of them.
+    pub const ALL: [Self; 12] = [
+        Self::AckBeforeFlush,
+        Self::AckBeforeAppend,
+        Self::SkipDedupe,
+        Self::DedupeByWallClock,
+        Self::WatermarkMax,
+        Self::PushBeforeDurable,
+        Self::OffsetApartFromRows,
+        Self::ReplayFromEnd,
+        Self::IgnoreInsertError,
+        Self::OfflineWithoutEpoch,
+        Self::PullEmptyOnError,
+        Self::TruncateMidLog,
+    ];
+
+    /// The name that `TALKHUB_MUTANT` takes.
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::AckBeforeFlush => "ack-before-flush",
+            Self::AckBeforeAppend => "ack-before-append",
+            Self::SkipDedupe => "skip-dedupe",
+            Self::DedupeByWallClock => "dedupe-by-wall-clock",
+            Self::WatermarkMax => "watermark-max",
+            Self::PushBeforeDurable => "push-before-durable",
+            Self::OffsetApartFromRows => "offset-apart-from-rows",
+            Self::ReplayFromEnd => "replay-from-end",
+            Self::IgnoreInsertError => "ignore-insert-error",
+            Self::OfflineWithoutEpoch => "offline-without-epoch",
+            Self::PullEmptyOnError => "pull-empty-on-error",
+            Self::TruncateMidLog => "truncate-mid-log",
+        }
+    }
+}
+
+/// Whether this process is to misbehave in this way: never, in a build without the feature.
+#[cfg(not(feature = "faults"))]
+pub const fn planted(_mutant: Mutant) -> bool {
+    false
+}
+
+/// Whether an environment variable of this name is meant for us, and so is no setting.
+#[cfg(not(feature = "faults"))]
+pub const fn is_variable(_name: &str) -> bool {
+    false
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    #[cfg(not(feature = "faults"))]
+    fn a_usual_build_has_no_mutants() {
+        // Not even where the environment asks for one: this is decided while compiling.
+        const NONE: bool = {
+            let (mut index, mut any) = (0, false);
+            while index < Mutant::ALL.len() {
+                any |= planted(Mutant::ALL[index]);
+                index += 1;
+            }
+            !any
+        };
+        const { assert!(NONE, "a mutant lives without the feature") };
+    }
+
+    #[test]
+    fn every_mutant_has_a_name_of_its_own() {
+        let mut names = Mutant::ALL.map(Mutant::name).to_vec();
+        names.sort_unstable();
+        names.dedup();
+        assert_eq!(names.len(), Mutant::ALL.len());
+        assert!(names.iter().all(|name| name.chars().all(|c| c.is_ascii_lowercase() || c == '-')));
+    }
+}

@@ -1,0 +1,221 @@
+//! What a gateway that missed something is told: messages as they were published, and what changes
+//! of a group's members came to.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use proto::cluster::wire::{FetchRequest, Fetched, Publish};
+use proto::ids::{ConversationId, MsgId, Offset, UserId};
+
+use crate::changes::Touched;
+use crate::conversation::Conversation;
+use crate::fold::Fold;
+use crate::publish::{MembersChange, members_publication, publication};
+use crate::queries::history::{FIRST_PIECE, PAGE_MAX, range};
+use crate::state::State;
+use crate::store::StoreError;
+
+/// Bytes that one fetch may take.
+const FETCH_BYTES_MAX: usize = 4 << 20;
+
+/// Changes of members that are told beside the last one in one fetch. Beyond, those who left in
+/// between are told of with the last one.
+const BETWEEN_MAX: usize = 64;
+
+/// Users that these may name.
+const BETWEEN_NAMED_MAX: usize = 100_000;
+
+/// Messages `from..=to` of a conversation, and with `after_offset` only what came after that record:
+/// then changes of members too.
+pub(crate) async fn fetch(state: &State, request: &FetchRequest, epoch: u64) -> Fetched {
+    let Some(id) = ConversationId::from_number(request.conversation) else {
+        return Fetched::default();
+    };
+    let look = state.with_fold(id, |conversation, fold| {
+        let version = conversation.group.as_ref().map_or(0, |group| group.version);
+        (conversation.head, version, fold.last)
+    });
+    let Ok((head, version, last)) = look.await else { return Fetched::default() };
+    let to = MsgId(request.to.min(head.0));
+    let mut from = MsgId(request.from.max(1));
+    let after = request.after_offset.map(Offset);
+    if let Some(after) = after {
+        let Ok(first) = first_after(state, id, (from, to), after).await else {
+            return Fetched { complete_upto: from.0 - 1, ..Fetched::default() };
+        };
+        from = first;
+    }
+    let (publishes, next) = messages(state, id, (from, to), (version, epoch)).await;
+    let complete_upto = (next.0 - 1).min(head.0);
+    let mut fetched = Fetched { complete: complete_upto >= to.0, complete_upto, publishes };
+    let Some(after) = after else { return fetched };
+
+    let given = fetched.publishes.last().map(|last| Offset(last.offset));
+    let upto = if !fetched.complete {
+        given
+    } else if to < head {
+        // What comes after the next message is not asked for.
+        let next = offset_of(state, id, to.next()).await.ok();
+        fetched.complete = next.is_some();
+        next.map(|next| Offset(next.0 - 1)).or(given)
+    } else {
+        Some(last)
+    };
+    let Some(upto) = upto else { return fetched };
+    let look = state.with_fold(id, |conversation, fold| {
+        let place = |offset: Offset| fetched.publishes.partition_point(|p| p.offset < offset.0);
+        members_between(conversation, fold, (after, upto, place), epoch)
+    });
+    match look.await {
+        Ok(mut members) => fetched.publishes.append(&mut members),
+        Err(_unavailable) => fetched.complete = false,
+    }
+    fetched.publishes.sort_by_key(|publish| publish.offset);
+    fetched
+}
+
+/// Messages from the oldest on, as many as fit, and the first that is not among them.
+async fn messages(
+    state: &State,
+    id: ConversationId,
+    (mut from, to): (MsgId, MsgId),
+    (version, epoch): (u32, u64),
+) -> (Vec<Publish>, MsgId) {
+    let mut bytes = 0;
+    let mut previous = Offset(0);
+    let mut publishes = Vec::new();
+    while from <= to && bytes < FETCH_BYTES_MAX && publishes.len() < PAGE_MAX as usize {
+        let piece = MsgId(from.0.saturating_add(FIRST_PIECE - 1)).min(to);
+        let Ok(messages) = range(state, id, from, piece).await else { break };
+        for row in messages.into_iter().rev() {
+            bytes += row.body.len();
+            publishes.push(publication(&row, (previous, version), epoch, None));
+            previous = row.offset;
+        }
+        from = piece.next();
+    }
+    (publishes, from)
+}
+
+/// The first of the messages `from..=to` whose record lies after `after`; the one after `to` if none
+/// does.
+async fn first_after(
+    state: &State,
+    id: ConversationId,
+    (from, to): (MsgId, MsgId),
+    after: Offset,
+) -> Result<MsgId, StoreError> {
+    if from > to {
+        return Ok(from);
+    }
+    let in_memory = state.with(id, |conversation| {
+        let recent = &conversation.recent;
+        let known = recent.partition_point(|message| message.offset <= after);
+        let first = recent.get(known).map_or(conversation.head.next(), |message| message.msg_id);
+        // Among those in memory only if one of them lies before.
+        (known > 0).then_some(first).ok_or(first)
+    });
+    let (mut low, mut high) = (from, to.next());
+    match in_memory.await? {
+        Ok(first) => return Ok(first.clamp(low, high)),
+        Err(above) => high = high.min(above).max(low),
+    }
+    // Later messages have later records.
+    while low < high {
+        let middle = MsgId(low.0 + (high.0 - low.0) / 2);
+        if offset_of(state, id, middle).await? > after {
+            high = middle;
+        } else {
+            low = middle.next();
+        }
+    }
+    Ok(low)
+}
+
+async fn offset_of(state: &State, id: ConversationId, msg_id: MsgId) -> Result<Offset, StoreError> {
+    let rows = range(state, id, msg_id, msg_id).await?;
+    let row = rows.first().map(|row| row.offset);
+    row.ok_or_else(|| StoreError::Unavailable(format!("{id} has no message {msg_id:?}")))
+}
+
+/// What changes of members in `(after, upto]` came to, and, where `place` says that messages lie
+/// between them, how it was there: so that nobody gets a message that was sent after he had left.
+fn members_between(
+    conversation: &Conversation,
+    fold: &Fold,
+    (after, upto, place): (Offset, Offset, impl Fn(Offset) -> usize),
+    epoch: u64,
+) -> Vec<Publish> {
+    let id = conversation.id;
+    let of = |after, upto| fold.published.members_of(id, after, upto);
+    let records: Vec<_> =
+        of(after, upto).map(|(offset, touched)| (offset, touched.clone())).collect();
+    let Some(all) = net(conversation, &records, after, epoch) else { return Vec::new() };
+    let runs: Vec<_> = records.chunk_by(|one, next| place(one.0) == place(next.0)).collect();
+    let mut publishes = Vec::new();
+    let mut named = 0;
+    let before_the_last = runs.len() - 1;
+    for run in runs.into_iter().take(before_the_last.min(BETWEEN_MAX)) {
+        let Some((offset, touched)) = run.last() else { continue };
+        let later = u64::try_from(of(*offset, fold.last).count()).unwrap_or(u64::MAX);
+        let mut users = BTreeMap::new();
+        for (_offset, touched) in run {
+            users.extend(touched.added.iter().map(|user| (*user, true)));
+            users.extend(touched.removed.iter().map(|user| (*user, false)));
+        }
+        named += users.len();
+        if named > BETWEEN_NAMED_MAX {
+            break;
+        }
+        let those = |who: bool| {
+            users.iter().filter(|(_, is)| **is == who).map(|(user, _)| *user).collect::<Vec<_>>()
+        };
+        let change = MembersChange {
+            group: id.as_group().expect("`net` has looked"),
+            actor: touched.actor,
+            current: &[],
+            added: &those(true),
+            removed: &those(false),
+            quiet: true, // Clients hear what all of it came to.
+            version: 0,
+            first_visible: None,
+            origin: None,
+        };
+        let publish = members_publication(id, &change, (*offset, after), epoch);
+        let member_version = all.member_version.saturating_sub(later).max(1);
+        publishes.push(Publish { member_version, ..publish });
+    }
+    publishes.push(all);
+    publishes
+}
+
+/// What changes of a group's members came to, told as one: who of those concerned is a member now,
+/// and who is not. `None` if there were none.
+pub(crate) fn net(
+    conversation: &Conversation,
+    records: &[(Offset, Touched)],
+    after: Offset,
+    epoch: u64,
+) -> Option<Publish> {
+    let group = conversation.id.as_group()?;
+    let (last, newest) = records.last()?;
+    let users = records.iter().flat_map(|(_offset, t)| t.added.iter().chain(&*t.removed));
+    let users: BTreeSet<UserId> = users.copied().collect();
+    let (added, removed): (Vec<_>, Vec<_>) =
+        users.into_iter().partition(|user| conversation.has_member(*user));
+    let first_visible = match added[..] {
+        [user] => conversation.visible_from(user),
+        _ => None,
+    };
+    let change = MembersChange {
+        group,
+        actor: newest.actor,
+        current: &conversation.current_members(),
+        added: &added,
+        removed: &removed,
+        quiet: records.iter().all(|(_offset, touched)| touched.created),
+        version: conversation.group.as_ref().map_or(0, |group| group.version),
+        first_visible,
+        origin: None,
+    };
+    Some(members_publication(conversation.id, &change, (*last, after), epoch))
+}

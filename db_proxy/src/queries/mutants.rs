@@ -1,0 +1,73 @@
+//! Answers that claim more than is known, for a mutant. Compiled with the feature `faults` only.
+
+use std::sync::atomic::AtomicU64;
+
+use bytes::Bytes;
+use daemon::faults::{self, Mutant};
+use prost::Message as _;
+use proto::Command;
+use proto::client::{
+    MessageListReply, MessageListRequest, MessagesByIdReply, MessagesByIdRequest, UnreadCountReply,
+};
+use proto::cluster::wire::{Answer, FetchRequest, Fetched};
+
+use super::Asker;
+use crate::requests::answered;
+
+/// Every so many reads of the store "fail".
+const FAILS_EVERY: u64 = 20;
+
+fn read_fails() -> bool {
+    static READS: AtomicU64 = AtomicU64::new(0);
+    faults::planted(Mutant::PullEmptyOnError) && faults::nth(&READS, FAILS_EVERY)
+}
+
+/// "There is nothing", for a request whose read of the store has failed.
+pub(super) fn nothing(asker: &Asker, command: Command, body: &Bytes) -> Option<Answer> {
+    let reads =
+        [Command::MessageListRequest, Command::MessagesByIdRequest, Command::UnreadCountRequest];
+    if !reads.contains(&command) || !read_fails() {
+        return None;
+    }
+    let user_id = asker.user.0;
+    match command {
+        Command::MessageListRequest => {
+            let request = MessageListRequest::decode(body.clone()).ok()?;
+            let reply = MessageListReply {
+                user_id,
+                session_type: request.session_type,
+                session_id: request.session_id,
+                msg_id_begin: request.msg_id_begin,
+                messages: Vec::new(),
+                attach_data: None,
+            };
+            Some(answered(Command::MessageListReply, &reply))
+        }
+        Command::MessagesByIdRequest => {
+            let request = MessagesByIdRequest::decode(body.clone()).ok()?;
+            let reply = MessagesByIdReply {
+                user_id,
+                session_type: request.session_type,
+                session_id: request.session_id,
+                messages: Vec::new(),
+                attach_data: None,
+            };
+            Some(answered(Command::MessagesByIdReply, &reply))
+        }
+        _ => {
+            let reply = UnreadCountReply {
+                user_id,
+                total_count: 0,
+                sessions: Vec::new(),
+                attach_data: None,
+            };
+            Some(answered(Command::UnreadCountReply, &reply))
+        }
+    }
+}
+
+/// "You have missed nothing", for a fetch whose read of the store has failed.
+pub(crate) fn nothing_missed(request: &FetchRequest) -> Option<Fetched> {
+    let complete_upto = request.from.saturating_sub(1);
+    read_fails().then(|| Fetched { complete: true, complete_upto, publishes: Vec::new() })
+}
