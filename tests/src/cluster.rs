@@ -39,11 +39,14 @@ pub struct Options {
     pub gateways: u16,
     /// Certificate and key in PEM; adds TLS ports.
     pub tls: Option<(PathBuf, PathBuf)>,
+    /// Runs the programs with the build feature `faults`, in which nothing is wrong until they are
+    /// told so.
+    pub faults: bool,
 }
 
 impl Default for Options {
     fn default() -> Self {
-        Self { users: 20, group: 10, gateways: 2, tls: None }
+        Self { users: 20, group: 10, gateways: 2, tls: None, faults: false }
     }
 }
 
@@ -93,10 +96,10 @@ struct Folder {
 }
 
 impl Folder {
-    fn new() -> Self {
+    fn new(faults: bool) -> Self {
         let root = tempfile::Builder::new().prefix("cluster-").tempdir_in(scratch());
         let root = root.expect("make a folder for the cluster");
-        let programs = Programs::link_into(&root.path().join("bin"));
+        let programs = Programs::link_into(&root.path().join("bin"), faults);
         Self { root, programs }
     }
 
@@ -142,7 +145,7 @@ impl Cluster {
 
     /// Starts a cluster. Blocks until it is ready.
     pub fn start_with(options: &Options) -> Self {
-        Self::start_in(Folder::new(), options)
+        Self::start_in(Folder::new(options.faults), options)
     }
 
     fn start_in(mut folder: Folder, options: &Options) -> Self {
@@ -189,6 +192,11 @@ impl Cluster {
     /// The names of the daemons.
     pub fn names(&self) -> Vec<String> {
         self.daemons.iter().map(|daemon| daemon.name.clone()).collect()
+    }
+
+    /// The daemons and their admin pages.
+    pub(crate) fn pages(&self) -> Vec<(String, SocketAddr)> {
+        self.daemons.iter().map(|daemon| (daemon.name.clone(), daemon.admin)).collect()
     }
 
     /// The data folder.
@@ -300,14 +308,18 @@ impl Drop for Cluster {
             kill_process(pid, Signal::KILL).ok();
         }
         if thread::panicking() {
-            let log = self.folder.read_log();
-            let lines: Vec<&str> = log.lines().collect();
-            let tail = lines.get(lines.len().saturating_sub(LOG_TAIL)..).unwrap_or_default();
-            let text = format!("--- the end of the cluster's log:\n{}\n---\n", tail.join("\n"));
-            // Not by a macro: the panic may be one of printing.
-            std::io::stderr().write_all(text.as_bytes()).ok();
+            show_log_tail(&self.folder.read_log());
         }
     }
+}
+
+/// Shows the end of a log, for a test that fails.
+pub(crate) fn show_log_tail(log: &str) {
+    let lines: Vec<&str> = log.lines().collect();
+    let tail = lines.get(lines.len().saturating_sub(LOG_TAIL)..).unwrap_or_default();
+    let text = format!("--- the end of the cluster's log:\n{}\n---\n", tail.join("\n"));
+    // Not by a macro: the panic may be one of printing.
+    std::io::stderr().write_all(text.as_bytes()).ok();
 }
 
 /// Runs a program to its end, which must come soon. Returns its exit code and what it said on
@@ -362,7 +374,7 @@ fn spawn(folder: &Folder, options: &Options) -> Child {
 }
 
 /// A program to run. What the environment says to tests is not for it.
-fn command(programs: &Programs, name: &str) -> Command {
+pub(crate) fn command(programs: &Programs, name: &str) -> Command {
     let mut command = Command::new(programs.path(name));
     for (name, _value) in std::env::vars_os() {
         if name.to_string_lossy().starts_with("TALKHUB_") {
@@ -392,13 +404,13 @@ fn texts(list: &Value) -> Vec<String> {
     list.iter().map(|text| text.as_str().unwrap_or_default().to_owned()).collect()
 }
 
-fn pid_of(child: &Child) -> Pid {
+pub(crate) fn pid_of(child: &Child) -> Pid {
     let pid = i32::try_from(child.id()).ok().and_then(Pid::from_raw);
     pid.expect("a process has a number")
 }
 
 /// Looks until `look` finds something.
-fn wait_for<T>(what: &str, mut look: impl FnMut() -> Option<T>) -> T {
+pub(crate) fn wait_for<T>(what: &str, mut look: impl FnMut() -> Option<T>) -> T {
     let began = Instant::now();
     loop {
         if let Some(found) = look() {
@@ -410,12 +422,12 @@ fn wait_for<T>(what: &str, mut look: impl FnMut() -> Option<T>) -> T {
 }
 
 #[expect(clippy::disallowed_methods, reason = "another process has no event to wait for")]
-fn pause() {
+pub(crate) fn pause() {
     thread::sleep(POLL);
 }
 
 /// Asks an admin page; `None` if nobody answers.
-fn get(admin: SocketAddr, path: &str) -> Option<String> {
+pub(crate) fn get(admin: SocketAddr, path: &str) -> Option<String> {
     let limit = Duration::from_secs(2);
     let mut socket = TcpStream::connect_timeout(&admin, limit).ok()?;
     socket.set_read_timeout(Some(limit)).ok()?;

@@ -1,34 +1,97 @@
 //! People who talk without a pause, with a client that keeps its side of the promise, and take down
 //! everything that they say and hear.
 //!
-//! Each of them says something to his neighbours and to group 1 in turn, a few messages ahead of
-//! what has been acknowledged, whatever happens to the cluster meanwhile.
+//! Each of them says something to his neighbours and to his groups in turn, a few messages ahead of
+//! what has been acknowledged, whatever happens to the cluster meanwhile. Old phones of some of them
+//! hear along, and others enter a group and leave it, if so wished. In the end everything that was
+//! taken down is checked.
+//!
+//! A crowd must be the first to talk in a cluster: it takes what it did not say for invented.
 
-use std::collections::{BTreeMap, HashMap, VecDeque};
-use std::sync::{Arc, Mutex, MutexGuard};
+mod outsiders;
+mod phone;
+mod reading;
+mod shared;
+mod talker;
+
+use std::collections::BTreeMap;
+use std::ops::Range;
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
-use client::{
-    Client, Event, Events, FileOutbox, Kind, Options, Outcome, Sending, Servers, Session,
-    StartFrom, TlsConfig,
-};
-use proto::ids::{ConversationId, GroupId, UserId};
+use client::{Backoff, Client, FileOutbox, Options, Servers, StartFrom, TlsConfig};
 use tempfile::TempDir;
 use tokio::runtime::Runtime;
 use tokio::sync::watch;
 use tokio::task::JoinSet;
-use tokio::time::{sleep, timeout};
+use tokio::time::{Instant, timeout};
 
+use crate::history::{
+    self, Conv, Latency, Phase, Recorder, Report, Thresholds, Verdict, What, check,
+};
 use crate::programs::scratch;
-use crate::{Device, History, PASSWORD, PATIENCE, Said};
+use crate::{PASSWORD, PATIENCE};
+use outsiders::{come_and_go, make_group};
+use phone::Phone;
+use shared::{LIBRARY, PHONE, Shared};
+use talker::{Talker, listen};
 
-/// Messages that one of them is ahead of the acknowledgements.
-const AHEAD: usize = 4;
 /// Between two messages of one of them. Slower than a gateway's limit.
 const PAUSE: Duration = Duration::from_millis(30);
 /// How long everything that was said may take to be acknowledged and to reach everybody, once
-/// nothing is killed any more.
+/// nothing is hurt any more.
 const SETTLE_LIMIT: Duration = Duration::from_mins(1);
+/// The longest wait of a client before it connects again.
+const RECONNECT_MAX: Duration = Duration::from_secs(1);
+/// What a failed test shows of a list.
+const SHOWN_MAX: usize = 20;
+
+/// Who talks, and how.
+#[derive(Debug, Clone)]
+pub struct CrowdOptions {
+    /// The login endpoint.
+    pub login: String,
+    /// Whom to believe, where TLS is spoken.
+    pub tls: Option<TlsConfig>,
+    /// How many talk, at least two: the first demo users.
+    pub people: u32,
+    /// Whether they talk in group 1 too. Then they must all be in it.
+    pub group: bool,
+    /// How many of them have an old phone as well, which only hears what it is pushed.
+    pub listeners: u32,
+    /// How many more users, the next ones by number, enter a group of their own and leave it while
+    /// the people talk there.
+    pub outsiders: u32,
+    /// How long each pauses between two messages.
+    pub pause: Duration,
+    /// Where the servers are, if not at the login endpoint.
+    pub servers: Option<Servers>,
+    /// A file for the history, written as it happens.
+    pub record: Option<PathBuf>,
+}
+
+impl CrowdOptions {
+    /// The usual ones: this many people, who talk to neighbours and in group 1.
+    pub fn new(login: &str, people: u32) -> Self {
+        Self {
+            login: login.to_owned(),
+            tls: None,
+            people,
+            group: true,
+            listeners: 0,
+            outsiders: 0,
+            pause: PAUSE,
+            servers: None,
+            record: None,
+        }
+    }
+
+    fn servers(&self) -> Servers {
+        self.servers.clone().unwrap_or_else(|| Servers::Login(vec![self.login.clone()]))
+    }
+}
 
 /// The people.
 #[derive(Debug)]
@@ -41,7 +104,8 @@ pub struct Crowd {
     listeners: JoinSet<()>,
     /// A client goes offline with the last of its handles.
     clients: Vec<Client>,
-    _outboxes: TempDir,
+    last_user: u32,
+    outboxes: TempDir,
 }
 
 /// What became of it all.
@@ -55,65 +119,128 @@ pub struct Summary {
     pub heard: usize,
 }
 
+/// A fault that goes on. It ends with this, as one that fired once unless told otherwise.
 #[derive(Debug)]
-struct Shared {
-    records: Mutex<Records>,
-    acked: watch::Sender<usize>,
-    heard: watch::Sender<usize>,
+#[must_use = "the fault ends where this is dropped"]
+pub struct Nemesis {
+    recorder: Recorder,
+    what: String,
+    target: String,
+    fired: u64,
 }
 
-#[derive(Debug, Default)]
-struct Records {
-    history: History,
-    /// Up to where each has heard each conversation.
-    heard_upto: BTreeMap<(u32, Session), u32>,
-    heard: usize,
-    reconnects: usize,
-    wrong: Vec<String>,
+impl Nemesis {
+    /// Sets how often it really happened, counted at the target.
+    pub fn fired(&mut self, times: u64) {
+        self.fired = times;
+    }
+
+    /// The fault has ended.
+    pub fn end(self) {
+        drop(self);
+    }
 }
 
-impl Shared {
-    fn records(&self) -> MutexGuard<'_, Records> {
-        self.records.lock().expect("nobody panicked with it")
+impl Drop for Nemesis {
+    fn drop(&mut self) {
+        let (what, target) = (std::mem::take(&mut self.what), std::mem::take(&mut self.target));
+        let (phase, fired) = (Phase::End, self.fired);
+        self.recorder.record(What::Nemesis { what, target, phase, fired });
     }
 }
 
 impl Crowd {
-    /// Lets the first `people` demo users talk. They must all be in group 1.
+    /// Lets the first `people` demo users talk. They must all be in group 1. Blocks.
     pub fn start(login: &str, tls: Option<&TlsConfig>, people: u32) -> Self {
+        Self::with(&CrowdOptions { tls: tls.cloned(), ..CrowdOptions::new(login, people) })
+    }
+
+    /// Lets them talk as told. Blocks.
+    pub fn with(options: &CrowdOptions) -> Self {
         let runtime = Runtime::new().expect("start a runtime");
-        let outboxes = TempDir::new_in(scratch()).expect("make a folder for the outboxes");
-        let (talking, talk) = watch::channel(true);
-        let (acked_end, acked) = watch::channel(0);
-        let shared = Arc::new(Shared {
-            records: Mutex::default(),
-            acked: acked_end,
-            heard: watch::Sender::new(0),
+        let recorder = options.record.as_ref().map_or_else(Recorder::new, |path| {
+            Recorder::into_file(path).expect("make a file for the history")
         });
-        let (mut talkers, mut listeners) = (JoinSet::new(), JoinSet::new());
-        let mut clients = Vec::new();
-        for user in 1..=people {
-            let servers = Servers::Login(vec![login.to_owned()]);
-            let mut options = Options::new(servers, format!("u{user}"), PASSWORD);
-            options.tls = tls.cloned();
-            options.start_from = StartFrom::Beginning;
-            options.limits.events_max = 4096;
+        let shared = Arc::new(Shared::new(recorder, options.people, options.group));
+        let acked = shared.acked.subscribe();
+        let mut crowd = Self {
+            runtime,
+            talking: watch::Sender::new(true),
+            acked,
+            shared,
+            talkers: JoinSet::new(),
+            listeners: JoinSet::new(),
+            clients: Vec::new(),
+            last_user: options.people + options.outsiders,
+            outboxes: TempDir::new_in(scratch()).expect("make a folder for the outboxes"),
+        };
+        crowd.connect(options);
+        crowd.make_groups(options);
+        crowd.begin(options);
+        crowd
+    }
+
+    /// Starts a client for everybody.
+    fn connect(&mut self, options: &CrowdOptions) {
+        for user in 1..=self.last_user {
+            let mut client = Options::new(options.servers(), format!("u{user}"), PASSWORD);
+            client.tls.clone_from(&options.tls);
+            client.start_from = StartFrom::Beginning;
+            client.limits.events_max = 4096;
+            client.limits.reconnect = Backoff::new(Duration::from_millis(100), RECONNECT_MAX);
             // Some keep what they say on disk, as a real program would.
             if user % 4 == 0 {
-                let file = outboxes.path().join(format!("u{user}"));
-                options.outbox = Some(Box::new(FileOutbox::open(file).expect("open an outbox")));
+                let file = self.outboxes.path().join(format!("u{user}"));
+                client.outbox = Some(Box::new(FileOutbox::open(file).expect("open an outbox")));
             }
-            let started = runtime.block_on(Client::start(options));
+            let started = self.runtime.block_on(Client::start(client));
             let (client, events) = started.expect("a client starts");
-            clients.push(client.clone());
-            let places = places(user, people);
-            let talk = talk.clone();
-            let talker =
-                Talker { user, client, shared: Arc::clone(&shared), ahead: VecDeque::new() };
-            talkers.spawn_on(talker.talk(places, talk), runtime.handle());
-            listeners.spawn_on(listen(user, events, Arc::clone(&shared)), runtime.handle());
+            self.clients.push(client);
+            self.shared.enter((user, LIBRARY));
+            let listener = listen(user, events, Arc::clone(&self.shared));
+            self.listeners.spawn_on(listener, self.runtime.handle());
         }
-        Self { runtime, talking, acked, shared, talkers, listeners, clients, _outboxes: outboxes }
+    }
+
+    fn make_groups(&self, options: &CrowdOptions) {
+        let mut groups = Vec::new();
+        if options.group {
+            groups.push(1);
+        }
+        if let Some(client) = self.clients.first().filter(|_| options.outsiders > 0) {
+            let group = self.runtime.block_on(make_group(client, options.people));
+            self.shared.state().open_group = Some(group);
+            groups.push(group.0);
+        }
+        for group in groups {
+            for user in 1..=options.people {
+                let conv = Conv::group(group);
+                self.shared.recorder.record(What::Member { conv, user, join: 1, leave: None });
+            }
+        }
+    }
+
+    /// Lets everybody do what he is there for.
+    fn begin(&mut self, options: &CrowdOptions) {
+        let handle = self.runtime.handle().clone();
+        for (user, client) in (1..=options.people).zip(&self.clients) {
+            let talker = Talker::new(user, client.clone(), Arc::clone(&self.shared));
+            let talk = talker.talk(options.pause, self.talking.subscribe());
+            self.talkers.spawn_on(talk, &handle);
+        }
+        for user in 1..=options.listeners.min(options.people) {
+            let (servers, tls) = (options.servers(), options.tls.clone());
+            self.shared.enter((user, PHONE));
+            let phone = Phone { user, servers, tls, shared: Arc::clone(&self.shared) };
+            self.listeners.spawn_on(phone.run(), &handle);
+        }
+        let open_group = self.shared.state().open_group;
+        if let (Some(group), Some(client)) = (open_group, self.clients.first()) {
+            let outsiders: Vec<u32> = (options.people + 1..=self.last_user).collect();
+            let (client, shared) = (client.clone(), Arc::clone(&self.shared));
+            let talk = self.talking.subscribe();
+            self.talkers.spawn_on(come_and_go(client, shared, (group, outsiders), talk), &handle);
+        }
     }
 
     /// How many messages have been acknowledged.
@@ -129,194 +256,158 @@ impl Crowd {
         assert!(self.runtime.block_on(limit), "{more} more messages are acknowledged in time");
     }
 
-    /// Lets them finish, waits until everybody has heard everything, reads all histories through
+    /// What everything is taken down with, for what a test wants to add.
+    pub fn recorder(&self) -> &Recorder {
+        &self.shared.recorder
+    }
+
+    /// A fault begins now, and ends where the result does.
+    pub fn nemesis(&self, what: &str, target: &str) -> Nemesis {
+        let recorder = self.shared.recorder.clone();
+        let (what, target) = (what.to_owned(), target.to_owned());
+        let start = What::Nemesis {
+            what: what.clone(),
+            target: target.clone(),
+            phase: Phase::Start,
+            fired: 0,
+        };
+        recorder.record(start);
+        Nemesis { recorder, what, target, fired: 1 }
+    }
+
+    /// Adds to what must have happened for a run to count: messages that were sent again and
+    /// messages that were missed and fetched, where others than these people counted them.
+    pub fn count(&self, retries: u64, repairs: u64) {
+        self.shared.recorder.record(What::Counters { retries, repairs });
+    }
+
+    /// Waits until everybody has everything that is acknowledged by now, however he gets it. Returns
+    /// how long that took. Blocks.
+    pub fn settle(&self, limit: Duration) -> Duration {
+        let began = Instant::now();
+        let heads = self.shared.heads();
+        let wait = async { timeout(limit, self.everybody_has(&heads)).await.is_ok() };
+        let settled = self.runtime.block_on(wait);
+        let missing = self.shared.missing(&heads);
+        assert!(settled, "everybody has everything within {limit:?}, not:\n{}", first(&missing));
+        began.elapsed()
+    }
+
+    async fn everybody_has(&self, heads: &std::collections::HashMap<Conv, shared::Head>) {
+        let mut steps = self.shared.steps.subscribe();
+        while !self.shared.missing(heads).is_empty() {
+            steps.changed().await.expect("it lives as long as this");
+        }
+    }
+
+    /// How long the crowd has talked by now: the clock of the following.
+    pub fn now(&self) -> Duration {
+        self.shared.recorder.now()
+    }
+
+    /// How long the answers took that came between two moments.
+    pub fn latency(&self, within: Range<Duration>) -> Latency {
+        self.shared.recorder.read(|events| history::latency(events, micros(&within)))
+    }
+
+    /// Waits for the next acknowledgement after a moment. Returns how long after it that came.
+    /// Blocks.
+    pub fn next_ack(&mut self, after: Duration) -> Duration {
+        let after_us = micros(&(after..after)).start;
+        let Self { runtime, acked, shared, .. } = self;
+        let next = async {
+            loop {
+                let next = shared.recorder.read(|events| history::next_ack(events, after_us));
+                if let Some(us) = next {
+                    return us;
+                }
+                acked.changed().await.expect("it lives as long as this");
+            }
+        };
+        let found = runtime.block_on(async { timeout(PATIENCE, next).await });
+        Duration::from_micros(found.expect("something is acknowledged in time") - after_us)
+    }
+
+    /// For each user, the longest time between two moments in which he waited for acknowledgements
+    /// and none came.
+    pub fn stalls(&self, within: Range<Duration>) -> BTreeMap<u32, Duration> {
+        let stalls = self.shared.recorder.read(|events| history::stalls(events, micros(&within)));
+        stalls.into_iter().map(|(user, us)| (user, Duration::from_micros(us))).collect()
+    }
+
+    /// Lets them finish, waits until everybody has everything, reads all histories through
     /// `gateway`, and checks that all of it fits together. Blocks.
-    pub fn finish(mut self, gateway: &str, tls: Option<&TlsConfig>) -> Summary {
+    pub fn finish(self, gateway: &str, tls: Option<&TlsConfig>) -> Summary {
+        self.verdict(gateway, tls, &Thresholds::default()).0
+    }
+
+    /// The same with thresholds. Panics unless the run is clean, and keeps its history then; a run
+    /// in which too little happened is not clean. Blocks.
+    pub fn verdict(
+        mut self,
+        gateway: &str,
+        tls: Option<&TlsConfig>,
+        thresholds: &Thresholds,
+    ) -> (Summary, Report) {
+        self.end(gateway, tls);
+        let report = self.shared.recorder.read(|events| check(events, thresholds));
+        let state = self.shared.state();
+        if report.verdict != Verdict::Clean || !state.wrong.is_empty() {
+            let path = self.save();
+            let wrong = first(&state.wrong);
+            panic!("the history is in {}\n{wrong}\n{report}", path.display());
+        }
+        let acked = usize::try_from(report.figures.acked).expect("they are in memory");
+        let (reconnects, heard) = (state.reconnects, state.heard);
+        drop(state);
+        (Summary { acked, reconnects, heard }, report)
+    }
+
+    fn end(&mut self, gateway: &str, tls: Option<&TlsConfig>) {
         self.talking.send_replace(false);
-        let Self { runtime, shared, talkers, listeners, clients, .. } = &mut self;
+        let mut talkers = std::mem::take(&mut self.talkers);
+        let all = async {
+            while let Some(ended) = talkers.join_next().await {
+                ended.expect("nobody panics");
+            }
+        };
+        let ended = self.runtime.block_on(async { timeout(SETTLE_LIMIT, all).await.is_ok() });
+        if !ended {
+            self.shared.complain("not everything that was said was answered in time".to_owned());
+        }
+        let heads = self.shared.heads();
+        // What is still missing then, the rules find.
+        let wait = async { timeout(SETTLE_LIMIT, self.everybody_has(&heads)).await.is_ok() };
+        if !self.runtime.block_on(wait) {
+            let missing = self.shared.missing(&heads);
+            self.shared.complain(format!("not everybody has everything:\n{}", first(&missing)));
+        }
+        self.shared.record_finals();
+        self.listeners.abort_all();
+        let Self { runtime, shared, clients, last_user, listeners, .. } = self;
         runtime.block_on(async {
-            let settled = timeout(SETTLE_LIMIT, async {
-                while let Some(ended) = talkers.join_next().await {
-                    ended.expect("a talker does not panic");
-                }
-            });
-            settled.await.expect("everything that was said is acknowledged in time");
-            let heads = read_histories(gateway, tls, shared).await;
-            everybody_heard(shared, &heads).await;
-            clients.clear();
-            listeners.abort_all();
+            while listeners.join_next().await.is_some() {}
+            reading::read_all(gateway, tls, shared, *last_user).await;
         });
-        let records = shared.records();
-        let mut wrong = records.history.check();
-        wrong.extend(records.wrong.iter().cloned());
-        assert!(wrong.is_empty(), "{} faults, such as:\n{}", wrong.len(), first(&wrong));
-        Summary {
-            acked: records.history.acked_count(),
-            reconnects: records.reconnects,
-            heard: records.heard,
-        }
+        clients.clear();
+    }
+
+    /// Keeps the history for whoever wants to know what happened.
+    fn save(&self) -> PathBuf {
+        static SAVED: AtomicU64 = AtomicU64::new(0);
+        let number = SAVED.fetch_add(1, Ordering::Relaxed);
+        let name = format!("history-{}-{number}.jsonl", std::process::id());
+        let path = scratch().join(name);
+        self.shared.recorder.save(&path).expect("keep the history");
+        path
     }
 }
 
-/// Whom a user talks to, in turn: neighbours and the group.
-fn places(user: u32, people: u32) -> [Session; 3] {
-    let next = user % people + 1;
-    let before = (user + people - 2) % people + 1;
-    [Session::user(next), Session::group(1), Session::user(before)]
-}
-
-/// One of the people.
-struct Talker {
-    user: u32,
-    client: Client,
-    shared: Arc<Shared>,
-    ahead: VecDeque<(Said, Sending)>,
-}
-
-impl Talker {
-    async fn talk(mut self, places: [Session; 3], talk: watch::Receiver<bool>) {
-        let mut number = 0_u32;
-        while *talk.borrow() {
-            for place in places {
-                number += 1;
-                self.say(place, number);
-                while self.ahead.len() > AHEAD {
-                    self.next_outcome().await;
-                }
-                sleep(PAUSE).await;
-            }
-        }
-        while !self.ahead.is_empty() {
-            self.next_outcome().await;
-        }
-    }
-
-    fn say(&mut self, place: Session, number: u32) {
-        // No two messages are equal.
-        let body = proto::text::encrypt(&format!("{number} from u{}", self.user));
-        let mut records = self.shared.records();
-        let conversation = conversation(self.user, place);
-        let said = records.history.says(self.user, conversation, body.clone());
-        let sending = self.client.send(place, Kind::Text, body);
-        self.ahead.push_back((said, sending));
-    }
-
-    async fn next_outcome(&mut self) {
-        let Some((said, sending)) = self.ahead.pop_front() else { return };
-        let outcome = sending.await;
-        let mut records = self.shared.records();
-        match outcome {
-            Outcome::Ok { msg_id, .. } => {
-                records.history.acked(said, msg_id.0);
-                drop(records);
-                self.shared.acked.send_modify(|acked| *acked += 1);
-            }
-            Outcome::Refused(reason) => {
-                records.history.refused(said);
-                let user = self.user;
-                records.wrong.push(format!("a message of u{user} was refused: {reason:?}"));
-            }
-            Outcome::Unknown | Outcome::NotSent(_) => {
-                let user = self.user;
-                records.wrong.push(format!("a message of u{user} ended with {outcome:?}"));
-            }
-        }
-    }
-}
-
-/// Takes down what a user is shown.
-async fn listen(user: u32, mut events: Events, shared: Arc<Shared>) {
-    while let Some(event) = events.next().await {
-        let mut records = shared.records();
-        match event {
-            Event::Message(message) => {
-                let upto = records.heard_upto.entry((user, message.session)).or_default();
-                let expected = *upto + 1;
-                *upto = message.msg_id.0;
-                if message.msg_id.0 != expected {
-                    let (session, id) = (message.session, message.msg_id.0);
-                    records.wrong.push(format!(
-                        "u{user} heard {id} of {session:?} when {expected} was next"
-                    ));
-                }
-                let conversation = conversation(user, message.session);
-                records.history.saw(conversation, message.msg_id.0, message.from.0, message.data);
-                records.heard += 1;
-                shared.heard.send_replace(records.heard);
-            }
-            Event::Skipped { session, first, last } => {
-                records.wrong.push(format!("u{user} skipped {first:?} to {last:?} of {session:?}"));
-            }
-            Event::Disconnected { .. } => records.reconnects += 1,
-            Event::Kicked(reason) => {
-                records.wrong.push(format!("u{user} was thrown out: {reason:?}"));
-            }
-            Event::Rejected { result, text } => {
-                records.wrong.push(format!("u{user} was rejected: {result:?} {text}"));
-            }
-            Event::Connected { .. } | Event::Sent { .. } | Event::Push(_) => {}
-        }
-    }
-}
-
-/// Reads the history of every conversation, as an old client does. Returns their heads.
-async fn read_histories(
-    gateway: &str,
-    tls: Option<&TlsConfig>,
-    shared: &Shared,
-) -> HashMap<(u32, Session), u32> {
-    let heard: Vec<(u32, Session)> = {
-        let records = shared.records();
-        records.heard_upto.keys().copied().collect()
-    };
-    let mut heads = HashMap::new();
-    let mut users: Vec<u32> = heard.iter().map(|(user, _session)| *user).collect();
-    users.dedup();
-    for user in users {
-        // A phone, which displaces nobody.
-        let mut device = Device::log_in_over(gateway, tls, user, client::ClientType::Android).await;
-        for (_, session) in heard.iter().filter(|(heard_by, _)| *heard_by == user) {
-            let history = device.history(*session).await;
-            heads.insert((user, *session), history.first().map_or(0, |newest| newest.msg_id));
-            let mut records = shared.records();
-            records.history.stored(conversation(user, *session), &history);
-        }
-    }
-    heads
-}
-
-/// Waits until everybody has heard everything that is in the histories.
-async fn everybody_heard(shared: &Shared, heads: &HashMap<(u32, Session), u32>) {
-    let mut heard = shared.heard.subscribe();
-    let complete = timeout(SETTLE_LIMIT, async {
-        loop {
-            if missing(shared, heads).is_empty() {
-                return;
-            }
-            heard.changed().await.expect("the listeners live");
-        }
-    });
-    let in_time = complete.await.is_ok();
-    assert!(in_time, "everybody hears everything, not:\n{}", first(&missing(shared, heads)));
-}
-
-fn missing(shared: &Shared, heads: &HashMap<(u32, Session), u32>) -> Vec<String> {
-    let records = shared.records();
-    let behind = heads.iter().filter_map(|(place, head)| {
-        let upto = records.heard_upto.get(place).copied().unwrap_or_default();
-        (upto < *head).then(|| format!("u{} has {upto} of {head} of {:?}", place.0, place.1))
-    });
-    behind.collect()
-}
-
-fn conversation(user: u32, session: Session) -> ConversationId {
-    let conversation = match session {
-        Session::User(other) => ConversationId::single(UserId(user), other),
-        Session::Group(GroupId(group)) => ConversationId::group(GroupId(group)),
-    };
-    conversation.expect("nobody talks to himself")
+fn micros(within: &Range<Duration>) -> Range<u64> {
+    let us = |moment: Duration| u64::try_from(moment.as_micros()).unwrap_or(u64::MAX);
+    us(within.start)..us(within.end)
 }
 
 fn first(lines: &[String]) -> String {
-    lines.iter().take(20).map(String::as_str).collect::<Vec<_>>().join("\n")
+    lines.iter().take(SHOWN_MAX).map(String::as_str).collect::<Vec<_>>().join("\n")
 }

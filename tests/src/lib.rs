@@ -20,20 +20,32 @@
 mod cluster;
 mod crowd;
 mod device;
-mod history;
+pub mod fault;
+pub mod history;
+mod namespace;
 mod ports;
+mod probe;
 mod programs;
 mod random;
+mod site;
+mod strace;
+mod volume;
+mod wire;
 
 use std::time::Duration;
 
 pub use cluster::{Cluster, Ended, Options, run_program, snapshot};
-pub use crowd::{Crowd, Summary};
+pub use crowd::{Crowd, CrowdOptions, Nemesis, Summary};
 pub use device::Device;
-pub use history::{History, Said};
+pub use namespace::Namespace;
 pub use ports::free_base;
+pub use probe::Probe;
 pub use programs::Programs;
 pub use random::Random;
+pub use site::{Site, SiteOptions, sum_of, wait_some, wait_until};
+pub use strace::{Strace, most_calls};
+pub use volume::Volume;
+pub use wire::{Ends, Manner, Wires};
 
 /// Long enough for a loaded machine: a test that waits this long has failed.
 pub const PATIENCE: Duration = Duration::from_secs(30);

@@ -16,6 +16,9 @@ const NAMES: [&str; 5] = ["talkhub", "login_server", "msg_server", "route_server
 /// Names a folder with programs to test instead of those that would be built.
 const PROGRAMS: &str = "TALKHUB_PROGRAMS";
 
+/// The same for those with the build feature `faults`.
+const FAULTY_PROGRAMS: &str = "TALKHUB_FAULTY_PROGRAMS";
+
 /// A folder with the programs in it.
 #[derive(Debug, Clone)]
 pub struct Programs {
@@ -23,9 +26,10 @@ pub struct Programs {
 }
 
 impl Programs {
-    /// Builds the programs, unless this process has done so, and links them into `folder`.
-    pub fn link_into(folder: &Path) -> Self {
-        let built = built();
+    /// Builds the programs, unless this process has done so, and links them into `folder`. With
+    /// `faults`, those that can be told to do things wrong.
+    pub fn link_into(folder: &Path, faults: bool) -> Self {
+        let built = if faults { built_with_faults() } else { built() };
         fs::create_dir_all(folder).expect("make the folder of the programs");
         for name in NAMES {
             let (from, to) = (built.join(name), folder.join(name));
@@ -34,6 +38,16 @@ impl Programs {
             }
         }
         Self { folder: folder.to_owned() }
+    }
+
+    /// Builds them now: later the network that a build may need could be out of reach.
+    pub fn build() {
+        built();
+    }
+
+    /// The folder with those that can be told to do things wrong.
+    pub fn built_with_faults() -> &'static Path {
+        built_with_faults()
     }
 
     /// The file of the program `name`.
@@ -60,10 +74,30 @@ fn built() -> &'static Path {
     })
 }
 
-/// `target/<profile>`: test programs are in `target/<profile>/deps`.
+fn built_with_faults() -> &'static Path {
+    static BUILT: OnceLock<PathBuf> = OnceLock::new();
+    BUILT.get_or_init(|| {
+        if let Some(folder) = std::env::var_os(FAULTY_PROGRAMS) {
+            return PathBuf::from(folder);
+        }
+        // A folder of its own, or the programs would take each other's place.
+        let target =
+            profile_folder().parent().expect("a profile is in the target folder").join("faults");
+        let mut command = cargo_build();
+        command.args(["--features", "faults"]).arg("--target-dir").arg(&target);
+        // Nobody debugs them, and the tables take longest to write.
+        command.env("CARGO_PROFILE_DEV_DEBUG", "false");
+        run(command);
+        target.join("debug")
+    })
+}
+
+/// `target/<profile>`: tests are in `target/<profile>/deps`, programs one above.
 fn profile_folder() -> PathBuf {
-    let test = std::env::current_exe().expect("this test's own file");
-    test.ancestors().nth(2).expect("target/<profile>").to_owned()
+    let this = std::env::current_exe().expect("this program's own file");
+    let folder = this.parent().expect("a file is in a folder");
+    let is_test = folder.ends_with("deps");
+    if is_test { folder.parent().expect("target/<profile>").to_owned() } else { folder.to_owned() }
 }
 
 /// Waits for other builds by itself: cargo locks the target folder.
@@ -74,9 +108,8 @@ fn build() {
         Some("debug") | None => "dev",
         Some(name) => name,
     };
-    let cargo = std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into());
-    let mut command = Command::new(cargo);
-    command.args(["build", "--workspace", "--bins", "--quiet", "--profile", profile]);
+    let mut command = cargo_build();
+    command.args(["--profile", profile]);
     if target.join("CACHEDIR.TAG").exists() {
         command.arg("--target-dir").arg(target);
     } else {
@@ -84,6 +117,17 @@ fn build() {
         let target = target.parent().expect("the folder of a triple is in the target folder");
         command.arg("--target-dir").arg(target).arg("--target").arg(triple);
     }
+    run(command);
+}
+
+fn cargo_build() -> Command {
+    let cargo = std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into());
+    let mut command = Command::new(cargo);
+    command.args(["build", "--locked", "--workspace", "--bins", "--quiet"]);
+    command
+}
+
+fn run(mut command: Command) {
     command.current_dir(concat!(env!("CARGO_MANIFEST_DIR"), "/..")).stdin(Stdio::null());
     let status = command.status().expect("cargo can be run");
     assert!(status.success(), "the programs under test are built: {status}");

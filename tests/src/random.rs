@@ -16,12 +16,15 @@ impl Random {
     #[expect(clippy::print_stderr, reason = "a failure must be repeatable")]
     pub fn from_env() -> Self {
         let seed = std::env::var(SEED).ok().and_then(|text| text.parse().ok());
-        let seed = seed.unwrap_or_else(|| {
-            let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
-            u64::from(now.subsec_nanos()) << 20 ^ now.as_secs()
-        });
+        let seed = seed.unwrap_or_else(Self::new_seed);
         eprintln!("{SEED}={seed}");
         Self::from_seed(seed)
+    }
+
+    /// A seed that nobody has chosen.
+    pub fn new_seed() -> u64 {
+        let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
+        u64::from(now.subsec_nanos()) << 20 ^ now.as_secs()
     }
 
     /// The source with this seed.
@@ -36,10 +39,15 @@ impl Random {
         self.next() % bound
     }
 
+    /// A place in a list of this length, which has some.
+    pub fn index(&mut self, length: usize) -> usize {
+        usize::try_from(self.below(length as u64)).expect("an index fits")
+    }
+
     /// Puts `items` into a random order.
     pub fn shuffle<T>(&mut self, items: &mut [T]) {
         for last in (1..items.len()).rev() {
-            let other = usize::try_from(self.below(last as u64 + 1)).expect("an index fits");
+            let other = self.index(last + 1);
             items.swap(last, other);
         }
     }

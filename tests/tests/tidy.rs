@@ -99,6 +99,35 @@ fn every_queue_has_a_bound() {
     }
 }
 
+#[test]
+fn the_wall_clock_is_read_in_one_place() {
+    // Tests move it there, and nothing may depend on another one.
+    let clocks = ["SystemTime", "UNIX_EPOCH", "now_v7", "Timestamp::now", "Zoned::now"];
+    let daemons = ["daemon", "login_server", "msg_server", "route_server", "db_proxy"];
+    let place = root().join("daemon/src/clock.rs");
+    for (path, text) in sources() {
+        if !daemons.iter().any(|name| path.starts_with(root().join(name))) || path == place {
+            continue;
+        }
+        for clock in clocks {
+            assert!(!text.contains(clock), "{}: {clock} instead of daemon::clock", path.display());
+        }
+    }
+}
+
+#[test]
+fn faults_are_planted_on_purpose_only() {
+    for (name, _) in MAY_KNOW {
+        let manifest = text(&root().join(name).join("Cargo.toml"));
+        let by_default = manifest.lines().find(|line| line.starts_with("default ="));
+        assert_eq!(by_default, None, "{name}: nothing optional is on by default");
+        let wanted = manifest.lines().find(|line| {
+            line.contains("features = [") && line.contains("faults") && !line.starts_with("faults")
+        });
+        assert_eq!(wanted, None, "{name}: a dependency with its faults, always");
+    }
+}
+
 /// Every Rust file of the workspace that a person wrote.
 fn sources() -> Vec<(PathBuf, String)> {
     let mut files = Vec::new();

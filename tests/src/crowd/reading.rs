@@ -1,0 +1,64 @@
+//! Reads everything in the end, as an old client does.
+
+use std::collections::HashSet;
+
+use client::{ClientType, Session, TlsConfig};
+use proto::client::MessageInfo;
+
+use super::shared::{READER, Shared, conv, row};
+use crate::Device;
+use crate::history::{Connection, Conv, Row, What};
+
+/// The newest messages that everybody reads. One member reads all of them.
+const READ_MAX: u32 = 2_000;
+/// Messages on one page.
+const PAGE: u32 = 100;
+
+/// Lets every user read every conversation of his.
+pub(super) async fn read_all(gateway: &str, tls: Option<&TlsConfig>, shared: &Shared, last: u32) {
+    let mut dumped: HashSet<Conv> = HashSet::new();
+    for user in 1..=last {
+        let state = |state| What::Session { user, device: READER, state };
+        // A phone, which displaces nobody who is still there.
+        let mut device = Device::log_in_over(gateway, tls, user, ClientType::Android).await;
+        shared.recorder.record(state(Connection::Connected));
+        let unread = device.unread().await;
+        for session in shared.places(user) {
+            let conv = conv(user, session);
+            let head = device.latest(session).await;
+            let unread = unread.get(&session).copied().unwrap_or(0);
+            shared.recorder.record(What::Derived { user, conv, unread, head });
+            let asked = Some(shared.recorder.last());
+            // Those who entered later see less.
+            if user <= shared.people() && dumped.insert(conv) {
+                let rows: Vec<Row> = device.history(session).await.iter().map(row).collect();
+                shared.recorder.record(What::Stored { conv, from: 1, rows });
+            } else {
+                let rows = newest(&mut device, session).await;
+                let complete_upto = rows.first().map_or(0, |newest| newest.msg_id);
+                let oldest = rows.last().map_or(1, |oldest| oldest.msg_id);
+                let from = if rows.len() >= READ_MAX as usize { oldest } else { 1 };
+                let (device, to_head) = (READER, true);
+                let pull =
+                    What::Pull { user, device, conv, from, complete_upto, asked, to_head, rows };
+                shared.recorder.record(pull);
+            }
+        }
+        shared.recorder.record(state(Connection::Disconnected));
+    }
+}
+
+/// The newest messages, the newest first.
+async fn newest(device: &mut Device, session: Session) -> Vec<Row> {
+    let mut all: Vec<MessageInfo> = device.page(session, 0, PAGE).await;
+    while let Some(oldest) = all.last().map(|info| info.msg_id).filter(|oldest| *oldest > 1)
+        && all.len() < READ_MAX as usize
+    {
+        let page = device.page(session, oldest - 1, PAGE).await;
+        if page.is_empty() {
+            break;
+        }
+        all.extend(page);
+    }
+    all.iter().map(row).collect()
+}

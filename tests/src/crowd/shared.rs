@@ -1,0 +1,291 @@
+//! What all tasks of a crowd share: the record, and how far everybody is.
+
+use std::collections::{BTreeMap, HashMap, HashSet};
+use std::sync::{Mutex, MutexGuard};
+
+use client::Session;
+use proto::ids::GroupId;
+use tokio::sync::watch;
+
+use crate::history::{Connection, Conv, Delivery, Mid, Ranges, Recorder, Row, Sha, What};
+
+/// The device that keeps the client contract.
+pub(super) const LIBRARY: u32 = 1;
+/// The old one.
+pub(super) const PHONE: u32 = 2;
+/// The one that reads everything in the end.
+pub(super) const READER: u32 = 100;
+
+/// A user's device.
+pub(super) type DeviceId = (u32, u32);
+
+/// Everything that is shared.
+#[derive(Debug)]
+pub(super) struct Shared {
+    pub(super) recorder: Recorder,
+    pub(super) acked: watch::Sender<usize>,
+    /// Counts steps by which somebody is further.
+    pub(super) steps: watch::Sender<u64>,
+    people: u32,
+    has_group: bool,
+    state: Mutex<State>,
+}
+
+/// How far everybody is.
+#[derive(Debug, Default)]
+pub(super) struct State {
+    /// The group that others enter and leave.
+    pub(super) open_group: Option<GroupId>,
+    /// The highest number acknowledged in each conversation.
+    heads: HashMap<Conv, Head>,
+    /// What each device has of each conversation.
+    views: BTreeMap<DeviceId, HashMap<Conv, View>>,
+    /// Since which event each outsider certainly is a member.
+    pub(super) members: HashMap<u32, u64>,
+    /// What has no answer yet, by user.
+    open: HashMap<u32, HashMap<Mid, (Conv, u64)>>,
+    online: HashSet<DeviceId>,
+    pub(super) reconnects: usize,
+    pub(super) heard: usize,
+    retries: u64,
+    repairs: u64,
+    /// What nobody should have to hear.
+    pub(super) wrong: Vec<String>,
+}
+
+#[derive(Debug, Clone, Copy, Default)]
+pub(super) struct Head {
+    acked: u32,
+    /// The last of all events in which something was said that is acknowledged.
+    said_at: u64,
+}
+
+#[derive(Debug, Default)]
+struct View {
+    has: Ranges,
+    /// Everything up to here was handed out or passed by the library.
+    upto: u32,
+}
+
+impl Shared {
+    pub(super) fn new(recorder: Recorder, people: u32, has_group: bool) -> Self {
+        let (acked, steps) = (watch::Sender::new(0), watch::Sender::new(0));
+        Self { recorder, acked, steps, people, has_group, state: Mutex::default() }
+    }
+
+    /// How many talk. Users with higher numbers only enter and leave.
+    pub(super) const fn people(&self) -> u32 {
+        self.people
+    }
+
+    pub(super) fn state(&self) -> MutexGuard<'_, State> {
+        self.state.lock().expect("nobody panicked with it")
+    }
+
+    pub(super) fn complain(&self, what: String) {
+        self.state().wrong.push(what);
+    }
+
+    /// Whom a user talks to, in turn: neighbours and groups.
+    pub(super) fn places(&self, user: u32) -> Vec<Session> {
+        let open = self.state().open_group.map(Session::Group);
+        if user > self.people {
+            return open.into_iter().collect();
+        }
+        let next = user % self.people + 1;
+        let before = (user + self.people - 2) % self.people + 1;
+        let group = self.has_group.then_some(Session::group(1));
+        let places = [Some(Session::user(next)), group, Some(Session::user(before)), open];
+        let mut places: Vec<Session> = places.into_iter().flatten().collect();
+        if next == before {
+            places.retain({
+                let mut seen = HashSet::new();
+                move |place| seen.insert(*place)
+            });
+        }
+        places
+    }
+
+    pub(super) fn convs(&self, user: u32) -> Vec<Conv> {
+        self.places(user).into_iter().map(|place| conv(user, place)).collect()
+    }
+
+    pub(super) fn connected(&self, device: DeviceId) {
+        let (user, number) = device;
+        self.state().online.insert(device);
+        let state = Connection::Connected;
+        self.recorder.record(What::Session { user, device: number, state });
+    }
+
+    /// Also when connecting failed.
+    pub(super) fn disconnected(&self, device: DeviceId) {
+        let (user, number) = device;
+        let mut state = self.state();
+        state.reconnects += 1;
+        if state.online.remove(&device) {
+            // The library sends all of these again.
+            let open = state.open.get(&user).map_or(0, HashMap::len);
+            state.retries += if number == LIBRARY { open as u64 } else { 0 };
+            drop(state);
+            let state = Connection::Disconnected;
+            self.recorder.record(What::Session { user, device: number, state });
+        }
+    }
+
+    pub(super) fn invoke(&self, user: u32, what: What) {
+        let What::Invoke { mid, conv, .. } = what else { return };
+        let mut state = self.state();
+        let at = self.recorder.record(what);
+        state.open.entry(user).or_default().insert(mid, (conv, at));
+    }
+
+    pub(super) fn acknowledged(&self, user: u32, mid: Mid, msg_id: u32) {
+        let mut state = self.state();
+        self.recorder.record(What::Ok { mid, msg_id });
+        if let Some((conv, said_at)) = state.close(user, mid) {
+            let head = state.heads.entry(conv).or_default();
+            head.acked = head.acked.max(msg_id);
+            head.said_at = head.said_at.max(said_at);
+        }
+        drop(state);
+        self.acked.send_modify(|acked| *acked += 1);
+    }
+
+    pub(super) fn not_acknowledged(&self, user: u32, what: What, why: String) {
+        let mut state = self.state();
+        if let Some(mid) = what.outcome_of() {
+            state.close(user, mid);
+        }
+        self.recorder.record(what);
+        state.wrong.push(why);
+    }
+
+    /// The library has handed something out.
+    pub(super) fn shown(&self, it: Delivery) {
+        let mut state = self.state();
+        self.recorder.record(What::Shown(it));
+        state.heard += 1;
+        // History does not tell the sender's id.
+        state.repairs += u64::from(it.mid.is_none());
+        let view = state.view((it.user, it.device), it.conv);
+        view.has.insert(it.msg_id);
+        view.upto = it.msg_id;
+        drop(state);
+        self.step();
+    }
+
+    /// The library has passed some numbers.
+    pub(super) fn skipped(&self, (user, device): DeviceId, conv: Conv, (first, last): (u32, u32)) {
+        let mut state = self.state();
+        self.recorder.record(What::Skipped { user, device, conv, first, last });
+        state.view((user, device), conv).upto = last;
+        drop(state);
+        self.step();
+    }
+
+    pub(super) fn pushed(&self, it: Delivery) {
+        let mut state = self.state();
+        self.recorder.record(What::Push(it));
+        state.heard += 1;
+        state.view((it.user, it.device), it.conv).has.insert(it.msg_id);
+        drop(state);
+        self.step();
+    }
+
+    /// An old device has read history up to the newest message.
+    pub(super) fn pulled(&self, what: What) {
+        let What::Pull { user, device, conv, from, complete_upto, ref rows, .. } = what else {
+            return;
+        };
+        let mut state = self.state();
+        let view = state.view((user, device), conv);
+        for row in rows {
+            view.has.insert(row.msg_id);
+        }
+        view.has.insert_run(from, complete_upto);
+        state.repairs += rows.len() as u64;
+        self.recorder.record(what);
+        drop(state);
+        self.step();
+    }
+
+    fn step(&self) {
+        self.steps.send_modify(|steps| *steps += 1);
+    }
+
+    /// The first number from which on a device lacks something.
+    pub(super) fn complete_upto(&self, device: DeviceId, conv: Conv) -> u32 {
+        self.state().view(device, conv).has.complete_upto(1)
+    }
+
+    pub(super) fn heads(&self) -> HashMap<Conv, Head> {
+        self.state().heads.clone()
+    }
+
+    /// Who does not have everything up to these numbers, and what.
+    pub(super) fn missing(&self, heads: &HashMap<Conv, Head>) -> Vec<String> {
+        let devices: Vec<DeviceId> = self.state().views.keys().copied().collect();
+        let mut missing = Vec::new();
+        for device in devices {
+            let (user, number) = device;
+            for conv in self.convs(user) {
+                let Some(head) = heads.get(&conv) else { continue };
+                let mut state = self.state();
+                // Only what was said after he came is certainly for him.
+                let joined = state.members.get(&user).copied();
+                if user > self.people && joined.is_none_or(|joined| head.said_at < joined) {
+                    continue;
+                }
+                let view = state.view(device, conv);
+                let upto = view.upto.max(view.has.complete_upto(1));
+                if upto < head.acked {
+                    missing.push(format!("u{user}/{number}: {upto} of {} of {conv}", head.acked));
+                }
+            }
+        }
+        missing
+    }
+
+    /// Makes a device known, which is waited for from now on.
+    pub(super) fn enter(&self, device: DeviceId) {
+        self.state().views.entry(device).or_default();
+    }
+
+    /// Takes down what everybody has.
+    pub(super) fn record_finals(&self) {
+        let devices: Vec<DeviceId> = self.state().views.keys().copied().collect();
+        for (user, device) in devices {
+            for conv in self.convs(user) {
+                let has = self.state().view((user, device), conv).has.runs().collect();
+                self.recorder.record(What::Final { user, device, conv, has });
+            }
+        }
+        let state = self.state();
+        let (retries, repairs) = (state.retries, state.repairs);
+        self.recorder.record(What::Counters { retries, repairs });
+    }
+}
+
+impl State {
+    fn view(&mut self, device: DeviceId, conv: Conv) -> &mut View {
+        self.views.entry(device).or_default().entry(conv).or_default()
+    }
+
+    fn close(&mut self, user: u32, mid: Mid) -> Option<(Conv, u64)> {
+        self.open.get_mut(&user)?.remove(&mid)
+    }
+}
+
+/// The conversation that a user knows by this session.
+pub(super) fn conv(user: u32, session: Session) -> Conv {
+    match session {
+        Session::User(other) => Conv::single(user, other.0),
+        Session::Group(GroupId(group)) => Conv::group(group),
+    }
+}
+
+/// A row of a history.
+pub(super) fn row(info: &proto::client::MessageInfo) -> Row {
+    let (msg_id, sender) = (info.msg_id, info.from_user_id);
+    Row { msg_id, sender, sha: Sha::of(&info.msg_data), mid: None }
+}

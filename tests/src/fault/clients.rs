@@ -1,0 +1,33 @@
+//! What clients do to themselves: they move from gateway to gateway, log in while something is said,
+//! and send again what they have sent.
+
+mod hop;
+mod login_race;
+mod resend;
+
+use super::Scenario;
+
+/// The scenarios of this folder.
+pub(super) const SCENARIOS: &[Scenario] = &[
+    Scenario {
+        name: "hop",
+        about: "a user's devices move between the gateways every 2 s while they receive 50 messages/s, their old sockets left half-open: complete 2 s after each login, no gap, nothing twice",
+        short: 4,
+        long: 150,
+        run: hop::run,
+    },
+    Scenario {
+        name: "login-race",
+        about: "a login within ±50 ms of a message: the message is in the history or pushed, within 2 s",
+        short: 60,
+        long: 2_000,
+        run: login_race::run,
+    },
+    Scenario {
+        name: "windows-resend",
+        about: "what is sent again, on the same connection or through the other gateway, over kills, is stored once and answered with its number; a timeout is no refusal",
+        short: 10,
+        long: 300,
+        run: resend::run,
+    },
+];

@@ -1,0 +1,106 @@
+//! Turns the tests on themselves: the servers are built with a fault of their own, and the scenario
+//! that should notice it must fail.
+
+use std::process::Command;
+
+use super::{Asked, End, Run, Scenario, Skipped, find, run, say};
+use crate::{Programs, Random};
+
+/// The scenarios of this file.
+pub(super) const SCENARIOS: &[Scenario] = &[Scenario {
+    name: "mutants",
+    about: "servers that break one promise on purpose: each is caught; rounds are tries for each",
+    short: 2,
+    long: 20,
+    run: mutants,
+}];
+
+/// A mutant, and who should notice it in how many rounds.
+struct Hunt {
+    mutant: &'static str,
+    scenario: &'static str,
+    rounds: usize,
+    /// One of these is in what the failure says: it must be the promise that broke, not the test.
+    says: &'static [&'static str],
+}
+
+const BROKEN: &[&str] = &["H1", "H2", "H3", "H4", "H5", "H6", "H7", "H8"];
+/// A page with a hole is no answer: the reader waits in vain.
+const HOLES: &[&str] = &["H1", "H5", "MessageListRequest"];
+
+const HUNTS: &[Hunt] = &[
+    Hunt { mutant: "ack-before-append", scenario: "kill", rounds: 12, says: BROKEN },
+    Hunt { mutant: "skip-dedupe", scenario: "kill", rounds: 12, says: BROKEN },
+    Hunt { mutant: "dedupe-by-wall-clock", scenario: "answers-cut", rounds: 4, says: BROKEN },
+    Hunt { mutant: "push-before-durable", scenario: "kill", rounds: 12, says: BROKEN },
+    Hunt { mutant: "offset-apart-from-rows", scenario: "kill", rounds: 12, says: BROKEN },
+    Hunt { mutant: "replay-from-end", scenario: "kill", rounds: 12, says: BROKEN },
+    Hunt { mutant: "ignore-insert-error", scenario: "kill", rounds: 24, says: HOLES },
+    Hunt { mutant: "pull-empty-on-error", scenario: "kill", rounds: 12, says: BROKEN },
+    Hunt { mutant: "watermark-max", scenario: "kill", rounds: 24, says: BROKEN },
+    Hunt { mutant: "offline-without-epoch", scenario: "hop", rounds: 4, says: &["hop "] },
+    Hunt { mutant: "truncate-mid-log", scenario: "log-bits", rounds: 3, says: &["refuse", "78"] },
+    Hunt { mutant: "ack-before-flush", scenario: "power", rounds: 4, says: BROKEN },
+];
+
+fn mutants(run: &mut Run) -> Result<(), Skipped> {
+    let (mut caught, mut missed) = (Vec::new(), Vec::new());
+    for hunt in HUNTS {
+        match hunt.goes_on(run.rounds, &mut run.random) {
+            Some(tries) => caught.push(format!("{} ({tries})", hunt.mutant)),
+            None => missed.push(hunt.mutant),
+        }
+    }
+    // The client library is a part of this program, so its mutant needs another one.
+    match client_is_caught(run.rounds) {
+        Some(tries) => caught.push(format!("watermark-max of the client ({tries})")),
+        None => missed.push("watermark-max of the client"),
+    }
+    run.figure("caught (in the n-th try)", format!("{}: {}", caught.len(), caught.join(", ")));
+    assert!(missed.is_empty(), "not caught: {}", missed.join(", "));
+    Ok(())
+}
+
+/// In which try the client library was caught that takes the highest number for its mark.
+fn client_is_caught(tries: usize) -> Option<usize> {
+    let programs = tempfile::tempdir().expect("make a folder for the programs");
+    Programs::link_into(programs.path(), false);
+    let program = Programs::built_with_faults().join("talkhub-fault");
+    (1..=tries).find(|_one| {
+        let output = Command::new(&program)
+            .args(["kill", "--rounds", "12"])
+            .env("TALKHUB_MUTANT", "watermark-max")
+            .env("TALKHUB_PROGRAMS", programs.path())
+            .output()
+            .expect("the program can be run");
+        let told = String::from_utf8_lossy(&output.stderr).into_owned();
+        !output.status.success() && BROKEN.iter().any(|rule| told.contains(rule))
+    })
+}
+
+impl Hunt {
+    /// In which try the mutant was caught.
+    fn goes_on(&self, tries: usize, random: &mut Random) -> Option<usize> {
+        let scenario = find(self.scenario).unwrap_or_else(|| panic!("no {}", self.scenario));
+        for one in 1..=tries {
+            let asked = Asked {
+                seed: Some(random.below(u64::MAX)),
+                rounds: Some(self.rounds),
+                is_long: false,
+                mutant: Some(self.mutant),
+            };
+            let report = run(scenario, asked);
+            match &report.end {
+                End::Failed(why) if self.says.iter().any(|word| why.contains(word)) => {
+                    let first = why.lines().next().unwrap_or_default();
+                    say(format_args!("{}: caught by {}: {first}", self.mutant, self.scenario));
+                    return Some(one);
+                }
+                End::Failed(why) => say(format_args!("{}: failed otherwise: {why}", self.mutant)),
+                End::Skipped(why) => say(format_args!("{}: skipped: {why}", self.mutant)),
+                End::Held => say(format_args!("{}: not noticed in try {one}", self.mutant)),
+            }
+        }
+        None
+    }
+}

@@ -1,0 +1,306 @@
+//! Lost, once, stable, dense, no phantom: what the histories of the end say.
+
+use std::collections::{HashMap, HashSet};
+
+use super::{Findings, Rule};
+use crate::history::entitled::{Entitled, is_party};
+use crate::history::event::{Conv, Delivery, Row, Sha, What};
+use crate::history::index::{Cite, Dump, Index, Send};
+
+/// Something that was seen at a place.
+#[derive(Debug, Clone, Copy)]
+struct Seen {
+    conv: Conv,
+    msg_id: u32,
+    sender: u32,
+    sha: Sha,
+    cite: Cite,
+}
+
+pub(super) fn check(index: &Index<'_>, found: &mut Findings) {
+    for (conv, dump) in sorted(index) {
+        check_dump(index, conv, dump, found);
+    }
+    for send in &index.sends {
+        check_acked(index, send, found);
+    }
+    check_stable(index, found);
+}
+
+/// The dumps in an order that is the same every time.
+fn sorted<'a>(index: &'a Index<'_>) -> Vec<(Conv, &'a Dump)> {
+    let mut dumps: Vec<_> = index.dumps.iter().map(|(conv, dump)| (*conv, dump)).collect();
+    dumps.sort_by_key(|(conv, _)| *conv);
+    dumps
+}
+
+/// Once, dense, no phantom.
+fn check_dump(index: &Index<'_>, conv: Conv, dump: &Dump, found: &mut Findings) {
+    let mut before: Option<(u32, Cite)> = None;
+    for &(msg_id, row) in &dump.rows {
+        let cite = Cite::row(dump.event, row);
+        let Some(it) = index.row(cite) else { continue };
+        let expected = before.map_or(dump.from, |(last, _)| last + 1);
+        match before {
+            Some((last, first)) if last == msg_id => {
+                found.add(Rule::H2, conv, &[first, cite], || {
+                    format!("{conv}: the history lists {msg_id} twice")
+                });
+            }
+            _ if msg_id > expected => {
+                let mut cites = vec![cite];
+                cites.extend(before.map(|(_, before)| before));
+                found.add(Rule::H5, conv, &cites, || {
+                    format!("{conv}: the history has {msg_id} and not {expected}")
+                });
+            }
+            _ => {}
+        }
+        before = Some((msg_id, cite));
+        check_once(index, conv, it, cite, found);
+        check_said(index, conv, it, cite, found);
+    }
+}
+
+fn check_once(index: &Index<'_>, conv: Conv, row: &Row, cite: Cite, found: &mut Findings) {
+    let Some((first_conv, first)) = index.stored(row.sha) else { return };
+    let place = index.row(first).map(|first| first.msg_id);
+    if first != cite && (first_conv, place) != (conv, Some(row.msg_id)) {
+        let mut cites = vec![first, cite];
+        cites.extend(index.by_sha(row.sha).map(|send| Cite::event(send.invoke)));
+        found.add(Rule::H2, conv, &cites, || {
+            let place = place.unwrap_or_default();
+            format!("one message is {place} of {first_conv} and {} of {conv}", row.msg_id)
+        });
+    }
+}
+
+fn check_said(index: &Index<'_>, conv: Conv, row: &Row, cite: Cite, found: &mut Findings) {
+    let (msg_id, sender) = (row.msg_id, row.sender);
+    let Some(send) = index.by_sha(row.sha) else {
+        found.add(Rule::H6, conv, &[cite], || {
+            format!("{conv}: {msg_id} of u{sender} is something that nobody said")
+        });
+        return;
+    };
+    let invoke = Cite::event(send.invoke);
+    if (send.conv, send.user) != (conv, sender) {
+        found.add(Rule::H6, conv, &[invoke, cite], || {
+            let (said, by) = (send.conv, send.user);
+            format!("{conv}: {msg_id} of u{sender} was said in {said} by u{by}")
+        });
+    }
+    if let Some(fail) = send.fail.filter(|_| send.ok.is_none()) {
+        found.add(Rule::H6, conv, &[invoke, Cite::event(fail), cite], || {
+            format!("{conv}: {msg_id} of u{sender} was refused, and is in the history")
+        });
+    }
+}
+
+/// Lost: what was acknowledged is not there at all. (At another place: not stable.)
+fn check_acked(index: &Index<'_>, send: &Send, found: &mut Findings) {
+    let Some((msg_id, ok)) = send.ok else { return };
+    let Some(dump) = index.dumps.get(&send.conv).filter(|dump| dump.from <= msg_id) else { return };
+    if index.stored(send.sha).is_none_or(|(conv, _)| conv != send.conv) {
+        let cites = [Cite::event(send.invoke), Cite::event(ok), Cite::event(dump.event)];
+        found.add(Rule::H1, send.conv, &cites, || {
+            let (conv, user) = (send.conv, send.user);
+            format!("{conv}: {msg_id} of u{user} was acknowledged, and is not in the history")
+        });
+    }
+}
+
+/// Stable: acknowledgements, deliveries and histories agree about every number.
+fn check_stable(index: &Index<'_>, found: &mut Findings) {
+    let mut stability = Stability { index, first: HashMap::new(), reported: HashSet::new() };
+    for (place, event) in index.events.iter().enumerate() {
+        match &event.what {
+            What::Ok { mid, msg_id } => {
+                let Some(send) = index.by_mid(*mid) else { continue };
+                let (conv, sender, sha) = (send.conv, send.user, send.sha);
+                let cite = Cite::event(place);
+                stability.saw(Seen { conv, msg_id: *msg_id, sender, sha, cite }, found);
+            }
+            What::Push(it) | What::Shown(it) => {
+                let Delivery { conv, msg_id, sender, sha, mid, .. } = *it;
+                let row = Row { msg_id, sender, sha, mid };
+                stability.saw_row(conv, &row, Cite::event(place), found);
+            }
+            What::Pull { conv, rows, .. } | What::Stored { conv, rows, .. } => {
+                for (row, it) in rows.iter().enumerate() {
+                    stability.saw_row(*conv, it, Cite::row(place, row), found);
+                }
+            }
+            _ => {}
+        }
+    }
+}
+
+struct Stability<'a> {
+    index: &'a Index<'a>,
+    /// What was seen first at places that no history covers.
+    first: HashMap<(Conv, u32), Seen>,
+    /// Places that are known to be wrong.
+    reported: HashSet<(Conv, u32)>,
+}
+
+impl Stability<'_> {
+    fn saw_row(&mut self, conv: Conv, row: &Row, cite: Cite, found: &mut Findings) {
+        let Row { msg_id, sender, sha, mid } = *row;
+        if let (Some(mid), Some(send)) = (mid, self.index.by_sha(sha))
+            && mid != send.mid
+        {
+            found.add(Rule::H2, conv, &[Cite::event(send.invoke), cite], || {
+                format!("{conv}: {msg_id} was said as {} and is shown as {mid}", send.mid)
+            });
+        }
+        self.saw(Seen { conv, msg_id, sender, sha, cite }, found);
+    }
+
+    fn saw(&mut self, seen: Seen, found: &mut Findings) {
+        let dump = self.index.dumps.get(&seen.conv).filter(|dump| dump.from <= seen.msg_id);
+        let Some(dump) = dump else {
+            let first = *self.first.entry((seen.conv, seen.msg_id)).or_insert(seen);
+            if (first.sha, first.sender) != (seen.sha, seen.sender) {
+                self.report(first.cite, seen, found, "was something else before");
+            } else if self.index.by_sha(seen.sha).is_none() {
+                self.report_phantom(seen, found);
+            }
+            return;
+        };
+        match dump.at(seen.msg_id).map(|row| Cite::row(dump.event, row)) {
+            Some(cite) => {
+                let row = self.index.row(cite);
+                let agrees = row.is_none_or(|it| (it.sha, it.sender) == (seen.sha, seen.sender));
+                // A number that the history lists twice is reported as such.
+                if !agrees
+                    && self.index.row(seen.cite).is_none_or(|_| seen.cite.event != cite.event)
+                {
+                    self.report(cite, seen, found, "is something else in the history");
+                }
+            }
+            None => self.saw_absent(dump, seen, found),
+        }
+    }
+
+    /// Something was seen at a place that the history does not have.
+    fn saw_absent(&mut self, dump: &Dump, seen: Seen, found: &mut Findings) {
+        let Some(send) = self.index.by_sha(seen.sha) else {
+            self.report_phantom(seen, found);
+            return;
+        };
+        match self.index.stored(seen.sha).filter(|(at, _)| *at == seen.conv) {
+            Some((_, cite)) => self.report(cite, seen, found, "is elsewhere in the history"),
+            // What was acknowledged and is not there is lost: reported as such.
+            None if send.ok.is_some() => {}
+            None => {
+                let cite = Cite::event(dump.event);
+                self.report(cite, seen, found, "was shown, and is not in the history");
+            }
+        }
+    }
+
+    fn report_phantom(&mut self, seen: Seen, found: &mut Findings) {
+        let Seen { conv, msg_id, sender, .. } = seen;
+        if self.reported.insert((conv, msg_id)) {
+            found.add(Rule::H6, conv, &[seen.cite], || {
+                format!("{conv}: {msg_id} of u{sender} was shown, and nobody said it")
+            });
+        }
+    }
+
+    fn report(&mut self, other: Cite, seen: Seen, found: &mut Findings, what: &str) {
+        let Seen { conv, msg_id, sender, .. } = seen;
+        if self.reported.insert((conv, msg_id)) {
+            let said = self.index.by_sha(seen.sha).map(|send| Cite::event(send.invoke));
+            let cites: Vec<Cite> = said.into_iter().chain([other, seen.cite]).collect();
+            found.add(Rule::H3, conv, &cites, || format!("{conv}: {msg_id} of u{sender} {what}"));
+        }
+    }
+}
+
+/// Lost on the way: in the end, who must have an acknowledged message does not.
+pub(super) fn check_finals(index: &Index<'_>, entitled: &Entitled, found: &mut Findings) {
+    let mut acked: HashMap<Conv, Vec<(u32, usize)>> = HashMap::new();
+    for (number, send) in index.sends.iter().enumerate() {
+        if let Some((msg_id, _)) = send.ok {
+            acked.entry(send.conv).or_default().push((msg_id, number));
+        }
+    }
+    for acked in acked.values_mut() {
+        acked.sort_unstable();
+    }
+    let finals = Finals::new(index);
+    let mut concerned: Vec<(Conv, u32)> =
+        entitled.users().filter(|(conv, _)| acked.contains_key(conv)).collect();
+    for conv in acked.keys() {
+        let users = finals.devices.keys().copied();
+        concerned.extend(
+            users.filter(|user| is_party(*conv, *user) == Some(true)).map(|user| (*conv, user)),
+        );
+    }
+    concerned.sort_unstable();
+    concerned.dedup();
+    for (conv, user) in concerned {
+        let Some(from) = entitled.must_have_from(conv, user) else { continue };
+        for &device in finals.devices.get(&user).into_iter().flatten() {
+            let (has, place) = finals.has(conv, user, device);
+            if let Some(number) = first_missing(&acked[&conv], from, has) {
+                let send = &index.sends[number];
+                let id = send.ok.map_or(0, |(msg_id, _)| msg_id);
+                let mut cites = index.evidence(send.invoke);
+                cites.push(Cite::event(place));
+                cites.extend(entitled.cites(conv, user, id, usize::MAX));
+                found.add(Rule::H1, conv, &cites, || {
+                    format!("{conv}: {id} was acknowledged, and u{user}/{device} does not have it")
+                });
+            }
+        }
+    }
+}
+
+/// Runs of numbers without a hole, and where a device said that it has them.
+type Has<'a> = (&'a [(u32, u32)], usize);
+
+/// What devices have in the end.
+#[derive(Default)]
+struct Finals<'a> {
+    /// By user: devices that said what they have.
+    devices: HashMap<u32, Vec<u32>>,
+    has: HashMap<(Conv, u32, u32), Has<'a>>,
+    /// Where a device said so first, for conversations that it said nothing about.
+    first: HashMap<(u32, u32), usize>,
+}
+
+impl<'a> Finals<'a> {
+    fn new(index: &Index<'a>) -> Self {
+        let mut finals = Self::default();
+        for (place, event) in index.events.iter().enumerate() {
+            if let What::Final { user, device, conv, has } = &event.what {
+                finals.has.insert((*conv, *user, *device), (has, place));
+                if finals.first.insert((*user, *device), place).is_none() {
+                    finals.devices.entry(*user).or_default().push(*device);
+                }
+            }
+        }
+        finals
+    }
+
+    fn has(&self, conv: Conv, user: u32, device: u32) -> Has<'a> {
+        let first = self.first.get(&(user, device)).copied().unwrap_or_default();
+        self.has.get(&(conv, user, device)).copied().unwrap_or((&[], first))
+    }
+}
+
+/// The first of the acknowledged numbers from `from` on that is in none of the runs.
+fn first_missing(acked: &[(u32, usize)], from: u32, has: &[(u32, u32)]) -> Option<usize> {
+    let mut place = acked.partition_point(|(msg_id, _)| *msg_id < from);
+    for (first, last) in has {
+        let next = acked.get(place)?;
+        if next.0 < *first {
+            return Some(next.1);
+        }
+        place = place.max(acked.partition_point(|(msg_id, _)| msg_id <= last));
+    }
+    acked.get(place).map(|(_, number)| *number)
+}

@@ -1,0 +1,578 @@
+//! What a run is made of: one event per line of JSON.
+//!
+//! # Invariants
+//!
+//! - [`Event::at`] is given out by one [`Recorder`](super::Recorder): of two events, the one with
+//!   the lower number was written down first. An invocation is written down before anything is
+//!   sent and an answer after it has come, so what the numbers put in order really had that order.
+//! - Content is named by its [`Sha`]. No two messages of a run may have equal content: old clients
+//!   have no ids of their own, and histories do not show ids, so content is what names a message.
+
+use std::fmt;
+use std::io::{self, BufRead, Write};
+
+use md5::{Digest as _, Md5};
+use proto::ids::{ConversationId, GroupId, UserId};
+use serde::de::{Error as _, Unexpected};
+use serde::{Deserialize, Deserializer, Serialize, Serializer};
+
+/// One thing that happened.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Event {
+    /// Its place among all events of the run.
+    pub at: u64,
+    /// Microseconds since the run began.
+    pub us: u64,
+    /// What happened.
+    #[serde(flatten)]
+    pub what: What,
+}
+
+/// The number of a conversation; `single:1-2` or `group:1` in JSON.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct Conv(pub ConversationId);
+
+/// What names a message for its sender: its `client_msg_id`, or, for an old client, an id that only
+/// the recorder knows.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct Mid(pub [u8; 16]);
+
+/// What names content: its MD5, which is in the dependency tree anyway and takes two nanoseconds
+/// per byte. Bodies are our own, so nobody looks for collisions, and by accident two of 2^32
+/// contents collide with a probability of 2^-65; with 64 bits it would be one half.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct Sha(pub [u8; 16]);
+
+/// A message as a device received it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Delivery {
+    /// Whose device it is.
+    pub user: u32,
+    /// Which of the user's devices.
+    pub device: u32,
+    /// Where it was said.
+    pub conv: Conv,
+    /// Its place there.
+    pub msg_id: u32,
+    /// Who said it.
+    pub sender: u32,
+    /// What was said.
+    pub sha: Sha,
+    /// The sender's id for it, where shown.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub mid: Option<Mid>,
+}
+
+/// A message in a history.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Row {
+    /// Its place.
+    pub msg_id: u32,
+    /// Who said it.
+    pub sender: u32,
+    /// What was said.
+    pub sha: Sha,
+    /// The sender's id for it, where shown.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub mid: Option<Mid>,
+}
+
+/// The states of a device's connection.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Connection {
+    /// Logged in.
+    Connected,
+    /// Has read what it missed: from here on, pushes alone keep it complete.
+    Synced,
+    /// Gone.
+    Disconnected,
+}
+
+/// Whether a fault begins or ends.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Phase {
+    /// From here on it may disturb.
+    Start,
+    /// From here on it does not.
+    End,
+}
+
+/// What happens to a member.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Change {
+    /// He is made one.
+    Add,
+    /// He is none any more.
+    Remove,
+}
+
+/// How far a change of members is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Progress {
+    /// It is about to be asked for.
+    Invoke,
+    /// It is done.
+    Ok,
+    /// Not known.
+    Info,
+    /// It was certainly not done.
+    Fail,
+}
+
+/// What can happen.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(tag = "event")]
+pub enum What {
+    /// A device is about to say something.
+    #[serde(rename = "send.invoke")]
+    Invoke {
+        /// Who says it.
+        user: u32,
+        /// On which device.
+        device: u32,
+        /// Where.
+        conv: Conv,
+        /// Its name.
+        mid: Mid,
+        /// Counts what this device says here, from 1.
+        idx: u32,
+        /// What it said here before.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        prev: Option<Mid>,
+        /// What it says.
+        sha: Sha,
+    },
+    /// It is stored, the server says.
+    #[serde(rename = "send.ok")]
+    Ok {
+        /// Its name.
+        mid: Mid,
+        /// Its place.
+        msg_id: u32,
+    },
+    /// What became of it is not known.
+    #[serde(rename = "send.info")]
+    Info {
+        /// Its name.
+        mid: Mid,
+    },
+    /// It is certainly not stored, the server says.
+    #[serde(rename = "send.fail")]
+    Fail {
+        /// Its name.
+        mid: Mid,
+        /// Why.
+        code: u32,
+    },
+    /// A device was told a message unasked.
+    #[serde(rename = "push")]
+    Push(Delivery),
+    /// A client that keeps its contract handed a message out: the next one, once, in order.
+    #[serde(rename = "shown")]
+    Shown(Delivery),
+    /// Such a client passed numbers that it says are not for this user.
+    #[serde(rename = "skipped")]
+    Skipped {
+        /// Whose device it is.
+        user: u32,
+        /// Which of the user's devices.
+        device: u32,
+        /// Where.
+        conv: Conv,
+        /// The first of them.
+        first: u32,
+        /// The last of them.
+        last: u32,
+    },
+    /// A device has read a piece of history, and takes it for everything from `from` to
+    /// `complete_upto`.
+    #[serde(rename = "pull")]
+    Pull {
+        /// Whose device it is.
+        user: u32,
+        /// Which of the user's devices.
+        device: u32,
+        /// Where.
+        conv: Conv,
+        /// The first number that it covers.
+        from: u32,
+        /// The last number that it covers.
+        complete_upto: u32,
+        /// The event before which it was not asked yet.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        asked: Option<u64>,
+        /// Whether it reaches to the newest message there was.
+        #[serde(default)]
+        to_head: bool,
+        /// What came.
+        rows: Vec<Row>,
+    },
+    /// A device takes everything up to here for known. The first one of a device may be above what
+    /// it has seen: there it begins.
+    #[serde(rename = "watermark")]
+    Watermark {
+        /// Whose device it is.
+        user: u32,
+        /// Which of the user's devices.
+        device: u32,
+        /// Where.
+        conv: Conv,
+        /// The last number of the run without a hole.
+        upto: u32,
+    },
+    /// What a device has in the end.
+    #[serde(rename = "final")]
+    Final {
+        /// Whose device it is.
+        user: u32,
+        /// Which of the user's devices.
+        device: u32,
+        /// Where.
+        conv: Conv,
+        /// First and last number of each run without a hole.
+        has: Vec<(u32, u32)>,
+    },
+    /// A fault begins or ends.
+    #[serde(rename = "nemesis")]
+    Nemesis {
+        /// Which fault.
+        what: String,
+        /// To whom.
+        target: String,
+        /// Which of the two.
+        phase: Phase,
+        /// How often it really happened, counted at the target; told at the end.
+        #[serde(default)]
+        fired: u64,
+    },
+    /// A user is a member from one number to another, both included.
+    #[serde(rename = "member")]
+    Member {
+        /// Of which group.
+        conv: Conv,
+        /// Who.
+        user: u32,
+        /// The first number that is for him.
+        join: u32,
+        /// The last one, if he is gone.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        leave: Option<u32>,
+    },
+    /// Members are being changed; where between the messages follows from what was said before and
+    /// after. Changes of one user in one group follow one another.
+    #[serde(rename = "member.change")]
+    Change {
+        /// Of which group.
+        conv: Conv,
+        /// Who.
+        user: u32,
+        /// What happens to him.
+        change: Change,
+        /// How far it is.
+        phase: Progress,
+    },
+    /// The history of a conversation as it was in the end.
+    #[serde(rename = "stored")]
+    Stored {
+        /// Where.
+        conv: Conv,
+        /// The first number that the reader may see.
+        #[serde(default = "one")]
+        from: u32,
+        /// All of it.
+        rows: Vec<Row>,
+    },
+    /// A user has read everything up to here.
+    #[serde(rename = "mark")]
+    Mark {
+        /// Who.
+        user: u32,
+        /// Where.
+        conv: Conv,
+        /// Up to where.
+        upto: u32,
+    },
+    /// What the server makes of a conversation for a user, in the end.
+    #[serde(rename = "derived")]
+    Derived {
+        /// Who.
+        user: u32,
+        /// Where.
+        conv: Conv,
+        /// How many messages are unread.
+        unread: u32,
+        /// The newest number.
+        head: u32,
+    },
+    /// A device's connection changed.
+    #[serde(rename = "session")]
+    Session {
+        /// Whose device it is.
+        user: u32,
+        /// Which of the user's devices.
+        device: u32,
+        /// To what.
+        state: Connection,
+    },
+    /// Something to be counted happened this often since the last time.
+    #[serde(rename = "counters")]
+    Counters {
+        /// Messages that had to be sent again.
+        #[serde(default)]
+        retries: u64,
+        /// Messages that a device had missed and fetched.
+        #[serde(default)]
+        repairs: u64,
+    },
+}
+
+/// A line that is no event.
+#[derive(Debug, thiserror::Error)]
+#[error("line {line}: {source}")]
+pub struct BadLine {
+    /// Its number, from 1.
+    pub line: usize,
+    /// What is wrong with it.
+    #[source]
+    pub source: io::Error,
+}
+
+impl Sha {
+    /// Names content.
+    pub fn of(content: &[u8]) -> Self {
+        Self(Md5::digest(content).into())
+    }
+}
+
+impl What {
+    /// The conversation that it is about, where it says so.
+    pub const fn conv(&self) -> Option<Conv> {
+        match self {
+            Self::Push(Delivery { conv, .. })
+            | Self::Shown(Delivery { conv, .. })
+            | Self::Invoke { conv, .. }
+            | Self::Skipped { conv, .. }
+            | Self::Pull { conv, .. }
+            | Self::Watermark { conv, .. }
+            | Self::Final { conv, .. }
+            | Self::Member { conv, .. }
+            | Self::Change { conv, .. }
+            | Self::Stored { conv, .. }
+            | Self::Mark { conv, .. }
+            | Self::Derived { conv, .. } => Some(*conv),
+            Self::Ok { .. }
+            | Self::Info { .. }
+            | Self::Fail { .. }
+            | Self::Nemesis { .. }
+            | Self::Session { .. }
+            | Self::Counters { .. } => None,
+        }
+    }
+
+    /// The message whose outcome it is.
+    pub const fn outcome_of(&self) -> Option<Mid> {
+        match self {
+            Self::Ok { mid, .. } | Self::Info { mid } | Self::Fail { mid, .. } => Some(*mid),
+            _ => None,
+        }
+    }
+
+    /// The messages in it.
+    pub const fn rows_mut(&mut self) -> Option<&mut Vec<Row>> {
+        match self {
+            Self::Pull { rows, .. } | Self::Stored { rows, .. } => Some(rows),
+            _ => None,
+        }
+    }
+}
+
+impl Conv {
+    /// The conversation of two users.
+    pub fn single(one: u32, other: u32) -> Self {
+        Self(ConversationId::single(UserId(one), UserId(other)).expect("two different users"))
+    }
+
+    /// The conversation of a group.
+    pub fn group(group: u32) -> Self {
+        Self(ConversationId::group(GroupId(group)).expect("groups count from 1"))
+    }
+
+    fn parse(text: &str) -> Option<Self> {
+        let id = match text.split_once(':')? {
+            ("group", number) => ConversationId::group(GroupId(number.parse().ok()?))?,
+            ("single", pair) => {
+                let (low, high) = pair.split_once('-')?;
+                ConversationId::single(UserId(low.parse().ok()?), UserId(high.parse().ok()?))?
+            }
+            _ => return None,
+        };
+        Some(Self(id))
+    }
+}
+
+impl fmt::Display for Conv {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        self.0.fmt(f)
+    }
+}
+
+impl Serialize for Conv {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        serializer.collect_str(self)
+    }
+}
+
+impl<'de> Deserialize<'de> for Conv {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        deserializer.deserialize_str(Text("a conversation", Self::parse))
+    }
+}
+
+/// Reads something that is a string in JSON.
+struct Text<T>(&'static str, fn(&str) -> Option<T>);
+
+impl<T> serde::de::Visitor<'_> for Text<T> {
+    type Value = T;
+
+    fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(self.0)
+    }
+
+    fn visit_str<E: serde::de::Error>(self, text: &str) -> Result<T, E> {
+        (self.1)(text).ok_or_else(|| E::invalid_value(Unexpected::Str(text), &self.0))
+    }
+}
+
+/// Sixteen bytes that are 32 hex digits in JSON.
+macro_rules! hex16 {
+    ($name:ident, $what:literal) => {
+        impl fmt::Display for $name {
+            fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+                write!(f, "{:032x}", u128::from_be_bytes(self.0))
+            }
+        }
+
+        impl fmt::Debug for $name {
+            fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+                fmt::Display::fmt(self, f)
+            }
+        }
+
+        impl Serialize for $name {
+            fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+                serializer.collect_str(self)
+            }
+        }
+
+        impl<'de> Deserialize<'de> for $name {
+            fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+                let bytes = deserializer.deserialize_str(Text($what, from_hex))?;
+                Ok(Self(bytes))
+            }
+        }
+    };
+}
+
+hex16!(Mid, "the 32 hex digits of a message's id");
+hex16!(Sha, "the 32 hex digits of a message's content");
+
+fn from_hex(text: &str) -> Option<[u8; 16]> {
+    let digits = text.len() == 32 && text.bytes().all(|byte| byte.is_ascii_hexdigit());
+    let number = digits.then(|| u128::from_str_radix(text, 16).ok()).flatten()?;
+    Some(number.to_be_bytes())
+}
+
+const fn one() -> u32 {
+    1
+}
+
+/// Writes one line.
+pub fn write_line(to: &mut impl Write, event: &Event) -> io::Result<()> {
+    serde_json::to_writer(&mut *to, event)?;
+    to.write_all(b"\n")
+}
+
+/// Reads all lines, which must be in the order of [`Event::at`]. Empty ones are passed over.
+pub fn read_lines(mut from: impl BufRead) -> Result<Vec<Event>, BadLine> {
+    let mut events: Vec<Event> = Vec::new();
+    let mut text = String::new();
+    for line in 1.. {
+        let bad = |source| BadLine { line, source };
+        text.clear();
+        if from.read_line(&mut text).map_err(bad)? == 0 {
+            break;
+        }
+        if text.trim().is_empty() {
+            continue;
+        }
+        let event: Event = serde_json::from_str(&text).map_err(|error| bad(error.into()))?;
+        if events.last().is_some_and(|last| last.at >= event.at) {
+            let error = serde_json::Error::custom("`at` does not rise");
+            return Err(bad(error.into()));
+        }
+        events.push(event);
+    }
+    Ok(events)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn event(what: What) -> Event {
+        Event { at: 7, us: 1_000_000, what }
+    }
+
+    #[test]
+    fn an_event_is_one_line_with_its_fields_side_by_side() {
+        let mut line = Vec::new();
+        let (mid, sha) = (Mid([1; 16]), Sha::of(b"hello"));
+        let push = Delivery {
+            user: 1,
+            device: 2,
+            conv: Conv::single(3, 1),
+            msg_id: 9,
+            sender: 3,
+            sha,
+            mid: Some(mid),
+        };
+        write_line(&mut line, &event(What::Push(push))).unwrap();
+        let expected = concat!(
+            r#"{"at":7,"us":1000000,"event":"push","user":1,"device":2,"conv":"single:1-3","#,
+            r#""msg_id":9,"sender":3,"sha":"5d41402abc4b2a76b9719d911017c592","#,
+            r#""mid":"01010101010101010101010101010101"}"#,
+            "\n"
+        );
+        assert_eq!(String::from_utf8(line.clone()).unwrap(), expected);
+        assert_eq!(read_lines(&line[..]).unwrap(), [event(What::Push(push))]);
+    }
+
+    #[test]
+    fn whatever_is_written_is_read_back() {
+        let events = crate::history::generate(2_000, 3);
+        let mut lines = Vec::new();
+        for event in &events {
+            write_line(&mut lines, event).unwrap();
+        }
+        assert_eq!(read_lines(&lines[..]).unwrap(), events);
+    }
+
+    #[test]
+    fn a_bad_line_is_named() {
+        let good = r#"{"at":1,"us":0,"event":"counters","retries":2}"#;
+        for bad in [
+            "{",
+            r#"{"at":2,"us":0,"event":"counted"}"#,
+            r#"{"at":1,"us":0,"event":"counters"}"#,
+            r#"{"at":2,"us":0,"event":"member","conv":"group:0","user":1,"join":1}"#,
+            r#"{"at":2,"us":0,"event":"send.info","mid":"0102"}"#,
+        ] {
+            let error = read_lines(format!("{good}\n\n{bad}\n").as_bytes()).unwrap_err();
+            assert_eq!(error.line, 3, "{bad}: {error}");
+        }
+    }
+}

@@ -1,0 +1,78 @@
+//! The short forms of the scenarios that hurt a cluster on purpose (`talkhub-fault list`).
+
+use tests::fault::check;
+
+#[test]
+fn nothing_acknowledged_is_lost_when_any_daemon_is_killed() {
+    check("kill");
+}
+
+#[test]
+fn nothing_is_lost_when_a_daemon_stands_still_for_a_while() {
+    check("pause");
+}
+
+#[test]
+fn replacing_every_daemon_under_load_loses_and_refuses_nothing() {
+    check("rolling");
+}
+
+#[test]
+fn nothing_is_lost_when_the_power_of_the_log_is_cut() {
+    check("power");
+}
+
+#[test]
+fn a_log_that_does_not_flush_is_noticed_by_a_power_cut() {
+    check("power-mutant");
+}
+
+#[test]
+fn a_full_disk_refuses_for_now_and_loses_nothing() {
+    check("disk-full");
+}
+
+#[test]
+fn a_disk_that_is_late_now_and_then_only_delays() {
+    check("disk-slow");
+}
+
+#[test]
+fn a_disk_that_fails_ends_the_owner_of_the_log_and_loses_nothing() {
+    check("disk-error");
+}
+
+#[test]
+fn damage_in_the_log_is_refused_in_one_line_and_nothing_is_changed() {
+    check("log-bits");
+}
+
+#[test]
+fn a_daemon_that_dies_at_any_system_call_loses_and_doubles_nothing() {
+    check("syscalls");
+}
+
+#[test]
+fn a_user_who_moves_from_gateway_to_gateway_misses_nothing() {
+    check("hop");
+}
+
+#[test]
+fn a_message_that_races_a_login_arrives() {
+    check("login-race");
+}
+
+#[test]
+fn what_is_sent_again_is_stored_once() {
+    check("windows-resend");
+}
+
+#[test]
+fn clients_that_never_read_harm_nobody() {
+    check("slow-readers");
+}
+
+#[test]
+fn nobody_hears_or_reads_beyond_his_time_in_a_group() {
+    check("members");
+}
