@@ -1,5 +1,5 @@
-//! The fold on hand-made records; on random logs, cut by restarts, in `replay`; against a model that
-//! keeps every message in `unread`.
+//! The fold on hand-made records; on random logs, cut by restarts, in `replay`; against models that
+//! keep everything in `reference` and `unread`.
 
 use proto::ids::Parties;
 

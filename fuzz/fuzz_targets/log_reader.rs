@@ -1,0 +1,8 @@
+//! Whatever the files of a log hold, they are served as far as they are whole, or refused and left
+//! as they are. Scanning, repair and reading alone, in memory.
+
+#![no_main]
+
+mod log;
+
+libfuzzer_sys::fuzz_target!(|data: &[u8]| log::embedded::check(data));

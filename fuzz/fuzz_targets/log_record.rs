@@ -1,0 +1,5 @@
+//! Whatever is in the log, the fold takes it, and comes to the same every time.
+
+#![no_main]
+
+libfuzzer_sys::fuzz_target!(|data: &[u8]| db_proxy::fuzzing::log_record(data));
