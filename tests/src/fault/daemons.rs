@@ -38,7 +38,7 @@ pub(super) const SCENARIOS: &[Scenario] = &[
 ];
 
 /// Old phones that hear along, and people who enter a group and leave it.
-const PHONES: u32 = 4;
+pub(super) const PHONES: u32 = 4;
 const OUTSIDERS: u32 = 3;
 
 /// A crowd with all kinds of clients, which has begun to talk.

@@ -23,7 +23,7 @@ const USERS: u32 = 20;
 const VOLUME_MIB: u64 = 512;
 /// As long as a segment, and some room for the store, is to be left at the start.
 const LEFT_BYTES: u64 = 24 << 20;
-/// Until a sender with the extension is told to try again.
+/// Until a sender with the extension is told to try again, for 99 of 100.
 const TOLD_LIMIT: Duration = Duration::from_millis(100);
 /// Lines about it while nothing is taken any more.
 const LINES_MAX: usize = 3;
@@ -84,10 +84,10 @@ fn full(run: &mut Run) -> Result<(), Skipped> {
         format!("{turned_away}, {not_stored}")
     });
     let longest = told.iter().max().copied().unwrap_or_default();
-    let (asked, median) = (told.len(), percentile(&mut told, 0.5));
+    let (asked, p99) = (told.len(), percentile(&mut told, 0.99));
     run.figure(
-        "told to try again: times, after (median, longest)",
-        format_args!("{asked}, {median:.2?}, {longest:.2?}"),
+        "told to try again: times, after (p99, longest)",
+        format_args!("{asked}, {p99:.2?}, {longest:.2?} (p99 ≤ 100 ms)"),
     );
     run.figure("room again to first acknowledgement", format_args!("{back:.2?} (≤ 5 s)"));
     run.figure(
@@ -98,7 +98,7 @@ fn full(run: &mut Run) -> Result<(), Skipped> {
     run.figure("acknowledged", format_args!("{} and {filling} that filled it", summary.acked));
     assert!(turned_away > 0 && asked > 0, "something was refused");
     assert!(not_stored > 0, "the store had no room either");
-    assert!(longest <= TOLD_LIMIT, "a sender is told after {longest:?}");
+    assert!(p99 <= TOLD_LIMIT, "a sender is told after {p99:?}");
     assert!(back <= BACK_LIMIT, "the first acknowledgement came after {back:?}");
     assert!(lines_before <= LINES_BEFORE_MAX, "{lines_before} lines tell that it gets full");
     assert!(lines <= LINES_MAX, "{lines} lines tell that the log is full");

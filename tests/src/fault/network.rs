@@ -3,11 +3,12 @@
 use std::panic::resume_unwind;
 use std::time::{Duration, Instant};
 
-use super::daemons::{CONVERGE_LIMIT, crowd_of, site_of};
+use super::daemons::{CONVERGE_LIMIT, PHONES, site_of};
 use super::{Run, Scenario, Skipped, hold, percentile};
 use crate::history::Thresholds;
 use crate::{
-    Crowd, Ends, Manner, Namespace, Nemesis, PATIENCE, Probe, Programs, Random, Site, SiteOptions,
+    Crowd, CrowdOptions, Ends, Manner, Namespace, Nemesis, PATIENCE, Probe, Programs, Random, Site,
+    SiteOptions,
 };
 
 const PEOPLE: u32 = 10;
@@ -74,7 +75,12 @@ impl Wired {
         let mut options = SiteOptions { wires: true, ..site_of(PEOPLE) };
         options.cluster.users = PAIR.1.max(options.cluster.users);
         let site = run.start(&options);
-        let crowd = crowd_of(&site, PEOPLE, 0);
+        // Several of these run side by side.
+        let mut options = CrowdOptions::new(&site.login, PEOPLE);
+        options.listeners = PHONES;
+        options.pause = Duration::from_millis(100);
+        let mut crowd = Crowd::with(&options);
+        crowd.wait_for_acks(50);
         let [one, other] = [0, 1].map(|index| site.gateways[index].clone());
         let probe = Probe::start((&one, PAIR.0), (&other, PAIR.1));
         Self { site, crowd, probe, faults: 0 }
