@@ -76,3 +76,43 @@ fn clients_that_never_read_harm_nobody() {
 fn nobody_hears_or_reads_beyond_his_time_in_a_group() {
     check("members");
 }
+
+#[test]
+fn without_a_hub_messages_arrive_within_a_second() {
+    check("hub");
+}
+
+#[test]
+fn a_split_between_daemons_loses_nothing_and_heals_in_time() {
+    check("partitions");
+}
+
+#[test]
+fn a_link_that_passes_on_one_direction_only_loses_nothing() {
+    check("one-way");
+}
+
+#[test]
+fn what_was_stored_and_not_answered_is_recognised_when_it_comes_again() {
+    check("answers-cut");
+}
+
+#[test]
+fn links_that_break_freeze_and_lag_lose_nothing() {
+    check("links");
+}
+
+#[test]
+fn lost_packets_lose_no_messages() {
+    check("loss");
+}
+
+#[test]
+fn clocks_that_jump_change_no_order_and_throw_nobody_out() {
+    check("clock");
+}
+
+#[test]
+fn every_mutant_of_the_servers_is_caught() {
+    check("mutants");
+}
