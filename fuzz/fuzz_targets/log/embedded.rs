@@ -51,7 +51,8 @@ pub fn check(data: &[u8]) {
         Ok(recovered) => recovered,
         Err(text) => {
             assert!(text.contains("memory/") && text.contains("offset"), "{text}");
-            assert_eq!(folder.writes.load(Ordering::Relaxed), 0, "what is damaged is not written to");
+            let writes = folder.writes.load(Ordering::Relaxed);
+            assert_eq!(writes, 0, "what is damaged is not written to");
             assert!(folder.contents() == before);
             return;
         }

@@ -33,7 +33,7 @@ pub(super) const SCENARIOS: &[Scenario] = &[
     },
     Scenario {
         name: "one-way",
-        about: "each link in turn passes on only one direction, 10 s each: the same",
+        about: "random links pass on only one direction, 10 s each: the same",
         short: 3,
         long: 40,
         run: one_way,
@@ -162,53 +162,30 @@ fn hub(run: &mut Run) -> Result<(), Skipped> {
 
 fn partitions(run: &mut Run) -> Result<(), Skipped> {
     let lasts = run.lasts(Duration::from_secs(20), Duration::from_secs(3));
-    side_by_side(run, |run, random, rounds| {
-        let mut wired = Wired::start(run);
-        let mut seen = Seen::default();
-        let names = wired.site.names();
-        for _round in 0..rounds {
-            let side = loop {
-                let side: Vec<String> =
-                    names.iter().filter(|_name| random.below(2) == 0).cloned().collect();
-                if !side.is_empty() && side.len() < names.len() {
-                    break side;
-                }
-            };
-            let fault = wired.fault("split", &side.join(" and "));
-            seen.cut += wired.site.wires().part(&side);
-            hold(lasts);
-            let healed = Instant::now();
-            wired.site.wires().heal();
-            fault.end();
-            seen.converged.push(wired.converged(healed));
-        }
-        (seen.acked, seen.reconnects) = wired.finish();
-        seen
+    side_by_side(run, ("split", lasts), |site, random| {
+        let names = site.names();
+        let side = loop {
+            let side: Vec<String> =
+                names.iter().filter(|_name| random.below(2) == 0).cloned().collect();
+            if !side.is_empty() && side.len() < names.len() {
+                break side;
+            }
+        };
+        (side.join(" and "), site.wires().part(&side))
     });
     Ok(())
 }
 
 fn one_way(run: &mut Run) -> Result<(), Skipped> {
     let lasts = run.lasts(Duration::from_secs(10), Duration::from_secs(3));
-    side_by_side(run, |run, random, rounds| {
-        let mut wired = Wired::start(run);
-        let mut seen = Seen::default();
-        let mut links = wired.site.wires().between_daemons();
-        random.shuffle(&mut links);
-        for (round, ends) in (0..rounds).zip(links.iter().cycle()) {
-            let forward_cut = (round + random.index(2)).is_multiple_of(2);
-            let manner = Manner { forward_cut, backward_cut: !forward_cut, ..Manner::default() };
-            let fault = wired.fault("one way", &format!("{} to {}", ends.from, ends.to));
-            wired.site.wires().set(ends, manner);
-            seen.cut += 1;
-            hold(lasts);
-            let healed = Instant::now();
-            wired.site.wires().heal();
-            fault.end();
-            seen.converged.push(wired.converged(healed));
-        }
-        (seen.acked, seen.reconnects) = wired.finish();
-        seen
+    side_by_side(run, ("one way", lasts), |site, random| {
+        let links = site.wires().between_daemons();
+        let ends = &links[random.index(links.len())];
+        let forward_cut = random.below(2) == 0;
+        let manner = Manner { forward_cut, backward_cut: !forward_cut, ..Manner::default() };
+        site.wires().set(ends, manner);
+        let way = if forward_cut { "to" } else { "from" };
+        (format!("{} {way} {}", ends.from, ends.to), 1)
     });
     Ok(())
 }
@@ -323,18 +300,39 @@ struct Seen {
     reconnects: usize,
 }
 
-/// Shares the rounds of a long run among sites that run at the same time: they mostly wait.
-fn side_by_side(run: &mut Run, site: impl Fn(&Run, &mut Random, usize) -> Seen + Sync) {
+/// Shares the rounds of a long run among sites that run at the same time: they mostly wait. `cut` says
+/// what it has cut, and how many wires; that lasts, and then everything must come together again.
+fn side_by_side(
+    run: &mut Run,
+    (what, lasts): (&str, Duration),
+    cut: impl Fn(&Site, &mut Random) -> (String, usize) + Sync,
+) {
     let sites = if run.is_long { 4 } else { 1 };
     let share = run.rounds.div_ceil(sites);
     let seeds: Vec<u64> = (0..sites).map(|_site| run.random.below(u64::MAX)).collect();
+    let one_site = |run: &Run, mut random: Random| {
+        let mut wired = Wired::start(run);
+        let mut seen = Seen::default();
+        for _round in 0..share {
+            let (target, wires) = cut(&wired.site, &mut random);
+            let fault = wired.fault(what, &target);
+            seen.cut += wires;
+            hold(lasts);
+            let healed = Instant::now();
+            wired.site.wires().heal();
+            fault.end();
+            seen.converged.push(wired.converged(healed));
+        }
+        (seen.acked, seen.reconnects) = wired.finish();
+        seen
+    };
     let all: Vec<Seen> = std::thread::scope(|scope| {
-        let (site, run) = (&site, &*run);
+        let (one_site, run) = (&one_site, &*run);
         let threads: Vec<_> = (seeds.iter())
-            .map(|seed| scope.spawn(move || site(run, &mut Random::from_seed(*seed), share)))
+            .map(|seed| scope.spawn(move || one_site(run, Random::from_seed(*seed))))
             .collect();
-        // A panic in one of them is the scenario's.
-        threads.into_iter().map(|thread| thread.join().expect("every site holds")).collect()
+        let joined = threads.into_iter().map(std::thread::ScopedJoinHandle::join);
+        joined.map(|seen| seen.unwrap_or_else(|panic| resume_unwind(panic))).collect()
     });
     let mut converged: Vec<Duration> =
         all.iter().flat_map(|seen| seen.converged.iter().copied()).collect();
