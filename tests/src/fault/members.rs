@@ -50,7 +50,7 @@ const HEALED: Duration = Duration::from_secs(6);
 const PUSH_LIMIT: Duration = Duration::from_secs(1);
 
 fn run(run: &mut Run) -> Result<(), Skipped> {
-    let mut site = Site::start(&site_of(TALKERS + COMERS));
+    let mut site = run.start(&site_of(TALKERS + COMERS));
     let runtime = Runtime::new().expect("start a runtime");
     let truth = Truth::default();
     let office = runtime.block_on(Office::open(&site));

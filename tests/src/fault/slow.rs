@@ -58,7 +58,7 @@ const AT_ONCE: usize = 16;
 fn run(run: &mut Run) -> Result<(), Skipped> {
     let slow = u32::try_from(run.rounds).unwrap_or(u32::MAX);
     raise_open_files();
-    let site = Site::start(&site_of(SENDERS + HEALTHY + slow));
+    let site = run.start(&site_of(SENDERS + HEALTHY + slow));
     // The healthy ones measure: nobody else may keep them from it.
     let (runtime, others) = (new_runtime(), new_runtime());
     let told = Arc::new(Told::new(if run.is_long { BODY } else { 2 * BODY }));

@@ -53,7 +53,7 @@ impl Way {
 
 /// The scenario.
 pub(super) fn run(run: &mut Run) -> Result<(), Skipped> {
-    let site = Site::start(&SiteOptions { wires: true, ..site_of(10) });
+    let site = run.start(&SiteOptions { wires: true, ..site_of(10) });
     let runtime = Runtime::new().expect("start a runtime");
     let truth = Truth::default();
     let talker =

@@ -17,7 +17,7 @@ use super::super::daemons::site_of;
 use super::super::old::{Book, Line};
 use super::super::talk::{Truth, nothing_wrong};
 use super::super::{Run, Skipped, percentile};
-use crate::{Random, Site};
+use crate::Random;
 
 /// Users who log in again and again at the same time; each has a friend who writes to him.
 const RACERS: u32 = 8;
@@ -30,7 +30,7 @@ const LATER: Duration = Duration::from_millis(30);
 
 /// The scenario.
 pub(super) fn run(run: &mut Run) -> Result<(), Skipped> {
-    let site = Site::start(&site_of(2 * RACERS));
+    let site = run.start(&site_of(2 * RACERS));
     let runtime = Runtime::new().expect("start a runtime");
     let truth = Truth::default();
     let left = Arc::new(Mutex::new(run.rounds));

@@ -39,7 +39,7 @@ enum Hurt {
 
 /// The scenario.
 pub(super) fn run(run: &mut Run) -> Result<(), Skipped> {
-    let mut site = Site::start(&site_of(4));
+    let mut site = run.start(&site_of(4));
     let runtime = Runtime::new().expect("start a runtime");
     let mut sender = Sender {
         random: Random::from_seed(run.random.below(u64::MAX)),
