@@ -18,8 +18,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
 use socket2::SockRef;
-use tokio::io::{AsyncReadExt, AsyncWriteExt};
-use tokio::net::tcp::{OwnedReadHalf, OwnedWriteHalf};
+use tokio::io::{AsyncReadExt, AsyncWriteExt, ReadHalf, WriteHalf, split};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::runtime::Runtime;
 use tokio::sync::watch;
@@ -213,15 +212,18 @@ async fn connection(
         }
     }
     let (near_addr, far_addr) = (SockRef::from(&near).try_clone(), SockRef::from(&far).try_clone());
-    let ((near_in, near_out), (far_in, far_out)) = (near.into_split(), far.into_split());
+    let seed = near.peer_addr().map_or(born, |peer| born ^ u64::from(peer.port()));
+    // Not the owned halves, which say goodbye when they are dropped.
+    let ((near_in, near_out), (far_in, far_out)) = (split(near), split(far));
     let forward = Pump {
         born,
+        seed,
         control: control.clone(),
         is_cut: |manner| manner.forward_cut,
         passed: Arc::clone(&passed),
     };
-    let backward =
-        Pump { born, control: control.clone(), is_cut: |manner| manner.backward_cut, passed };
+    let is_cut = |manner: &Manner| manner.backward_cut;
+    let backward = Pump { born, seed: !seed, control: control.clone(), is_cut, passed };
     // Either end may close one direction and go on reading the other.
     let pumps =
         async { tokio::join!(forward.run(near_in, far_out), backward.run(far_in, near_out)) };
@@ -242,16 +244,16 @@ async fn connection(
 
 struct Pump {
     born: u64,
+    seed: u64,
     control: watch::Receiver<Control>,
     is_cut: fn(&Manner) -> bool,
     passed: Arc<AtomicU64>,
 }
 
 impl Pump {
-    async fn run(mut self, mut from: OwnedReadHalf, mut to: OwnedWriteHalf) {
+    async fn run(mut self, mut from: ReadHalf<TcpStream>, mut to: WriteHalf<TcpStream>) {
         let mut chunk = vec![0; CHUNK];
-        let mut random =
-            Random::from_seed(self.born ^ u64::from(from.peer_addr().map_or(0, |a| a.port())));
+        let mut random = Random::from_seed(self.seed);
         loop {
             self.open().await;
             let read = tokio::select! {
