@@ -113,6 +113,6 @@ fn clocks_that_jump_change_no_order_and_throw_nobody_out() {
 }
 
 #[test]
-fn every_mutant_of_the_servers_is_caught() {
+fn mutants_of_the_servers_are_caught() {
     check("mutants");
 }
