@@ -121,11 +121,12 @@ impl Gateway {
                 repair::start(self, conversation, repair::LATE);
             }
         }
-        self.let_lost_sync();
     }
 
     /// Delivers what was taken.
     pub(crate) fn deliver_batch(self: &Arc<Self>, batch: &mut Batch) {
+        // Before anything that came after what they miss.
+        self.let_lost_sync();
         for conversation in batch.conversations.drain(..) {
             fanout::deliver(self, conversation);
         }

@@ -68,7 +68,7 @@ impl Gateway {
             registry: Registry::default(),
             hub: Hub::default(),
             storage: Storage::default(),
-            sends: Sends::new(limits.unanswered_bytes_total_max, metrics.clone()),
+            sends: Sends::new(&limits, metrics.clone()),
             delivery: Delivery::new(limits.conversations_max),
             following: Following::default(),
             marks: Mutex::default(),

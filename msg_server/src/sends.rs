@@ -13,7 +13,8 @@
 //!
 //! `unanswered_max` messages of each client and `unanswered_bytes_total_max` of all; beyond, clients
 //! are not read. Whatever is not answered in [`SEND_LIMIT`] is given up: clients with the extension
-//! are told to try again, others hear nothing and mark it as failed.
+//! are told to try again, others hear nothing and mark it as failed. Of what was given back, 16,384
+//! lines are remembered with twice `unanswered_max` messages each.
 
 mod table;
 
@@ -33,6 +34,7 @@ use ring::digest;
 use tokio::time::Instant;
 use tracing::debug;
 
+use crate::config::LimitsConfig;
 use crate::metrics::{GatewayMetrics, SendEnd};
 use crate::session::Session;
 use table::{Entry, Key, Put, Table};
@@ -46,10 +48,7 @@ const ANSWERED_MAX: NonZeroUsize = NonZeroUsize::new(8192).expect("not zero");
 
 /// In how many lines messages are remembered that were given back. Beyond, those that were given back
 /// longest ago may be overtaken.
-const GIVEN_BACK_MAX: NonZeroUsize = NonZeroUsize::new(65_536).expect("not zero");
-
-/// How many of one line. A client with more under way than may be unanswered keeps no order anyway.
-const GIVEN_BACK_LINE_MAX: usize = 256;
+const GIVEN_BACK_MAX: NonZeroUsize = NonZeroUsize::new(16_384).expect("not zero");
 
 /// The unanswered messages, and where they go.
 ///
@@ -70,6 +69,8 @@ struct Lane {
     answered: LruCache<Key, u64>,
     /// By session and conversation: the messages that were given back, none of which has come again.
     given_back: LruCache<(u64, u64), Vec<ClientMsgId>>,
+    /// How many of one line. A client that sends on and on without beginning again keeps no order.
+    given_back_max: usize,
 }
 
 /// Who waits for an answer. The session may be gone by then.
@@ -94,12 +95,16 @@ pub(crate) struct Outgoing {
 }
 
 impl Sends {
-    pub(crate) fn new(bytes_max: usize, metrics: GatewayMetrics) -> Self {
+    pub(crate) fn new(limits: &LimitsConfig, metrics: GatewayMetrics) -> Self {
         let answered = LruCache::new(ANSWERED_MAX);
         // Bounded, but without taking the memory for all of them at once.
         let mut given_back = LruCache::unbounded();
         given_back.resize(GIVEN_BACK_MAX);
-        let lane = Lane { table: Table::default(), link: None, answered, given_back };
+        // As much as can be under way, and as much again that was sent before the client knew.
+        let given_back_max = 2 * limits.unanswered_max as usize;
+        let lane =
+            Lane { table: Table::default(), link: None, answered, given_back, given_back_max };
+        let bytes_max = limits.unanswered_bytes_total_max;
         Self { lane: Mutex::new(lane), bytes_max, metrics }
     }
 
@@ -346,7 +351,7 @@ impl Lane {
     fn is_in_turn(&mut self, session: u64, conversation: u64, id: ClientMsgId) -> bool {
         let line = (session, conversation);
         let Some(given_back) = self.given_back.get_mut(&line) else { return true };
-        if given_back.contains(&id) || given_back.len() >= GIVEN_BACK_LINE_MAX {
+        if given_back.contains(&id) || given_back.len() >= self.given_back_max {
             self.given_back.pop(&line);
             return true;
         }
