@@ -97,11 +97,11 @@ impl Acceptor {
                 Ok((socket, peer)) => {
                     paused = false;
                     // Frames are written whole; Nagle would only hold them back.
-                    let set = socket.set_nodelay(true).and_then(|()| bound_unsent(&socket));
-                    if let Err(error) = set {
+                    if let Err(error) = socket.set_nodelay(true) {
                         debug!(%error, %peer, "gone before it was served");
                         continue;
                     }
+                    bound_unsent(&socket, peer);
                     let served = serve(socket, peer);
                     // At debug level: at 100,000 connections a recorded span for each is memory.
                     shutdown.spawn_in(group, debug_span!("connection", %peer), async move {
@@ -136,9 +136,12 @@ fn is_shortage(error: &io::Error) -> bool {
 
 /// Lets a write fail with "would block" once this much waits in the kernel to be sent. Otherwise the
 /// kernel takes megabytes for a client that reads nothing, before our own bounds count anything.
-fn bound_unsent(socket: &TcpStream) -> io::Result<()> {
+fn bound_unsent(socket: &TcpStream, peer: SocketAddr) {
     const UNSENT_BYTES_MAX: u32 = 64 << 10;
-    SockRef::from(socket).set_tcp_notsent_lowat(UNSENT_BYTES_MAX)
+    if let Err(error) = SockRef::from(socket).set_tcp_notsent_lowat(UNSENT_BYTES_MAX) {
+        // It costs memory, and nobody his connection.
+        debug!(%error, %peer, "the kernel keeps its own bound for what is unsent");
+    }
 }
 
 #[cfg(test)]
