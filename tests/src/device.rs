@@ -18,6 +18,17 @@ use crate::{PASSWORD, PATIENCE};
 /// Messages on one page of history.
 const PAGE: u32 = 100;
 
+/// A page of history from `begin` (0 for the newest) downwards.
+pub(crate) fn page_request(session: Session, begin: u32, count: u32) -> MessageListRequest {
+    MessageListRequest {
+        session_type: session.session_type().into(),
+        session_id: session.number(),
+        msg_id_begin: begin,
+        msg_count: count,
+        ..MessageListRequest::default()
+    }
+}
+
 /// A client that is logged in.
 #[derive(Debug)]
 pub struct Device {
@@ -205,13 +216,7 @@ impl Device {
 
     /// One page of history, the newest first.
     pub async fn page(&mut self, session: Session, begin: u32, count: u32) -> Vec<MessageInfo> {
-        let request = MessageListRequest {
-            session_type: session.session_type().into(),
-            session_id: session.number(),
-            msg_id_begin: begin,
-            msg_count: count,
-            ..MessageListRequest::default()
-        };
+        let request = page_request(session, begin, count);
         let reply: MessageListReply = self.ask(Command::MessageListRequest, &request).await;
         assert_eq!(reply.user_id, self.user);
         assert_eq!((reply.session_id, reply.msg_id_begin), (session.number(), begin), "as asked");

@@ -42,7 +42,7 @@ pub use ports::free_base;
 pub use probe::Probe;
 pub use programs::Programs;
 pub use random::Random;
-pub use site::{Site, SiteOptions, sum_of, wait_some, wait_until};
+pub use site::{Site, SiteOptions, sum_of, wait_until};
 pub use strace::{Strace, most_calls};
 pub use volume::Volume;
 pub use wire::{Ends, Manner, Wires};

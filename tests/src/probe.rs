@@ -8,15 +8,15 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
-use bytes::Bytes;
 use client::{ClientType, Connection, Draft, SendReply, Session};
 use proto::Command;
-use proto::client::{MessageData, MessageListReply, MessageListRequest};
+use proto::client::{MessageData, MessageListReply};
 use tokio::runtime::Builder;
 use tokio::sync::watch;
 use tokio::time::{sleep, timeout};
 
 use crate::PASSWORD;
+use crate::device::page_request;
 
 /// Between two messages.
 const PAUSE: Duration = Duration::from_millis(25);
@@ -200,14 +200,7 @@ async fn read_missed(
     told: &watch::Sender<Told>,
 ) -> Result<(), ()> {
     let session = Session::user(other);
-    let request = MessageListRequest {
-        session_type: session.session_type().into(),
-        session_id: session.number(),
-        msg_id_begin: 0,
-        msg_count: PAGE,
-        attach_data: Some(Bytes::new()),
-        ..MessageListRequest::default()
-    };
+    let request = page_request(session, 0, PAGE);
     let reply: MessageListReply =
         connection.call(Command::MessageListRequest, &request).await.map_err(|_error| ())?;
     let now = Instant::now();

@@ -20,7 +20,7 @@ use std::time::{Duration, Instant};
 
 use rustix::process::{Pid, Signal, kill_process};
 
-use crate::cluster::{Cluster, Ended, Options, command, get, pause, pid_of, wait_for};
+use crate::cluster::{Cluster, Ended, Options, command, get, pause, pid_of};
 use crate::wire::{Ends, Wires};
 use crate::{PATIENCE, Programs};
 
@@ -445,11 +445,6 @@ pub fn wait_until(what: &str, limit: Duration, mut holds: impl FnMut() -> bool) 
         pause();
     }
     began.elapsed()
-}
-
-/// As [`wait_until`], with the usual patience, for what is there at some time.
-pub fn wait_some<T>(what: &str, look: impl FnMut() -> Option<T>) -> T {
-    wait_for(what, look)
 }
 
 #[cfg(test)]

@@ -13,8 +13,6 @@
 
 use std::collections::BTreeMap;
 use std::net::{Ipv4Addr, SocketAddr};
-use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
 use socket2::SockRef;
@@ -76,7 +74,6 @@ pub struct Wires {
 #[derive(Debug)]
 struct Wire {
     control: watch::Sender<Control>,
-    passed: Arc<AtomicU64>,
 }
 
 #[derive(Debug, Clone, Copy, Default)]
@@ -107,15 +104,9 @@ impl Wires {
         let listener = bound.expect("there is a free port");
         let address = listener.local_addr().expect("it is bound");
         let (control, seen) = watch::channel(Control::default());
-        let passed = Arc::new(AtomicU64::new(0));
-        self.spawn(serve(listener, target, seen, Arc::clone(&passed)));
-        self.wires.insert(ends, Wire { control, passed });
+        self.spawn(serve(listener, target, seen));
+        self.wires.insert(ends, Wire { control });
         address.to_string()
-    }
-
-    /// All wires.
-    pub fn all(&self) -> Vec<Ends> {
-        self.wires.keys().cloned().collect()
     }
 
     /// Those between daemons.
@@ -164,11 +155,6 @@ impl Wires {
         });
     }
 
-    /// How many bytes a wire has passed on.
-    pub fn passed(&self, ends: &Ends) -> u64 {
-        self.wire(ends).passed.load(Ordering::Relaxed)
-    }
-
     fn wire(&self, ends: &Ends) -> &Wire {
         self.wires.get(ends).unwrap_or_else(|| panic!("there is a wire {ends:?}"))
     }
@@ -178,26 +164,16 @@ impl Wires {
     }
 }
 
-async fn serve(
-    listener: TcpListener,
-    target: SocketAddr,
-    control: watch::Receiver<Control>,
-    passed: Arc<AtomicU64>,
-) {
+async fn serve(listener: TcpListener, target: SocketAddr, control: watch::Receiver<Control>) {
     loop {
         let Ok((socket, _peer)) = listener.accept().await else { continue };
-        let (control, passed) = (control.clone(), Arc::clone(&passed));
+        let control = control.clone();
         #[expect(clippy::disallowed_methods, reason = "it ends with the runtime, which is ours")]
-        tokio::spawn(connection(socket, target, control, passed));
+        tokio::spawn(connection(socket, target, control));
     }
 }
 
-async fn connection(
-    near: TcpStream,
-    target: SocketAddr,
-    mut control: watch::Receiver<Control>,
-    passed: Arc<AtomicU64>,
-) {
+async fn connection(near: TcpStream, target: SocketAddr, mut control: watch::Receiver<Control>) {
     // Before anything can be cut: a connection belongs to the time at which it was made.
     let born = control.borrow().generation;
     // A cut in either direction leaves a connection unmade; it may be made after the cut.
@@ -215,15 +191,10 @@ async fn connection(
     let seed = near.peer_addr().map_or(born, |peer| born ^ u64::from(peer.port()));
     // Not the owned halves, which say goodbye when they are dropped.
     let ((near_in, near_out), (far_in, far_out)) = (split(near), split(far));
-    let forward = Pump {
-        born,
-        seed,
-        control: control.clone(),
-        is_cut: |manner| manner.forward_cut,
-        passed: Arc::clone(&passed),
-    };
+    let forward =
+        Pump { born, seed, control: control.clone(), is_cut: |manner| manner.forward_cut };
     let is_cut = |manner: &Manner| manner.backward_cut;
-    let backward = Pump { born, seed: !seed, control: control.clone(), is_cut, passed };
+    let backward = Pump { born, seed: !seed, control: control.clone(), is_cut };
     // Either end may close one direction and go on reading the other.
     let pumps =
         async { tokio::join!(forward.run(near_in, far_out), backward.run(far_in, near_out)) };
@@ -247,7 +218,6 @@ struct Pump {
     seed: u64,
     control: watch::Receiver<Control>,
     is_cut: fn(&Manner) -> bool,
-    passed: Arc<AtomicU64>,
 }
 
 impl Pump {
@@ -271,7 +241,6 @@ impl Pump {
             if to.write_all(chunk.get(..length).unwrap_or_default()).await.is_err() {
                 break;
             }
-            self.passed.fetch_add(length as u64, Ordering::Relaxed);
         }
         self.open().await;
         // Passes the end on. The other side may be gone already.

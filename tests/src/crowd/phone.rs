@@ -8,13 +8,14 @@ use std::time::Duration;
 use client::{ClientType, Connection, ConnectionError, Message, Servers, Session, TlsConfig};
 use proto::Command;
 use proto::client::{
-    MessageData, MessageInfo, MessageListReply, MessageListRequest, RecentSessionsReply,
-    RecentSessionsRequest, UnreadCountReply, UnreadCountRequest,
+    MessageData, MessageInfo, MessageListReply, RecentSessionsReply, RecentSessionsRequest,
+    UnreadCountReply, UnreadCountRequest,
 };
 use proto::ids::UserId;
 use tokio::time::sleep;
 
 use super::shared::{PHONE, Shared, conv, row};
+use crate::device::page_request;
 use crate::history::{Connection as State, Delivery, Row, Sha, What};
 use crate::{PASSWORD, Random};
 
@@ -144,13 +145,7 @@ async fn history(
     let mut rows: Vec<Row> = Vec::new();
     let mut begin = head;
     while begin >= from {
-        let request = MessageListRequest {
-            session_type: session.session_type().into(),
-            session_id: session.number(),
-            msg_id_begin: begin,
-            msg_count: (begin - from + 1).min(PAGE),
-            ..MessageListRequest::default()
-        };
+        let request = page_request(session, begin, (begin - from + 1).min(PAGE));
         let reply: MessageListReply =
             connection.call(Command::MessageListRequest, &request).await?;
         let lowest = reply.messages.iter().map(|info: &MessageInfo| info.msg_id).min();

@@ -14,8 +14,8 @@ use client::{
 };
 use proto::client::{
     GroupMembersNotify, KickNotify, KickReason, LatestMessageIdReply, LatestMessageIdRequest,
-    MessageInfo, MessageListReply, MessageListRequest, RecentSessionsReply, RecentSessionsRequest,
-    UnreadCountReply, UnreadCountRequest,
+    MessageInfo, MessageListReply, RecentSessionsReply, RecentSessionsRequest, UnreadCountReply,
+    UnreadCountRequest,
 };
 use proto::ids::UserId;
 use proto::{Command, Frame, encode_message};
@@ -23,6 +23,7 @@ use tokio::net::TcpStream;
 use tokio::time::{timeout, timeout_at};
 
 use crate::PASSWORD;
+use crate::device::page_request;
 
 /// Messages on one page of history.
 const PAGE: u32 = 100;
@@ -363,13 +364,7 @@ impl Line {
         begin: u32,
         count: u32,
     ) -> io::Result<Vec<MessageInfo>> {
-        let request = MessageListRequest {
-            session_type: session.session_type().into(),
-            session_id: session.number(),
-            msg_id_begin: begin,
-            msg_count: count,
-            ..MessageListRequest::default()
-        };
+        let request = page_request(session, begin, count);
         let reply: MessageListReply = self.ask(book, Command::MessageListRequest, &request).await?;
         for info in &reply.messages {
             match Message::from_history(info, session) {

@@ -10,7 +10,7 @@ use std::time::{Duration, Instant};
 use bytes::{BufMut, Bytes, BytesMut};
 use client::{Client, ClientType, Kind, Limits, Options, Outcome, Push, Servers, Session};
 use proto::Command;
-use proto::client::{Heartbeat, MessageListReply, MessageListRequest};
+use proto::client::{Heartbeat, MessageListReply};
 use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 use tokio::net::TcpSocket;
 use tokio::runtime::Runtime;
@@ -22,6 +22,7 @@ use super::daemons::site_of;
 use super::old::{Book, Line};
 use super::talk::nothing_wrong;
 use super::{Run, Scenario, Skipped, percentile};
+use crate::device::page_request;
 use crate::{PASSWORD, PATIENCE, Random, Site, sum_of};
 
 /// The scenarios of this file.
@@ -540,13 +541,7 @@ async fn pull(gateway: &str, user: u32, from: u32, to: u32, told: &Told) -> Resu
     }
     let (mut next, mut count) = (to, 0);
     while next >= from {
-        let request = MessageListRequest {
-            session_type: group.session_type().into(),
-            session_id: group.number(),
-            msg_id_begin: next,
-            msg_count: (next - from + 1).min(24),
-            ..MessageListRequest::default()
-        };
+        let request = page_request(group, next, (next - from + 1).min(24));
         let reply: MessageListReply = line
             .ask(&mut book, Command::MessageListRequest, &request)
             .await
