@@ -167,6 +167,9 @@ impl Run {
     }
 }
 
+/// Lines of a failure that the summary repeats.
+const WHY_LINES: usize = 12;
+
 /// Runs a scenario to its end, whatever that is.
 pub fn run(scenario: &'static Scenario, asked: Asked) -> Report {
     let seed = asked.seed.unwrap_or_else(Random::new_seed);
@@ -215,11 +218,10 @@ impl Display for Report {
             End::Held => "held".to_owned(),
             End::Skipped(why) => format!("SKIPPED: {why}"),
             End::Failed(why) => {
-                let first = why.lines().next().unwrap_or_default();
-                format!(
-                    "FAILED: {first} (talkhub-fault {} --seed {} --rounds {})",
-                    self.name, self.seed, self.rounds
-                )
+                // The panic itself may be far above, behind the log of the cluster.
+                let first = why.lines().take(WHY_LINES).collect::<Vec<_>>().join("\n    ");
+                let Self { name, seed, rounds, .. } = self;
+                format!("FAILED: {first}\n  talkhub-fault {name} --seed {seed} --rounds {rounds}")
             }
         };
         write!(f, "{:<14} {:>6.1} s  {end}", self.name, self.took.as_secs_f64())?;
