@@ -26,7 +26,7 @@ const LOOKS: usize = 2;
 /// The scenarios of this file.
 pub(super) const SCENARIOS: &[Scenario] = &[Scenario {
     name: "syscalls",
-    about: "each daemon on the way of a message is killed at each system call that it makes for it (≥ 100 in all; rounds are points at most): the message is there once, under one number",
+    about: "each daemon on the way of a message is killed at each system call that it makes for it (≥ 100 in all; rounds are deaths at most): the message is there once, under one number",
     short: 8,
     long: 1_000,
     run: syscalls,
@@ -60,9 +60,12 @@ fn syscalls(run: &mut Run) -> Result<(), Skipped> {
     let mut points: Vec<Point> = points(&site, &pair).into_iter().collect();
     let all = points.len();
     run.random.shuffle(&mut points);
-    points.truncate(run.rounds);
     let (mut fired, mut missed) = (Vec::new(), Vec::new());
-    for (round, point) in points.iter().enumerate() {
+    for point in &points {
+        // Points that no message reaches say nothing: on a busy machine they are many.
+        if fired.len() == run.rounds {
+            break;
+        }
         let mut died = false;
         for _ in 0..TRIES {
             died = dies_at(&mut site, &pair, point);
@@ -75,21 +78,20 @@ fn syscalls(run: &mut Run) -> Result<(), Skipped> {
         } else {
             missed.push(point);
         }
-        run.progress(round, format_args!("{} of {} points fired", fired.len(), points.len()));
+        let tried = fired.len() + missed.len();
+        run.progress(fired.len(), format_args!("{tried} of {all} points tried"));
     }
     let said = pair.finish(&site.gateways[0]);
-    run.figure("calls of one message, in all, tried", format_args!("{all}, {}", points.len()));
+    let tried = fired.len() + missed.len();
+    run.figure("calls of one message, in all, tried", format_args!("{all}, {tried}"));
     run.figure("deaths", by_daemon(&fired));
     run.figure("points that no message reached", missed.len());
     run.figure("messages", said);
     if !missed.is_empty() {
         say(format_args!("not reached: {missed:?}"));
     }
-    let wanted = points.len().min(POINTS_MIN);
-    assert!(fired.len() >= wanted * 3 / 4, "{} of {} points fired", fired.len(), points.len());
-    if run.rounds >= POINTS_MIN {
-        assert!(fired.len() >= POINTS_MIN, "{} of {all} points fired", fired.len());
-    }
+    let wanted = run.rounds.min(POINTS_MIN);
+    assert!(fired.len() >= wanted, "{} of {tried} points fired", fired.len());
     Ok(())
 }
 
