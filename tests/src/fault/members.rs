@@ -136,8 +136,7 @@ fn kill_now_and_then(
 async fn everything_is_there(site: &Site, truth: &Truth, session: Session) -> Vec<String> {
     let mut book = Book::new(2, "always a member");
     let gateway = site.gateways.first().expect("there is a gateway");
-    let line = Line::open(gateway, ClientType::Android, &mut book).await;
-    let mut line = line.expect("a member gets in");
+    let mut line = Line::open_when_back(gateway, &mut book).await;
     line.catch_up(&mut book).await.expect("the history is there");
     let mut wrong = truth.against(2, &book, &[session]);
     let heads = truth.heads(2, &[session]);

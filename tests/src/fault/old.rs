@@ -22,8 +22,8 @@ use proto::{Command, Frame, encode_message};
 use tokio::net::TcpStream;
 use tokio::time::{timeout, timeout_at};
 
-use crate::PASSWORD;
 use crate::device::page_request;
+use crate::{PASSWORD, PATIENCE};
 
 /// Messages on one page of history.
 const PAGE: u32 = 100;
@@ -235,6 +235,18 @@ impl Line {
         let connect = timeout(ANSWER_LIMIT, Connection::connect(gateway, None)).await;
         let connection = connect.unwrap_or(Err(ConnectionError::TimedOut))?;
         Self::log_in(connection, kind, book).await
+    }
+
+    /// Logs in as soon as that works: a daemon may still be on its way back.
+    pub(super) async fn open_when_back(gateway: &str, book: &mut Book) -> Self {
+        let began = Instant::now();
+        loop {
+            match Self::open(gateway, ClientType::Android, book).await {
+                Ok(line) => return line,
+                Err(error) => assert!(began.elapsed() < PATIENCE, "{} gets in: {error}", book.name),
+            }
+            tokio::time::sleep(Duration::from_millis(50)).await;
+        }
     }
 
     /// Logs in over a socket of the caller's.

@@ -1,0 +1,80 @@
+//! What all who take part know: what was said, what went wrong.
+
+use std::collections::HashMap;
+use std::sync::Mutex;
+use std::sync::atomic::{AtomicBool, AtomicU64};
+use std::time::{Duration, Instant};
+
+use bytes::{BufMut, Bytes, BytesMut};
+
+/// What everybody knows.
+#[derive(Debug)]
+pub(super) struct Told {
+    pub(super) began: Instant,
+    pub(super) body: usize,
+    /// Nothing more will be said.
+    pub(super) is_over: AtomicBool,
+    pub(super) is_saying: AtomicBool,
+    pub(super) seconds: AtomicU64,
+    /// By number of the message: its number in the group.
+    pub(super) places: Mutex<HashMap<u64, u32>>,
+    pub(super) latencies: Mutex<Vec<Duration>>,
+    /// Healthy ones that were taken for slow ones: this process did not let them read in time.
+    pub(super) cut_off: Mutex<Vec<String>>,
+    pub(super) wrong: Mutex<Vec<String>>,
+}
+
+impl Told {
+    pub(super) fn new(body: usize) -> Self {
+        Self {
+            began: Instant::now(),
+            body,
+            is_over: AtomicBool::new(false),
+            is_saying: AtomicBool::new(false),
+            seconds: AtomicU64::new(0),
+            places: Mutex::default(),
+            latencies: Mutex::default(),
+            cut_off: Mutex::default(),
+            wrong: Mutex::default(),
+        }
+    }
+
+    pub(super) fn wrong(&self, what: String) {
+        self.wrong.lock().expect("nobody panicked with it").push(what);
+    }
+
+    pub(super) fn cut_off(&self, what: String) {
+        self.cut_off.lock().expect("nobody panicked with it").push(what);
+    }
+
+    pub(super) fn count(&self) -> u32 {
+        let places = self.places.lock().expect("nobody panicked with it").len();
+        u32::try_from(places).unwrap_or(u32::MAX)
+    }
+
+    /// A body that says which it is and when it was sent.
+    pub(super) fn body(&self, number: u64) -> Bytes {
+        let mut body = BytesMut::with_capacity(self.body);
+        body.put_u32(1);
+        body.put_u64(number);
+        body.put_u64(u64::try_from(self.began.elapsed().as_micros()).unwrap_or(u64::MAX));
+        body.resize(self.body, u8::try_from(number % 251).unwrap_or(0));
+        body.freeze()
+    }
+
+    /// The number of a message, and how long ago it was sent.
+    pub(super) fn read(&self, body: &[u8]) -> Option<(u64, Duration)> {
+        let number = u64::from_be_bytes(*body.get(4..12)?.first_chunk()?);
+        let sent = u64::from_be_bytes(*body.get(12..20)?.first_chunk()?);
+        let filled = u8::try_from(number % 251).unwrap_or(0);
+        let whole = body.len() == self.body && body.last() == Some(&filled);
+        let age = self.began.elapsed().saturating_sub(Duration::from_micros(sent));
+        whole.then_some((number, age))
+    }
+
+    /// Whether that is the message with this number in the group.
+    pub(super) fn is_at(&self, body: &[u8], msg_id: u32) -> bool {
+        let places = self.places.lock().expect("nobody panicked with it");
+        self.read(body).is_some_and(|(number, _age)| places.get(&number) == Some(&msg_id))
+    }
+}
