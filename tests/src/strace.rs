@@ -75,11 +75,9 @@ impl Strace {
         String::from_utf8_lossy(&text).lines().map(str::to_owned).collect()
     }
 
-    /// The calls that were made to fail or be late.
+    /// The calls that were made to fail or be late, as far as they are written down.
     pub fn injected(&self) -> Vec<String> {
-        let marks = ["(INJECTED", "(DELAYED"];
-        let is_one = |line: &String| marks.iter().any(|mark| line.contains(mark));
-        self.lines().into_iter().filter(is_one).collect()
+        self.lines().into_iter().filter(|line| is_injected(line)).collect()
     }
 
     /// Ends it. Returns what was traced.
@@ -116,6 +114,11 @@ impl Drop for Strace {
             talk.join().ok();
         }
     }
+}
+
+/// Whether a line tells of a call that was made to fail or be late.
+pub(crate) fn is_injected(line: &str) -> bool {
+    ["(INJECTED", "(DELAYED"].iter().any(|mark| line.contains(mark))
 }
 
 /// Whether all threads of a process have this tracer.

@@ -1,6 +1,20 @@
 //! The short forms of the scenarios that hurt a cluster on purpose (`talkhub-fault list`).
 
-use tests::fault::check;
+use std::sync::{PoisonError, RwLock};
+
+/// Who needs the machine for himself writes; all others read.
+static MACHINE: RwLock<()> = RwLock::new(());
+
+fn check(scenario: &str) {
+    let _shared = MACHINE.read().unwrap_or_else(PoisonError::into_inner);
+    tests::fault::check(scenario);
+}
+
+/// For a scenario in which the clients must keep up with what the servers send.
+fn check_alone(scenario: &str) {
+    let _alone = MACHINE.write().unwrap_or_else(PoisonError::into_inner);
+    tests::fault::check(scenario);
+}
 
 #[test]
 fn nothing_acknowledged_is_lost_when_any_daemon_is_killed() {
@@ -69,7 +83,7 @@ fn what_is_sent_again_is_stored_once() {
 
 #[test]
 fn clients_that_never_read_harm_nobody() {
-    check("slow-readers");
+    check_alone("slow-readers");
 }
 
 #[test]
