@@ -103,11 +103,11 @@ pub struct Fold {
     pub epoch: u64,
     /// The rules in force.
     pub version: u32,
-    /// The last record folded, its fingerprint and its time.
+    /// The last record folded.
     pub last: Offset,
     /// The fingerprint of that record.
     pub last_crc: u32,
-    /// Unix milliseconds of that record.
+    /// Unix milliseconds of the last record that counts: log time, which never falls.
     pub last_ms: u64,
     /// Conversations in memory.
     pub conversations: HashMap<ConversationId, Conversation>,
@@ -204,7 +204,6 @@ impl Fold {
         debug_assert_eq!(record.offset, self.last.next(), "records are folded in order");
         self.last = record.offset;
         self.last_crc = record.crc;
-        self.last_ms = record.timestamp_ms;
         let Ok(Record { change: Some(change), written_in_epoch }) =
             Record::decode(record.payload.clone())
         else {
@@ -215,6 +214,8 @@ impl Fold {
             return Ok(Effect::Nothing);
         }
         self.epoch = written_in_epoch;
+        // The clock of an owner that is none any more says nothing.
+        self.last_ms = record.timestamp_ms;
         let effect = match change {
             Change::Message(message) => self.message(record, message),
             Change::GroupCreated(created) => self.group_created(record, created),

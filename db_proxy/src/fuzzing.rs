@@ -32,7 +32,7 @@ use proto::log::Record;
 use crate::conversation::Conversation;
 use crate::fold::{Effect, FOLD_VERSION, Fold};
 use crate::log::embedded::{EmbeddedLog, Options};
-use crate::log::{Log, LogError, LogRecord};
+use crate::log::{Landed, Log, LogError, LogRecord};
 use crate::store::{Batch, StoredConversation};
 
 /// The length of a segment of an [`Image`]: so small that many can be looked at.
@@ -179,10 +179,10 @@ fn served(log: &EmbeddedLog, scan_from: u64) -> Vec<LogRecord> {
 /// The log takes more records, and the next process finds all of them.
 fn check_going_on(options: Options, mut log: EmbeddedLog) {
     let (first, next) = log.range();
-    let (appended, next) = match log.append(&[Bytes::from_static(b"more")], 1) {
-        Ok(appended) => (Some(appended), next.next()),
+    let (landed, next) = match log.append(&[Bytes::from_static(b"more")], 1) {
+        Ok(landed) => (landed, next.next()),
         // The next segment is still being made.
-        Err(LogError::Full(_)) => (None, next),
+        Err(LogError::Full(_)) => (Vec::new(), next),
         Err(other) => panic!("{other:?}"),
     };
     drop(log);
@@ -190,10 +190,9 @@ fn check_going_on(options: Options, mut log: EmbeddedLog) {
     let opened = EmbeddedLog::open(options, Offset(scan_from)).expect("it was just served");
     assert!(opened.clean, "it was closed");
     assert_eq!(opened.log.range(), (first, next));
-    if let Some(appended) = appended {
+    if let Some(Landed { record, .. }) = landed.first() {
         let last = served(&opened.log, scan_from).pop().expect("there is a last record");
-        assert_eq!((last.offset, &last.payload[..]), (appended.first, &b"more"[..]));
-        assert_eq!(last.timestamp_ms, appended.timestamp_ms);
+        assert_eq!(&last, record);
     }
 }
 
@@ -545,7 +544,7 @@ mod tests {
             let payloads: Vec<Bytes> = (0..count).map(|len| vec![b'p'; len * 7].into()).collect();
             log.append(&payloads, now_ms).unwrap();
             if count == 1 {
-                log.idle();
+                log.idle().unwrap();
             }
         }
         let bytes = || fs::read(segment(dir.path(), 1)).unwrap();

@@ -32,7 +32,7 @@ use tokio::sync::oneshot;
 use tracing::{debug, info_span};
 
 use crate::admission::{Change, Facts, InStore};
-use crate::log::embedded::EmbeddedLog;
+use crate::log::Log;
 use crate::metrics::PartitionMetrics;
 use crate::publish::Publisher;
 use crate::state::State;
@@ -256,7 +256,7 @@ impl Partition {
 
 /// What the thread owns.
 pub(crate) struct Owner {
-    pub(crate) log: EmbeddedLog,
+    pub(crate) log: Box<dyn Log>,
     pub(crate) state: State,
     pub(crate) epoch: u64,
     pub(crate) limits: Limits,

@@ -12,7 +12,7 @@ use tracing::info_span;
 use crate::cache::MemoryCache;
 use crate::config::Config;
 use crate::following::{self, Following};
-use crate::log::embedded::Options;
+use crate::log::embedded::{EmbeddedLog, Options};
 use crate::login::Logins;
 use crate::metrics::{
     FollowingMetrics, PartitionMetrics, PublishMetrics, RequestMetrics, StoringMetrics,
@@ -54,7 +54,7 @@ pub async fn run(context: Context<Config>) -> Result<Serving, BoxError> {
     );
 
     let owner = Owner {
-        log: log.0,
+        log,
         state,
         epoch,
         limits: config.limits.limits(),
@@ -112,11 +112,11 @@ async fn open_partition(config: &Config, owner: &str) -> Result<OpenPartition, B
         std::fs::create_dir_all(&config.data_dir).map_err(|error| {
             open::OpenError::Failed(format!("{}: {error}", config.data_dir.display()))
         })?;
+        // The store's file is touched only once the folder is ours.
+        let log = EmbeddedLog::prepare(options)?;
         let path = config.data_dir.join("store.sqlite");
-        let make_store = || -> Result<Arc<dyn Store>, open::OpenError> {
-            Ok(Arc::new(SqliteStore::open(&path, SqliteOptions::default())?))
-        };
-        open::open(options, make_store, &owner, &runtime)
+        let store: Arc<dyn Store> = Arc::new(SqliteStore::open(&path, SqliteOptions::default())?);
+        open::open(Box::new(log), store, &owner, &runtime)
     });
     let opened = opening.await?;
     opened.map_err(open::OpenError::boxed)

@@ -16,14 +16,14 @@ use tokio::runtime::Handle;
 use tokio::time::timeout;
 
 use crate::admission::{Change, Send};
-use crate::log::embedded::Options;
+use crate::log::embedded::{EmbeddedLog, Options};
 use crate::metrics::{PartitionMetrics, PublishMetrics, StoringMetrics};
 use crate::partition::open::{self, OpenError};
 use crate::partition::{Limits, Outcome, Owner, Partition};
 use crate::publish::Publisher;
 use crate::state::State;
 use crate::store::sqlite::{SqliteOptions, SqliteStore};
-use crate::store::{NewUser, Store, UserStore};
+use crate::store::{NewUser, UserStore};
 use crate::storing::{self, StopStoring};
 use crate::window::Identity;
 
@@ -102,17 +102,13 @@ impl Setup {
             options.segment_bytes = setup.segment_bytes;
             options.spare_segments = 1;
             options.keep_bytes = setup.keep_bytes;
-            let mut store = None;
-            let make_store = || -> Result<Arc<dyn Store>, OpenError> {
-                let on_broken_fold = |text: &str| panic!("{text}");
-                let options = SqliteOptions { readers: 3, on_broken_fold };
-                let opened = SqliteStore::open(&setup.store_path(), options)?;
-                let gated = Arc::new(GatedStore::new(opened));
-                store = Some(Arc::clone(&gated));
-                Ok(gated)
-            };
-            let opened = open::open(options, make_store, "owner", &runtime)?;
-            Ok::<_, OpenError>((opened, store.expect("it was opened")))
+            let log = EmbeddedLog::prepare(options)?;
+            let on_broken_fold = |text: &str| panic!("{text}");
+            let options = SqliteOptions { readers: 3, on_broken_fold };
+            let store = SqliteStore::open(&setup.store_path(), options)?;
+            let store = Arc::new(GatedStore::new(store));
+            let opened = open::open(Box::new(log), Arc::clone(&store) as _, "owner", &runtime)?;
+            Ok::<_, OpenError>((opened, store))
         });
         let (opened, store) = opening.await.unwrap()?;
         Ok(self.run(opened, store).await)
@@ -129,7 +125,7 @@ impl Setup {
         publisher.watch(&shutdown);
         let partition_metrics = PartitionMetrics::new(&metrics);
         let owner = Owner {
-            log: opened.log.0,
+            log: opened.log,
             state: opened.state,
             epoch: opened.epoch,
             limits: self.limits,

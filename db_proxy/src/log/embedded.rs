@@ -49,14 +49,14 @@ use bytes::Bytes;
 use proto::ids::Offset;
 use ring::rand::{SecureRandom, SystemRandom};
 
-use crate::log::{Appended, Log, LogError, LogId, LogRecord};
+use crate::log::{Landed, Log, LogError, LogId, LogRecord, Unopened};
 
 use files::{DiskFolder, Fatal, Folder, io_error};
 use format::{FoundMeta, Meta, Record};
 use recovery::Recovered;
 use segment::Reader;
 use spare::{Maker, Spares};
-use writer::Writer;
+use writer::{Appended, Writer};
 
 /// The largest batch that may be appended at once, [`RECORD_OVERHEAD`] of each record included.
 pub const MAX_BATCH_BYTES: usize = 16 << 20;
@@ -244,9 +244,23 @@ impl Prepared {
     }
 }
 
+impl Unopened for Prepared {
+    fn id(&self) -> LogId {
+        self.meta.id
+    }
+
+    fn open(self: Box<Self>, applied: Offset) -> Result<Box<dyn Log>, LogError> {
+        Ok(Box::new(Self::open(*self, applied)?.log))
+    }
+}
+
 impl Log for EmbeddedLog {
     fn id(&self) -> LogId {
         self.writer.id
+    }
+
+    fn name(&self) -> String {
+        format!("the log in {}", self.writer.folder.describe(""))
     }
 
     fn range(&self) -> (Offset, Offset) {
@@ -254,8 +268,15 @@ impl Log for EmbeddedLog {
         (Offset(first), Offset(self.writer.next))
     }
 
-    fn append(&mut self, payloads: &[Bytes], now_ms: u64) -> Result<Appended, LogError> {
-        self.writer.append(payloads, now_ms)
+    fn append(&mut self, payloads: &[Bytes], now_ms: u64) -> Result<Vec<Landed>, LogError> {
+        let Appended { first, timestamp_ms } = self.writer.append(payloads, now_ms)?;
+        let landed = payloads.iter().zip((first.0..).map(Offset)).enumerate();
+        let landed = landed.map(|(of, (payload, offset))| {
+            let crc = Self::fingerprint(offset, timestamp_ms, payload);
+            let record = LogRecord { offset, timestamp_ms, crc, payload: payload.clone() };
+            Landed { record, of: Some(of) }
+        });
+        Ok(landed.collect())
     }
 
     fn read(
@@ -276,8 +297,9 @@ impl Log for EmbeddedLog {
         Ok(())
     }
 
-    fn idle(&mut self) {
+    fn idle(&mut self) -> Result<Vec<LogRecord>, LogError> {
         self.writer.prove();
+        Ok(Vec::new())
     }
 
     fn trim(&mut self, up_to: Offset) {

@@ -1,7 +1,7 @@
 //! How an owner takes its partition: claim it in the store, check that log and store belong
 //! together, fold what the store does not have, and begin a new epoch.
 
-use std::path::Path;
+use std::fmt;
 use std::sync::Arc;
 
 use bytes::Bytes;
@@ -17,29 +17,27 @@ use tracing::info;
 use crate::admission;
 use crate::conversation::Conversation;
 use crate::fold::{FOLD_VERSION, Fold};
-use crate::log::embedded::{EmbeddedLog, Options};
-use crate::log::{Log, LogError, LogRecord};
+use crate::log::{Log, LogError, LogRecord, Unopened};
 use crate::state::State;
 use crate::store::{Progress, Store, StoreError};
 use crate::window::WINDOW_RECORDS;
 
 /// An opened partition, folded up to its log's end, in a new epoch.
-#[derive(Debug)]
 pub struct OpenPartition {
     /// Its log.
-    pub log: OpenLog,
+    pub log: Box<dyn Log>,
     /// Its state.
     pub state: State,
     /// The epoch of this ownership.
     pub epoch: u64,
 }
 
-/// The log, which has no useful debug form of its own.
-pub struct OpenLog(pub EmbeddedLog);
-
-impl std::fmt::Debug for OpenLog {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.debug_tuple("OpenLog").field(&self.0.id()).finish()
+impl fmt::Debug for OpenPartition {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("OpenPartition")
+            .field("log", &self.log.name())
+            .field("epoch", &self.epoch)
+            .finish_non_exhaustive()
     }
 }
 
@@ -71,7 +69,9 @@ impl From<LogError> for OpenError {
                 Self::Refused(error.to_string())
             }
             LogError::Io { source, .. } => Self::Failed(format!("{error}: {source}")),
-            LogError::Full(_) | LogError::NotHere { .. } => Self::Failed(error.to_string()),
+            LogError::Full(_) | LogError::Lost(_) | LogError::NotHere { .. } => {
+                Self::Failed(error.to_string())
+            }
         }
     }
 }
@@ -85,49 +85,38 @@ impl From<StoreError> for OpenError {
     }
 }
 
-/// Opens the log and folds it onto the store, which is opened only once the log's folder is ours.
-/// Blocks on both; call it off the async workers, with a handle to the runtime that the store works
-/// on.
+/// Opens the log and folds it onto the store. Blocks on both; call it off the async workers, with a
+/// handle to the runtime that the store works on.
 pub fn open(
-    options: Options,
-    open_store: impl FnOnce() -> Result<Arc<dyn Store>, OpenError>,
+    log: Box<dyn Unopened>,
+    store: Arc<dyn Store>,
     owner: &str,
     runtime: &Handle,
 ) -> Result<OpenPartition, OpenError> {
-    let dir = options.dir.clone();
-    let prepared = EmbeddedLog::prepare(options)?;
-    let store = open_store()?;
-    let progress = runtime.block_on(store.claim(owner.to_owned(), prepared.id()))?;
-    let opened = prepared.open(progress.applied)?;
-    let mut log = opened.log;
-    check_fingerprint(&log, &progress, &dir)?;
+    let progress = runtime.block_on(store.claim(owner.to_owned(), log.id()))?;
+    let mut log = log.open(progress.applied)?;
+    check_fingerprint(&*log, &progress)?;
 
     let mut fold = Fold::new(progress.fold_version, progress.applied, progress.applied_crc);
-    let replayed = replay(&mut fold, &log, &progress, &store, runtime)?;
-    begin_epoch(&mut fold, &mut log, progress.epoch, owner)?;
-    info!(
-        epoch = progress.epoch,
-        replayed,
-        window = fold.window.len(),
-        clean = opened.clean,
-        truncated_bytes = opened.truncated_bytes,
-        scanned_records = opened.scanned_records,
-        "the partition is ours"
-    );
+    let cold = Cold { store: &store, runtime };
+    let replayed = replay(&mut fold, &*log, &progress, &cold)?;
+    begin_epoch(&mut fold, &mut *log, (progress.epoch, owner), &cold)?;
+    let window = fold.window.len();
+    info!(epoch = progress.epoch, replayed, window, "the partition is ours");
     let state = State::new(fold, progress.applied, store);
-    Ok(OpenPartition { log: OpenLog(log), state, epoch: progress.epoch })
+    Ok(OpenPartition { log, state, epoch: progress.epoch })
 }
 
 /// The record that was stored last must be in the log as it was then: else this is another log, or
 /// an older copy of it.
-fn check_fingerprint(log: &EmbeddedLog, progress: &Progress, dir: &Path) -> Result<(), OpenError> {
+fn check_fingerprint(log: &dyn Log, progress: &Progress) -> Result<(), OpenError> {
     let (first, next) = log.range();
+    let name = log.name();
     let applied = progress.applied;
     let behind = || {
         OpenError::Refused(format!(
-            "the log in {} ends at offset {}, but the store has applied up to {}: an older copy of \
-             the log? Put the newest copy in place",
-            dir.display(),
+            "{name} ends at offset {}, but the store has applied up to {}: an older copy of the log? \
+             Put the newest copy in place",
             next.0.saturating_sub(1),
             applied.0
         ))
@@ -137,11 +126,9 @@ fn check_fingerprint(log: &EmbeddedLog, progress: &Progress, dir: &Path) -> Resu
     }
     if applied.next() < first {
         return Err(OpenError::Refused(format!(
-            "the log in {} begins at offset {}, but the store has applied only up to {}: an older \
-             copy of the store, or a new one? Put the newest copy in place",
-            dir.display(),
-            first.0,
-            applied.0
+            "{name} begins at offset {}, but the store has applied only up to {}: an older copy of the \
+             store, or a new one? Put the newest copy in place",
+            first.0, applied.0
         )));
     }
     if applied < first {
@@ -156,10 +143,9 @@ fn check_fingerprint(log: &EmbeddedLog, progress: &Progress, dir: &Path) -> Resu
     match (read, found) {
         (_, Some(crc)) if crc == progress.applied_crc => Ok(()),
         (_, Some(_)) => Err(OpenError::Refused(format!(
-            "the record at offset {} of the log in {} is not the one that was stored: another log \
-             or another store? Put the two that belong together in place",
+            "the record at offset {} of {name} is not the one that was stored: another log or another \
+             store? Put the two that belong together in place",
             applied.0,
-            dir.display()
         ))),
         (Err(error), None) => Err(error.into()),
         (Ok(()), None) => Err(behind()),
@@ -170,10 +156,9 @@ fn check_fingerprint(log: &EmbeddedLog, progress: &Progress, dir: &Path) -> Resu
 /// Returns how many were folded.
 fn replay(
     fold: &mut Fold,
-    log: &EmbeddedLog,
+    log: &dyn Log,
     progress: &Progress,
-    store: &Arc<dyn Store>,
-    runtime: &Handle,
+    cold: &Cold<'_>,
 ) -> Result<u64, OpenError> {
     let (first, next) = log.range();
     let from = Offset(progress.applied.next().0.saturating_sub(WINDOW_RECORDS)).max(first);
@@ -190,11 +175,8 @@ fn replay(
             fold.last = record.offset;
             return Ok(());
         }
-        let folded = load_for(fold, &record, store, runtime).and_then(|()| {
-            fold.fold(&record).map_err(|error| OpenError::Refused(error.to_string()))
-        });
-        match folded {
-            Ok(_neither_answered_nor_published) => {
+        match cold.fold(fold, &record) {
+            Ok(()) => {
                 replayed += 1;
                 Ok(())
             }
@@ -210,28 +192,41 @@ fn replay(
     }
 }
 
-fn load_for(
-    fold: &mut Fold,
-    record: &LogRecord,
-    store: &Arc<dyn Store>,
-    runtime: &Handle,
-) -> Result<(), OpenError> {
-    let Ok(decoded) = Record::decode(record.payload.clone()) else { return Ok(()) };
-    let Some(id) = Fold::needs(&decoded).filter(|id| !fold.conversations.contains_key(id)) else {
-        return Ok(());
-    };
-    // Without its newest messages: the fold does not look at them, and reading them for thousands of
-    // conversations would take most of the time.
-    let stored = runtime.block_on(store.conversation(id, 0))?;
-    fold.conversations.insert(id, Conversation::from_stored(id, stored));
-    Ok(())
+/// Where conversations are read from that are not in memory.
+struct Cold<'a> {
+    store: &'a Arc<dyn Store>,
+    runtime: &'a Handle,
 }
 
+impl Cold<'_> {
+    /// Folds a record that is neither answered nor published.
+    fn fold(&self, fold: &mut Fold, record: &LogRecord) -> Result<(), OpenError> {
+        self.load_for(fold, record)?;
+        let folded = fold.fold(record);
+        folded.map(|_effect| ()).map_err(|error| OpenError::Refused(error.to_string()))
+    }
+
+    fn load_for(&self, fold: &mut Fold, record: &LogRecord) -> Result<(), OpenError> {
+        let Ok(decoded) = Record::decode(record.payload.clone()) else { return Ok(()) };
+        let Some(id) = Fold::needs(&decoded).filter(|id| !fold.conversations.contains_key(id))
+        else {
+            return Ok(());
+        };
+        // Without its newest messages: the fold does not look at them, and reading them for thousands
+        // of conversations would take most of the time.
+        let stored = self.runtime.block_on(self.store.conversation(id, 0))?;
+        fold.conversations.insert(id, Conversation::from_stored(id, stored));
+        Ok(())
+    }
+}
+
+/// Appends the record from which on those of older epochs are ignored. What the owner before has
+/// appended up to there counts, and is folded too.
 fn begin_epoch(
     fold: &mut Fold,
-    log: &mut EmbeddedLog,
-    epoch: u64,
-    owner: &str,
+    log: &mut dyn Log,
+    (epoch, owner): (u64, &str),
+    cold: &Cold<'_>,
 ) -> Result<(), OpenError> {
     let begins = record::Change::Epoch(proto::log::Epoch { epoch, owner: owner.to_owned() });
     let mut changes = vec![begins];
@@ -243,12 +238,11 @@ fn begin_epoch(
         .into_iter()
         .map(|change| admission::record(change, epoch).encode_to_vec().into())
         .collect();
-    let appended = log.append(&payloads, unix_ms())?;
-    for (payload, offset) in payloads.into_iter().zip((appended.first.0..).map(Offset)) {
-        let timestamp_ms = appended.timestamp_ms;
-        let crc = EmbeddedLog::fingerprint(offset, timestamp_ms, &payload);
-        fold.fold(&LogRecord { offset, timestamp_ms, crc, payload })
-            .map_err(|error| OpenError::Refused(error.to_string()))?;
+    for landed in log.append(&payloads, unix_ms())? {
+        cold.fold(fold, &landed.record)?;
+    }
+    if fold.epoch > epoch {
+        return Err(OpenError::Failed(format!("{}: another owner has begun", log.name())));
     }
     Ok(())
 }

@@ -25,8 +25,8 @@ use super::{Event, FULL_PAUSE, Fact, Outcome, Owner, Partition, Request, Waiter}
 use crate::admission::{self, Admission, Change, InStore, Need};
 use crate::conversation::Conversation;
 use crate::fold::Effect;
-use crate::log::embedded::{EmbeddedLog, MAX_PAYLOAD_BYTES};
-use crate::log::{Log, LogError, LogRecord};
+use crate::log::embedded::MAX_PAYLOAD_BYTES;
+use crate::log::{Landed, LogError, LogRecord};
 use crate::publish::MembersChange;
 use crate::state::{Inner, State};
 use crate::store::StoreError;
@@ -69,6 +69,8 @@ pub(super) struct Worker {
     batch_bytes: usize,
     /// When the log last had no room, unless that is over.
     full_at: Option<Instant>,
+    /// Somebody else has the partition, or nobody knows what became of an append.
+    lost: bool,
     /// Dropped last: then everything is done and the log is closed.
     stopping: Option<oneshot::Sender<()>>,
 }
@@ -99,18 +101,18 @@ impl Worker {
             batch: Vec::new(),
             batch_bytes: 0,
             full_at: None,
+            lost: false,
             stopping: None,
         }
     }
 
     pub(super) fn run(mut self) {
-        while self.stopping.is_none() {
+        while self.stopping.is_none() && !self.lost {
             let first = if self.ready.is_empty() {
                 match self.queue.recv_timeout(IDLE_AFTER) {
                     Ok(event) => Some(event),
                     Err(RecvTimeoutError::Timeout) => {
-                        self.owner.log.idle();
-                        self.owner.state.lock().idle();
+                        self.idle();
                         None
                     }
                     Err(RecvTimeoutError::Disconnected) => return,
@@ -317,35 +319,73 @@ impl Worker {
         #[cfg(feature = "faults")]
         let admitted = self.too_early(&payloads, admitted);
         let now_ms = self.clock.now_ms();
-        let appended = match self.owner.log.append(&payloads, now_ms) {
-            Ok(appended) => appended,
+        let landed = match self.owner.log.append(&payloads, now_ms) {
+            Ok(landed) => landed,
+            // Those who wait are told to try again as they go.
             Err(error) => {
-                self.tell_log_full(Some(&error));
                 self.owner.metrics.retries.inc_by(admitted.len() as u64);
-                return; // Those who wait are told to try again as they go.
+                self.cannot_append(error);
+                return;
             }
         };
         self.tell_log_full(None);
         self.owner.metrics.batches.inc();
         self.owner.metrics.records.inc_by(payloads.len() as u64);
+        self.fold(landed, admitted);
+    }
 
-        let mut inner = self.owner.state.lock();
-        let offsets = (appended.first.0..).map(Offset);
-        for ((payload, admitted), offset) in payloads.into_iter().zip(admitted).zip(offsets) {
-            let timestamp_ms = appended.timestamp_ms;
-            let crc = EmbeddedLog::fingerprint(offset, timestamp_ms, &payload);
-            let record = LogRecord { offset, timestamp_ms, crc, payload };
+    /// Folds what has come into the log, and tells those whose change it is.
+    fn fold(&mut self, landed: Vec<Landed>, admitted: Vec<Admitted>) {
+        let mut admitted: Vec<_> = admitted.into_iter().map(Some).collect();
+        let state = self.owner.state.clone();
+        let mut inner = state.lock();
+        for Landed { record, of } in landed {
+            let waiting = of.and_then(|of| admitted.get_mut(of)?.take());
+            if waiting.is_none() && written_in(&record) > self.owner.epoch {
+                drop(inner);
+                let offset = record.offset.0;
+                self.is_lost(&format!("another owner has begun at offset {offset}"));
+                return;
+            }
             match inner.fold.fold(&record) {
-                Ok(effect) => self.tell(&inner, &record, effect, admitted),
-                Err(error) => unreachable!("this owner appended it: {error}"),
+                Ok(effect) => self.tell(&inner, &record, effect, waiting),
+                Err(error) => unreachable!("an owner of this epoch appended it: {error}"),
             }
         }
         drop(inner);
-        self.owner.state.unstored.notify_one();
+        state.unstored.notify_one();
     }
 
-    fn tell(&self, inner: &Inner, record: &LogRecord, effect: Effect, admitted: Admitted) {
-        let Admitted { waiter, origin } = admitted;
+    fn cannot_append(&mut self, error: LogError) {
+        match error {
+            LogError::Lost(why) => self.is_lost(&why),
+            error => self.tell_log_full(Some(&error)),
+        }
+    }
+
+    /// Nothing is appended, answered or published any more.
+    fn is_lost(&mut self, why: &str) {
+        error!(epoch = self.owner.epoch, why, "the partition is not ours any more");
+        self.lost = true;
+    }
+
+    /// Nothing happened for a while.
+    fn idle(&mut self) {
+        match self.owner.log.idle() {
+            Ok(records) if records.is_empty() => {}
+            Ok(records) => {
+                let landed = records.into_iter().map(|record| Landed { record, of: None });
+                self.fold(landed.collect(), Vec::new());
+            }
+            Err(error) => self.cannot_append(error),
+        }
+        self.owner.state.lock().idle();
+    }
+
+    /// Tells whoever waits for a record's effect, and everybody else who is to hear of it.
+    fn tell(&self, inner: &Inner, record: &LogRecord, effect: Effect, admitted: Option<Admitted>) {
+        let nobody = || Admitted { waiter: Waiter(None), origin: None };
+        let Admitted { waiter, origin } = admitted.unwrap_or_else(nobody);
         match effect {
             Effect::Message { row, previous, member_version } => {
                 waiter.tell(Outcome::Sent {
@@ -407,6 +447,12 @@ impl Drop for Worker {
             warn!("the partition's thread ends by a panic");
         }
     }
+}
+
+/// The epoch of the owner that appended a record; 0 if it does not say.
+fn written_in(record: &LogRecord) -> u64 {
+    let decoded = proto::log::Record::decode(record.payload.clone());
+    decoded.ok().and_then(|record| record.written_in_epoch).unwrap_or(0)
 }
 
 /// Where a known message is. One that only the store can know, and does not, is tried again.

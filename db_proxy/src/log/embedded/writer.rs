@@ -14,12 +14,21 @@ use bytes::Bytes;
 use daemon::faults::{self, Mutant};
 use proto::ids::Offset;
 
-use crate::log::{Appended, LogError, LogId};
+use crate::log::{LogError, LogId};
 
 use super::files::{Fatal, Folder, LogFile, is_full};
 use super::format::{self, HEADER_LEN, Header};
 use super::segment;
 use super::spare::Spares;
+
+/// Where a batch was written.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Appended {
+    /// The offset of its first record; the others follow without a hole.
+    pub(super) first: Offset,
+    /// The timestamp of all its records, Unix milliseconds.
+    pub(super) timestamp_ms: u64,
+}
 
 /// The end of the log.
 #[derive(Debug)]

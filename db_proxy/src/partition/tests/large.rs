@@ -4,7 +4,7 @@
 //! cargo test --release -p db_proxy large -- --ignored --nocapture
 //! ```
 
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -21,7 +21,7 @@ use crate::log::embedded::{EmbeddedLog, Options};
 use crate::log::{Log, LogError};
 use crate::partition::open;
 use crate::store::sqlite::{SqliteOptions, SqliteStore};
-use crate::store::{ConversationStore, Store, StoredConversation};
+use crate::store::{ConversationStore, StoredConversation};
 
 /// A record of about a kibibyte, so many that they are a gibibyte.
 const RECORDS: u64 = 1 << 20;
@@ -191,9 +191,8 @@ fn parts(at: &Path) {
 
 fn time_open(at: &Path, stored: Offset, runtime: &Handle) -> Duration {
     let took = Took::start();
-    let path: PathBuf = at.to_owned();
-    let make_store = || -> Result<Arc<dyn Store>, open::OpenError> { Ok(Arc::new(store(&path))) };
-    let opened = open::open(options(at), make_store, "owner", runtime).unwrap();
+    let log = EmbeddedLog::prepare(options(at)).unwrap();
+    let opened = open::open(Box::new(log), Arc::new(store(at)), "owner", runtime).unwrap();
     let took = took.show(&format!("open the partition with {} to fold", RECORDS - stored.0));
     let covers_from = opened.state.lock().fold.published.covers_from();
     println!("followers are told of what came after {covers_from:?}");

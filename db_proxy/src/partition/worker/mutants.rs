@@ -15,7 +15,6 @@ use proto::log::record::Change;
 
 use super::super::{Outcome, Waiter};
 use super::{Admitted, Worker};
-use crate::log::Log as _;
 use crate::state::Inner;
 use crate::store::MessageRow;
 

@@ -40,7 +40,7 @@ fn a_damaged_proof_in_front_of_the_last_batch_does_not_make_it_torn() {
     let payloads = Dice(1).payloads(2, 100);
     log.append(&payloads, 0).unwrap();
     let proof = usize::try_from(log.writer.position).unwrap();
-    log.idle();
+    log.idle().unwrap();
     log.append(&payloads, 0).unwrap();
     kill(log);
     folder.edit(&segment::name(1), |bytes| bytes[proof + 30] ^= 1);
@@ -138,7 +138,7 @@ impl Written {
             ends.retain(|(known, _)| *known != name);
             ends.push((name, usize::try_from(log.writer.position).unwrap()));
             if dice.roll(4) == 0 {
-                log.idle();
+                log.idle().unwrap();
             }
         }
         let records = records(&log);

@@ -78,7 +78,7 @@ impl Life {
     fn act(&mut self, action: Action) {
         match action {
             Action::Append(lens, now_ms) => self.append(&lens, now_ms),
-            Action::Idle => self.with_log(EmbeddedLog::idle),
+            Action::Idle => self.with_log(|log| drop(log.idle().unwrap())),
             Action::Trim(percent) => {
                 let ahead = self.acknowledged.len() as u64 - self.applied;
                 self.applied += ahead * percent / 100;
@@ -125,15 +125,22 @@ impl Life {
         let payloads: Vec<Bytes> = lens.iter().map(|len| vec![fill; *len].into()).collect();
         let log = self.log.as_mut().unwrap();
         match unless_aborted(|| log.append(&payloads, now_ms)) {
-            Some(Ok(appended)) => {
-                assert_eq!(appended.first.0, self.acknowledged.len() as u64 + 1);
-                let time = appended.timestamp_ms;
-                assert!(time >= now_ms);
-                assert!(self.acknowledged.last().is_none_or(|(last, _)| *last <= time));
+            Some(Ok(landed)) => {
                 if !payloads.is_empty() {
                     self.pending.clear();
                 }
-                self.acknowledged.extend(payloads.into_iter().map(|payload| (time, payload)));
+                assert_eq!(landed.len(), payloads.len());
+                for (at, (Landed { record, of }, payload)) in
+                    landed.iter().zip(payloads).enumerate()
+                {
+                    assert_eq!(*of, Some(at));
+                    assert_eq!(record.offset.0, self.acknowledged.len() as u64 + 1);
+                    assert_eq!(record.payload, payload);
+                    let time = record.timestamp_ms;
+                    assert!(time >= now_ms);
+                    assert!(self.acknowledged.last().is_none_or(|(last, _)| *last <= time));
+                    self.acknowledged.push((time, payload));
+                }
             }
             Some(Err(LogError::Full(_))) => {}
             Some(Err(other)) => panic!("{other:?}"),

@@ -111,8 +111,8 @@ fn nothing_is_appended_to_a_full_disk_and_everything_again_when_there_is_room() 
     assert_eq!(records(&log), held);
 
     folder.set_room(None);
-    let appended = append_when_there_is_room(&mut log, &payloads, now_ms);
-    assert_eq!(appended.first, held.last().unwrap().offset.next());
+    let landed = append_when_there_is_room(&mut log, &payloads, now_ms);
+    assert_eq!(landed[0].record.offset, held.last().unwrap().offset.next());
     assert_eq!(records(&log)[..held.len()], held);
 }
 
@@ -152,9 +152,10 @@ fn offsets_and_times_rise_when_the_clock_goes_back() {
         let mut log = open(&folder, 0).unwrap().log;
         for now_ms in [1_000 * round, 5, 0, 3_000] {
             let appended = log.append(&[Bytes::from_static(b"x")], now_ms).unwrap();
-            assert_eq!(appended.first, last.0.next());
-            assert!(appended.timestamp_ms >= last.1.max(now_ms));
-            last = (appended.first, appended.timestamp_ms);
+            let LogRecord { offset, timestamp_ms, .. } = appended[0].record;
+            assert_eq!(offset, last.0.next());
+            assert!(timestamp_ms >= last.1.max(now_ms));
+            last = (offset, timestamp_ms);
         }
     }
     assert_eq!(last.1, 4_000);
@@ -180,7 +181,7 @@ fn the_time_is_kept_when_all_records_are_trimmed() {
     assert_eq!(log.range(), (Offset(2), Offset(2)));
     kill(log);
     let mut log = open(&folder, 1).unwrap().log;
-    assert_eq!(log.append(&payloads, 0).unwrap().timestamp_ms, 7_000);
+    assert_eq!(log.append(&payloads, 0).unwrap()[0].record.timestamp_ms, 7_000);
 }
 
 #[test]
@@ -251,10 +252,10 @@ fn a_quiet_log_proves_its_last_batch_once() {
     let mut log = open(&folder, 0).unwrap().log;
     log.append(&Dice(1).payloads(1, 50), 0).unwrap();
     let unproven = folder.contents();
-    log.idle();
+    log.idle().unwrap();
     let proven = folder.contents();
     assert_ne!(proven, unproven);
-    log.idle();
+    log.idle().unwrap();
     assert_eq!(folder.contents(), proven);
     kill(log);
     assert!(open(&folder, 0).unwrap().clean);
@@ -294,11 +295,15 @@ fn contents(dir: &Path) -> std::collections::BTreeMap<String, Vec<u8>> {
 }
 
 /// Appends as the owner does: what is refused for want of room is tried again.
-fn append_when_there_is_room(log: &mut EmbeddedLog, payloads: &[Bytes], now_ms: u64) -> Appended {
+fn append_when_there_is_room(
+    log: &mut EmbeddedLog,
+    payloads: &[Bytes],
+    now_ms: u64,
+) -> Vec<Landed> {
     let started = Instant::now();
     loop {
         match log.append(payloads, now_ms) {
-            Ok(appended) => return appended,
+            Ok(landed) => return landed,
             Err(LogError::Full(_)) if started.elapsed() < Duration::from_secs(10) => {
                 std::thread::yield_now();
             }

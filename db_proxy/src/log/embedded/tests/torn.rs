@@ -67,7 +67,7 @@ impl Torn {
             let count = 1 + dice.roll(8);
             log.append(&dice.payloads(count, 300), now_ms).unwrap();
             if dice.roll(5) == 0 {
-                log.idle();
+                log.idle().unwrap();
             }
         }
         // So that the next batch needs no new segment, where its write would be another change.

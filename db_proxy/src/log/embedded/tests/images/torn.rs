@@ -96,7 +96,7 @@ impl Torn {
             let before = folder.contents();
             let mut pending = Vec::new();
             if is_marker {
-                log.idle();
+                log.idle().unwrap();
             } else {
                 pending = written::payloads(dice, segment_bytes);
                 log.append(&pending, 1_000).unwrap();

@@ -44,7 +44,7 @@ impl Written {
             let now_ms = dice.roll(1_000) as u64;
             log.append(&payloads, now_ms).unwrap();
             match dice.roll(12) {
-                0 | 1 => log.idle(),
+                0 | 1 => drop(log.idle().unwrap()),
                 2 => {
                     drop(log);
                     log = open_sized(&folder, segment_bytes, 0).unwrap().log;
@@ -62,7 +62,7 @@ impl Written {
             "closed" => drop(log),
             "killed" => kill(log),
             _ => {
-                log.idle();
+                log.idle().unwrap();
                 kill(log);
             }
         }
