@@ -21,6 +21,8 @@ use crate::log::LogId;
 
 #[cfg(test)]
 mod conformance;
+pub mod mysql;
+mod rules;
 pub mod sqlite;
 
 /// How far the store has applied a partition's log, and for whom.

@@ -19,6 +19,7 @@ use self::schema::Flush;
 use super::{
     Batch, ConversationRow, ConversationStore, DepartmentRow, MessageRow, NewUser, Progress,
     StoreError, Stored, StoredConversation, UserChange, UserConversation, UserRow, UserStore,
+    rules,
 };
 use crate::log::LogId;
 
@@ -44,7 +45,7 @@ pub struct SqliteOptions {
 
 impl Default for SqliteOptions {
     fn default() -> Self {
-        Self { readers: 4, on_broken_fold: abort }
+        Self { readers: 4, on_broken_fold: rules::abort }
     }
 }
 
@@ -208,11 +209,4 @@ impl UserStore for SqliteStore {
     fn allocate_group(&self, wanted: Option<GroupId>) -> Stored<'_, GroupId> {
         Box::pin(self.records.run(move |connection| people::allocate_group(connection, wanted)))
     }
-}
-
-/// Two contents under one number mean that the fold is not the pure function it must be; every
-/// further answer could be wrong.
-fn abort(text: &str) {
-    tracing::error!("{text}");
-    std::process::abort();
 }

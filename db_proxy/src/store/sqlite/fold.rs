@@ -7,13 +7,15 @@ use rusqlite::{
 
 use super::row::{self, key};
 use crate::log::LogId;
-use crate::store::{Batch, ConversationRow, MarkRow, MemberRow, MessageRow, Progress, StoreError};
+use crate::store::{
+    Batch, ConversationRow, MarkRow, MemberRow, MessageRow, Progress, StoreError, rules,
+};
 
 #[cfg(feature = "faults")]
 mod mutants;
 
 /// The embedded store has one partition.
-const PART: u32 = 0;
+pub(super) const PART: u32 = 0;
 
 /// Takes over for `owner`.
 pub(super) fn claim(
@@ -26,7 +28,7 @@ pub(super) fn claim(
         .query_row("SELECT log_id FROM progress WHERE part = ?1", [PART], |row| row.get(0))
         .optional()?;
     if let Some(known) = known.filter(|known| *known != log.0) {
-        return Err(other_log(LogId(known), log));
+        return Err(rules::other_log(LogId(known), log));
     }
     transaction.execute(
         "INSERT INTO progress
@@ -120,14 +122,7 @@ fn advance(
     if moved == 1 {
         return Ok(());
     }
-    let found = match progress(transaction)? {
-        Some(found) => format!("epoch {} at {}", found.epoch, found.applied.0),
-        None => "no owner".to_owned(),
-    };
-    Err(StoreError::Fenced(format!(
-        "a batch of epoch {epoch} after {}, but the store has {found}",
-        after.0
-    )))
+    Err(rules::fenced(epoch, after, progress(transaction)?))
 }
 
 fn put_messages(
@@ -154,10 +149,7 @@ fn put_messages(
         match put {
             Ok(_) => {}
             Err(error) if error.sqlite_error_code() == Some(ErrorCode::ConstraintViolation) => {
-                let text = format!(
-                    "the store already has message {} of {}; record {} gives its number again",
-                    message.msg_id.0, message.conversation, message.offset.0,
-                );
+                let text = rules::number_given_twice(message);
                 broken(&text);
                 return Err(StoreError::Refused(text));
             }
@@ -190,7 +182,7 @@ fn put_conversations(
         let group = row.group.as_ref();
         statement.execute(params![
             key(row.id),
-            row::higher_user(row.id),
+            rules::higher_user(row.id),
             row.head.0,
             row.last_offset.0.cast_signed(),
             row.last_message_ms.cast_signed(),
@@ -247,17 +239,4 @@ fn put_marks(transaction: &Transaction<'_>, marks: &[MarkRow]) -> Result<(), Sto
         ])?;
     }
     Ok(())
-}
-
-fn other_log(known: LogId, offered: LogId) -> StoreError {
-    StoreError::Refused(format!(
-        "the store belongs to log {}, but the log given is {}: start with the log folder that was \
-         used with this store, or with an empty store",
-        hex(known),
-        hex(offered),
-    ))
-}
-
-fn hex(log: LogId) -> String {
-    format!("{:032x}", u128::from_be_bytes(log.0))
 }

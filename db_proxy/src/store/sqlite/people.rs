@@ -1,16 +1,11 @@
 //! The login side: users, departments, device tokens, and the numbers of groups.
 
-use daemon::clock::unix_s;
 use proto::ids::{GroupId, UserId};
 use rusqlite::{Connection, OptionalExtension, Transaction, TransactionBehavior, params};
 
 use super::history::collect;
 use super::row::{self, limit};
-use crate::store::{DepartmentRow, NewUser, StoreError, UserChange, UserRow};
-
-/// How many users may share a stamp. A client's page must hold more than this, else it could never
-/// get past a stamp.
-const USERS_PER_STAMP: usize = 256;
+use crate::store::{DepartmentRow, NewUser, StoreError, UserChange, UserRow, rules};
 
 /// Who has this login name.
 pub(super) fn user_by_name(
@@ -226,9 +221,9 @@ impl Making<'_> {
                 return Err(StoreError::Taken(format!("user number {id}")));
             }
             Some(UserId(id)) => id,
-            None => self.highest.checked_add(1).ok_or_else(|| none_left("user"))?,
+            None => rules::number_after(self.highest, "user")?,
         };
-        let stamp = self.stamp.saturating_add(stamps_for(self.made.len()));
+        let stamp = self.stamp.saturating_add(rules::stamps_for(self.made.len()));
         let mut statement = self.transaction.prepare_cached(
             "INSERT INTO user
                 (id, name, password_hash, nick, department, domain, stamp,
@@ -241,7 +236,7 @@ impl Making<'_> {
             user.password_hash,
             user.nick,
             user.department,
-            user.name.to_lowercase(),
+            rules::domain(&user.name),
             stamp,
         ])?;
         self.highest = self.highest.max(id);
@@ -250,14 +245,8 @@ impl Making<'_> {
     }
 }
 
-/// How far the stamp has risen once `made` users have got theirs.
-fn stamps_for(made: usize) -> u32 {
-    u32::try_from(made / USERS_PER_STAMP).unwrap_or(u32::MAX)
-}
-
-/// The clock, or one more than the newest stamp, so that every change raises it.
 fn next_stamp(connection: &Connection) -> Result<u32, StoreError> {
-    Ok(unix_s().max(newest_stamp(connection)?.saturating_add(1)))
+    Ok(rules::stamp_after(newest_stamp(connection)?))
 }
 
 fn newest_stamp(connection: &Connection) -> Result<u32, StoreError> {
@@ -277,13 +266,9 @@ fn group_exists(connection: &Connection, group: GroupId) -> Result<bool, StoreEr
 fn next_group(connection: &Connection, counter: u32) -> Result<GroupId, StoreError> {
     let mut number = counter;
     loop {
-        number = number.checked_add(1).ok_or_else(|| none_left("group"))?;
+        number = rules::number_after(number, "group")?;
         if !group_exists(connection, GroupId(number))? {
             return Ok(GroupId(number));
         }
     }
-}
-
-fn none_left(what: &str) -> StoreError {
-    StoreError::Refused(format!("there is no {what} number left"))
 }

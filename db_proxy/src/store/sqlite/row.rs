@@ -4,7 +4,7 @@
 //! ranges of conversation ids stay ranges, since the sign is in the lower user's half.
 
 use bytes::Bytes;
-use proto::ids::{ClientMsgId, ConversationId, GroupId, MsgId, Offset, Parties, UserId};
+use proto::ids::{ClientMsgId, ConversationId, GroupId, MsgId, Offset, UserId};
 use rusqlite::{Error, Result, Row};
 
 use crate::store::{
@@ -123,12 +123,4 @@ pub(super) fn key(id: ConversationId) -> i64 {
 /// A limit as SQL takes it.
 pub(super) fn limit(count: usize) -> i64 {
     i64::try_from(count).unwrap_or(i64::MAX)
-}
-
-/// The user with the higher number, if two users talk here.
-pub(super) fn higher_user(id: ConversationId) -> Option<u32> {
-    match id.parties() {
-        Parties::Single(_, higher) => Some(higher.0),
-        Parties::Group(_) => None,
-    }
 }

@@ -22,7 +22,7 @@ const VERSION: i64 = 1;
 const MIGRATIONS: [(i64, &str); 1] = [(VERSION, include_str!("migrations/0001_first.sql"))];
 
 /// How long another program (a backup, a shell) may hold the file before a call gives up.
-const BUSY_LIMIT: Duration = Duration::from_secs(10);
+pub(super) const BUSY_LIMIT: Duration = Duration::from_secs(10);
 
 /// More prepared statements than one connection ever uses.
 const STATEMENTS_MAX: usize = 64;
@@ -111,13 +111,18 @@ fn create(path: &Path) -> Result<(), StoreError> {
     made.map(drop).map_err(|error| StoreError::Unavailable(format!("{}: {error}", path.display())))
 }
 
+/// Refuses a file that says of itself that it is newer, without opening it as a database.
+pub(super) fn refuse_newer_header(path: &Path) -> Result<(), StoreError> {
+    refuse_version(path, version_in_header(path).unwrap_or_default())
+}
+
 fn refuse_newer(path: &Path) -> Result<(), StoreError> {
     let length = path.metadata().map_or(0, |file| file.len());
     if length == 0 {
         return Ok(());
     }
     // Even to read, SQLite makes files beside this one; it need not come to that.
-    refuse_version(path, version_in_header(path).unwrap_or_default())?;
+    refuse_newer_header(path)?;
     let connection = reader(path)?;
     let version = version_of(&connection)?;
     refuse_version(path, version)?;
