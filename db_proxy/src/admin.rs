@@ -94,7 +94,7 @@ impl Admin<'_> {
         let user = self.user(&password.name).await?;
         let hash = self.hash(&password.password).await?;
         let change = UserChange::Password(hash);
-        self.logins.store().change_user(user.id, change).await.map_err(say)?;
+        self.logins.profiles().change(user.id, change).await.map_err(say)?;
         Ok(done())
     }
 
@@ -111,7 +111,7 @@ impl Admin<'_> {
         let user = self.user(&disable.name).await?;
         let status = if disable.enable.unwrap_or(false) { 0 } else { STATUS_LEFT };
         let change = UserChange::Status(status);
-        self.logins.store().change_user(user.id, change).await.map_err(say)?;
+        self.logins.profiles().change(user.id, change).await.map_err(say)?;
         if status == STATUS_LEFT {
             let kick =
                 Kick { user: user.id.0, device_class: None, below_epoch: None, reason: None };

@@ -1,19 +1,60 @@
 //! The cache: what makes things faster or is shared between db_proxies, and is never the truth.
 //!
-//! Emptying it changes nothing but speed. The recent messages of a conversation are kept with its
-//! state ([`crate::conversation`]); what is here must be shared by several db_proxies.
+//! One trait, so that the memory of one process and a Redis that several share can take each
+//! other's place. Emptied, filled with an older copy, slow or gone: every answer stays right, and
+//! only takes longer.
+//!
+//! # What is kept, and why it may be believed
+//!
+//! | Kept | Why an old copy does no harm |
+//! |---|---|
+//! | failed logins | they only add to what each process counts itself, and end with their time |
+//! | profiles | a lower stamp never replaces a higher one; nobody is told less than he was told before ([`profiles`]); they end after [`PROFILES_KEPT`] |
+//! | stored messages: the heads of conversations as they are stored, and what was read of their newest [`WINDOW`] messages | what stands at a place of a log's conversation never changes, and the log is part of the key |
+//!
+//! # What is not
+//!
+//! - Password hashes, device tokens, anything secret.
+//! - Whatever is only true at a moment: heads as numbers, unread counts, marks, who is a member. Their
+//!   owner knows them, and loads them together with the conversation, in one snapshot, because the
+//!   fold goes on from there; a copy would have to be compared with that snapshot at each use, and so
+//!   would save nothing. For the same reason there are no pages of members: every list of members is
+//!   answered from the owner's memory.
+//!
+//! # Invariants
+//!
+//! - Neither the fold nor an admission reads from it, and no head, list or unread count comes from it.
+//! - Nothing is put into it that is not in the store.
+//! - No request waits for a write. A read waits for a bounded time, and what it does not give in that
+//!   time counts as not kept.
 
 use std::fmt;
-use std::num::NonZeroUsize;
 use std::time::Duration;
 
-use futures_util::future::{BoxFuture, FutureExt as _, ready};
-use lru::LruCache;
-use parking_lot::Mutex;
-use tokio::time::Instant;
+use futures_util::future::BoxFuture;
+use proto::client::UserInfo;
+use proto::ids::{ConversationId, MsgId, UserId};
 
-/// Names and addresses whose failures are remembered.
-const FAILURES_MAX: usize = 65_536;
+use crate::log::LogId;
+use crate::store::MessageRow;
+
+#[cfg(test)]
+mod conformance;
+pub mod memory;
+pub mod profiles;
+pub mod redis;
+
+pub use memory::MemoryCache;
+
+/// How long a profile is kept: longer, and nobody sees an old one, whatever happened.
+pub const PROFILES_KEPT: Duration = Duration::from_mins(1);
+
+/// How many of the newest messages of a conversation are looked for here. Older ones come from the
+/// store: few read them, and each would push out one that many read.
+pub const WINDOW: u32 = 256;
+
+/// Longer messages are not kept: one of them would take the room of many.
+pub const BODY_LEN_MAX: usize = 4 << 10;
 
 /// What is limited, and how much.
 #[derive(Debug, Clone)]
@@ -38,69 +79,37 @@ impl Throttle {
     }
 }
 
+/// What every user may know of a user, as of a stamp.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Profile {
+    /// The stamp of the user's row.
+    pub stamp: u32,
+    /// The row as clients get it.
+    pub info: UserInfo,
+}
+
 /// A cache, in this process or shared.
 pub trait Cache: fmt::Debug + Send + Sync {
-    /// Whether failures have exceeded the limit. An unreachable cache throttles nobody.
-    fn is_throttled<'a>(&'a self, throttle: &'a Throttle) -> BoxFuture<'a, bool>;
+    /// Whether the failures of one of these have exceeded its limit. What is not known throttles
+    /// nobody.
+    fn is_throttled<'a>(&'a self, throttles: &'a [Throttle]) -> BoxFuture<'a, bool>;
 
-    /// Counts one failure.
-    fn count_failure<'a>(&'a self, throttle: &'a Throttle) -> BoxFuture<'a, ()>;
-}
+    /// Counts one failure of each.
+    fn count_failure(&self, throttles: &[Throttle]);
 
-/// The cache of one process.
-#[derive(Debug)]
-pub struct MemoryCache {
-    failures: Failures,
-}
+    /// The profiles of these users, those that are kept, in no order.
+    fn profiles<'a>(&'a self, users: &'a [UserId]) -> BoxFuture<'a, Vec<Profile>>;
 
-impl Default for MemoryCache {
-    fn default() -> Self {
-        let max = NonZeroUsize::new(FAILURES_MAX).expect("not zero");
-        Self { failures: Failures::new(max) }
-    }
-}
+    /// Keeps profiles, each unless a newer one of that user is kept.
+    fn keep_profiles(&self, profiles: &[Profile]);
 
-impl Cache for MemoryCache {
-    fn is_throttled<'a>(&'a self, throttle: &'a Throttle) -> BoxFuture<'a, bool> {
-        ready(self.failures.exceeds(throttle)).boxed()
-    }
+    /// The messages at these places of conversations of `log`, those that are kept, in no order.
+    fn messages<'a>(
+        &'a self,
+        log: LogId,
+        places: &'a [(ConversationId, MsgId)],
+    ) -> BoxFuture<'a, Vec<MessageRow>>;
 
-    fn count_failure<'a>(&'a self, throttle: &'a Throttle) -> BoxFuture<'a, ()> {
-        self.failures.count(throttle);
-        ready(()).boxed()
-    }
-}
-
-/// Counts failures of names and addresses in memory. Bounded: the least recently failed is
-/// forgotten first.
-struct Failures {
-    counts: Mutex<LruCache<String, (u32, Instant)>>,
-}
-
-impl fmt::Debug for Failures {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Failures").field("counts", &self.counts.lock().len()).finish()
-    }
-}
-
-impl Failures {
-    fn new(max: NonZeroUsize) -> Self {
-        Self { counts: Mutex::new(LruCache::new(max)) }
-    }
-
-    fn exceeds(&self, throttle: &Throttle) -> bool {
-        let mut counts = self.counts.lock();
-        counts.get(&throttle.key).is_some_and(|(failures, since)| {
-            *failures > throttle.failures_max && since.elapsed() < throttle.within
-        })
-    }
-
-    fn count(&self, throttle: &Throttle) {
-        let mut counts = self.counts.lock();
-        let entry = counts.get_or_insert_mut(throttle.key.clone(), || (0, Instant::now()));
-        if entry.1.elapsed() >= throttle.within {
-            *entry = (0, Instant::now());
-        }
-        entry.0 += 1;
-    }
+    /// Keeps messages of `log` that are in the store, but for those that are too long.
+    fn keep_messages(&self, log: LogId, messages: &[MessageRow]);
 }

@@ -95,12 +95,23 @@ pub struct UnknownVersion {
     pub asked: u32,
 }
 
+/// An owner repeats its epoch before it has written so many records since the last time, so that
+/// whoever begins to read in the middle of the log soon knows whose time it is.
+pub const EPOCH_EVERY: u64 = 1 << 16;
+
+/// So many records before those that are remembered tell the epoch in force. One of them began or
+/// repeated it: an owner counts the records of others too, and one that is none any more reads that
+/// after one batch at most.
+pub const EPOCH_LEAD: u64 = 2 * EPOCH_EVERY;
+
 /// The state of one partition.
 #[derive(Debug)]
 pub struct Fold {
     /// The newest epoch that the log has shown. Whoever writes in an epoch has begun it before, so
     /// every record of it shows it.
     pub epoch: u64,
+    /// The last record that began or repeated that epoch.
+    pub epoch_at: Offset,
     /// The rules in force.
     pub version: u32,
     /// The last record folded.
@@ -127,6 +138,7 @@ impl Fold {
     pub fn new(version: u32, applied: Offset, applied_crc: u32) -> Self {
         Self {
             epoch: 0,
+            epoch_at: Offset(0),
             version,
             last: applied,
             last_crc: applied_crc,
@@ -151,6 +163,14 @@ impl Fold {
             Change::Shield(shield) => ConversationId::from_number(shield.conversation),
             Change::Epoch(_) | Change::FoldVersion(_) => None,
         }
+    }
+
+    /// Takes a record that lies before those that are remembered: only whose epoch it shows counts.
+    /// With [`EPOCH_LEAD`] of them, what an owner of an older epoch has written among those that are
+    /// remembered is told from what counts.
+    pub fn hear(&mut self, record: &LogRecord) {
+        let Ok(decoded) = Record::decode(record.payload.clone()) else { return };
+        self.epoch = self.epoch.max(decoded.written_in_epoch.unwrap_or(0));
     }
 
     /// Takes a record that the store has already: it is only entered into the window, and into what
@@ -181,10 +201,10 @@ impl Fold {
                 let touched = touched(UserId(changed.actor), who, false);
                 self.published.enter(record.offset, id, touched);
             }
+            Change::Epoch(_) => self.epoch_at = record.offset,
             Change::Read(_)
             | Change::SessionRemoved(_)
             | Change::Shield(_)
-            | Change::Epoch(_)
             | Change::FoldVersion(_) => {}
         }
     }
@@ -225,6 +245,7 @@ impl Fold {
             Change::Shield(shield) => self.shield(record, shield),
             Change::Epoch(epoch) => {
                 self.epoch = self.epoch.max(epoch.epoch);
+                self.epoch_at = record.offset;
                 Some(Effect::Nothing)
             }
             Change::FoldVersion(version) if version.version > FOLD_VERSION => {

@@ -14,6 +14,7 @@ pub mod admin;
 pub mod admission;
 pub mod cache;
 pub mod changes;
+pub mod commands;
 mod config;
 pub mod conversation;
 pub mod fold;
@@ -34,6 +35,8 @@ pub mod storing;
 #[cfg(test)]
 mod testing;
 pub mod window;
+mod wiring;
 
-pub use config::{Config, LimitsConfig, LogConfig};
+pub use config::{CacheConfig, Config, LimitsConfig, LogConfig, StoreConfig};
 pub use serve::run;
+pub use wiring::migrate;

@@ -15,6 +15,7 @@ use proto::client::LoginResult;
 use proto::cluster::wire::{Verified, Verify};
 use tracing::debug;
 
+use crate::cache::profiles::Profiles;
 use crate::cache::{Cache, Throttle};
 use crate::metrics::RequestMetrics;
 use crate::passwords::{Passwords, Verdict};
@@ -43,17 +44,19 @@ pub struct Logins {
     cache: Arc<dyn Cache>,
     passwords: Passwords,
     metrics: RequestMetrics,
+    profiles: Profiles,
 }
 
 impl Logins {
-    /// Checks against `store`; throttles live in `cache`.
+    /// Checks against `store`; throttles and profiles live in `cache`.
     pub fn new(
         store: Arc<dyn Store>,
         cache: Arc<dyn Cache>,
         passwords: Passwords,
         metrics: RequestMetrics,
     ) -> Self {
-        Self { store, cache, passwords, metrics }
+        let profiles = Profiles::new(Arc::clone(&store), Arc::clone(&cache));
+        Self { store, cache, passwords, metrics, profiles }
     }
 
     /// The password side, for administrators.
@@ -66,11 +69,18 @@ impl Logins {
         &self.store
     }
 
+    /// The users of the store as others see them, and their changes.
+    pub fn profiles(&self) -> &Profiles {
+        &self.profiles
+    }
+
     /// Checks a login.
     pub async fn verify(&self, verify: Verify) -> Verified {
-        let name = Throttle::name(&verify.name, FAILURES_MAX, FAILURES_WITHIN);
-        let address = Throttle::address(&verify.address, ADDRESS_FAILURES_MAX, FAILURES_WITHIN);
-        if self.cache.is_throttled(&name).await || self.cache.is_throttled(&address).await {
+        let throttles = [
+            Throttle::name(&verify.name, FAILURES_MAX, FAILURES_WITHIN),
+            Throttle::address(&verify.address, ADDRESS_FAILURES_MAX, FAILURES_WITHIN),
+        ];
+        if self.cache.is_throttled(&throttles).await {
             return refused(LoginResult::BadCredentials, "登录失败次数过多，请稍后再试");
         }
         if verify.name.len() > NAME_MAX || verify.credential.len() > NAME_MAX {
@@ -97,8 +107,7 @@ impl Logins {
             },
             (Verdict::Busy, _) => refused(LoginResult::BadCredentials, "服务繁忙，请稍后再试"),
             _ => {
-                self.cache.count_failure(&name).await;
-                self.cache.count_failure(&address).await;
+                self.cache.count_failure(&throttles);
                 refused(LoginResult::BadCredentials, "用户名/密码错误")
             }
         }

@@ -10,6 +10,8 @@ pub struct PartitionMetrics {
     pub batches: Counter,
     /// Records appended.
     pub records: Counter,
+    /// The last offset that is folded.
+    pub offset: Gauge,
     /// Changes that were known already.
     pub duplicates: Counter,
     /// Changes that were not allowed.
@@ -26,6 +28,7 @@ impl PartitionMetrics {
         Self {
             batches: metrics.counter("log_batches", "Appends to the log, each flushed once"),
             records: metrics.counter("log_records", "Records appended to the log"),
+            offset: metrics.gauge("log_offset", "Log offset up to which all is folded"),
             duplicates: metrics.counter("duplicates", "Messages that were sent again and known"),
             refused: metrics.counter("refused", "Changes that were not allowed"),
             retries: metrics.counter("retries", "Changes turned away because the store is behind"),
@@ -141,5 +144,33 @@ impl FollowingMetrics {
 
     pub(crate) fn show_followers(&self, count: usize) {
         self.followers.set(i64::try_from(count).unwrap_or(i64::MAX));
+    }
+}
+
+/// Of a cache that is a server of its own.
+#[derive(Debug, Clone)]
+pub struct CacheMetrics {
+    /// What was asked for and kept.
+    pub hits: Counter,
+    /// What was asked for and not kept, or not given in time.
+    pub misses: Counter,
+    /// Answers that were late or errors.
+    pub failures: Counter,
+    /// Writes that did not reach it.
+    pub writes_lost: Counter,
+    /// Whether it is away.
+    pub away: Gauge,
+}
+
+impl CacheMetrics {
+    /// Registers them.
+    pub fn new(metrics: &Metrics) -> Self {
+        Self {
+            hits: metrics.counter("cache_hits", "Entries found in the cache"),
+            misses: metrics.counter("cache_misses", "Entries not found in the cache"),
+            failures: metrics.counter("cache_failures", "Late or failed answers of the cache"),
+            writes_lost: metrics.counter("cache_writes_lost", "Writes that missed the cache"),
+            away: metrics.gauge("cache_away", "1 while the cache is away"),
+        }
     }
 }

@@ -259,6 +259,9 @@ pub(crate) struct Owner {
     pub(crate) log: Box<dyn Log>,
     pub(crate) state: State,
     pub(crate) epoch: u64,
+    /// Its name, in the records that repeat its epoch, and how many records lie between these.
+    pub(crate) name: String,
+    pub(crate) epoch_every: u64,
     pub(crate) limits: Limits,
     pub(crate) publisher: Arc<Publisher>,
     pub(crate) metrics: PartitionMetrics,

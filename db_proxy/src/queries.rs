@@ -21,6 +21,7 @@ pub(crate) mod missed;
 #[cfg(feature = "faults")]
 pub(crate) mod mutants;
 pub mod people;
+mod stored;
 
 /// Who asks, and where answers come from.
 #[derive(Debug, Clone)]

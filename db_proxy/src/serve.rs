@@ -5,26 +5,23 @@ use std::time::Duration;
 
 use daemon::link::LinkMetrics;
 use daemon::{BoxError, Context, LinkOptions, LinkTable, Role, Serving, Shutdown};
-use tokio::runtime::Handle;
 use tokio::sync::watch;
 use tracing::info_span;
 
-use crate::cache::MemoryCache;
 use crate::config::Config;
+use crate::fold::EPOCH_EVERY;
 use crate::following::{self, Following};
-use crate::log::embedded::{EmbeddedLog, Options};
 use crate::login::Logins;
 use crate::metrics::{
     FollowingMetrics, PartitionMetrics, PublishMetrics, RequestMetrics, StoringMetrics,
 };
 use crate::partition::Owner;
-use crate::partition::open::{self, OpenPartition};
+use crate::partition::open::OpenPartition;
 use crate::passwords::Passwords;
 use crate::publish::Publisher;
 use crate::requests::Requests;
-use crate::store::Store;
-use crate::store::sqlite::{SqliteOptions, SqliteStore};
 use crate::storing::{self, StopStoring};
+use crate::wiring;
 
 /// Gateways that lose their link resubmit within this time; what they had sent is answered first.
 const LAST_REQUESTS: Duration = Duration::from_millis(50);
@@ -34,9 +31,11 @@ const LAST_REQUESTS: Duration = Duration::from_millis(50);
 pub async fn run(context: Context<Config>) -> Result<Serving, BoxError> {
     let Context { settings: config, shutdown, reloads, metrics, boot } = context;
     let identity = config.cluster.link_identity(Role::DbProxy, boot)?;
-    let opened = open_partition(&config, &identity.name).await?;
-    let OpenPartition { log, state, epoch } = opened;
+    let opened = wiring::open_partition(&config, &identity.name).await?;
+    let OpenPartition { log, state, epoch, owner: name } = opened;
     let store = Arc::clone(state.store());
+    let cache = wiring::cache(&config.cache, &metrics, &shutdown).await?;
+    let state = state.with_cache(Arc::clone(&cache), log.id());
 
     let gateways = Arc::new(LinkTable::default());
     let publisher = Publisher::new(Arc::clone(&gateways), PublishMetrics::new(&metrics));
@@ -57,6 +56,8 @@ pub async fn run(context: Context<Config>) -> Result<Serving, BoxError> {
         log,
         state,
         epoch,
+        name,
+        epoch_every: EPOCH_EVERY,
         limits: config.limits.limits(),
         publisher,
         metrics: PartitionMetrics::new(&metrics),
@@ -71,7 +72,6 @@ pub async fn run(context: Context<Config>) -> Result<Serving, BoxError> {
     following.watch(following::TELL_EVERY, &shutdown);
     let request_metrics = RequestMetrics::new(&metrics);
     let passwords = tokio::task::spawn_blocking(Passwords::new).await??;
-    let cache = Arc::new(MemoryCache::default());
     let logins = Logins::new(store, cache, passwords, request_metrics.clone());
     let requests = Requests::new(
         partition.clone(),
@@ -100,26 +100,6 @@ async fn drain(requests: Requests, partition: crate::partition::Partition, stori
     requests.idle().await;
     partition.stop().await;
     storing.finish().await;
-}
-
-async fn open_partition(config: &Config, owner: &str) -> Result<OpenPartition, BoxError> {
-    let (config, owner, runtime) = (config.clone(), owner.to_owned(), Handle::current());
-    let opening = tokio::task::spawn_blocking(move || {
-        let mut options = Options::new(config.data_dir.join("log"));
-        options.segment_bytes = config.log.segment_mib << 20;
-        options.spare_segments = config.log.spare_segments;
-        options.keep_bytes = config.log.keep_mib << 20;
-        std::fs::create_dir_all(&config.data_dir).map_err(|error| {
-            open::OpenError::Failed(format!("{}: {error}", config.data_dir.display()))
-        })?;
-        // The store's file is touched only once the folder is ours.
-        let log = EmbeddedLog::prepare(options)?;
-        let path = config.data_dir.join("store.sqlite");
-        let store: Arc<dyn Store> = Arc::new(SqliteStore::open(&path, SqliteOptions::default())?);
-        open::open(Box::new(log), store, &owner, &runtime)
-    });
-    let opened = opening.await?;
-    opened.map_err(open::OpenError::boxed)
 }
 
 /// The configured route_servers, and again whenever the settings are read again.

@@ -11,24 +11,36 @@
 //! - A conversation that is being read from the store does not leave memory until the read has ended:
 //!   so whatever is put into memory is as new as anything that was ever known there.
 
-use std::collections::{BTreeSet, HashMap};
+use std::collections::{BTreeSet, HashMap, HashSet};
 use std::sync::Arc;
 
 use parking_lot::{Mutex, MutexGuard};
 use proto::ids::{ConversationId, MsgId, Offset, Parties, UserId};
 use tokio::sync::Notify;
 
+use crate::cache::Cache;
 use crate::conversation::{Conversation, RECENT_KEPT};
 use crate::fold::Fold;
-use crate::store::{Batch, MemberRow, Store, StoreError, UserConversation};
+use crate::log::LogId;
+use crate::store::{Batch, MemberRow, MessageRow, Store, StoreError, UserConversation};
 
 /// The state of a partition. Clones share it.
 #[derive(Clone)]
 pub struct State {
     inner: Arc<Mutex<Inner>>,
     store: Arc<dyn Store>,
+    cache: Option<Cached>,
     /// Wakes the store worker.
     pub(crate) unstored: Arc<Notify>,
+}
+
+/// Where stored messages are kept besides.
+#[derive(Clone)]
+struct Cached {
+    cache: Arc<dyn Cache>,
+    log: LogId,
+    /// The heads of the batch that is being written.
+    heads: Arc<Mutex<Vec<MessageRow>>>,
 }
 
 /// What the lock guards.
@@ -67,7 +79,18 @@ impl State {
             round: 0,
             evict_above: 0,
         };
-        Self { inner: Arc::new(Mutex::new(inner)), store, unstored: Arc::default() }
+        Self { inner: Arc::new(Mutex::new(inner)), store, cache: None, unstored: Arc::default() }
+    }
+
+    /// The same state, which keeps stored messages of `log` in `cache` and looks for them there.
+    pub fn with_cache(mut self, cache: Arc<dyn Cache>, log: LogId) -> Self {
+        self.cache = Some(Cached { cache, log, heads: Arc::default() });
+        self
+    }
+
+    /// Where stored messages are kept besides, and the log they belong to.
+    pub(crate) fn cache(&self) -> Option<(&Arc<dyn Cache>, LogId)> {
+        self.cache.as_ref().map(|cached| (&cached.cache, cached.log))
     }
 
     pub(crate) fn lock(&self) -> MutexGuard<'_, Inner> {
@@ -167,7 +190,12 @@ impl State {
             .chain(batch.marks.iter().map(|mark| mark.conversation))
             .chain(batch.members.iter().filter_map(group))
             .collect();
-        Some((inner.fold.epoch, inner.stored, batch))
+        let (epoch, stored) = (inner.fold.epoch, inner.stored);
+        drop(inner);
+        if let Some(cached) = &self.cache {
+            *cached.heads.lock() = heads(&batch);
+        }
+        Some((epoch, stored, batch))
     }
 
     /// Notes that the store has everything up to `applied`.
@@ -181,7 +209,20 @@ impl State {
                 conversation.forget_stored(applied);
             }
         }
+        drop(inner);
+        if let Some(cached) = &self.cache {
+            // Read again at every login, by everybody who has the conversation in his list.
+            let heads = std::mem::take(&mut *cached.heads.lock());
+            cached.cache.keep_messages(cached.log, &heads);
+        }
     }
+}
+
+/// The last message of each conversation in the batch.
+fn heads(batch: &Batch) -> Vec<MessageRow> {
+    let mut seen = HashSet::new();
+    let newest_first = batch.messages.iter().rev();
+    newest_first.filter(|message| seen.insert(message.conversation)).cloned().collect()
 }
 
 /// A number that grows with every change that the store keeps.

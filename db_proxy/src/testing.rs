@@ -16,6 +16,8 @@ use tokio::runtime::Handle;
 use tokio::time::timeout;
 
 use crate::admission::{Change, Send};
+use crate::cache::Cache;
+use crate::fold::EPOCH_EVERY;
 use crate::log::embedded::{EmbeddedLog, Options};
 use crate::metrics::{PartitionMetrics, PublishMetrics, StoringMetrics};
 use crate::partition::open::{self, OpenError};
@@ -23,7 +25,7 @@ use crate::partition::{Limits, Outcome, Owner, Partition};
 use crate::publish::Publisher;
 use crate::state::State;
 use crate::store::sqlite::{SqliteOptions, SqliteStore};
-use crate::store::{NewUser, UserStore};
+use crate::store::{ConversationStore, NewUser, UserStore};
 use crate::storing::{self, StopStoring};
 use crate::window::Identity;
 
@@ -57,9 +59,11 @@ pub(crate) struct Setup {
     pub(crate) limits: Limits,
     pub(crate) segment_bytes: u64,
     pub(crate) keep_bytes: u64,
+    pub(crate) epoch_every: u64,
     /// Whether the store worker runs.
     pub(crate) storing: bool,
     pub(crate) trim_every: Duration,
+    pub(crate) cache: Option<Arc<dyn Cache>>,
 }
 
 impl Setup {
@@ -75,8 +79,10 @@ impl Setup {
             limits,
             segment_bytes: 2 << 20,
             keep_bytes: 1 << 30,
+            epoch_every: EPOCH_EVERY,
             storing: true,
             trim_every: storing::TRIM_EVERY,
+            cache: None,
         }
     }
 
@@ -107,7 +113,9 @@ impl Setup {
             let options = SqliteOptions { readers: 3, on_broken_fold };
             let store = SqliteStore::open(&setup.store_path(), options)?;
             let store = Arc::new(GatedStore::new(store));
-            let opened = open::open(Box::new(log), Arc::clone(&store) as _, "owner", &runtime)?;
+            let progress = runtime.block_on(store.claim("owner".to_owned(), log.id()))?;
+            let opening = Arc::clone(&store) as _;
+            let opened = open::open(Box::new(log), opening, progress, "owner", &runtime)?;
             Ok::<_, OpenError>((opened, store))
         });
         let (opened, store) = opening.await.unwrap()?;
@@ -124,10 +132,16 @@ impl Setup {
         let publisher = Publisher::new(Arc::clone(&gateways), PublishMetrics::new(&metrics));
         publisher.watch(&shutdown);
         let partition_metrics = PartitionMetrics::new(&metrics);
+        let state = match &self.cache {
+            Some(cache) => opened.state.with_cache(Arc::clone(cache), opened.log.id()),
+            None => opened.state,
+        };
         let owner = Owner {
             log: opened.log,
-            state: opened.state,
+            state,
             epoch: opened.epoch,
+            name: opened.owner,
+            epoch_every: self.epoch_every,
             limits: self.limits,
             publisher,
             metrics: partition_metrics.clone(),

@@ -16,7 +16,7 @@ use tracing::info;
 
 use crate::admission;
 use crate::conversation::Conversation;
-use crate::fold::{FOLD_VERSION, Fold};
+use crate::fold::{EPOCH_LEAD, FOLD_VERSION, Fold};
 use crate::log::{Log, LogError, LogRecord, Unopened};
 use crate::state::State;
 use crate::store::{Progress, Store, StoreError};
@@ -30,6 +30,8 @@ pub struct OpenPartition {
     pub state: State,
     /// The epoch of this ownership.
     pub epoch: u64,
+    /// Who owns it.
+    pub owner: String,
 }
 
 impl fmt::Debug for OpenPartition {
@@ -85,15 +87,15 @@ impl From<StoreError> for OpenError {
     }
 }
 
-/// Opens the log and folds it onto the store. Blocks on both; call it off the async workers, with a
-/// handle to the runtime that the store works on.
+/// Opens the log and folds it onto the store, in which `owner` has claimed the partition. Blocks on
+/// both; call it off the async workers, with a handle to the runtime that the store works on.
 pub fn open(
     log: Box<dyn Unopened>,
     store: Arc<dyn Store>,
+    progress: Progress,
     owner: &str,
     runtime: &Handle,
 ) -> Result<OpenPartition, OpenError> {
-    let progress = runtime.block_on(store.claim(owner.to_owned(), log.id()))?;
     let mut log = log.open(progress.applied)?;
     check_fingerprint(&*log, &progress)?;
 
@@ -104,7 +106,7 @@ pub fn open(
     let window = fold.window.len();
     info!(epoch = progress.epoch, replayed, window, "the partition is ours");
     let state = State::new(fold, progress.applied, store);
-    Ok(OpenPartition { log, state, epoch: progress.epoch })
+    Ok(OpenPartition { log, state, epoch: progress.epoch, owner: owner.to_owned() })
 }
 
 /// The record that was stored last must be in the log as it was then: else this is another log, or
@@ -162,11 +164,16 @@ fn replay(
 ) -> Result<u64, OpenError> {
     let (first, next) = log.range();
     let from = Offset(progress.applied.next().0.saturating_sub(WINDOW_RECORDS)).max(first);
+    let lead = Offset(from.0.saturating_sub(EPOCH_LEAD)).max(first);
     fold.window.reserve(next.0 - from.0);
     fold.published.reach_back(Offset(from.0.saturating_sub(1)));
     let mut replayed = 0;
     let mut failure = None;
-    let read = log.read(from, &mut |record| {
+    let read = log.read(lead, &mut |record| {
+        if record.offset < from {
+            fold.hear(&record);
+            return Ok(());
+        }
         if record.offset <= progress.applied {
             fold.remember(&record);
             return Ok(());
@@ -220,6 +227,11 @@ impl Cold<'_> {
     }
 }
 
+/// What begins an epoch, and repeats it.
+pub(super) fn epoch_record(epoch: u64, owner: &str) -> record::Change {
+    record::Change::Epoch(proto::log::Epoch { epoch, owner: owner.to_owned() })
+}
+
 /// Appends the record from which on those of older epochs are ignored. What the owner before has
 /// appended up to there counts, and is folded too.
 fn begin_epoch(
@@ -228,8 +240,7 @@ fn begin_epoch(
     (epoch, owner): (u64, &str),
     cold: &Cold<'_>,
 ) -> Result<(), OpenError> {
-    let begins = record::Change::Epoch(proto::log::Epoch { epoch, owner: owner.to_owned() });
-    let mut changes = vec![begins];
+    let mut changes = vec![epoch_record(epoch, owner)];
     if fold.version < FOLD_VERSION {
         let version = proto::log::FoldVersion { version: FOLD_VERSION };
         changes.push(record::Change::FoldVersion(version));

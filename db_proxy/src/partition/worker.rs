@@ -21,6 +21,7 @@ use tracing::{Span, debug, error, info, warn};
 
 use super::clock::LogClock;
 use super::lines::Line;
+use super::open::epoch_record;
 use super::{Event, FULL_PAUSE, Fact, Outcome, Owner, Partition, Request, Waiter};
 use crate::admission::{self, Admission, Change, InStore, Need};
 use crate::conversation::Conversation;
@@ -314,6 +315,7 @@ impl Worker {
         if self.batch.is_empty() {
             return;
         }
+        self.repeat_epoch();
         let (payloads, admitted): (Vec<_>, Vec<_>) = self.batch.drain(..).unzip();
         self.batch_bytes = 0;
         #[cfg(feature = "faults")]
@@ -334,6 +336,20 @@ impl Worker {
         self.fold(landed, admitted);
     }
 
+    /// Adds the epoch to a batch if it was long ago that the log was told ([`EPOCH_EVERY`]).
+    ///
+    /// [`EPOCH_EVERY`]: crate::fold::EPOCH_EVERY
+    fn repeat_epoch(&mut self) {
+        let inner = self.owner.state.lock();
+        let since = inner.fold.last.0 - inner.fold.epoch_at.0;
+        drop(inner);
+        if since + self.batch.len() as u64 + 1 >= self.owner.epoch_every {
+            let repeated = epoch_record(self.owner.epoch, &self.owner.name);
+            let payload = admission::record(repeated, self.owner.epoch).encode_to_vec();
+            self.batch.push((payload.into(), Admitted { waiter: Waiter(None), origin: None }));
+        }
+    }
+
     /// Folds what has come into the log, and tells those whose change it is.
     fn fold(&mut self, landed: Vec<Landed>, admitted: Vec<Admitted>) {
         let mut admitted: Vec<_> = admitted.into_iter().map(Some).collect();
@@ -352,7 +368,9 @@ impl Worker {
                 Err(error) => unreachable!("an owner of this epoch appended it: {error}"),
             }
         }
+        let folded = inner.fold.last.0;
         drop(inner);
+        self.owner.metrics.offset.set(i64::try_from(folded).unwrap_or(i64::MAX));
         state.unstored.notify_one();
     }
 

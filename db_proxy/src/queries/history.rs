@@ -14,7 +14,7 @@ use proto::ids::{ConversationId, MsgId, UserId};
 use proto::limits::{HEADER_LEN, LIMIT_TO_CLIENT};
 
 use crate::publish::seconds;
-use crate::queries::{Asker, NoReply, Reply, conversation};
+use crate::queries::{Asker, NoReply, Reply, conversation, stored};
 use crate::requests::answered;
 use crate::state::State;
 use crate::store::{MessageRow, StoreError};
@@ -148,13 +148,13 @@ pub(crate) async fn range(
     if from > to {
         return Ok(Vec::new());
     }
-    let look = state.with(id, |conversation| conversation.recent_range(from, to));
-    let (mut newest, in_memory_from) = look.await?;
+    let look =
+        state.with(id, |conversation| (conversation.recent_range(from, to), conversation.head));
+    let ((mut newest, in_memory_from), head) = look.await?;
     newest.reverse();
     if from < in_memory_from {
         let upto = MsgId(in_memory_from.0 - 1).min(to);
-        let count = usize::try_from(upto.0 - from.0 + 1).unwrap_or(usize::MAX);
-        newest.extend(state.store().messages(id, from, upto, count).await?);
+        newest.extend(stored::range(state, id, (from, upto), head).await?);
     }
     let expected = usize::try_from(to.0 - from.0 + 1).unwrap_or(usize::MAX);
     if newest.len() != expected {
@@ -183,7 +183,7 @@ pub(crate) async fn at(
         .map(|msg_id| (id, *msg_id))
         .collect();
     if !older.is_empty() {
-        found.extend(state.store().messages_at(older).await?);
+        found.extend(stored::at(state, older).await?);
     }
     Ok(found)
 }

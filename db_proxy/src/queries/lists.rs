@@ -16,7 +16,7 @@ use proto::text::{VOICE_PLACEHOLDER, encrypt};
 use crate::admission::Change;
 use crate::partition::Outcome;
 use crate::publish::seconds;
-use crate::queries::{Asker, NoReply, Reply, conversation, session_type};
+use crate::queries::{Asker, NoReply, Reply, conversation, session_type, stored};
 use crate::requests::answered;
 use crate::state::State;
 use crate::store::{MessageRow, StoreError, UserConversation};
@@ -182,7 +182,7 @@ async fn heads(
     of: &[UserConversation],
 ) -> Result<HashMap<ConversationId, MessageRow>, StoreError> {
     let mut found = HashMap::with_capacity(of.len());
-    let mut stored = Vec::new();
+    let mut places = Vec::new();
     {
         let inner = state.lock();
         for UserConversation { row, .. } in of {
@@ -191,12 +191,12 @@ async fn heads(
             match recent.and_then(|mut recent| recent.find(|message| message.msg_id == row.head)) {
                 Some(message) => drop(found.insert(row.id, message.clone())),
                 // What is not in memory, or not any more, is stored.
-                None => stored.push((row.id, row.head)),
+                None => places.push((row.id, row.head)),
             }
         }
     }
-    if !stored.is_empty() {
-        let messages = state.store().messages_at(stored).await?;
+    if !places.is_empty() {
+        let messages = stored::at(state, places).await?;
         found.extend(messages.into_iter().map(|message| (message.conversation, message)));
     }
     Ok(found)

@@ -54,6 +54,7 @@ pub(crate) async fn all_users(asker: &Asker, body: Bytes) -> Reply {
     let asked = request.latest_update_time;
     let store = asker.partition.state().store();
     let (rows, newest) = store.users_since(asked, USERS_MAX).await?;
+    asker.logins.profiles().told(&rows);
     let mut cut_at = (rows.len() == USERS_MAX).then(|| rows.last().map(|row| row.stamp)).flatten();
     let mut room = LIMIT_TO_CLIENT - 64;
     let mut users = Vec::with_capacity(rows.len());
@@ -88,11 +89,10 @@ pub(crate) async fn users_info(asker: &Asker, body: Bytes) -> Reply {
     let request = UsersInfoRequest::decode(body)?;
     let mut ids: Vec<UserId> = request.user_ids.into_iter().map(UserId).collect();
     ids.truncate(USERS_MAX);
-    let rows = asker.partition.state().store().users(ids).await?;
+    let found = asker.logins.profiles().of(asker.user, &ids).await?;
     let mut room = LIMIT_TO_CLIENT - 64;
-    let users = rows
+    let users = found
         .into_iter()
-        .map(user_info)
         .take_while(|info| match room.checked_sub(info.encoded_len() + 4) {
             Some(rest) => {
                 room = rest;
@@ -219,5 +219,5 @@ pub(crate) async fn push_shield(asker: &Asker) -> Reply {
 }
 
 async fn change(asker: &Asker, change: UserChange) -> Result<(), StoreError> {
-    asker.partition.state().store().change_user(asker.user, change).await
+    asker.logins.profiles().change(asker.user, change).await
 }

@@ -19,6 +19,7 @@ use crate::testing::far::{self, Far};
 use crate::testing::{PATIENCE, Proxy, Setup};
 
 mod administration;
+mod cached;
 mod groups;
 mod history;
 mod lists;
@@ -55,7 +56,8 @@ impl Server {
         let following = Following::new(proxy.state().clone(), proxy.epoch, followed);
         following.watch(TELL_EVERY, &proxy.shutdown);
         let store: Arc<dyn crate::store::Store> = Arc::<_>::clone(&proxy.store) as _;
-        let cache = Arc::new(MemoryCache::default());
+        let cache = proxy.setup.cache.clone();
+        let cache = cache.unwrap_or_else(|| Arc::new(MemoryCache::default()));
         let passwords = Passwords::new().unwrap();
         let logins = Logins::new(store, cache, passwords, metrics.clone());
         let requests = Requests::new(

@@ -189,16 +189,18 @@ pub(super) fn conversations() -> [ConversationId; 3] {
 
 /// A process that starts on what the store has, and remembers as many records as its window has.
 pub(super) fn start(stored: &Stored, log: &[LogRecord]) -> Partition {
-    start_remembering(stored, log, WINDOW)
+    start_hearing(stored, log, 0)
 }
 
-/// The same with more of them, or fewer.
-pub(super) fn start_remembering(stored: &Stored, log: &[LogRecord], count: u64) -> Partition {
+/// The same, having heard whose time it is from `lead` records before.
+pub(super) fn start_hearing(stored: &Stored, log: &[LogRecord], lead: u64) -> Partition {
     let (applied, crc, version) = stored.applied;
     let mut fold = Fold::new(version, applied, crc);
     fold.window = Window::of(WINDOW);
     let until = usize::try_from(applied.0).unwrap();
-    let from = until.saturating_sub(usize::try_from(count).unwrap());
+    let from = until.saturating_sub(usize::try_from(WINDOW).unwrap());
+    let lead = from.saturating_sub(usize::try_from(lead).unwrap());
+    log.get(lead..from).unwrap_or_default().iter().for_each(|record| fold.hear(record));
     log.get(from..until).unwrap_or_default().iter().for_each(|record| fold.remember(record));
     Partition { fold, stored: stored.clone(), epoch: 0, now_ms: 0 }
 }

@@ -2,17 +2,13 @@
 //!
 //! # What is covered, and what is not
 //!
-//! Embedded, one process at a time has the log, and each begins with its epoch: no record of an
-//! older epoch is ever behind one of a newer. There a start remembers exactly as many records as the
-//! window has, as `partition/open.rs` does, and that is what is tried here.
+//! A start remembers exactly as many records as the window has, as `partition/open.rs` does.
 //!
 //! With a log that others may still write to, a zombie's records may lie behind its successor's. In
-//! the middle of a log the fold ignores them, wherever they are. But a start that remembers from a
-//! place where several of them stand in a row does not know yet that their epoch is over, takes them
-//! for valid, and then knows ids that no message has: a message that is sent again under such an id
-//! would be taken for known. To be right there, a start must begin to remember at a record of the
-//! owner of that time, found by looking further back. The property here grants it that: it remembers
-//! twice the window, and zombies never write more than half a window in a row.
+//! the middle of a log the fold ignores them, wherever they are. A start that remembers from a place
+//! where several of them stand in a row could not tell that their epoch is over, and would know ids
+//! that no message has. So owners repeat their epoch, and a start hears so many records before as have
+//! one of these among them. Embedded, where one process at a time has the log, nothing has to be heard.
 //!
 //! A record that repeats a message under another id, recognised by its fingerprint, is known as that
 //! message. When what is remembered begins between the two, it is known under its own id, which the
@@ -23,10 +19,13 @@
 use proptest::prelude::*;
 
 use super::random_log::{
-    Counts, Entry, LEN_MAX, WINDOW, Writing, conversations, entries, entry, for_all, start,
-    start_remembering, write,
+    Counts, Entry, LEN_MAX, Writing, conversations, entries, entry, for_all, start, start_hearing,
+    write,
 };
 use super::*;
+
+/// How often owners repeat their epoch here.
+const EPOCH_EVERY: u64 = 6;
 
 /// What happens before a record is folded.
 #[derive(Debug, Clone, Copy)]
@@ -55,7 +54,7 @@ fn every_replay_comes_to_the_same() {
     let expected = ["restarts", "messages", "repetitions", "known to the store only"];
     let strategy = (entries(), befores());
     for_all("restarts", (300, &expected), strategy, |(entries, befores), counts| {
-        check_restarts(&write(entries), &befores, WINDOW, counts)
+        check_restarts(&write(entries), &befores, 0, counts)
     });
 }
 
@@ -66,19 +65,27 @@ fn every_replay_comes_to_the_same_with_zombies_about() {
     let strategy = (entries(), by_a_zombie, befores());
     for_all("takeovers", (300, &expected), strategy, |(entries, zombies, befores), counts| {
         let mut writing = Writing::begin();
-        let mut in_a_row = 0;
+        let (mut in_a_row, mut since_epoch) = (0, 0);
         for ((entry, pause_ms), by_a_zombie) in entries.into_iter().zip(zombies) {
             writing.now_ms += pause_ms;
-            if by_a_zombie && in_a_row < WINDOW / 2 && writing.epoch > 1 {
+            since_epoch += 1;
+            if by_a_zombie && in_a_row < EPOCH_EVERY && writing.epoch > 1 {
                 writing.write(entry, writing.epoch - 1);
                 counts.add("zombies", 1);
                 in_a_row += 1;
-            } else {
-                writing.by_owner(entry);
-                in_a_row = 0;
+                continue;
             }
+            in_a_row = 0;
+            if matches!(entry, Entry::NewOwner) {
+                since_epoch = 0;
+            } else if since_epoch >= EPOCH_EVERY {
+                // As a new owner would, but in the same epoch.
+                writing.write(Entry::NewOwner, writing.epoch);
+                since_epoch = 0;
+            }
+            writing.by_owner(entry);
         }
-        check_restarts(&writing.log, &befores, 2 * WINDOW, counts)
+        check_restarts(&writing.log, &befores, 2 * EPOCH_EVERY, counts)
     });
 }
 
@@ -156,7 +163,7 @@ fn fold_all(log: &[LogRecord], counts: &Counts) -> (Partition, Vec<Effect>) {
 fn check_restarts(
     log: &[LogRecord],
     befores: &[Before],
-    remembered: u64,
+    heard: u64,
     counts: &Counts,
 ) -> Result<(), TestCaseError> {
     let (mut whole, expected) = fold_all(log, counts);
@@ -171,7 +178,7 @@ fn check_restarts(
             }
             Before::Restart => {
                 counts.add("restarts", 1);
-                cut = start_remembering(&cut.stored, log, remembered);
+                cut = start_hearing(&cut.stored, log, heard);
                 let from = usize::try_from(cut.fold.last.0).unwrap();
                 for (record, expected) in log[from..at].iter().zip(&expected[from..at]) {
                     let effect = cut.fold_record(record);

@@ -192,7 +192,9 @@ fn parts(at: &Path) {
 fn time_open(at: &Path, stored: Offset, runtime: &Handle) -> Duration {
     let took = Took::start();
     let log = EmbeddedLog::prepare(options(at)).unwrap();
-    let opened = open::open(Box::new(log), Arc::new(store(at)), "owner", runtime).unwrap();
+    let store = store(at);
+    let progress = runtime.block_on(store.claim("owner".to_owned(), log.id())).unwrap();
+    let opened = open::open(Box::new(log), Arc::new(store), progress, "owner", runtime).unwrap();
     let took = took.show(&format!("open the partition with {} to fold", RECORDS - stored.0));
     let covers_from = opened.state.lock().fold.published.covers_from();
     println!("followers are told of what came after {covers_from:?}");

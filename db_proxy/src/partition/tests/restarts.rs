@@ -334,3 +334,33 @@ fn options(setup: &Setup) -> Options {
     options.spare_segments = 1;
     options
 }
+
+#[tokio::test]
+async fn an_owner_repeats_its_epoch_every_so_many_records() {
+    const EVERY: u64 = 10;
+    let setup = Setup { epoch_every: EVERY, ..Setup::new() };
+    let proxy = setup.start().await;
+    proxy.make_group(1, &[1, 2]).await;
+    let sent = talk(&proxy, 30).await;
+    let epoch = proxy.epoch;
+    proxy.kill().await;
+
+    let log = EmbeddedLog::open(options(&setup), Offset(0)).unwrap().log;
+    let mut told_at = Vec::new();
+    let mut last = Offset(0);
+    log.read(Offset(1), &mut |record| {
+        let decoded = proto::log::Record::decode(record.payload.clone()).unwrap();
+        if let Some(record::Change::Epoch(told)) = decoded.change {
+            assert_eq!(told.epoch, epoch);
+            told_at.push(record.offset.0);
+        }
+        last = record.offset;
+        Ok(())
+    })
+    .unwrap();
+    told_at.push(last.0);
+    assert!(told_at.len() > 5, "{told_at:?}");
+    assert!(told_at.windows(2).all(|two| two[1] - two[0] <= EVERY), "{told_at:?}");
+    drop(log);
+    all_kept(&setup.start().await, &sent).await;
+}

@@ -1,0 +1,268 @@
+//! A cache in Redis, shared by several db_proxies.
+//!
+//! ```text
+//! reads  ──► gate ──► one connection          at most a deadline each; one MGET, or a few
+//! writes ──► queue ──► writer ──┘             in batches; nobody waits for them
+//!            gate ◄── prober                  connects, and looks whether Redis is back
+//! ```
+//!
+//! # Invariants
+//!
+//! - A request pays for a Redis that does not answer once, and at most the deadline: the first late
+//!   or failed answer shuts the gate, and behind a shut gate everything counts as not kept
+//!   ([`gate`]).
+//! - Whatever bytes Redis gives are either what was put there or nothing ([`entry`]). What is nothing
+//!   is taken away, so that it does not stay in the way.
+//! - A value is replaced only by itself or by a newer one; scripts that compare and write in one step
+//!   see to it. Every value ends by itself.
+//! - Failed logins are counted in this process too: without Redis each process limits by what it has
+//!   seen.
+//!
+//! One server is used, or one that a replica stands in for behind the same address. A Redis Cluster is
+//! refused: one lookup asks for many keys. A server that only reads, such as a replica, counts as
+//! away.
+
+use std::fmt;
+use std::sync::Arc;
+use std::time::Duration;
+
+use ::redis::aio::MultiplexedConnection;
+use ::redis::{ErrorKind, RedisError, Value};
+use daemon::Shutdown;
+use futures_util::future::{BoxFuture, FutureExt as _};
+use proto::ids::{ConversationId, MsgId, UserId};
+use tokio::time::timeout;
+
+use super::memory::Failures;
+use super::{BODY_LEN_MAX, Cache, PROFILES_KEPT, Profile, Throttle};
+use crate::log::LogId;
+use crate::metrics::CacheMetrics;
+use crate::store::MessageRow;
+
+mod connecting;
+mod entry;
+mod gate;
+#[cfg(test)]
+mod tests;
+mod writing;
+
+use connecting::Server;
+use entry::Keys;
+use gate::Gate;
+use writing::{Write, Writes};
+
+/// Keys asked for in one command: the answer to it is taken apart in one piece.
+const KEYS_MAX: usize = 256;
+
+/// The longest prefix of keys.
+const PREFIX_LEN_MAX: usize = 64;
+
+/// Where Redis is, and how it is used.
+#[derive(Clone)]
+pub struct RedisOptions {
+    /// `redis://[[user]:password@]host[:port][/db]`, or `rediss://` for TLS, which trusts what the
+    /// machine trusts.
+    pub url: String,
+    /// What every key begins with. Clusters that share a server have different ones.
+    pub prefix: String,
+    /// How long a request waits for an answer.
+    pub deadline: Duration,
+    /// How long messages are kept after they were last written.
+    pub messages_kept: Duration,
+}
+
+impl RedisOptions {
+    /// The usual ones. The deadline is 4 ms: timers tick in milliseconds, so that it is 5 at most.
+    pub fn new(url: impl Into<String>) -> Self {
+        Self {
+            url: url.into(),
+            prefix: "talkhub".to_owned(),
+            deadline: Duration::from_millis(4),
+            messages_kept: Duration::from_hours(1),
+        }
+    }
+}
+
+impl fmt::Debug for RedisOptions {
+    /// Without the URL, which may hold a password.
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("RedisOptions").field("prefix", &self.prefix).finish_non_exhaustive()
+    }
+}
+
+/// Why there is no cache.
+#[derive(Debug, thiserror::Error)]
+pub enum CacheError {
+    /// Trying again will not help: an operator must look. Names what it is, without the password.
+    #[error("{0}")]
+    Refused(String),
+}
+
+/// A cache in Redis.
+#[derive(Debug)]
+pub struct RedisCache {
+    gate: Arc<Gate>,
+    writes: Writes,
+    keys: Keys,
+    deadline: Duration,
+    messages_kept: Duration,
+    failures: Failures,
+    metrics: CacheMetrics,
+}
+
+impl RedisCache {
+    /// Connects. A server that cannot be reached now is no error: the cache is away until it can.
+    /// Returns within [`connecting::CONNECT_WITHIN`] and a bit, even then.
+    pub async fn connect(
+        options: RedisOptions,
+        metrics: CacheMetrics,
+        shutdown: &Shutdown,
+    ) -> Result<Self, CacheError> {
+        check_prefix(&options.prefix)?;
+        let keys = Keys::new(&options.prefix);
+        let server = Server::new(&options, keys.probe())?;
+        let gate = Arc::new(Gate::new(metrics.clone()));
+        match server.connect().await {
+            Ok(connection) => gate.open(connection),
+            Err(failure) if failure.is_final => {
+                return Err(CacheError::Refused(format!("Redis at {server}: {}", failure.why)));
+            }
+            Err(failure) => gate.away(&server, &failure.why),
+        }
+        connecting::probe(server, Arc::clone(&gate), shutdown);
+        let writes = Writes::start(Arc::clone(&gate), metrics.clone(), shutdown);
+        let RedisOptions { deadline, messages_kept, .. } = options;
+        let failures = Failures::default();
+        Ok(Self { gate, writes, keys, deadline, messages_kept, failures, metrics })
+    }
+
+    /// The values under these keys, in the same order, as far as they come in time; `None` for what is
+    /// not there.
+    async fn values(&self, keys: &[Vec<u8>]) -> Vec<Option<Vec<u8>>> {
+        let mut values = Vec::with_capacity(keys.len());
+        if keys.is_empty() {
+            return values;
+        }
+        let Some((mut connection, turn)) = self.gate.connection() else { return values };
+        let ask = async {
+            for keys in keys.chunks(KEYS_MAX) {
+                values.extend(ask(&mut connection, keys).await?);
+            }
+            Ok::<_, RedisError>(())
+        };
+        match timeout(self.deadline, ask).await {
+            Ok(Ok(())) => {}
+            Ok(Err(error)) => self.gate.shut(turn, &error.to_string()),
+            Err(_elapsed) => self.gate.shut(turn, "no answer in time"),
+        }
+        values
+    }
+
+    /// What `read` makes of the values under the keys of `wanted`.
+    async fn kept<W: Copy, T>(
+        &self,
+        wanted: &[W],
+        key: impl Fn(W) -> Vec<u8>,
+        read: impl Fn(&[u8], W, &[u8]) -> Option<T>,
+    ) -> Vec<T> {
+        let keys: Vec<Vec<u8>> = wanted.iter().map(|wanted| key(*wanted)).collect();
+        let values = self.values(&keys).await;
+        let mut found = Vec::with_capacity(values.len());
+        for ((key, wanted), value) in keys.into_iter().zip(wanted).zip(values) {
+            let Some(value) = value else { continue };
+            match read(&key, *wanted, &value) {
+                Some(read) => found.push(read),
+                None => self.writes.send(|| Write::Forget { key }),
+            }
+        }
+        self.metrics.hits.inc_by(found.len() as u64);
+        self.metrics.misses.inc_by((wanted.len() - found.len()) as u64);
+        found
+    }
+}
+
+/// One MGET. What is no string under a key is "not there" in its answer.
+async fn ask(
+    connection: &mut MultiplexedConnection,
+    keys: &[Vec<u8>],
+) -> Result<Vec<Option<Vec<u8>>>, RedisError> {
+    let answer = ::redis::cmd("MGET").arg(keys).query_async::<Value>(connection).await?;
+    let unexpected = || RedisError::from((ErrorKind::UnexpectedReturnType, "not a list of values"));
+    let Value::Array(values) = answer else { return Err(unexpected()) };
+    if values.len() != keys.len() {
+        return Err(unexpected());
+    }
+    let bytes = |value| match value {
+        Value::BulkString(bytes) => Some(bytes),
+        _ => None,
+    };
+    Ok(values.into_iter().map(bytes).collect())
+}
+
+impl Cache for RedisCache {
+    fn is_throttled<'a>(&'a self, throttles: &'a [Throttle]) -> BoxFuture<'a, bool> {
+        async move {
+            if self.failures.exceed(throttles) {
+                return true;
+            }
+            let keys: Vec<_> = throttles.iter().map(|t| self.keys.failures(&t.key)).collect();
+            let values = self.values(&keys).await;
+            throttles.iter().zip(values).any(|(throttle, value)| {
+                value.is_some_and(|value| entry::read_failures(&value) > throttle.failures_max)
+            })
+        }
+        .boxed()
+    }
+
+    fn count_failure(&self, throttles: &[Throttle]) {
+        self.failures.count(throttles);
+        for throttle in throttles {
+            self.writes.send(|| Write::Count {
+                key: self.keys.failures(&throttle.key),
+                within: throttle.within,
+            });
+        }
+    }
+
+    fn profiles<'a>(&'a self, users: &'a [UserId]) -> BoxFuture<'a, Vec<Profile>> {
+        self.kept(users, |user| self.keys.profile(user), entry::read_profile).boxed()
+    }
+
+    fn keep_profiles(&self, profiles: &[Profile]) {
+        for profile in profiles {
+            self.writes.send(|| {
+                let key = self.keys.profile(UserId(profile.info.user_id));
+                let value = entry::write_profile(&key, profile);
+                Write::Newest { key, value, stamp: profile.stamp, kept: PROFILES_KEPT }
+            });
+        }
+    }
+
+    fn messages<'a>(
+        &'a self,
+        log: LogId,
+        places: &'a [(ConversationId, MsgId)],
+    ) -> BoxFuture<'a, Vec<MessageRow>> {
+        let key = move |(id, msg_id)| self.keys.message(log, id, msg_id);
+        self.kept(places, key, entry::read_message).boxed()
+    }
+
+    fn keep_messages(&self, log: LogId, messages: &[MessageRow]) {
+        for message in messages.iter().filter(|message| message.body.len() <= BODY_LEN_MAX) {
+            self.writes.send(|| {
+                let key = self.keys.message(log, message.conversation, message.msg_id);
+                let value = entry::write_message(&key, message);
+                Write::Put { key, value, kept: self.messages_kept }
+            });
+        }
+    }
+}
+
+fn check_prefix(prefix: &str) -> Result<(), CacheError> {
+    let fits = (1..=PREFIX_LEN_MAX).contains(&prefix.len());
+    if fits && prefix.bytes().all(|byte| byte.is_ascii_alphanumeric() || b"-_.".contains(&byte)) {
+        return Ok(());
+    }
+    let must = format!("must be 1 to {PREFIX_LEN_MAX} letters, digits, '-', '_' or '.'");
+    Err(CacheError::Refused(format!("the prefix of keys in Redis {must}")))
+}
