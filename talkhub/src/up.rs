@@ -29,7 +29,7 @@ use std::time::Duration;
 
 use clap::Args;
 use daemon::run::{forbid_core_dumps, raise_files_limit};
-use daemon::{ClusterConfig, LogFormat, Role, logging};
+use daemon::{ClusterConfig, LogFormat, Role, config, logging};
 use proto::cluster::wire::DemoUsers;
 use proto::cluster::wire::admin_request::What;
 use tokio::signal::unix::{Signal, SignalKind, signal};
@@ -41,7 +41,7 @@ use crate::admin_link::AdminLink;
 use crate::failure::Failure;
 use folder::Folder;
 use in_process::InProcess;
-use plan::{Plan, TlsFiles, Wanted};
+use plan::{DaemonKind, Plan, TlsFiles, Wanted};
 use ports::{GATEWAYS_MAX, Ports, ROUTES_MAX, SPAN};
 use processes::Processes;
 use report::{ProcessLine, Status};
@@ -75,6 +75,12 @@ pub struct UpArgs {
     /// Makes group 1, `everyone`, with the first M demo users
     #[arg(long, value_name = "M", default_value_t = 0, requires = "demo_users")]
     pub demo_group: u32,
+    /// Stores in a MySQL or MariaDB database, mysql://USER:PASSWORD@HOST/DATABASE; once for each shard
+    #[arg(long, value_name = "URL")]
+    pub mysql: Vec<String>,
+    /// Caches in a Redis, redis://HOST:PORT
+    #[arg(long, value_name = "URL")]
+    pub redis: Option<String>,
     /// One line of JSON on standard output when ready, instead of a table
     #[arg(long)]
     pub json: bool,
@@ -143,6 +149,8 @@ impl UpArgs {
             tls,
             key_file: folder.key_file(),
             db_folder: folder.db(),
+            mysql: self.mysql.clone(),
+            redis: self.redis.clone(),
             // Starting and stopping is what a person at a terminal sees anyway.
             log_level: setting("TALKHUB_PROCESS__LOG_LEVEL", "warn"),
             log_format: setting("TALKHUB_PROCESS__LOG_FORMAT", "text"),
@@ -223,11 +231,26 @@ async fn start(args: &UpArgs, plan: &Plan, folder: &Arc<Folder>) -> Result<Clust
             )));
         }
     }
+    if !args.mysql.is_empty() {
+        // The embedded store does the same when it is opened.
+        migrate(plan).await?;
+    }
     Ok(if args.processes {
         Cluster::Processes(Processes::prepare(plan, folder)?)
     } else {
         Cluster::InProcess(InProcess::start(plan).await?)
     })
+}
+
+/// Brings the databases to the version of this program.
+async fn migrate(plan: &Plan) -> Result<(), Failure> {
+    for daemon in plan.of_kinds(&[DaemonKind::DbProxy]) {
+        let settings: db_proxy::Config =
+            config::parse(&daemon.conf).map_err(|error| Failure::config(error.to_string()))?;
+        let migrated = db_proxy::migrate(settings).await;
+        migrated.map_err(|error| in_process::failure(&daemon.name, &error))?;
+    }
+    Ok(())
 }
 
 /// Completes when the cluster has failed, at the start or later, and says why.

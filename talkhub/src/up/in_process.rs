@@ -131,7 +131,7 @@ where
 }
 
 /// Says why a daemon does not start, and whether a restart may help.
-fn failure(name: &str, error: &BoxError) -> Failure {
+pub(super) fn failure(name: &str, error: &BoxError) -> Failure {
     let error: &(dyn std::error::Error + 'static) = error.as_ref();
     let mut text = format!("{name}: {error}");
     let mut cause = Some(error);

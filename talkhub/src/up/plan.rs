@@ -78,6 +78,10 @@ pub struct Wanted {
     pub key_file: PathBuf,
     /// Where db_proxy stores.
     pub db_folder: PathBuf,
+    /// Databases that it stores in, instead of in its folder.
+    pub mysql: Vec<String>,
+    /// A Redis for its cache, instead of its own memory.
+    pub redis: Option<String>,
     /// The level of every daemon's log.
     pub log_level: String,
     /// `text` or `json`.
@@ -166,6 +170,16 @@ impl Wanted {
         put(&mut conf, "link_addr", links.to_string());
         put(&mut conf, "data_dir", self.db_folder.display().to_string());
         put(&mut conf, "route_servers", self.route_servers());
+        if !self.mysql.is_empty() {
+            let mut store = Table::new();
+            put(&mut store, "mysql", self.mysql.clone());
+            put(&mut conf, "store", store);
+        }
+        if let Some(redis) = &self.redis {
+            let mut cache = Table::new();
+            put(&mut cache, "redis", redis.clone());
+            put(&mut conf, "cache", cache);
+        }
         let listens = vec![("links", links)];
         plan(DaemonKind::DbProxy, "db_proxy".to_owned(), &conf, metrics, listens)
     }
@@ -299,8 +313,8 @@ fn plan(
 
 #[cfg(test)]
 mod tests {
-    use daemon::Settings;
     use daemon::config::parse;
+    use daemon::{Secret, Settings};
 
     use super::*;
 
@@ -314,6 +328,8 @@ mod tests {
             tls: None,
             key_file: PathBuf::from("/d/\"quoted\"/cluster.key"),
             db_folder: PathBuf::from("/d/db"),
+            mysql: Vec::new(),
+            redis: None,
             log_level: "warn".to_owned(),
             log_format: "text".to_owned(),
         }
@@ -337,6 +353,24 @@ mod tests {
                 DaemonKind::Gateway => drop(parsed::<msg_server::Config>(plan, &daemon.name)),
             }
         }
+    }
+
+    #[test]
+    fn databases_are_named_in_the_settings_of_db_proxy_alone() {
+        let url = "mysql://talkhub:a\"b@db.example/talkhub";
+        let asked = Wanted {
+            mysql: vec![url.to_owned()],
+            redis: Some("redis://cache.example".to_owned()),
+            ..wanted()
+        };
+        let plan = asked.plan();
+        assert_all_parse(&plan);
+        let db_proxy: db_proxy::Config = parsed(&plan, "db_proxy");
+        assert_eq!(db_proxy.store.mysql.iter().map(Secret::expose).collect::<Vec<_>>(), [url]);
+        assert_eq!(
+            db_proxy.cache.redis.as_ref().map(Secret::expose),
+            Some("redis://cache.example")
+        );
     }
 
     #[test]
