@@ -7,16 +7,26 @@
 //! # Invariants
 //!
 //! - Offsets rise by one from record to record for the life of the log, from 1.
-//! - Timestamps never fall from record to record.
+//! - Timestamps never fall from record to record of one owner.
 //! - `append` returns only after its records, and every record before them, are durable.
 //! - Only the owner of the partition appends; one that does not know that it is none any more may. What
 //!   it appends is in the log for every reader, and the fold ignores it.
 //! - A record is never changed.
 
-use bytes::Bytes;
+use bytes::{BufMut, Bytes};
 use proto::ids::Offset;
 
+#[cfg(test)]
+mod conformance;
 pub mod embedded;
+#[cfg(feature = "kafka")]
+pub mod kafka;
+
+/// The length of what a fingerprint covers besides the payload.
+const RECORD_HEAD_LEN: usize = 21;
+
+/// The only kind of record so far: what the caller appended.
+const KIND_PAYLOAD: u8 = 1;
 
 /// Tells one log from another, so that a store is never paired with the wrong one.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -33,6 +43,25 @@ pub struct LogRecord {
     pub crc: u32,
     /// What was appended.
     pub payload: Bytes,
+}
+
+/// The checksum that a record of this content has in every log: [`LogRecord::crc`].
+pub fn fingerprint(offset: Offset, timestamp_ms: u64, payload: &[u8]) -> u32 {
+    let mut hasher = crc32fast::Hasher::new();
+    hasher.update(&record_head(offset, timestamp_ms, payload));
+    hasher.update(payload);
+    hasher.finalize()
+}
+
+/// What the fingerprint covers besides the payload, in the order of the embedded log's files.
+fn record_head(offset: Offset, timestamp_ms: u64, payload: &[u8]) -> [u8; RECORD_HEAD_LEN] {
+    let mut head = [0; RECORD_HEAD_LEN];
+    let mut rest = &mut head[..];
+    rest.put_u32(u32::try_from(payload.len()).expect("the length of a payload is limited"));
+    rest.put_u64(offset.0);
+    rest.put_u64(timestamp_ms);
+    rest.put_u8(KIND_PAYLOAD);
+    head
 }
 
 /// A record that has come into the log.
@@ -57,7 +86,7 @@ pub enum LogError {
     /// The folder was written by a newer version. Nothing was touched.
     #[error("{0}")]
     NewerVersion(String),
-    /// Acknowledged data is damaged. The text names file, offset and what can be done.
+    /// Acknowledged data is damaged or gone. The text names where, the offset and what can be done.
     #[error("{0}")]
     Damaged(String),
     /// The offset asked for has been trimmed away or was never written.
@@ -107,7 +136,7 @@ pub trait Log: Send {
     fn range(&self) -> (Offset, Offset);
 
     /// Appends `payloads` and returns every record that the log has had since the last append, in
-    /// order, up to the last of these: the payloads themselves, in their order, and what others
+    /// order, at least up to the last of these: the payloads themselves, in their order, and what others
     /// appended meanwhile. All of them are durable then. `now_ms` is the wall clock; a clock that
     /// went back is ignored.
     ///
@@ -119,7 +148,8 @@ pub trait Log: Send {
     /// nobody can know what reached the disk.
     fn append(&mut self, payloads: &[Bytes], now_ms: u64) -> Result<Vec<Landed>, LogError>;
 
-    /// Calls `each` with every record from `from` on, in order. Stops at the first error of either.
+    /// Calls `each` with every record from `from` on, in order, up to those that the next append or
+    /// [`Self::idle`] returns. Stops at the first error of either.
     fn read(
         &self,
         from: Offset,

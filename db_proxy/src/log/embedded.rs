@@ -49,7 +49,7 @@ use bytes::Bytes;
 use proto::ids::Offset;
 use ring::rand::{SecureRandom, SystemRandom};
 
-use crate::log::{Landed, Log, LogError, LogId, LogRecord, Unopened};
+use crate::log::{self, Landed, Log, LogError, LogId, LogRecord, Unopened};
 
 use files::{DiskFolder, Fatal, Folder, io_error};
 use format::{FoundMeta, Meta, Record};
@@ -161,7 +161,7 @@ impl EmbeddedLog {
     /// Returns the checksum that a record of this content has in every log of this kind: what
     /// [`LogRecord::crc`] is when the record is read.
     pub fn fingerprint(offset: Offset, timestamp_ms: u64, payload: &[u8]) -> u32 {
-        format::record_crc(offset.0, timestamp_ms, payload)
+        log::fingerprint(offset, timestamp_ms, payload)
     }
 }
 

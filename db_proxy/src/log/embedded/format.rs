@@ -23,8 +23,9 @@
 //! - A batch is valid as a whole or not at all.
 
 use bytes::{Buf, BufMut, Bytes};
+use proto::ids::Offset;
 
-use crate::log::LogId;
+use crate::log::{self, KIND_PAYLOAD, LogId, RECORD_HEAD_LEN};
 
 /// The largest payload: what one client message may grow to, and room for what comes with it.
 pub(super) const MAX_PAYLOAD_LEN: usize = (1 << 20) + (64 << 10);
@@ -48,9 +49,7 @@ const META_MAGIC: [u8; 8] = *b"TALKLOG\n";
 const BATCH_MAGIC: [u8; 4] = *b"TLB\x01";
 const VERSION: u32 = 1;
 
-/// The only kind of record so far: what the caller appended.
-const KIND_PAYLOAD: u8 = 1;
-
+const _: () = assert!(RECORD_HEAD_LEN == RECORD_OVERHEAD - 4, "the checksum comes before the rest");
 const _: () =
     assert!(HEADER_LEN.is_multiple_of(ALIGNMENT), "a marker ends where a batch may begin");
 
@@ -214,29 +213,16 @@ fn encode_record(buffer: &mut Vec<u8>, offset: u64, timestamp_ms: u64, payload: 
     assert!(payload.len() <= MAX_PAYLOAD_LEN, "a record must be short enough: {}", payload.len());
     let start = buffer.len();
     buffer.put_u32(0);
-    buffer.put_slice(&record_head(offset, timestamp_ms, payload));
+    buffer.put_slice(&log::record_head(Offset(offset), timestamp_ms, payload));
     buffer.put_slice(payload);
     let crc = crc32fast::hash(&buffer[start + 4..]);
     buffer[start..start + 4].copy_from_slice(&crc.to_be_bytes());
 }
 
-/// What stands between a record's checksum and its payload.
-fn record_head(offset: u64, timestamp_ms: u64, payload: &[u8]) -> [u8; RECORD_OVERHEAD - 4] {
-    let mut head = [0; RECORD_OVERHEAD - 4];
-    let mut rest = &mut head[..];
-    rest.put_u32(u32::try_from(payload.len()).expect("the length of a payload is limited"));
-    rest.put_u64(offset);
-    rest.put_u64(timestamp_ms);
-    rest.put_u8(KIND_PAYLOAD);
-    head
-}
-
 /// Returns the checksum that a record of this content has.
+#[cfg(test)]
 pub(super) fn record_crc(offset: u64, timestamp_ms: u64, payload: &[u8]) -> u32 {
-    let mut hasher = crc32fast::Hasher::new();
-    hasher.update(&record_head(offset, timestamp_ms, payload));
-    hasher.update(payload);
-    hasher.finalize()
+    log::fingerprint(Offset(offset), timestamp_ms, payload)
 }
 
 /// Takes the next record, which must be the one at `offset`, off `bytes`.

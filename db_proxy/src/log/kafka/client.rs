@@ -1,0 +1,180 @@
+//! What every client of Kafka is told here, and how it ends.
+//!
+//! A client of the library is a handful of threads. It reports what goes wrong in lines of its own,
+//! many of them while a broker is away: the last one is kept, to be part of an error's text, and the
+//! lines themselves are for whoever asks for them by the log's level.
+
+use std::sync::Arc;
+use std::sync::mpsc::{self, RecvTimeoutError};
+use std::time::Duration;
+
+use parking_lot::Mutex;
+use proto::ids::Offset;
+use rdkafka::ClientContext;
+use rdkafka::config::{ClientConfig, RDKafkaLogLevel};
+use rdkafka::consumer::ConsumerContext;
+use rdkafka::error::KafkaError;
+use rdkafka::message::Message as _;
+use rdkafka::producer::{DeliveryResult, ProducerContext};
+use rdkafka::statistics::Statistics;
+
+use super::{NUMBERS_EVERY, Numbers, Options};
+
+/// How soon a broker that is away is tried again.
+const RECONNECT_MS: &str = "50";
+const RECONNECT_MAX_MS: &str = "1000";
+
+/// What is common to all clients: the operator's settings first, so that they cannot undo ours.
+pub(super) fn config(options: &Options) -> ClientConfig {
+    let mut config = ClientConfig::new();
+    for (name, value) in &options.settings {
+        config.set(name, value);
+    }
+    config
+        .set("bootstrap.servers", &options.bootstrap)
+        .set("client.id", "talkhub")
+        .set("socket.nagle.disable", "true")
+        .set("reconnect.backoff.ms", RECONNECT_MS)
+        .set("reconnect.backoff.max.ms", RECONNECT_MAX_MS)
+        .set("log.connection.close", "false")
+        .set_log_level(RDKafkaLogLevel::Info);
+    config
+}
+
+/// What a client reports.
+#[derive(Debug, Default)]
+pub(super) struct Reports {
+    /// The last thing that went wrong.
+    trouble: Mutex<Option<String>>,
+    /// Where the messages of a producer are, in the order of the reports.
+    delivered: Mutex<Vec<(usize, Result<Offset, String>)>>,
+    /// Kept up to date by a consumer, with the place of its partition.
+    watched: Option<(String, i32, Arc<Numbers>)>,
+}
+
+impl Reports {
+    /// Also keeps the beginning of a partition up to date.
+    pub(super) fn watching(topic: &str, partition: i32, numbers: Arc<Numbers>) -> Self {
+        Self { watched: Some((topic.to_owned(), partition, numbers)), ..Self::default() }
+    }
+
+    /// What went wrong last.
+    pub(super) fn trouble(&self) -> Option<String> {
+        self.trouble.lock().clone()
+    }
+
+    /// Nothing is wrong any more.
+    pub(super) fn is_well(&self) {
+        *self.trouble.lock() = None;
+    }
+
+    /// What was reported of messages since the last call.
+    pub(super) fn take_delivered(&self) -> Vec<(usize, Result<Offset, String>)> {
+        std::mem::take(&mut self.delivered.lock())
+    }
+
+    fn note(&self, what: &str) {
+        *self.trouble.lock() = Some(what.to_owned());
+    }
+}
+
+impl ClientContext for Reports {
+    fn log(&self, level: RDKafkaLogLevel, facility: &str, message: &str) {
+        // `[thrd:127.0.0.1:9092/bootstrap]: 127.0.0.1:9092/bootstrap: Connect to …`
+        let text = message.split_once("]: ").map_or(message, |(_thread, text)| text);
+        if (level as i32) <= RDKafkaLogLevel::Error as i32 {
+            self.note(text);
+        }
+        tracing::debug!(facility, text, "of the Kafka library");
+    }
+
+    fn error(&self, error: KafkaError, reason: &str) {
+        tracing::debug!(%error, reason, "of the Kafka library");
+        self.note(reason);
+    }
+
+    fn stats(&self, statistics: Statistics) {
+        let Some((topic, partition, numbers)) = &self.watched else { return };
+        let topic = statistics.topics.get(topic);
+        let first = topic.and_then(|topic| topic.partitions.get(partition)).map(|of| of.lo_offset);
+        // Below zero while it is not known.
+        if let Some(first) = first.and_then(|first| u64::try_from(first).ok()) {
+            numbers.set_first(Offset(first + 1));
+        }
+    }
+}
+
+impl ConsumerContext for Reports {}
+
+impl ProducerContext for Reports {
+    /// Which payload of the append it is.
+    type DeliveryOpaque = usize;
+
+    fn delivery(&self, result: &DeliveryResult<'_>, of: usize) {
+        let place = match result {
+            Ok(message) => ours(message.offset()).ok_or_else(|| "no offset was told".to_owned()),
+            Err((error, _message)) => Err(error.to_string()),
+        };
+        self.delivered.lock().push((of, place));
+    }
+}
+
+/// Settings of a consumer that reads one partition.
+pub(super) fn reading(options: &Options) -> ClientConfig {
+    let mut config = config(options);
+    config
+        .set("group.id", format!("{}.applied", options.group))
+        .set("enable.auto.commit", "false")
+        .set("enable.auto.offset.store", "false")
+        .set("auto.offset.reset", "error")
+        // What is in the topic counts, whoever wrote it and however: a transaction that stays open
+        // must not hide what was acknowledged.
+        .set("isolation.level", "read_uncommitted")
+        .set("check.crcs", "true")
+        .set("enable.partition.eof", "false")
+        // A fetch is answered as soon as there is a record: then it costs no time to wait long.
+        .set("fetch.min.bytes", "1")
+        .set("fetch.wait.max.ms", "500")
+        .set("fetch.error.backoff.ms", "20")
+        .set("fetch.queue.backoff.ms", "2")
+        // As much as one partition may hold in memory ahead of the fold.
+        .set("queued.max.messages.kbytes", "16384")
+        .set("fetch.message.max.bytes", "4194304")
+        .set("topic.metadata.refresh.fast.interval.ms", "50")
+        .set("statistics.interval.ms", NUMBERS_EVERY.as_millis().to_string());
+    config
+}
+
+/// Kafka's offset as ours.
+pub(super) fn ours(kafka: i64) -> Option<Offset> {
+    u64::try_from(kafka).ok().map(|offset| Offset(offset + 1))
+}
+
+/// Our offset as Kafka's.
+pub(super) fn kafkas(ours: Offset) -> i64 {
+    i64::try_from(ours.0.saturating_sub(1)).unwrap_or(i64::MAX)
+}
+
+/// Ends a client, which may take a while, without waiting for it.
+pub(super) fn close(client: impl Send + 'static) {
+    close_within(client, Duration::ZERO);
+}
+
+/// Ends a client. Returns whether it has ended within `limit`.
+pub(super) fn close_within(client: impl Send + 'static, limit: Duration) -> bool {
+    let (ended, end) = mpsc::sync_channel::<()>(1);
+    let closing = std::thread::Builder::new().name("kafka-close".to_owned()).spawn(move || {
+        drop(client);
+        drop(ended);
+    });
+    match closing {
+        Ok(_thread) => end.recv_timeout(limit) == Err(RecvTimeoutError::Disconnected),
+        // The client went with what was to run there.
+        Err(_no_thread) => true,
+    }
+}
+
+/// A partition's number as Kafka has it.
+pub(super) fn partition_number(partition: u32) -> i32 {
+    i32::try_from(partition).expect("Kafka has fewer partitions than that")
+}
