@@ -39,6 +39,10 @@ pub struct Options {
     pub gateways: u16,
     /// Certificate and key in PEM; adds TLS ports.
     pub tls: Option<(PathBuf, PathBuf)>,
+    /// URLs of databases to store in; none for the embedded store.
+    pub mysql: Vec<String>,
+    /// URL of a Redis to cache in.
+    pub redis: Option<String>,
     /// Runs the programs with the build feature `faults`, in which nothing is wrong until they are
     /// told so.
     pub faults: bool,
@@ -46,7 +50,15 @@ pub struct Options {
 
 impl Default for Options {
     fn default() -> Self {
-        Self { users: 20, group: 10, gateways: 2, tls: None, faults: false }
+        Self {
+            users: 20,
+            group: 10,
+            gateways: 2,
+            tls: None,
+            mysql: Vec::new(),
+            redis: None,
+            faults: false,
+        }
     }
 }
 
@@ -369,6 +381,12 @@ fn spawn(folder: &Folder, options: &Options) -> Child {
         .stderr(log);
     if let Some((cert, key)) = &options.tls {
         command.arg("--tls-cert").arg(cert).arg("--tls-key").arg(key);
+    }
+    for url in &options.mysql {
+        command.args(["--mysql", url]);
+    }
+    if let Some(url) = &options.redis {
+        command.args(["--redis", url]);
     }
     command.spawn().expect("talkhub can be run")
 }

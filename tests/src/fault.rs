@@ -21,6 +21,7 @@ mod network;
 mod old;
 mod power;
 mod slow;
+mod store;
 mod syscalls;
 mod talk;
 
@@ -64,6 +65,7 @@ pub const SCENARIOS: &[&[Scenario]] = &[
     clients::SCENARIOS,
     slow::SCENARIOS,
     members::SCENARIOS,
+    store::SCENARIOS,
 ];
 
 /// One run of a scenario.

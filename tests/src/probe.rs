@@ -40,6 +40,8 @@ pub struct Probe {
 struct Told {
     acked: BTreeMap<u32, Instant>,
     heard: BTreeMap<u32, Instant>,
+    /// Of each acknowledgement, when it came and how long it took.
+    took: Vec<(Instant, Duration)>,
     /// What was pushed out of order or twice to one connection.
     wrong: Vec<String>,
 }
@@ -71,6 +73,15 @@ impl Probe {
     /// How many messages were acknowledged.
     pub fn acked(&self) -> usize {
         self.told.borrow().acked.len()
+    }
+
+    /// How long the acknowledgements took that came since, the shortest first.
+    pub fn answers_since(&self, since: Instant) -> Vec<Duration> {
+        let told = self.told.borrow();
+        let late = told.took.iter().filter(|(at, _took)| *at >= since);
+        let mut took: Vec<_> = late.map(|(_at, took)| *took).collect();
+        took.sort_unstable();
+        took
     }
 
     /// Waits until everything that is acknowledged now was heard. Returns how long after `healed`
@@ -160,10 +171,13 @@ async fn speak(
             if stop.load(Ordering::Relaxed) {
                 return;
             }
+            let began = Instant::now();
             match connection.send_message(&draft).await {
                 Ok(SendReply::Ack(ack)) => {
+                    let now = Instant::now();
                     told.send_modify(|heard| {
-                        heard.acked.insert(ack.msg_id, Instant::now());
+                        heard.acked.insert(ack.msg_id, now);
+                        heard.took.push((now, now - began));
                     });
                     break;
                 }

@@ -130,3 +130,13 @@ fn clocks_that_jump_change_no_order_and_throw_nobody_out() {
 fn mutants_of_the_servers_are_caught() {
     check("mutants");
 }
+
+#[test]
+fn a_database_that_goes_away_keeps_nobody_from_talking() {
+    check("mysql");
+}
+
+#[test]
+fn a_cache_that_goes_away_or_comes_back_old_changes_nothing() {
+    check("redis");
+}

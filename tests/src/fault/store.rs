@@ -1,0 +1,176 @@
+//! The servers behind db_proxy go away: the database that it stores in, the Redis that it caches in.
+
+use std::time::{Duration, Instant};
+
+use backends::{MariaDb, Redis};
+
+use super::daemons::{crowd_of, site_of};
+use super::{Run, Scenario, Skipped, hold, percentile};
+use crate::{PATIENCE, Probe, Site, wait_until};
+
+const PEOPLE: u32 = 12;
+/// Of the sends while the database is away, how many of a thousand are acknowledged at least.
+const ACKED_MIN: f64 = 99.9;
+/// Below this the 99th percentile says more about the machine than about the servers.
+const P99_FLOOR: Duration = Duration::from_millis(15);
+/// Lines about it in the log, for each time that it goes away.
+const LINES_MAX: usize = 6;
+
+/// The scenarios of this file.
+pub(super) const SCENARIOS: &[Scenario] = &[
+    Scenario {
+        name: "mysql",
+        about: "MySQL stands still for 60 s, is killed for 60 s: ≥ 99.9 % of the sends are acknowledged meanwhile, ack p99 ≤ 1.5× of before, the backlog is stored within twice the time, nothing lost or doubled",
+        short: 2,
+        long: 4,
+        run: mysql,
+    },
+    Scenario {
+        name: "redis",
+        about: "Redis stands still, is killed, emptied, and brought back with an older copy: nobody notices, and what is read in the end is true",
+        short: 4,
+        long: 40,
+        run: redis,
+    },
+];
+
+fn mysql(run: &mut Run) -> Result<(), Skipped> {
+    let database = MariaDb::start();
+    let mut options = site_of(PEOPLE);
+    options.cluster.mysql.push(database.fresh_database());
+    let site = run.start(&options);
+    let mut crowd = crowd_of(&site, PEOPLE, 0);
+    let mut probe = probe_of(&site);
+    let lasts = run.lasts(Duration::from_mins(1), Duration::from_secs(5));
+    let mut before = answers(&probe, lasts);
+    let (mut meanwhile, mut drained) = (Vec::new(), Vec::new());
+    let (mut acked, mut turned_away) = (0, 0);
+    for round in 0..run.rounds {
+        let is_kill = round % 2 == 1;
+        let fault = crowd.nemesis(if is_kill { "kill" } else { "stop" }, "mysql");
+        let was = (retries(&site), crowd.acked() + probe.acked());
+        if is_kill {
+            database.kill();
+        } else {
+            database.pause();
+        }
+        meanwhile.extend(answers(&probe, lasts));
+        turned_away += retries(&site) - was.0;
+        acked += crowd.acked() + probe.acked() - was.1;
+        if is_kill {
+            database.restart();
+        } else {
+            database.resume();
+        }
+        fault.end();
+        let healed = Instant::now();
+        let folded = site.metric("db_proxy", "talkhub_db_proxy_log_offset");
+        wait_until("the backlog is stored", lasts * 2, || stored(&site) >= folded);
+        drained.push(healed.elapsed());
+        crowd.wait_for_acks(50);
+        run.progress(round, format_args!("{acked} acknowledged while it was away"));
+    }
+    let lines = lines_of(&site, "the store is");
+    probe.converged_after(Instant::now());
+    probe.finish();
+    let summary = crowd.finish(&site.gateways[0], None);
+    #[expect(clippy::cast_precision_loss, reason = "a share")]
+    let share = 100.0 * acked as f64 / (acked as f64 + turned_away as f64);
+    let (base, p99) = (percentile(&mut before, 0.99), percentile(&mut meanwhile, 0.99));
+    run.figure("away", format!("{} times for {lasts:?}", run.rounds));
+    run.figure(
+        "acknowledged meanwhile, told to try again",
+        format_args!("{acked}, {turned_away}: {share:.2} % (≥ {ACKED_MIN} %)"),
+    );
+    run.figure("acknowledgement before: p50, p99", shown(&mut before));
+    run.figure("meanwhile", format!("{} (≤ 1.5×)", shown(&mut meanwhile)));
+    run.figure("backlog stored after", format!("{drained:.2?} (≤ {:?})", lasts * 2));
+    run.figure("acknowledged in all, lines about it", format!("{}, {lines}", summary.acked));
+    assert!(acked > 0 && share >= ACKED_MIN, "{share:.2} % are acknowledged");
+    let limit = (base * 3 / 2).max(P99_FLOOR);
+    assert!(!run.is_long || p99 <= limit, "p99 {p99:?}, before {base:?}");
+    assert!(lines <= run.rounds * LINES_MAX, "{lines} lines tell of it");
+    Ok(())
+}
+
+fn redis(run: &mut Run) -> Result<(), Skipped> {
+    let cache = Redis::start();
+    let database = MariaDb::start();
+    let mut options = site_of(PEOPLE);
+    options.cluster.mysql.push(database.fresh_database());
+    options.cluster.redis = Some(cache.url());
+    let mut site = run.start(&options);
+    let mut crowd = crowd_of(&site, PEOPLE, 0);
+    let lasts = run.lasts(Duration::from_secs(10), Duration::from_secs(1));
+    let old = cache.dump();
+    for round in 0..run.rounds {
+        let what = ["stop", "kill", "flush", "restore"][round % 4];
+        let fault = crowd.nemesis(what, "redis");
+        match what {
+            "stop" => {
+                cache.pause();
+                wait_until("the cache is away", PATIENCE, || is_away(&site));
+                hold(lasts);
+                cache.resume();
+            }
+            "kill" => {
+                cache.kill();
+                // Nobody needs it to start, either.
+                site.kill_and_restart("db_proxy");
+                wait_until("the cache is away", PATIENCE, || is_away(&site));
+                hold(lasts);
+                cache.restart();
+            }
+            "flush" => cache.flush(),
+            _ => cache.restore(&old),
+        }
+        fault.end();
+        wait_until("the cache is back", PATIENCE, || !is_away(&site));
+        // An owner that knows nothing yet is the one that asks the cache most.
+        site.kill_and_restart("db_proxy");
+        crowd.wait_for_acks(100);
+        run.progress(round, format_args!("{} acknowledged", crowd.acked()));
+    }
+    let summary = crowd.finish(&site.gateways[0], None);
+    let [hits, misses] =
+        ["talkhub_db_proxy_cache_hits_total", "talkhub_db_proxy_cache_misses_total"]
+            .map(|metric| site.metric("db_proxy", metric));
+    run.figure("faults of Redis, each with a restart of db_proxy", run.rounds);
+    run.figure("acknowledged", summary.acked);
+    run.figure("found in the cache, not found, in the end", format_args!("{hits}, {misses}"));
+    assert!(hits > 0, "the cache is used");
+    Ok(())
+}
+
+fn is_away(site: &Site) -> bool {
+    site.metric("db_proxy", "talkhub_db_proxy_cache_away") == 1
+}
+
+/// Two who are in no crowd: the last of the demo users.
+fn probe_of(site: &Site) -> Probe {
+    Probe::start((&site.gateways[0], PEOPLE + 1), (&site.gateways[1], PEOPLE + 2))
+}
+
+/// How long acknowledgements take for a while from now on.
+fn answers(probe: &Probe, lasts: Duration) -> Vec<Duration> {
+    let began = Instant::now();
+    hold(lasts);
+    probe.answers_since(began)
+}
+
+fn retries(site: &Site) -> u64 {
+    site.metric("db_proxy", "talkhub_db_proxy_retries_total")
+}
+
+fn stored(site: &Site) -> u64 {
+    site.metric("db_proxy", "talkhub_db_proxy_store_offset")
+}
+
+fn lines_of(site: &Site, text: &str) -> usize {
+    site.log().lines().filter(|line| line.contains(text)).count()
+}
+
+fn shown(answers: &mut [Duration]) -> String {
+    let [p50, p99] = [0.5, 0.99].map(|share| percentile(answers, share));
+    format!("{p50:.1?}, {p99:.1?} of {}", answers.len())
+}
