@@ -147,7 +147,7 @@ pub(super) async fn what_counts_for_one_does_not_count_for_another(fresh: &impl 
 pub(super) async fn a_throttle_ends_with_the_time_that_began_at_the_first_failure(
     fresh: &impl Fresh,
 ) {
-    let within = Duration::from_millis(400);
+    let within = Duration::from_millis(1_500);
     let throttle = Throttle::name("u1", 3, within);
     for _ in 0..4 {
         fresh.cache().count_failure(std::slice::from_ref(&throttle));

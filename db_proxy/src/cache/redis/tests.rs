@@ -14,8 +14,9 @@ use super::*;
 use crate::cache::conformance::{self, LOG, message, place, profile, throttle};
 use crate::testing::PATIENCE;
 
-/// Everything that goes through a gate that is shut by hand ends soon.
-const AT_ONCE: Duration = Duration::from_secs(1);
+/// Everything that goes through a gate that is shut ends soon, on a machine that has other work too:
+/// long before each of a hundred had waited for its deadline.
+const AT_ONCE: Duration = Duration::from_secs(10);
 
 /// A cache whose answers may take as long as a loaded machine needs.
 fn patient(url: &str) -> RedisOptions {

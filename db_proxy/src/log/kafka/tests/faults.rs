@@ -17,7 +17,7 @@ use crate::log::{Log, LogError};
 const DELIVERY: Duration = Duration::from_secs(2);
 
 /// How much longer it takes to give up: the producer is ended first.
-const GIVING_UP: Duration = Duration::from_secs(4);
+const GIVING_UP: Duration = Duration::from_secs(12);
 
 fn impatient(kafka: &Kafka) -> Topic {
     topic_with(Options { delivery_timeout: DELIVERY, ..options(kafka, 1) })

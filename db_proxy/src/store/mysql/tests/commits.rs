@@ -202,7 +202,7 @@ async fn a_claim_gets_past_an_owner_that_stopped_in_a_transaction() {
         never = stopped => panic!("{never:?}"),
     };
     assert_eq!(epoch, 2);
-    assert!(took < Duration::from_secs(10), "{took:?}");
+    assert!(took < Duration::from_secs(25), "{took:?}");
 }
 
 #[tokio::test]
