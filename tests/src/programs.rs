@@ -110,6 +110,9 @@ fn build() {
     };
     let mut command = cargo_build();
     command.args(["--profile", profile]);
+    if cfg!(feature = "kafka") {
+        command.args(["--features", "kafka"]);
+    }
     if target.join("CACHEDIR.TAG").exists() {
         command.arg("--target-dir").arg(target);
     } else {
