@@ -20,6 +20,7 @@ pub mod conversation;
 pub mod fold;
 pub mod following;
 pub mod fuzzing;
+pub mod inspecting;
 pub mod log;
 pub mod login;
 pub mod metrics;

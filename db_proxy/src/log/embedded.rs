@@ -31,6 +31,7 @@ mod files;
 mod format;
 #[cfg(test)]
 mod memory;
+mod reading;
 mod recovery;
 mod segment;
 mod spare;
@@ -41,7 +42,6 @@ mod writer;
 use std::collections::VecDeque;
 use std::fmt;
 use std::io;
-use std::ops::Range;
 use std::path::PathBuf;
 use std::sync::Arc;
 
@@ -53,10 +53,13 @@ use crate::log::{self, Landed, Log, LogError, LogId, LogRecord, Unopened};
 
 use files::{DiskFolder, Fatal, Folder, io_error};
 use format::{FoundMeta, Meta, Record};
+use reading::Held;
 use recovery::Recovered;
-use segment::Reader;
 use spare::{Maker, Spares};
 use writer::{Appended, Writer};
+
+pub use reading::ReadOnlyLog;
+pub use recovery::survey::{Damage, SegmentSeen, Survey};
 
 /// The largest batch that may be appended at once, [`RECORD_OVERHEAD`] of each record included.
 pub const MAX_BATCH_BYTES: usize = 16 << 20;
@@ -264,8 +267,7 @@ impl Log for EmbeddedLog {
     }
 
     fn range(&self) -> (Offset, Offset) {
-        let first = self.writer.segments.front().copied().unwrap_or(self.writer.next);
-        (Offset(first), Offset(self.writer.next))
+        self.held().range()
     }
 
     fn append(&mut self, payloads: &[Bytes], now_ms: u64) -> Result<Vec<Landed>, LogError> {
@@ -284,17 +286,7 @@ impl Log for EmbeddedLog {
         from: Offset,
         each: &mut dyn FnMut(LogRecord) -> Result<(), LogError>,
     ) -> Result<(), LogError> {
-        let (first, next) = self.range();
-        if from < first || from > next {
-            return Err(LogError::NotHere { asked: from.0, first: first.0, next: next.0 });
-        }
-        let segments = &self.writer.segments;
-        let begin = segments.partition_point(|base| *base <= from.0).saturating_sub(1);
-        for (at, &base) in segments.iter().enumerate().skip(begin) {
-            let end = segments.get(at + 1).copied().unwrap_or(next.0);
-            self.read_segment(base..end, from, each)?;
-        }
-        Ok(())
+        self.held().read(from, each)
     }
 
     fn idle(&mut self) -> Result<Vec<LogRecord>, LogError> {
@@ -322,33 +314,9 @@ impl Log for EmbeddedLog {
 }
 
 impl EmbeddedLog {
-    /// Calls `each` with the records of one segment, those from `from` on.
-    fn read_segment(
-        &self,
-        offsets: Range<u64>,
-        from: Offset,
-        each: &mut dyn FnMut(LogRecord) -> Result<(), LogError>,
-    ) -> Result<(), LogError> {
-        let folder = &self.writer.folder;
-        let name = segment::name(offsets.start);
-        let failed = |source| io_error("read", folder.describe(&name), source);
-        let mut reader = folder.open(&name).and_then(Reader::new).map_err(failed)?;
-        let (mut at, mut next) = (0, offsets.start);
-        while next < offsets.end {
-            let batch = reader.batch(at, self.writer.id).map_err(failed)?;
-            let Some((header, bytes)) = batch.filter(|(header, _)| header.base == next) else {
-                return Err(damaged(folder.describe(&name), at, next));
-            };
-            let is_whole = format::for_each_record(&header, bytes, |record| {
-                next = record.offset + 1;
-                if record.offset < from.0 { Ok(()) } else { each(record.into()) }
-            })?;
-            if !is_whole {
-                return Err(damaged(folder.describe(&name), at, next));
-            }
-            at += header.batch_len() as u64;
-        }
-        Ok(())
+    fn held(&self) -> Held<'_> {
+        let Writer { id, folder, segments, next, .. } = &self.writer;
+        Held { folder: &**folder, id: *id, segments, next: *next }
     }
 }
 

@@ -26,12 +26,15 @@ use crate::log::LogId;
 mod failure;
 mod fold;
 mod history;
+mod looking;
 mod people;
 mod pool;
 mod row;
 mod schema;
 #[cfg(test)]
 mod tests;
+
+pub use looking::Claimed;
 
 /// How the embedded store is used.
 #[derive(Debug, Clone, Copy)]

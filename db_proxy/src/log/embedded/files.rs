@@ -78,12 +78,7 @@ impl DiskFolder {
 
 impl Folder for DiskFolder {
     fn names(&self) -> io::Result<Vec<String>> {
-        let mut names = Vec::new();
-        for entry in fs::read_dir(&self.dir)? {
-            // A name that is not text is none of ours.
-            names.extend(entry?.file_name().into_string().ok());
-        }
-        Ok(names)
+        names(&self.dir)
     }
 
     fn open(&self, name: &str) -> io::Result<Box<dyn LogFile>> {
@@ -115,6 +110,40 @@ impl Folder for DiskFolder {
     }
 }
 
+/// A real folder that somebody else may have: nothing is locked, and nothing can be changed.
+#[derive(Debug)]
+pub(super) struct ReadOnlyFolder(pub(super) PathBuf);
+
+impl Folder for ReadOnlyFolder {
+    fn names(&self) -> io::Result<Vec<String>> {
+        names(&self.0)
+    }
+
+    fn open(&self, name: &str) -> io::Result<Box<dyn LogFile>> {
+        Ok(Box::new(File::open(self.0.join(name))?))
+    }
+
+    fn create(&self, _name: &str) -> io::Result<Box<dyn LogFile>> {
+        Err(io::ErrorKind::ReadOnlyFilesystem.into())
+    }
+
+    fn rename(&self, _from: &str, _to: &str) -> io::Result<()> {
+        Err(io::ErrorKind::ReadOnlyFilesystem.into())
+    }
+
+    fn remove(&self, _name: &str) -> io::Result<()> {
+        Err(io::ErrorKind::ReadOnlyFilesystem.into())
+    }
+
+    fn sync(&self) -> io::Result<()> {
+        Err(io::ErrorKind::ReadOnlyFilesystem.into())
+    }
+
+    fn describe(&self, name: &str) -> String {
+        self.0.join(name).display().to_string()
+    }
+}
+
 impl LogFile for File {
     fn size(&self) -> io::Result<u64> {
         Ok(self.metadata()?.len())
@@ -131,6 +160,15 @@ impl LogFile for File {
     fn sync(&self) -> io::Result<()> {
         self.sync_data()
     }
+}
+
+fn names(dir: &Path) -> io::Result<Vec<String>> {
+    let mut names = Vec::new();
+    for entry in fs::read_dir(dir)? {
+        // A name that is not text is none of ours.
+        names.extend(entry?.file_name().into_string().ok());
+    }
+    Ok(names)
 }
 
 /// Ends the process.

@@ -35,6 +35,7 @@ use super::segment::{self, Reader};
 
 #[cfg(feature = "faults")]
 mod mutants;
+pub(super) mod survey;
 
 /// How much is compared with zeros, or zeroed, at once.
 const BLOCK_LEN: usize = 4096;
@@ -158,6 +159,15 @@ struct Tail {
     dirty_end: u64,
 }
 
+/// What is behind the last whole batch of a segment.
+#[derive(Debug, Clone, Copy)]
+enum Rest {
+    /// At most an append that never returned: from `dirty_end` on there are only zeros.
+    Unfinished { dirty_end: u64 },
+    /// A batch at `at` that was written after one that is not whole had been flushed.
+    Lost { at: u64, proof: Header },
+}
+
 impl<'a> Scan<'a> {
     fn new(folder: &'a dyn Folder, id: LogId, base: u64) -> Self {
         Self { folder, id, next: base, proven: 0, timestamp_ms: 0, records: 0, tail: None }
@@ -170,29 +180,37 @@ impl<'a> Scan<'a> {
         let mut reader = self.folder.open(&name).and_then(Reader::new).map_err(failed)?;
         // Its name is a proof.
         self.proven = self.proven.max(base - 1);
-        let (last_batch, end) = self.batches(&mut reader).map_err(failed)?;
+        let (last_batch, end) = self.batches(&mut reader, 0, &mut |_, _| {}).map_err(failed)?;
         match following {
             // Where it ends does not matter if nothing is missing before the next one.
             Some(following) if following == self.next => Ok(()),
             Some(_) if !faults::planted(Mutant::TruncateMidLog) => Err(self.damaged(&name, end)),
             _ => {
                 let rest = self.look_on(&mut reader, end).map_err(failed)?;
-                let Some(dirty_end) = rest else { return Err(self.damaged(&name, end)) };
+                let Rest::Unfinished { dirty_end } = rest else {
+                    return Err(self.damaged(&name, end));
+                };
                 self.tail = Some(Tail { name, reader, last_batch, end, dirty_end });
                 Ok(())
             }
         }
     }
 
-    /// Follows the batches of a segment as far as they are whole. Returns where the last one begins
-    /// and ends.
-    fn batches(&mut self, reader: &mut Reader) -> io::Result<(u64, u64)> {
-        let (mut last_batch, mut at) = (0, 0);
+    /// Follows the batches of a segment from `begin` on as far as they are whole, and shows them to
+    /// `each`. Returns where the last one begins and ends.
+    fn batches(
+        &mut self,
+        reader: &mut Reader,
+        begin: u64,
+        each: &mut dyn FnMut(&Header, &[u8]),
+    ) -> io::Result<(u64, u64)> {
+        let (mut last_batch, mut at) = (begin, begin);
         while let Some((header, bytes)) = reader.batch(at, self.id)? {
             let Ok(valid) = format::for_each_record::<Infallible>(&header, bytes, |_| Ok(()));
             if !valid || header.base != self.next || header.durable_upto >= self.next {
                 break;
             }
+            each(&header, bytes);
             self.proven = self.proven.max(header.durable_upto);
             self.next = header.next();
             self.records += u64::from(header.count);
@@ -203,9 +221,8 @@ impl<'a> Scan<'a> {
         Ok((last_batch, at))
     }
 
-    /// Looks behind `end` for batches that prove that there was one at `end`. Returns the end of
-    /// what is not zero, or `None` if there is such a batch.
-    fn look_on(&self, reader: &mut Reader, end: u64) -> io::Result<Option<u64>> {
+    /// Looks behind `end` for batches that prove that there was one at `end`.
+    fn look_on(&self, reader: &mut Reader, end: u64) -> io::Result<Rest> {
         let mut dirty_end = end;
         let mut block = end;
         while block < reader.size() {
@@ -215,14 +232,14 @@ impl<'a> Scan<'a> {
                 dirty_end = block + last as u64 + 1;
                 for at in (block..block + len as u64).step_by(ALIGNMENT) {
                     let header = Header::parse(reader.window(at, HEADER_LEN)?, self.id);
-                    if header.is_some_and(|header| self.proves_loss(&header, at > end)) {
-                        return Ok(None);
+                    if let Some(proof) = header.filter(|it| self.proves_loss(it, at > end)) {
+                        return Ok(Rest::Lost { at, proof });
                     }
                 }
             }
             block += len as u64;
         }
-        Ok(Some(dirty_end))
+        Ok(Rest::Unfinished { dirty_end })
     }
 
     fn proves_loss(&self, header: &Header, is_later: bool) -> bool {

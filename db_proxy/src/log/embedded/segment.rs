@@ -57,6 +57,11 @@ impl Reader {
         self.file
     }
 
+    /// Reads from the file again, whatever was read before.
+    pub(super) fn forget(&mut self) {
+        self.buffer.clear();
+    }
+
     /// Returns the `len` bytes at `at`; fewer only where the file ends.
     pub(super) fn window(&mut self, at: u64, len: usize) -> io::Result<&[u8]> {
         let left = usize::try_from(self.size.saturating_sub(at)).unwrap_or(usize::MAX);

@@ -5,6 +5,7 @@ mod damage;
 mod images;
 mod model;
 mod opening;
+mod surveying;
 mod torn;
 
 use std::panic::{self, AssertUnwindSafe};
@@ -45,8 +46,14 @@ fn open_with(
     Prepared::new(options(), folder, abort_in_test, spares)?.open(Offset(scan_from))
 }
 
+/// Looks at the log first: both have to come to the same result.
 fn open(folder: &MemoryFolder, scan_from: u64) -> Result<Opened, LogError> {
-    open_with(folder, scan_from, MakeSpares::OnDemand)
+    let survey = surveying::survey(folder);
+    let opened = open_with(folder, scan_from, MakeSpares::OnDemand);
+    if let Some((survey, seen)) = survey.filter(|_| scan_from == 0) {
+        surveying::check_agrees(&survey, &seen, &opened);
+    }
+    opened
 }
 
 /// Ends a log as a killed process does: nothing more is written.
