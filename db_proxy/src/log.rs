@@ -13,20 +13,17 @@
 //!   it appends is in the log for every reader, and the fold ignores it.
 //! - A record is never changed.
 
-use bytes::{BufMut, Bytes};
+use bytes::Bytes;
 use proto::ids::Offset;
 
 #[cfg(test)]
 mod conformance;
 pub mod embedded;
+mod head;
 #[cfg(feature = "kafka")]
 pub mod kafka;
 
-/// The length of what a fingerprint covers besides the payload.
-const RECORD_HEAD_LEN: usize = 21;
-
-/// The only kind of record so far: what the caller appended.
-const KIND_PAYLOAD: u8 = 1;
+pub use head::fingerprint;
 
 /// Tells one log from another, so that a store is never paired with the wrong one.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -43,25 +40,6 @@ pub struct LogRecord {
     pub crc: u32,
     /// What was appended.
     pub payload: Bytes,
-}
-
-/// The checksum that a record of this content has in every log: [`LogRecord::crc`].
-pub fn fingerprint(offset: Offset, timestamp_ms: u64, payload: &[u8]) -> u32 {
-    let mut hasher = crc32fast::Hasher::new();
-    hasher.update(&record_head(offset, timestamp_ms, payload));
-    hasher.update(payload);
-    hasher.finalize()
-}
-
-/// What the fingerprint covers besides the payload, in the order of the embedded log's files.
-fn record_head(offset: Offset, timestamp_ms: u64, payload: &[u8]) -> [u8; RECORD_HEAD_LEN] {
-    let mut head = [0; RECORD_HEAD_LEN];
-    let mut rest = &mut head[..];
-    rest.put_u32(u32::try_from(payload.len()).expect("the length of a payload is limited"));
-    rest.put_u64(offset.0);
-    rest.put_u64(timestamp_ms);
-    rest.put_u8(KIND_PAYLOAD);
-    head
 }
 
 /// A record that has come into the log.

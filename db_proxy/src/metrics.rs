@@ -2,6 +2,12 @@
 
 use daemon::Metrics;
 use daemon::metrics::{Counter, Gauge};
+use proto::ids::Offset;
+
+/// Shows how far something is.
+pub(crate) fn show(gauge: &Gauge, offset: Offset) {
+    gauge.set(i64::try_from(offset.0).unwrap_or(i64::MAX));
+}
 
 /// Of the partition's thread.
 #[derive(Debug, Clone)]

@@ -16,7 +16,7 @@ use tokio::sync::oneshot;
 use tokio::time::{Instant, sleep, timeout};
 use tracing::{error, info, info_span, warn};
 
-use crate::metrics::StoringMetrics;
+use crate::metrics::{self, StoringMetrics};
 use crate::partition::Partition;
 use crate::state::State;
 use crate::store::{Batch, StoreError};
@@ -58,6 +58,7 @@ pub fn start(
 ) -> StopStoring {
     let (stop, stopping) = oneshot::channel();
     let (finished, done) = oneshot::channel();
+    metrics::show(&metrics.stored_offset, partition.state().lock().stored);
     let mut worker = Worker {
         state: partition.state().clone(),
         partition,
@@ -164,7 +165,7 @@ impl Worker {
         self.state.stored(applied);
         self.metrics.batches.inc();
         self.metrics.messages.inc_by(messages);
-        self.metrics.stored_offset.set(i64::try_from(applied.0).unwrap_or(i64::MAX));
+        metrics::show(&self.metrics.stored_offset, applied);
         true
     }
 

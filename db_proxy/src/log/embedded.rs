@@ -35,6 +35,7 @@ mod reading;
 mod recovery;
 mod segment;
 mod spare;
+mod survey;
 #[cfg(test)]
 mod tests;
 mod writer;
@@ -59,7 +60,7 @@ use spare::{Maker, Spares};
 use writer::{Appended, Writer};
 
 pub use reading::ReadOnlyLog;
-pub use recovery::survey::{Damage, SegmentSeen, Survey};
+pub use survey::{Damage, SegmentSeen, Survey};
 
 /// The largest batch that may be appended at once, [`RECORD_OVERHEAD`] of each record included.
 pub const MAX_BATCH_BYTES: usize = 16 << 20;

@@ -28,6 +28,7 @@ use crate::conversation::Conversation;
 use crate::fold::Effect;
 use crate::log::embedded::MAX_PAYLOAD_BYTES;
 use crate::log::{Landed, LogError, LogRecord};
+use crate::metrics;
 use crate::publish::MembersChange;
 use crate::state::{Inner, State};
 use crate::store::StoreError;
@@ -89,7 +90,12 @@ impl Worker {
         partition: Partition,
         shutdown: Shutdown,
     ) -> Self {
-        let clock = LogClock::after(owner.state.lock().fold.last_ms);
+        let (last, last_ms) = {
+            let inner = owner.state.lock();
+            (inner.fold.last, inner.fold.last_ms)
+        };
+        metrics::show(&owner.metrics.offset, last);
+        let clock = LogClock::after(last_ms);
         Self {
             owner,
             clock,
@@ -368,9 +374,9 @@ impl Worker {
                 Err(error) => unreachable!("an owner of this epoch appended it: {error}"),
             }
         }
-        let folded = inner.fold.last.0;
+        let folded = inner.fold.last;
         drop(inner);
-        self.owner.metrics.offset.set(i64::try_from(folded).unwrap_or(i64::MAX));
+        metrics::show(&self.owner.metrics.offset, folded);
         state.unstored.notify_one();
     }
 

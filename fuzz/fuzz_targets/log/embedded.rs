@@ -23,6 +23,7 @@ mod format;
 #[expect(dead_code, unexpected_cfgs, reason = "only what recovery needs is of interest")]
 mod recovery;
 #[path = "../../../db_proxy/src/log/embedded/segment.rs"]
+#[expect(dead_code, reason = "only what recovery needs is of interest")]
 mod segment;
 
 use files::{Folder, LogFile};

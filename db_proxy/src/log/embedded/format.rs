@@ -25,7 +25,8 @@
 use bytes::{Buf, BufMut, Bytes};
 use proto::ids::Offset;
 
-use crate::log::{self, KIND_PAYLOAD, LogId, RECORD_HEAD_LEN};
+use crate::log::LogId;
+use crate::log::head::{HEAD_LEN, KIND_PAYLOAD, head};
 
 /// The largest payload: what one client message may grow to, and room for what comes with it.
 pub(super) const MAX_PAYLOAD_LEN: usize = (1 << 20) + (64 << 10);
@@ -49,7 +50,7 @@ const META_MAGIC: [u8; 8] = *b"TALKLOG\n";
 const BATCH_MAGIC: [u8; 4] = *b"TLB\x01";
 const VERSION: u32 = 1;
 
-const _: () = assert!(RECORD_HEAD_LEN == RECORD_OVERHEAD - 4, "the checksum comes before the rest");
+const _: () = assert!(HEAD_LEN == RECORD_OVERHEAD - 4, "the checksum comes before the rest");
 const _: () =
     assert!(HEADER_LEN.is_multiple_of(ALIGNMENT), "a marker ends where a batch may begin");
 
@@ -213,7 +214,7 @@ fn encode_record(buffer: &mut Vec<u8>, offset: u64, timestamp_ms: u64, payload: 
     assert!(payload.len() <= MAX_PAYLOAD_LEN, "a record must be short enough: {}", payload.len());
     let start = buffer.len();
     buffer.put_u32(0);
-    buffer.put_slice(&log::record_head(Offset(offset), timestamp_ms, payload));
+    buffer.put_slice(&head(Offset(offset), timestamp_ms, payload));
     buffer.put_slice(payload);
     let crc = crc32fast::hash(&buffer[start + 4..]);
     buffer[start..start + 4].copy_from_slice(&crc.to_be_bytes());
@@ -222,7 +223,7 @@ fn encode_record(buffer: &mut Vec<u8>, offset: u64, timestamp_ms: u64, payload: 
 /// Returns the checksum that a record of this content has.
 #[cfg(test)]
 pub(super) fn record_crc(offset: u64, timestamp_ms: u64, payload: &[u8]) -> u32 {
-    log::fingerprint(Offset(offset), timestamp_ms, payload)
+    crate::log::fingerprint(Offset(offset), timestamp_ms, payload)
 }
 
 /// Takes the next record, which must be the one at `offset`, off `bytes`.

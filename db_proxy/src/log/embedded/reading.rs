@@ -16,8 +16,8 @@ use crate::log::{Landed, Log, LogError, LogId, LogRecord};
 
 use super::files::{Folder, ReadOnlyFolder, io_error};
 use super::format::{self, Meta};
-use super::recovery::survey::{self, Survey};
 use super::segment::{self, Reader};
+use super::survey::{self, Survey};
 use super::{EmbeddedLog, META, damaged, damaged_meta, read_meta};
 
 /// Records that are known to be in a folder.

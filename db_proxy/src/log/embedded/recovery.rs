@@ -35,7 +35,6 @@ use super::segment::{self, Reader};
 
 #[cfg(feature = "faults")]
 mod mutants;
-pub(super) mod survey;
 
 /// How much is compared with zeros, or zeroed, at once.
 const BLOCK_LEN: usize = 4096;
@@ -136,13 +135,13 @@ fn missing(folder: &dyn Folder, applied: u64, last: u64) -> LogError {
 
 /// What is known of the log up to some place.
 #[derive(Debug)]
-struct Scan<'a> {
-    folder: &'a dyn Folder,
+pub(super) struct Scan<'a> {
+    pub(super) folder: &'a dyn Folder,
     id: LogId,
-    next: u64,
-    proven: u64,
+    pub(super) next: u64,
+    pub(super) proven: u64,
     timestamp_ms: u64,
-    records: u64,
+    pub(super) records: u64,
     /// The last segment.
     tail: Option<Tail>,
 }
@@ -161,7 +160,7 @@ struct Tail {
 
 /// What is behind the last whole batch of a segment.
 #[derive(Debug, Clone, Copy)]
-enum Rest {
+pub(super) enum Rest {
     /// At most an append that never returned: from `dirty_end` on there are only zeros.
     Unfinished { dirty_end: u64 },
     /// A batch at `at` that was written after one that is not whole had been flushed.
@@ -169,7 +168,7 @@ enum Rest {
 }
 
 impl<'a> Scan<'a> {
-    fn new(folder: &'a dyn Folder, id: LogId, base: u64) -> Self {
+    pub(super) fn new(folder: &'a dyn Folder, id: LogId, base: u64) -> Self {
         Self { folder, id, next: base, proven: 0, timestamp_ms: 0, records: 0, tail: None }
     }
 
@@ -198,7 +197,7 @@ impl<'a> Scan<'a> {
 
     /// Follows the batches of a segment from `begin` on as far as they are whole, and shows them to
     /// `each`. Returns where the last one begins and ends.
-    fn batches(
+    pub(super) fn batches(
         &mut self,
         reader: &mut Reader,
         begin: u64,
@@ -222,7 +221,7 @@ impl<'a> Scan<'a> {
     }
 
     /// Looks behind `end` for batches that prove that there was one at `end`.
-    fn look_on(&self, reader: &mut Reader, end: u64) -> io::Result<Rest> {
+    pub(super) fn look_on(&self, reader: &mut Reader, end: u64) -> io::Result<Rest> {
         let mut dirty_end = end;
         let mut block = end;
         while block < reader.size() {

@@ -8,7 +8,7 @@ use std::thread;
 use tempfile::TempDir;
 
 use super::*;
-use crate::log::embedded::recovery::survey::{self, Survey};
+use crate::log::embedded::survey::{self, Survey};
 
 /// What a look at the folder finds, and the records it shows. `None` if there is no log.
 pub(super) fn survey(folder: &MemoryFolder) -> Option<(Survey, Vec<LogRecord>)> {

@@ -17,10 +17,10 @@ use proto::ids::Offset;
 
 use crate::log::{LogError, LogRecord};
 
-use super::super::files::{Folder, io_error};
-use super::super::format::{self, Header, Meta};
-use super::super::segment::{self, Reader};
-use super::{Rest, Scan};
+use super::files::{Folder, io_error};
+use super::format::{self, Header, Meta};
+use super::recovery::{Rest, Scan};
+use super::segment::{self, Reader};
 
 /// As many damaged places are described; the others are only counted.
 const DAMAGE_MAX: usize = 100;
@@ -68,7 +68,7 @@ pub struct Damage {
 }
 
 /// Looks at all segments, and calls `each` with every record that is whole.
-pub(in super::super) fn survey(
+pub(super) fn survey(
     folder: &dyn Folder,
     meta: Meta,
     each: &mut dyn FnMut(LogRecord),
