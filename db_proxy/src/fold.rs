@@ -201,10 +201,10 @@ impl Fold {
                 let touched = touched(UserId(changed.actor), who, false);
                 self.published.enter(record.offset, id, touched);
             }
-            Change::Epoch(_) => self.epoch_at = record.offset,
             Change::Read(_)
             | Change::SessionRemoved(_)
             | Change::Shield(_)
+            | Change::Epoch(_)
             | Change::FoldVersion(_) => {}
         }
     }

@@ -6,7 +6,8 @@
 //!   has would be read as if they had never been.
 //! - A store that cannot be reached yet is waited for; one that cannot be used ends the start.
 
-use std::fs;
+use std::fs::{self, File};
+use std::io::{self, Write};
 use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
@@ -105,8 +106,18 @@ fn remember_kind(config: &Config) -> Result<(), OpenError> {
     if file.exists() {
         return Ok(());
     }
-    fs::write(&file, format!("{}\n", kind(config)))
+    put(&file, &format!("{}\n", kind(config)))
         .map_err(|error| OpenError::Failed(format!("{}: {error}", file.display())))
+}
+
+/// Makes a file that is whole or not there, whenever the power is cut.
+fn put(file: &Path, text: &str) -> io::Result<()> {
+    let new = file.with_extension("new");
+    let mut opened = File::create(&new)?;
+    opened.write_all(text.as_bytes())?;
+    opened.sync_all()?;
+    fs::rename(&new, file)?;
+    file.parent().map_or(Ok(()), |folder| File::open(folder)?.sync_all())
 }
 
 fn check_kind(folder: &Path, asked: &str) -> Result<(), OpenError> {
@@ -114,7 +125,7 @@ fn check_kind(folder: &Path, asked: &str) -> Result<(), OpenError> {
     let failed = |error| OpenError::Failed(format!("{}: {error}", file.display()));
     let known = match fs::read_to_string(&file) {
         Ok(kind) => Some(kind.trim().to_owned()),
-        Err(error) if error.kind() == std::io::ErrorKind::NotFound => {
+        Err(error) if error.kind() == io::ErrorKind::NotFound => {
             folder.join(SQLITE).exists().then(|| "sqlite".to_owned())
         }
         Err(error) => return Err(failed(error)),

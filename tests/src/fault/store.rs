@@ -9,7 +9,7 @@ use super::{Run, Scenario, Skipped, hold, percentile};
 use crate::{PATIENCE, Probe, Site, wait_until};
 
 const PEOPLE: u32 = 12;
-/// Of the sends while the database is away, how many of a thousand are acknowledged at least.
+/// Of the sends while the database is away, how many of a hundred are acknowledged at least.
 const ACKED_MIN: f64 = 99.9;
 /// Below this the 99th percentile says more about the machine than about the servers.
 const P99_FLOOR: Duration = Duration::from_millis(15);
