@@ -19,8 +19,6 @@ pub(super) struct Told {
     /// By number of the message: its number in the group.
     pub(super) places: Mutex<HashMap<u64, u32>>,
     pub(super) latencies: Mutex<Vec<Duration>>,
-    /// Healthy ones that were taken for slow ones: this process did not let them read in time.
-    pub(super) cut_off: Mutex<Vec<String>>,
     pub(super) wrong: Mutex<Vec<String>>,
 }
 
@@ -34,17 +32,12 @@ impl Told {
             seconds: AtomicU64::new(0),
             places: Mutex::default(),
             latencies: Mutex::default(),
-            cut_off: Mutex::default(),
             wrong: Mutex::default(),
         }
     }
 
     pub(super) fn wrong(&self, what: String) {
         self.wrong.lock().expect("nobody panicked with it").push(what);
-    }
-
-    pub(super) fn cut_off(&self, what: String) {
-        self.cut_off.lock().expect("nobody panicked with it").push(what);
     }
 
     pub(super) fn count(&self) -> u32 {
