@@ -12,8 +12,9 @@ use proto::ids::{ConversationId, GroupId, UserId};
 
 use crate::admission::Change;
 use crate::login::Logins;
-use crate::partition::{Outcome, Partition};
-use crate::queries::groups::{NewGroup, make};
+use crate::partition::Outcome;
+use crate::partitions::Partitions;
+use crate::queries::groups::{NewGroup, NotMade, make};
 use crate::queries::people::STATUS_LEFT;
 use crate::store::{NewUser, StoreError, UserChange, UserRow};
 
@@ -33,12 +34,12 @@ const PASSWORD_LEN: std::ops::RangeInclusive<usize> = 8..=128;
 
 /// Carries out one request.
 pub async fn answer(
-    partition: &Partition,
+    partitions: &Partitions,
     logins: &Logins,
     gateways: &LinkTable,
     request: AdminRequest,
 ) -> AdminAnswer {
-    let admin = Admin { partition, logins, gateways };
+    let admin = Admin { partitions, logins, gateways };
     let result = match request.what {
         Some(What::UserAdd(add)) => admin.add_user(add).await,
         Some(What::UserPassword(password)) => admin.set_password(password).await,
@@ -48,22 +49,46 @@ pub async fn answer(
         Some(What::GroupChange(change)) => admin.change_group(change).await,
         Some(What::GroupList(list)) => admin.list_groups(list).await,
         Some(What::DemoUsers(demo)) => admin.demo_users(demo).await,
-        None => Err("this db_proxy does not know the request: upgrade it".to_owned()),
+        None => Err("this db_proxy does not know the request: upgrade it".into()),
     };
-    result.unwrap_or_else(|error| AdminAnswer {
-        done: false,
-        error: Some(error),
-        ..AdminAnswer::default()
+    result.unwrap_or_else(|problem| {
+        let not_here = matches!(problem, Problem::NotHere).then_some(true);
+        let error = match problem {
+            Problem::NotHere => "another db_proxy owns the group".to_owned(),
+            Problem::Said(error) => error,
+        };
+        AdminAnswer { done: false, error: Some(error), not_here, ..AdminAnswer::default() }
     })
 }
 
 struct Admin<'a> {
-    partition: &'a Partition,
+    partitions: &'a Partitions,
     logins: &'a Logins,
     gateways: &'a LinkTable,
 }
 
-type Done = Result<AdminAnswer, String>;
+/// Why a request is not carried out.
+#[derive(Debug)]
+enum Problem {
+    /// Another db_proxy must be asked; nothing was done.
+    NotHere,
+    /// What an administrator is told.
+    Said(String),
+}
+
+impl From<String> for Problem {
+    fn from(error: String) -> Self {
+        Self::Said(error)
+    }
+}
+
+impl From<&str> for Problem {
+    fn from(error: &str) -> Self {
+        Self::Said(error.to_owned())
+    }
+}
+
+type Done = Result<AdminAnswer, Problem>;
 
 fn done() -> AdminAnswer {
     AdminAnswer { done: true, ..AdminAnswer::default() }
@@ -77,7 +102,7 @@ impl Admin<'_> {
     async fn add_user(&self, add: UserAdd) -> Done {
         check_name(&add.name)?;
         if add.nick.as_ref().is_some_and(|nick| nick.len() > NICK_LEN_MAX) {
-            return Err(format!("a nick must have at most {NICK_LEN_MAX} bytes"));
+            return Err(format!("a nick must have at most {NICK_LEN_MAX} bytes").into());
         }
         let user = NewUser {
             id: None,
@@ -126,7 +151,7 @@ impl Admin<'_> {
 
     async fn create_group(&self, create: GroupCreate) -> Done {
         if create.name.is_empty() || create.name.len() > 256 {
-            return Err("the name of a group must have 1 to 256 bytes".to_owned());
+            return Err("the name of a group must have 1 to 256 bytes".into());
         }
         let members = self.users(&create.members).await?;
         let creator = *members.first().ok_or("a group needs at least one member, its creator")?;
@@ -134,7 +159,7 @@ impl Admin<'_> {
         let kind = GroupType::try_from(kind.unwrap_or(GroupType::Normal as i32)).map_err(say)?;
         let wanted = create.group.map(GroupId);
         let group = NewGroup { wanted, creator, kind, name: create.name, avatar: String::new() };
-        let made = make(self.partition, group, members).await.map_err(say)?;
+        let made = self.make(group, members).await?;
         let (id, _members) = made.ok_or("the group was refused")?;
         Ok(AdminAnswer { id: Some(id.0), ..done() })
     }
@@ -147,11 +172,11 @@ impl Admin<'_> {
         let mut changes = vec![(add, Vec::new()), (Vec::new(), remove)];
         changes.retain(|(add, remove)| !add.is_empty() || !remove.is_empty());
         if changes.is_empty() {
-            return Err("nobody is named".to_owned());
+            return Err("nobody is named".into());
         }
         for (add, remove) in changes {
             if !self.change_members(group, add, remove).await? {
-                return Err(format!("group {} does not exist", group.0));
+                return Err(format!("group {} does not exist", group.0).into());
             }
         }
         Ok(done())
@@ -162,20 +187,40 @@ impl Admin<'_> {
         group: GroupId,
         add: Vec<UserId>,
         remove: Vec<UserId>,
-    ) -> Result<bool, String> {
+    ) -> Result<bool, Problem> {
+        let Some(id) = ConversationId::group(group) else { return Ok(false) };
+        let served = self.partitions.of(id).ok_or(Problem::NotHere)?;
         let change = Change::Members { group, actor: None, add, remove };
-        match self.partition.change(change).await {
+        match served.partition.change(change).await {
             Outcome::Members { .. } => Ok(true),
-            Outcome::Retry => Err("not now: the partition has no room".to_owned()),
-            Outcome::Refused(Reason::TooLarge) => Err("too many members at once".to_owned()),
+            // Whoever is a member already stays one: it may be made again.
+            Outcome::Moved => Err(Problem::NotHere),
+            Outcome::Retry => Err("not now: the partition has no room".into()),
+            Outcome::Refused(Reason::TooLarge) => Err("too many members at once".into()),
             _ => Ok(false),
         }
     }
 
+    async fn make(
+        &self,
+        group: NewGroup,
+        members: Vec<UserId>,
+    ) -> Result<Option<(GroupId, Vec<UserId>)>, Problem> {
+        let made = make(self.partitions, group, members).await;
+        made.map_err(|not_made| match not_made {
+            NotMade::NotOwner => Problem::NotHere,
+            NotMade::Store(error) => error.to_string().into(),
+        })
+    }
+
     async fn list_groups(&self, list: GroupList) -> Done {
         let count = list.count.unwrap_or(LINES_MAX).clamp(1, LINES_MAX) as usize;
-        let store = self.partition.state().store();
-        let rows = store.groups(list.after.unwrap_or(0), count + 1).await.map_err(say)?;
+        let after = list.after.unwrap_or(0);
+        let mut rows = Vec::new();
+        for store in self.partitions.stores() {
+            rows.extend(store.groups(after, count + 1).await.map_err(say)?);
+        }
+        rows.sort_unstable_by_key(|(row, _members)| row.id);
         let more = Some(rows.len() > count);
         let groups = rows
             .into_iter()
@@ -196,7 +241,12 @@ impl Admin<'_> {
 
     async fn demo_users(&self, demo: DemoUsers) -> Done {
         if demo.count > DEMO_USERS_MAX {
-            return Err(format!("at most {DEMO_USERS_MAX} demo users"));
+            return Err(format!("at most {DEMO_USERS_MAX} demo users").into());
+        }
+        let members = demo.group_members.unwrap_or(0).min(demo.count);
+        let everyone = ConversationId::group(GroupId(1)).ok_or("group 1 is a group")?;
+        if members > 0 && self.partitions.of(everyone).is_none() {
+            return Err(Problem::NotHere);
         }
         let hash = self.hash(&demo.password).await?;
         let users = (1..=demo.count).map(|number| NewUser {
@@ -208,7 +258,6 @@ impl Admin<'_> {
         });
         let store = self.logins.store();
         store.add_users(users.collect(), true).await.map_err(say)?;
-        let members = demo.group_members.unwrap_or(0).min(demo.count);
         if members > 0 {
             self.demo_group(members).await?;
         }
@@ -216,11 +265,12 @@ impl Admin<'_> {
     }
 
     /// Group 1, `everyone`, with the first users; those who are in it already stay.
-    async fn demo_group(&self, members: u32) -> Result<(), String> {
+    async fn demo_group(&self, members: u32) -> Result<(), Problem> {
         let group = GroupId(1);
         let members: Vec<UserId> = (1..=members).map(UserId).collect();
         let id = ConversationId::group(group).ok_or("group 1 is a group")?;
-        let exists = self.partition.state().with(id, |group| group.group.is_some());
+        let served = self.partitions.of(id).ok_or(Problem::NotHere)?;
+        let exists = served.partition.state().with(id, |group| group.group.is_some());
         if !exists.await.map_err(say)? {
             let new = NewGroup {
                 wanted: Some(group),
@@ -230,7 +280,7 @@ impl Admin<'_> {
                 avatar: String::new(),
             };
             let first = members.iter().copied().take(DEMO_MEMBERS_MAX).collect();
-            make(self.partition, new, first).await.map_err(say)?;
+            self.make(new, first).await?;
         }
         for some in members.chunks(DEMO_MEMBERS_MAX) {
             self.change_members(group, some.to_vec(), Vec::new()).await?;

@@ -4,8 +4,9 @@
 //! |---|---|
 //! | (none) | serves |
 //! | `migrate` | brings the databases to the version of this program, and ends |
-//! | `log inspect [--from OFFSET] [--count N]` | prints what is in the log, without what people wrote |
-//! | `log verify` | reads the whole log; exits with 1 if something is damaged |
+//! | `create-topic [--replicas N] [--retention-days N]` | makes the topic in Kafka, if it is not there |
+//! | `log inspect [--from OFFSET] [--count N] [--partition N]` | prints what is in the log, without what people wrote |
+//! | `log verify [--partition N]` | reads the whole log; exits with 1 if something is damaged |
 //!
 //! Those on the log may be used while a db_proxy runs, and change nothing.
 
@@ -39,7 +40,36 @@ pub fn main(args: impl IntoIterator<Item = OsString>) -> ExitCode {
             ExitCode::from(EXIT_CONFIG)
         });
     }
+    if args.next_if(|word| word == "create-topic").is_some() {
+        return create_topic(args).unwrap_or_else(|why| {
+            writeln!(io::stderr(), "db_proxy create-topic: {why}").ok();
+            ExitCode::from(EXIT_CONFIG)
+        });
+    }
     run_with_args(args, crate::run)
+}
+
+#[cfg(feature = "kafka")]
+fn create_topic(args: impl Iterator<Item = OsString>) -> Result<ExitCode, String> {
+    use std::time::Duration;
+
+    use crate::log::kafka::NewTopic;
+
+    let (numbers, flags) = take_numbers(args, ["--replicas", "--retention-days"])?;
+    let mut new = NewTopic::default();
+    let [replicas, days] = numbers;
+    if let Some(replicas) = replicas {
+        new.replicas = usize::try_from(replicas).unwrap_or(usize::MAX);
+    }
+    if let Some(days) = days {
+        new.retention = Duration::from_hours(days.saturating_mul(24));
+    }
+    Ok(run_command(flags, move |config: Config| crate::wiring::create_topic(config, new)))
+}
+
+#[cfg(not(feature = "kafka"))]
+fn create_topic(_args: impl Iterator<Item = OsString>) -> Result<ExitCode, String> {
+    Err("this db_proxy was built without Kafka: build it with `--features kafka`".to_owned())
 }
 
 fn log(mut args: impl Iterator<Item = OsString>) -> Result<ExitCode, String> {
@@ -48,36 +78,49 @@ fn log(mut args: impl Iterator<Item = OsString>) -> Result<ExitCode, String> {
             let (shown, flags) = take_shown(args)?;
             Ok(look(flags, move |config, out| inspecting::inspect(config, shown, out)))
         }
-        Some("verify") => Ok(look(args, inspecting::verify)),
-        _ => Err("there is inspect [--from OFFSET] [--count N], and verify".to_owned()),
+        Some("verify") => {
+            let (shown, flags) = take_shown(args)?;
+            Ok(look(flags, move |config, out| inspecting::verify(config, shown, out)))
+        }
+        _ => {
+            Err("there is inspect [--from OFFSET] [--count N], and verify; both for one partition \
+                  of a topic with --partition N"
+                .to_owned())
+        }
     }
 }
 
 /// Takes the flags that say what is listed from those that every command has.
 fn take_shown(args: impl Iterator<Item = OsString>) -> Result<(Shown, Vec<OsString>), String> {
+    let ([from, count, partition], others) =
+        take_numbers(args, ["--from", "--count", "--partition"])?;
+    let partition = partition.map(|number| u32::try_from(number).unwrap_or(u32::MAX));
+    Ok((Shown { from: from.map(Offset), count, partition }, others))
+}
+
+/// Takes the flags `names`, which have numbers, from the others. The last of each counts.
+fn take_numbers<const N: usize>(
+    args: impl Iterator<Item = OsString>,
+    names: [&str; N],
+) -> Result<([Option<u64>; N], Vec<OsString>), String> {
     let mut args = args.peekable();
-    let (mut shown, mut others) = (Shown::default(), Vec::new());
+    let (mut numbers, mut others) = ([None; N], Vec::new());
     while let Some(arg) = args.next() {
         let text = arg.to_str().unwrap_or_default();
         let (flag, value) = match text.split_once('=') {
             Some((flag, value)) => (flag, Some(OsString::from(value))),
             None => (text, None),
         };
-        if !matches!(flag, "--from" | "--count") {
+        let named = names.iter().zip(&mut numbers).find(|(name, _number)| **name == flag);
+        let Some((_name, number)) = named else {
             others.push(arg);
             continue;
-        }
-        let is_from = flag == "--from";
+        };
         let value = value.or_else(|| args.next()).unwrap_or_default();
-        let number = value.to_str().and_then(|value| value.parse().ok());
-        let number: u64 = number.ok_or_else(|| format!("{flag} needs a number"))?;
-        if is_from {
-            shown.from = Some(Offset(number));
-        } else {
-            shown.count = Some(number);
-        }
+        let value = value.to_str().and_then(|value| value.parse().ok());
+        *number = Some(value.ok_or_else(|| format!("{flag} needs a number"))?);
     }
-    Ok((shown, others))
+    Ok((numbers, others))
 }
 
 /// Runs a command that prints something, and says by its exit code what it has found.
@@ -119,7 +162,7 @@ mod tests {
     fn the_flags_of_a_list_may_stand_among_the_others() {
         let args = ["--set", "a=1", "--from", "7", "--count=3", "--config", "x"];
         let (shown, others) = take_shown(args.into_iter().map(OsString::from)).unwrap();
-        assert_eq!(shown, Shown { from: Some(Offset(7)), count: Some(3) });
+        assert_eq!(shown, Shown { from: Some(Offset(7)), count: Some(3), partition: None });
         assert_eq!(others, ["--set", "a=1", "--config", "x"]);
     }
 

@@ -1,5 +1,6 @@
 //! The settings of a db_proxy.
 
+use std::collections::BTreeMap;
 use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::time::Duration;
@@ -11,6 +12,9 @@ use crate::cache::redis::RedisOptions;
 use crate::partition::Limits;
 use crate::store::mysql::MySqlOptions;
 
+/// Each partition that is owned takes threads and memory of the Kafka library.
+const PARTITIONS_MAX: usize = 256;
+
 /// What an operator may write.
 #[derive(Debug, Clone, Deserialize)]
 #[serde(deny_unknown_fields, default)]
@@ -19,12 +23,16 @@ pub struct Config {
     pub link_addr: SocketAddr,
     /// The folder of log and store. Made if it does not exist; used by one process at a time.
     pub data_dir: PathBuf,
+    /// What this daemon does. Without `message` it owns no partition, and needs neither log nor folder.
+    pub roles: Vec<DbRole>,
     /// Where the route_servers are: `ip:port`, or `name:port` resolved again every 10 s.
     pub route_servers: Vec<String>,
     /// Bounds.
     pub limits: LimitsConfig,
-    /// The log in `data_dir`.
+    /// The log in `data_dir`, if it is not in Kafka.
     pub log: LogConfig,
+    /// The log in Kafka.
+    pub kafka: KafkaConfig,
     /// Where everything is stored for good.
     pub store: StoreConfig,
     /// What makes things faster.
@@ -33,6 +41,35 @@ pub struct Config {
     pub process: ProcessConfig,
     /// This daemon's place in the cluster.
     pub cluster: ClusterConfig,
+}
+
+/// What a db_proxy can do.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum DbRole {
+    /// Checks logins, and answers what belongs to users rather than conversations.
+    Login,
+    /// Owns partitions: everything about conversations.
+    Message,
+}
+
+/// The table `[kafka]`.
+#[derive(Debug, Clone, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct KafkaConfig {
+    /// The brokers to begin with, as `host:port` with commas between. Empty: the log is in `data_dir`,
+    /// and this db_proxy is the only one.
+    pub bootstrap: String,
+    /// The topic, made by `db_proxy create-topic`.
+    pub topic: String,
+    /// How many partitions it has, for ever: that says where each conversation is.
+    pub partitions: u32,
+    /// The consumer group of all db_proxies of this cluster.
+    pub group: String,
+    /// Takes a topic that cannot keep the promise. For development.
+    pub allow_unsafe_topic: bool,
+    /// More settings of the Kafka library, such as `"security.protocol"`.
+    pub settings: BTreeMap<String, Secret>,
 }
 
 /// The table `[limits]`.
@@ -46,8 +83,15 @@ pub struct LimitsConfig {
     pub waiting_max: usize,
     /// Mebibytes that the store may be behind the log before senders are told to try again.
     pub unstored_mib_max: usize,
-    /// Conversations kept in memory.
+    /// Conversations kept in memory, of each partition.
     pub conversations_max: usize,
+    /// Questions about conversations that are answered at the same time. Beyond: not now.
+    pub requests_max: usize,
+    /// The same for logins and questions about users.
+    pub logins_max: usize,
+    /// Password hashes that are computed at the same time, each for some tens of milliseconds of a core.
+    /// 0: half as many as there are cores.
+    pub hashes_max: usize,
 }
 
 /// The table `[log]`.
@@ -98,9 +142,11 @@ impl Default for Config {
         Self {
             link_addr: SocketAddr::from(([127, 0, 0, 1], 8120)),
             data_dir: PathBuf::from("/var/lib/talkhub"),
+            roles: vec![DbRole::Login, DbRole::Message],
             route_servers: Vec::new(),
             limits: LimitsConfig::default(),
             log: LogConfig::default(),
+            kafka: KafkaConfig::default(),
             store: StoreConfig::default(),
             cache: CacheConfig::default(),
             process: ProcessConfig::default(),
@@ -116,6 +162,22 @@ impl Default for LimitsConfig {
             waiting_max: 8_192,
             unstored_mib_max: 256,
             conversations_max: 100_000,
+            requests_max: 1_024,
+            logins_max: 1_024,
+            hashes_max: 0,
+        }
+    }
+}
+
+impl Default for KafkaConfig {
+    fn default() -> Self {
+        Self {
+            bootstrap: String::new(),
+            topic: "talkhub".to_owned(),
+            partitions: 8,
+            group: "talkhub".to_owned(),
+            allow_unsafe_topic: false,
+            settings: BTreeMap::new(),
         }
     }
 }
@@ -144,9 +206,59 @@ impl Default for CacheConfig {
     }
 }
 
-impl StoreConfig {
-    /// How the servers are used; `None` if the store is the embedded one.
+impl Config {
+    /// Whether this daemon does that.
+    pub(crate) fn has(&self, role: DbRole) -> bool {
+        self.roles.contains(&role)
+    }
+
+    /// How many partitions the cluster has.
+    pub(crate) fn partitions(&self) -> u32 {
+        if self.kafka.is_used() { self.kafka.partitions } else { 1 }
+    }
+
+    /// How the database servers are used; `None` if the store is the embedded one.
     pub(crate) fn mysql(&self) -> Option<MySqlOptions> {
+        let mut options = self.store.mysql()?;
+        options.partitions = self.partitions();
+        Some(options)
+    }
+}
+
+impl KafkaConfig {
+    /// Whether the log is in Kafka.
+    pub(crate) fn is_used(&self) -> bool {
+        !self.bootstrap.is_empty()
+    }
+
+    /// How it is used.
+    #[cfg(feature = "kafka")]
+    pub(crate) fn options(&self) -> crate::log::kafka::Options {
+        let (bootstrap, topic) = (self.bootstrap.clone(), self.topic.clone());
+        let settings = self.settings.iter();
+        crate::log::kafka::Options {
+            group: self.group.clone(),
+            allow_unsafe_topic: self.allow_unsafe_topic,
+            settings: settings
+                .map(|(key, value)| (key.clone(), value.expose().to_owned()))
+                .collect(),
+            ..crate::log::kafka::Options::new(bootstrap, topic, self.partitions)
+        }
+    }
+
+    fn check(&self) -> Result<(), ConfigError> {
+        range("kafka.partitions", self.partitions as usize, 1, PARTITIONS_MAX)?;
+        for (key, value) in [("kafka.topic", &self.topic), ("kafka.group", &self.group)] {
+            if value.is_empty() {
+                return Err(ConfigError::new(key, "must not be empty"));
+            }
+        }
+        Ok(())
+    }
+}
+
+impl StoreConfig {
+    fn mysql(&self) -> Option<MySqlOptions> {
         let (first, others) = self.mysql.split_first()?;
         let mut options = MySqlOptions::new(first.expose().to_owned());
         options.shards.extend(others.iter().map(|url| url.expose().to_owned()));
@@ -204,6 +316,9 @@ impl Settings for Config {
         range("limits.waiting_max", limits.waiting_max, 16, 1 << 20)?;
         range("limits.unstored_mib_max", limits.unstored_mib_max, 1, 65_536)?;
         range("limits.conversations_max", limits.conversations_max, 100, 100_000_000)?;
+        range("limits.requests_max", limits.requests_max, 1, 65_536)?;
+        range("limits.logins_max", limits.logins_max, 1, 65_536)?;
+        range("limits.hashes_max", limits.hashes_max, 0, 1_024)?;
         range("log.segment_mib", usize::try_from(self.log.segment_mib).unwrap_or(0), 32, 4_096)?;
         range("log.spare_segments", self.log.spare_segments, 1, 16)?;
         if self.data_dir.as_os_str().is_empty() {
@@ -211,6 +326,21 @@ impl Settings for Config {
         }
         self.store.check()?;
         self.cache.check()?;
+        self.kafka.check()?;
+        if self.roles.is_empty() {
+            return Err(ConfigError::new("roles", "must name one at least: login, message"));
+        }
+        if self.store.mysql.is_empty() {
+            if self.kafka.is_used() {
+                let problem = "needs store.mysql beside it: several db_proxies share one store";
+                return Err(ConfigError::new("kafka.bootstrap", problem));
+            }
+            if !(self.has(DbRole::Login) && self.has(DbRole::Message)) {
+                let problem = "must be login and message, unless store.mysql is set: an embedded \
+                               store has one db_proxy";
+                return Err(ConfigError::new("roles", problem));
+            }
+        }
         self.cluster.check()
     }
 

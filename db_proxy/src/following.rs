@@ -25,7 +25,7 @@ use daemon::{Link, LinkError, Shutdown};
 use parking_lot::Mutex;
 use prost::Message as _;
 use proto::cluster::Kind;
-use proto::cluster::wire::{Changed, Changes, Follow};
+use proto::cluster::wire::{Changed, Changes, Follow, Owned};
 use proto::ids::Offset;
 use tokio::sync::Notify;
 use tokio::time::{MissedTickBehavior, interval, timeout};
@@ -33,7 +33,6 @@ use tracing::{debug, info_span, warn};
 
 use crate::changes;
 use crate::metrics::FollowingMetrics;
-use crate::publish::PARTITION;
 use crate::queries::missed;
 use crate::state::State;
 
@@ -51,7 +50,7 @@ const LOAD_LIMIT: Duration = Duration::from_secs(3);
 #[derive(Debug)]
 pub struct Following {
     state: State,
-    epoch: u64,
+    owned: Owned,
     ends: Mutex<Ends>,
     /// By the number of their link.
     followers: Mutex<HashMap<u64, Follower>>,
@@ -80,21 +79,16 @@ struct Follower {
 
 impl Following {
     /// For gateways that follow the partition of this state, in this epoch.
-    pub fn new(state: State, epoch: u64, metrics: FollowingMetrics) -> Arc<Self> {
+    pub fn new(state: State, owned: Owned, metrics: FollowingMetrics) -> Arc<Self> {
         let last = state.last();
         Arc::new(Self {
             state,
-            epoch,
+            owned,
             ends: Mutex::new(Ends { last, settled: last }),
             followers: Mutex::default(),
             followed: Notify::new(),
             metrics,
         })
-    }
-
-    /// The epoch of the owner.
-    pub fn epoch(&self) -> u64 {
-        self.epoch
     }
 
     /// Starts telling, `every` so often.
@@ -127,10 +121,6 @@ impl Following {
 
     /// A gateway wants to hear what changes, in place of what it asked before on this link.
     pub fn follow(&self, link: &Link, follow: &Follow) {
-        if follow.partition != PARTITION {
-            link.reset("it follows a partition that is not here");
-            return;
-        }
         let (last, covers_from) = {
             let inner = self.state.lock();
             (inner.fold.last, inner.fold.published.covers_from())
@@ -169,8 +159,8 @@ impl Following {
 
     fn nothing(&self, at: Offset) -> Changes {
         Changes {
-            partition: PARTITION,
-            epoch: self.epoch,
+            partition: self.owned.partition,
+            epoch: self.owned.epoch,
             after_offset: at.0,
             upto_offset: at.0,
             conversations: Vec::new(),
@@ -234,7 +224,7 @@ impl Following {
                 None
             } else {
                 let look = self.state.with(conversation, |conversation| {
-                    missed::net(conversation, &members, after, self.epoch)
+                    missed::net(conversation, &members, after, self.owned)
                 });
                 match timeout(LOAD_LIMIT, look).await {
                     Ok(Ok(members)) => members,

@@ -1,4 +1,5 @@
 //! Looking into the log of a db_proxy, whether it runs or not: `db_proxy log inspect` and `log verify`.
+//! Of a log in files here, of a topic in `inspecting/kafka.rs`.
 //!
 //! # Invariants
 //!
@@ -23,6 +24,8 @@ use crate::wiring::SQLITE;
 
 use records::{Check, Line};
 
+#[cfg_attr(not(feature = "kafka"), path = "inspecting/without_kafka.rs")]
+mod kafka;
 mod records;
 #[cfg(test)]
 mod tests;
@@ -37,6 +40,15 @@ pub struct Shown {
     pub from: Option<Offset>,
     /// How many. `None`: some, if `from` is given.
     pub count: Option<u64>,
+    /// Of which partition of a topic. `None`: of each.
+    pub partition: Option<u32>,
+}
+
+impl Shown {
+    /// Whether any records are listed.
+    fn lists(self) -> bool {
+        self.from.is_some() || self.count.is_some()
+    }
 }
 
 /// What was found.
@@ -50,6 +62,9 @@ pub enum Health {
 
 /// Prints what there is: the log, its segments, how far the store is, and the records asked for.
 pub fn inspect(config: &Config, shown: Shown, out: &mut dyn Write) -> Result<Health, BoxError> {
+    if config.kafka.is_used() {
+        return kafka::inspect(config, shown, out);
+    }
     let stored = Stored::look(config);
     let (log, survey) = match look(config, &mut |_record| {}) {
         Ok(found) => found,
@@ -69,7 +84,7 @@ pub fn inspect(config: &Config, shown: Shown, out: &mut dyn Write) -> Result<Hea
         other => writeln!(out, "store       {}", other.absence())?,
     }
     print_damage(out, &survey)?;
-    if shown != Shown::default() {
+    if shown.lists() {
         writeln!(out)?;
         list(&log, shown, out)?;
     }
@@ -77,7 +92,10 @@ pub fn inspect(config: &Config, shown: Shown, out: &mut dyn Write) -> Result<Hea
 }
 
 /// Reads everything, and prints whether it is as it should be.
-pub fn verify(config: &Config, out: &mut dyn Write) -> Result<Health, BoxError> {
+pub fn verify(config: &Config, shown: Shown, out: &mut dyn Write) -> Result<Health, BoxError> {
+    if config.kafka.is_used() {
+        return kafka::verify(config, shown, out);
+    }
     // Before the log is looked at: what a running db_proxy stores meanwhile may be newer than that.
     let stored = Stored::look(config);
     let applied = match &stored {
@@ -93,7 +111,9 @@ pub fn verify(config: &Config, out: &mut dyn Write) -> Result<Health, BoxError> 
     print_log(out, config, &log, &survey)?;
     check.print(out)?;
     let pairing = match &stored {
-        Stored::Claimed(_, claimed) => pairing(&log, &check, claimed, || Stored::look(config)),
+        Stored::Claimed(_, claimed) => {
+            pairing(&log, &check, claimed, || Stored::look(config).claimed())
+        }
         Stored::Wrong(why) => Err(why.clone()),
         other => Ok(other.absence()),
     };
@@ -194,6 +214,13 @@ impl Stored {
         }
     }
 
+    fn claimed(self) -> Option<Claimed> {
+        match self {
+            Self::Claimed(_, claimed) => Some(claimed),
+            _ => None,
+        }
+    }
+
     /// Why there is nothing to say about its progress.
     fn absence(&self) -> String {
         match self {
@@ -210,7 +237,7 @@ fn pairing(
     log: &dyn Log,
     check: &Check,
     claimed: &Claimed,
-    now: impl FnOnce() -> Stored,
+    now: impl FnOnce() -> Option<Claimed>,
 ) -> Result<String, String> {
     let (first, next) = log.range();
     let applied = claimed.progress.applied;
@@ -225,10 +252,7 @@ fn pairing(
     }
     if applied < first {
         // A db_proxy that runs may have stored, and then trimmed, more than was known at first.
-        let applied = match now() {
-            Stored::Claimed(_, claimed) => claimed.progress.applied.max(applied),
-            _ => applied,
-        };
+        let applied = now().map_or(applied, |claimed| claimed.progress.applied.max(applied));
         if applied.next() < first {
             return Err(format!(
                 "it has applied records up to {}, and the log begins at {}",

@@ -24,12 +24,17 @@ pub mod inspecting;
 pub mod log;
 pub mod login;
 pub mod metrics;
+mod owning;
 pub mod partition;
+pub mod partitions;
 pub mod passwords;
 pub mod publish;
+pub mod pulse;
 pub mod queries;
 pub mod requests;
 mod serve;
+#[cfg(feature = "kafka")]
+mod sharing;
 pub mod state;
 pub mod store;
 pub mod storing;
@@ -38,6 +43,6 @@ mod testing;
 pub mod window;
 mod wiring;
 
-pub use config::{CacheConfig, Config, LimitsConfig, LogConfig, StoreConfig};
+pub use config::{CacheConfig, Config, DbRole, KafkaConfig, LimitsConfig, LogConfig, StoreConfig};
 pub use serve::run;
 pub use wiring::migrate;

@@ -1,15 +1,148 @@
 //! The numbers this daemon shows, one struct a component.
 
 use daemon::Metrics;
-use daemon::metrics::{Counter, Gauge};
+use daemon::metrics::{Counter, EncodeLabelSet, Family, Gauge};
 use proto::ids::Offset;
+
+use crate::partition::Ended;
 
 /// Shows how far something is.
 pub(crate) fn show(gauge: &Gauge, offset: Offset) {
     gauge.set(i64::try_from(offset.0).unwrap_or(i64::MAX));
 }
 
-/// Of the partition's thread.
+/// Which partition a number is of.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, EncodeLabelSet)]
+struct Of {
+    partition: u32,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, EncodeLabelSet)]
+struct Why {
+    why: &'static str,
+}
+
+/// Of the sharing of partitions between db_proxies.
+#[derive(Debug, Clone)]
+pub struct SharingMetrics {
+    lost: Family<Why, Counter>,
+    /// Partitions that cannot be taken before somebody has looked at them.
+    pub refused: Gauge,
+    /// How often the partitions were shared out anew.
+    pub rebalances: Gauge,
+    lag: Family<Of, Gauge>,
+    margin: Family<Of, Gauge>,
+}
+
+impl SharingMetrics {
+    fn new(metrics: &Metrics) -> Self {
+        let gauges = |name, help| metrics.register(name, help, Family::<Of, Gauge>::default());
+        let this = Self {
+            lost: metrics.register(
+                "partitions_lost",
+                "Ownerships that ended by themselves",
+                Family::default(),
+            ),
+            refused: metrics.gauge("partitions_refused", "Partitions that cannot be taken"),
+            rebalances: metrics.gauge("rebalances", "How often the partitions were shared out"),
+            lag: gauges("log_lag", "Records in Kafka that the store does not have"),
+            margin: gauges("log_margin", "Stored records that retention has not deleted"),
+        };
+        // Shown from the start.
+        for why in [Ended::Fenced, Ended::Unknown] {
+            this.lost(why);
+        }
+        this
+    }
+
+    /// How often ownerships ended for this reason.
+    pub fn lost(&self, why: Ended) -> Counter {
+        let why = match why {
+            Ended::Fenced => "fenced",
+            Ended::Unknown => "unknown",
+        };
+        self.lost.get_or_create(&Why { why }).clone()
+    }
+
+    /// How far a partition's log is before the store, and retention behind it, in records.
+    pub fn show_log(&self, partition: u32, lag: u64, margin: u64) {
+        for (family, number) in [(&self.lag, lag), (&self.margin, margin)] {
+            family.get_or_create(&Of { partition }).set(i64::try_from(number).unwrap_or(i64::MAX));
+        }
+    }
+}
+
+/// Of the owned partitions: counters of all of them together, and how far each is.
+#[derive(Debug, Clone)]
+pub struct OwnedMetrics {
+    partition: PartitionMetrics,
+    storing: StoringMetrics,
+    following: FollowingMetrics,
+    sharing: SharingMetrics,
+    offset: Family<Of, Gauge>,
+    log_full: Family<Of, Gauge>,
+    stored_offset: Family<Of, Gauge>,
+    followers: Family<Of, Gauge>,
+}
+
+/// Of one partition.
+#[derive(Debug, Clone)]
+pub struct OneMetrics {
+    /// Of its thread.
+    pub partition: PartitionMetrics,
+    /// Of its store worker.
+    pub storing: StoringMetrics,
+    /// Of what gateways follow of it.
+    pub following: FollowingMetrics,
+}
+
+impl OwnedMetrics {
+    /// Registers them.
+    pub fn new(metrics: &Metrics) -> Self {
+        let gauges = |name, help| metrics.register(name, help, Family::<Of, Gauge>::default());
+        Self {
+            offset: gauges("log_offset", "Log offset up to which all is folded"),
+            log_full: gauges("log_full", "1 while the log has no room for new records"),
+            stored_offset: gauges("store_offset", "Log offset up to which all is stored"),
+            followers: gauges("followers", "Gateways that follow what changes"),
+            partition: PartitionMetrics::new(metrics),
+            storing: StoringMetrics::new(metrics),
+            following: FollowingMetrics::new(metrics),
+            sharing: SharingMetrics::new(metrics),
+        }
+    }
+
+    /// Those of the sharing.
+    pub fn sharing(&self) -> &SharingMetrics {
+        &self.sharing
+    }
+
+    /// Those of one partition, whose gauges are shown until [`Self::forget`].
+    pub fn of(&self, partition: u32) -> OneMetrics {
+        let gauge = |family: &Family<Of, Gauge>| family.get_or_create(&Of { partition }).clone();
+        let Self { offset, log_full, stored_offset, followers, .. } = self;
+        OneMetrics {
+            partition: PartitionMetrics {
+                offset: gauge(offset),
+                log_full: gauge(log_full),
+                ..self.partition.clone()
+            },
+            storing: StoringMetrics { stored_offset: gauge(stored_offset), ..self.storing.clone() },
+            following: FollowingMetrics { followers: gauge(followers), ..self.following.clone() },
+        }
+    }
+
+    /// A partition is not owned any more.
+    pub fn forget(&self, partition: u32) {
+        let SharingMetrics { lag, margin, .. } = &self.sharing;
+        let Self { offset, log_full, stored_offset, followers, .. } = self;
+        for family in [offset, log_full, stored_offset, followers, lag, margin] {
+            family.remove(&Of { partition });
+        }
+    }
+}
+
+/// Of a partition's thread.
 #[derive(Debug, Clone)]
 pub struct PartitionMetrics {
     /// Flushes of the log.
@@ -29,16 +162,15 @@ pub struct PartitionMetrics {
 }
 
 impl PartitionMetrics {
-    /// Registers them.
-    pub fn new(metrics: &Metrics) -> Self {
+    fn new(metrics: &Metrics) -> Self {
         Self {
             batches: metrics.counter("log_batches", "Appends to the log, each flushed once"),
             records: metrics.counter("log_records", "Records appended to the log"),
-            offset: metrics.gauge("log_offset", "Log offset up to which all is folded"),
+            offset: Gauge::default(),
             duplicates: metrics.counter("duplicates", "Messages that were sent again and known"),
             refused: metrics.counter("refused", "Changes that were not allowed"),
             retries: metrics.counter("retries", "Changes turned away because the store is behind"),
-            log_full: metrics.gauge("log_full", "1 while the log has no room for new records"),
+            log_full: Gauge::default(),
         }
     }
 }
@@ -85,13 +217,12 @@ pub struct StoringMetrics {
 }
 
 impl StoringMetrics {
-    /// Registers them.
-    pub fn new(metrics: &Metrics) -> Self {
+    fn new(metrics: &Metrics) -> Self {
         Self {
             batches: metrics.counter("store_batches", "Transactions of the store worker"),
             messages: metrics.counter("store_messages", "Messages written to the store"),
             failures: metrics.counter("store_failures", "Transactions that had to be repeated"),
-            stored_offset: metrics.gauge("store_offset", "Log offset up to which all is stored"),
+            stored_offset: Gauge::default(),
         }
     }
 }
@@ -139,10 +270,9 @@ pub struct FollowingMetrics {
 }
 
 impl FollowingMetrics {
-    /// Registers them.
-    pub fn new(metrics: &Metrics) -> Self {
+    fn new(metrics: &Metrics) -> Self {
         Self {
-            followers: metrics.gauge("followers", "Gateways that follow what changes"),
+            followers: Gauge::default(),
             changes: metrics.counter("changes", "Messages to gateways about what changed"),
             forgotten: metrics.counter("forgotten", "Gateways too far behind to be told"),
         }

@@ -18,14 +18,19 @@
 //!
 //! A request that finds the queue, the waiting room, the unstored tail or the log full is answered
 //! "retry" at once: it was never appended.
+//!
+//! # When the ownership ends
+//!
+//! Whoever still waits, and whoever comes later, is told that the partition has moved: the gateway
+//! asks the next owner, as for a repeat.
 
 use std::fmt;
-use std::sync::Arc;
 use std::sync::mpsc::{SyncSender, TrySendError};
+use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
 use daemon::Shutdown;
-use proto::cluster::wire::{Origin, Reason};
+use proto::cluster::wire::{Origin, Owned, Reason};
 use proto::ids::{ConversationId, MsgId, Offset, UserId};
 use tokio::runtime::Handle;
 use tokio::sync::oneshot;
@@ -35,6 +40,7 @@ use crate::admission::{Change, Facts, InStore};
 use crate::log::Log;
 use crate::metrics::PartitionMetrics;
 use crate::publish::Publisher;
+use crate::pulse::Confirmed;
 use crate::state::State;
 use crate::store::StoreError;
 
@@ -95,12 +101,14 @@ pub enum Outcome {
     Refused(Reason),
     /// Unknown: may be asked again.
     Retry,
+    /// Unknown, and this is not the owner any more: the next one may be asked again.
+    Moved,
 }
 
 /// Where an outcome goes. Called once; must not block.
 pub type Reply = Box<dyn FnOnce(Outcome) + Send>;
 
-/// Whoever waits for an outcome gets one, even if the partition ends before.
+/// Whoever waits for an outcome gets one, even if the ownership ends before.
 struct Waiter(Option<Reply>);
 
 impl Waiter {
@@ -114,7 +122,7 @@ impl Waiter {
 impl Drop for Waiter {
     fn drop(&mut self) {
         if let Some(reply) = self.0.take() {
-            reply(Outcome::Retry);
+            reply(Outcome::Moved);
         }
     }
 }
@@ -158,6 +166,7 @@ pub struct Partition {
     events: SyncSender<Event>,
     state: State,
     lines: Arc<Lines>,
+    ending: Ending,
 }
 
 impl fmt::Debug for Partition {
@@ -170,6 +179,11 @@ impl Partition {
     /// The partition's state, for reading.
     pub fn state(&self) -> &State {
         &self.state
+    }
+
+    /// Where it shows that the ownership has ended.
+    pub fn ending(&self) -> &Ending {
+        &self.ending
     }
 
     /// Hands a change to the partition. Never waits: if there is no room, the outcome is "retry".
@@ -191,9 +205,11 @@ impl Partition {
         };
         let waiter = Waiter(Some(reply));
         let request = Request { change, facts: Facts::default(), waiter, origin };
-        if self.events.try_send(Event::Request(request)).is_err() {
-            // The waiter that comes back with the error is told as it goes.
+        let sent = self.events.try_send(Event::Request(request));
+        if let Err(TrySendError::Full(Event::Request(request))) = sent {
+            request.waiter.tell(Outcome::Retry);
         }
+        // A waiter that comes back because the thread has ended is told as it goes.
     }
 
     fn closing_on_retry(&self, line: Line, reply: Reply) -> Reply {
@@ -225,7 +241,7 @@ impl Partition {
                 }
             }),
         );
-        outcome.await.unwrap_or(Outcome::Retry)
+        outcome.await.unwrap_or(Outcome::Moved)
     }
 
     /// Tells the partition that the store has everything up to `offset` for good.
@@ -236,7 +252,7 @@ impl Partition {
     }
 
     /// Lets the thread finish what it has admitted, and waits until it has. Whatever comes later is
-    /// told to try again.
+    /// told that the partition has moved.
     pub async fn stop(&self) {
         let (stopping, stopped) = oneshot::channel();
         let mut event = Event::Stop(stopping);
@@ -254,24 +270,66 @@ impl Partition {
     }
 }
 
+/// Tells that an ownership has ended, other than by [`Partition::stop`]. Clones are of the same one.
+#[derive(Debug, Clone)]
+pub struct Ending {
+    shutdown: Shutdown,
+    why: Arc<OnceLock<Ended>>,
+}
+
+/// Why an ownership has ended.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Ended {
+    /// Another owner has begun.
+    Fenced,
+    /// Nobody knows what became of an append.
+    Unknown,
+}
+
+impl Ending {
+    /// Of an ownership whose tasks belong to `shutdown`, which is begun when it ends.
+    pub fn of(shutdown: &Shutdown) -> Self {
+        Self { shutdown: shutdown.clone(), why: Arc::default() }
+    }
+
+    /// Why it has ended; `None` if it has not, or in good order.
+    pub fn why(&self) -> Option<Ended> {
+        self.why.get().copied()
+    }
+
+    pub(crate) fn end(&self, why: Ended) {
+        // Only the first reason is one.
+        self.why.get_or_init(|| why);
+        self.shutdown.begin();
+    }
+}
+
 /// What the thread owns.
 pub(crate) struct Owner {
     pub(crate) log: Box<dyn Log>,
     pub(crate) state: State,
-    pub(crate) epoch: u64,
+    pub(crate) owned: Owned,
     /// Its name, in the records that repeat its epoch, and how many records lie between these.
     pub(crate) name: String,
     pub(crate) epoch_every: u64,
     pub(crate) limits: Limits,
     pub(crate) publisher: Arc<Publisher>,
     pub(crate) metrics: PartitionMetrics,
+    /// When the log was last heard to have no newer owner.
+    pub(crate) confirmed: Confirmed,
 }
 
 impl Owner {
-    /// Starts the thread. If it ends, by a panic say, so does the daemon.
+    /// Starts the thread. `shutdown` is of this ownership, and begun when that ends; if the thread ends
+    /// by a panic, so does the daemon.
     pub(crate) fn start(self, shutdown: &Shutdown) -> Partition {
         let (events, queue) = std::sync::mpsc::sync_channel(self.limits.queue_max);
-        let partition = Partition { events, state: self.state.clone(), lines: Arc::default() };
+        let partition = Partition {
+            events,
+            state: self.state.clone(),
+            lines: Arc::default(),
+            ending: Ending::of(shutdown),
+        };
         let worker = Worker::new(self, queue, partition.clone(), shutdown.clone());
         let runtime = Handle::current();
         shutdown.spawn_thread("partition", move || {

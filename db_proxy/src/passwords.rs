@@ -7,7 +7,8 @@
 //!
 //! # What bounds it
 //!
-//! - As many hashes at a time as there are cores, and [`QUEUE_MAX`] waiting; beyond, "busy".
+//! - As many hashes at a time as are allowed, by default half as many as there are cores, so that the
+//!   others are left for messages; and [`QUEUE_MAX`] waiting; beyond, "busy".
 //! - [`REMEMBERED_MAX`] pairs of 32 bytes; the least recently used goes first.
 
 use std::num::NonZeroUsize;
@@ -62,16 +63,18 @@ impl std::fmt::Debug for Passwords {
 }
 
 impl Passwords {
-    /// Prepares the limits, the key, and the hash that nobody's password has. Computes one hash.
-    pub fn new() -> Result<Self, daemon::BoxError> {
+    /// Prepares the limits, the key, and the hash that nobody's password has. Computes one hash. 0
+    /// `hashes_max`: half as many as there are cores.
+    pub fn new(hashes_max: usize) -> Result<Self, daemon::BoxError> {
         let random = SystemRandom::new();
         let key = hmac::Key::generate(hmac::HMAC_SHA256, &random).map_err(|_| "no random bytes")?;
         let cores = std::thread::available_parallelism().map_or(1, NonZeroUsize::get);
+        let running = if hashes_max == 0 { cores.div_ceil(2) } else { hashes_max };
         let remembered = NonZeroUsize::new(REMEMBERED_MAX).expect("not zero");
         Ok(Self {
             remembered: Arc::new(Mutex::new(LruCache::new(remembered))),
             key: Arc::new(key),
-            running: Arc::new(Semaphore::new(cores)),
+            running: Arc::new(Semaphore::new(running)),
             waiting: Arc::new(Semaphore::new(QUEUE_MAX)),
             dummy: hash_now("nobody has this")?.into(),
         })
@@ -138,7 +141,7 @@ mod tests {
 
     #[tokio::test]
     async fn a_right_credential_costs_one_hash_and_then_none() {
-        let passwords = Passwords::new().unwrap();
+        let passwords = Passwords::new(0).unwrap();
         let stored = passwords.hash("secret".to_owned()).await.unwrap();
         assert!(stored.starts_with("$argon2id$"), "{stored}");
         assert_eq!(passwords.verify(Some(&stored), "secret").await, (Verdict::Right, true));
@@ -149,7 +152,7 @@ mod tests {
 
     #[tokio::test]
     async fn a_changed_hash_is_not_remembered() {
-        let passwords = Passwords::new().unwrap();
+        let passwords = Passwords::new(0).unwrap();
         let old = passwords.hash("secret".to_owned()).await.unwrap();
         assert_eq!(passwords.verify(Some(&old), "secret").await.0, Verdict::Right);
         let new = passwords.hash("other".to_owned()).await.unwrap();

@@ -23,7 +23,7 @@ use daemon::{Link, LinkFrame, LinkHandler, LinkTable, Shutdown};
 use parking_lot::Mutex;
 use prost::Message as _;
 use proto::client::{GroupChange, GroupMembersNotify, MessageData};
-use proto::cluster::wire::{Origin, Publish, PublishAck};
+use proto::cluster::wire::{Origin, Owned, Publish, PublishAck};
 use proto::cluster::{Kind, rendezvous_weight};
 use proto::ids::{ConversationId, GroupId, MsgId, Offset, Parties, UserId};
 use proto::limits::LIMIT_TO_CLIENT;
@@ -46,9 +46,6 @@ const LOOK_EVERY: Duration = Duration::from_millis(50);
 /// Members named in one notice at most, so that it fits a frame: each takes up to 6 bytes, and the
 /// changed are named twice.
 const MEMBERS_NAMED_MAX: usize = LIMIT_TO_CLIENT / 14;
-
-/// The partition that is published for. Embedded: there is one.
-pub const PARTITION: u32 = 0;
 
 /// A change of a group's members, as it is told.
 #[derive(Debug)]
@@ -133,11 +130,11 @@ impl Publisher {
         &self,
         row: &MessageRow,
         (previous, member_version): (Offset, u32),
-        epoch: u64,
+        owned: Owned,
         origin: Option<Origin>,
     ) {
         debug!(message = %row.client_msg_id, conversation = %row.conversation, msg_id = row.msg_id.0, "publishing");
-        let publish = publication(row, (previous, member_version), epoch, origin);
+        let publish = publication(row, (previous, member_version), owned, origin);
         self.publish(row.conversation, &publish);
     }
 
@@ -147,10 +144,10 @@ impl Publisher {
         change: &MembersChange<'_>,
         offset: Offset,
         previous: Offset,
-        epoch: u64,
+        owned: Owned,
     ) {
         let Some(conversation) = ConversationId::group(change.group) else { return };
-        let publish = members_publication(conversation, change, (offset, previous), epoch);
+        let publish = members_publication(conversation, change, (offset, previous), owned);
         self.publish(conversation, &publish);
     }
 
@@ -282,7 +279,7 @@ impl LinkHandler for Publisher {
 pub fn publication(
     row: &MessageRow,
     (previous, member_version): (Offset, u32),
-    epoch: u64,
+    owned: Owned,
     origin: Option<Origin>,
 ) -> Publish {
     Publish {
@@ -297,8 +294,8 @@ pub fn publication(
         frame: message_frame(row),
         added: Vec::new(),
         removed: Vec::new(),
-        epoch,
-        partition: PARTITION,
+        epoch: owned.epoch,
+        partition: owned.partition,
         first_visible: None,
     }
 }
@@ -308,7 +305,7 @@ pub fn members_publication(
     conversation: ConversationId,
     change: &MembersChange<'_>,
     (offset, previous): (Offset, Offset),
-    epoch: u64,
+    owned: Owned,
 ) -> Publish {
     let numbers = |users: &[UserId]| users.iter().map(|user| user.0).collect::<Vec<_>>();
     Publish {
@@ -323,8 +320,8 @@ pub fn members_publication(
         frame: if change.quiet { Bytes::new() } else { members_frame(change) },
         added: numbers(change.added),
         removed: numbers(change.removed),
-        epoch,
-        partition: PARTITION,
+        epoch: owned.epoch,
+        partition: owned.partition,
         first_visible: change.first_visible.map(|first| first.0),
     }
 }

@@ -3,15 +3,19 @@
 //! The user is the session's, whatever the body says; `attach_data` is neither read nor written.
 //! What cannot be answered completely is "unavailable", never a short or an empty list.
 
+use std::sync::Arc;
+
 use bytes::Bytes;
+use parking_lot::Mutex;
 use proto::Command;
 use proto::client;
-use proto::cluster::wire::{Answer, Origin};
+use proto::cluster::wire::{Answer, Ask, Origin, Owned};
 use proto::ids::{ConversationId, GroupId, UserId};
 
 use crate::login::Logins;
-use crate::partition::Partition;
-use crate::requests::{ignored, unavailable};
+use crate::partition::Outcome;
+use crate::partitions::{Partitions, Served};
+use crate::requests::{ignored, not_owner, unavailable};
 use crate::store::StoreError;
 
 pub mod groups;
@@ -24,7 +28,7 @@ pub mod people;
 mod stored;
 
 /// Who asks, and where answers come from.
-#[derive(Debug, Clone)]
+#[derive(Debug)]
 pub struct Asker {
     /// The user of the session.
     pub user: UserId,
@@ -32,15 +36,50 @@ pub struct Asker {
     pub client_type: u32,
     /// The session, which is answered and needs no notice of what it changes.
     pub origin: Origin,
-    /// The partition.
-    pub partition: Partition,
+    /// The partitions.
+    pub partitions: Arc<Partitions>,
+    /// Of a question about several conversations: only those of these partitions; all if none is named.
+    pub asked: Vec<u32>,
     /// The login side.
     pub logins: Logins,
+    /// Whose partitions the answer was read from, so far.
+    pub by: Mutex<Vec<Owned>>,
+}
+
+impl Asker {
+    /// The partition of a conversation.
+    pub(crate) fn of(&self, id: ConversationId) -> Result<Arc<Served>, NoReply> {
+        self.served(self.partitions.number_of(id))
+    }
+
+    /// The partitions of a question about several conversations.
+    pub(crate) fn all_asked(&self) -> Result<Vec<Arc<Served>>, NoReply> {
+        if self.asked.is_empty() {
+            return (0..self.partitions.count()).map(|number| self.served(number)).collect();
+        }
+        self.asked.iter().map(|number| self.served(*number)).collect()
+    }
+
+    /// Whether an answer is to tell of a conversation.
+    pub(crate) fn asks_about(&self, id: ConversationId) -> bool {
+        self.asked.is_empty() || self.asked.contains(&self.partitions.number_of(id))
+    }
+
+    fn served(&self, partition: u32) -> Result<Arc<Served>, NoReply> {
+        let served = self.partitions.get(partition).ok_or(NoReply::NotOwner)?;
+        let mut by = self.by.lock();
+        if !by.contains(&served.owned) {
+            by.push(served.owned);
+        }
+        Ok(served)
+    }
 }
 
 /// Why there is no reply.
 #[derive(Debug)]
 pub(crate) enum NoReply {
+    /// A partition is not owned here. Nothing was done.
+    NotOwner,
     /// The body cannot be read, or names what does not exist: ignored, as the original does.
     Ignored,
     /// It could not be answered completely.
@@ -56,7 +95,21 @@ impl From<prost::DecodeError> for NoReply {
 impl From<StoreError> for NoReply {
     fn from(error: StoreError) -> Self {
         tracing::debug!(%error, "a request is not answered");
-        Self::Unavailable
+        match error {
+            StoreError::Fenced(_) => Self::NotOwner,
+            _ => Self::Unavailable,
+        }
+    }
+}
+
+impl NoReply {
+    /// For a change that was not made, or of which that is not known and that may be made twice.
+    pub(crate) fn of(outcome: &Outcome) -> Option<Self> {
+        match outcome {
+            Outcome::Retry => Some(Self::Unavailable),
+            Outcome::Moved => Some(Self::NotOwner),
+            _ => None,
+        }
     }
 }
 
@@ -67,10 +120,33 @@ pub async fn answer(asker: &Asker, command: u32, body: Bytes) -> Answer {
     let command = u16::try_from(command).ok().and_then(Command::from_number);
     let Some(command) = command else { return ignored() };
     match reply(asker, command, body).await {
-        Ok(answer) => answer,
+        Ok(mut answer) => {
+            answer.by = std::mem::take(&mut asker.by.lock());
+            answer
+        }
+        Err(NoReply::NotOwner) => not_owner(),
         Err(NoReply::Ignored) => ignored(),
         Err(NoReply::Unavailable) => unavailable(),
     }
+}
+
+/// Whether a request is about users rather than conversations, and so for the login side.
+pub(crate) fn is_of_users(ask: &Ask) -> bool {
+    let command = u16::try_from(ask.command).ok().and_then(Command::from_number);
+    matches!(
+        command,
+        Some(
+            Command::AllUsersRequest
+                | Command::UsersInfoRequest
+                | Command::DepartmentsRequest
+                | Command::ChangeSignatureRequest
+                | Command::ChangeAvatarRequest
+                | Command::DeviceTokenRequest
+                | Command::LogoutRequest
+                | Command::SetPushShieldRequest
+                | Command::GetPushShieldRequest
+        )
+    )
 }
 
 async fn reply(asker: &Asker, command: Command, body: Bytes) -> Reply {

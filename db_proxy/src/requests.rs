@@ -1,17 +1,18 @@
 //! What gateways and administrators ask over their links, and who answers it.
 //!
 //! Sends go straight to the partition's queue, in the order of the link. Everything else becomes a
-//! task of its own, of which there are at most [`REQUESTS_MAX`]; beyond, a request is turned away at
-//! once ("unavailable"), never queued.
+//! task of its own, of which there is a bounded number ([`Bounds`]), for conversations and for logins
+//! apart; beyond, a request is turned away at once ("unavailable"), never queued.
 
 use std::sync::Arc;
 
 use bytes::Bytes;
 use daemon::{Link, LinkError, LinkFrame, LinkHandler, LinkTable, Role, Shutdown};
+use parking_lot::Mutex;
 use proto::cluster::Kind;
 use proto::cluster::wire::{
     AdminAnswer, AdminRequest, Answer, Ask, AskStatus, FetchRequest, Fetched, Follow, Memberships,
-    MembershipsRequest, Outcome, Submit, SubmitAnswer, Verified, Verify,
+    MembershipsRequest, Origin, Outcome, Submit, SubmitAnswer, Verified, Verify,
 };
 use proto::ids::{ClientMsgId, ConversationId, UserId};
 use tokio::sync::Semaphore;
@@ -19,49 +20,77 @@ use tracing::{debug, debug_span, warn};
 
 use crate::admin;
 use crate::admission::{Change, Send};
-use crate::following::Following;
 use crate::login::{self, Logins};
 use crate::metrics::RequestMetrics;
-use crate::partition::{self, Partition};
+use crate::partition::{self, Reply};
+use crate::partitions::Partitions;
 use crate::publish::seconds;
 use crate::queries::{self, Asker};
 use crate::window::Identity;
 
-/// Requests answered at the same time. Each holds one page of a reply at most.
-const REQUESTS_MAX: usize = 1_024;
-
 /// The handler of all links that others dial.
 #[derive(Debug, Clone)]
 pub struct Requests {
-    partition: Partition,
+    partitions: Arc<Partitions>,
     logins: Logins,
     gateways: Arc<LinkTable>,
-    slots: Arc<Semaphore>,
+    bounds: Bounds,
+    slots: Slots,
     metrics: RequestMetrics,
     shutdown: Shutdown,
-    following: Arc<Following>,
+}
+
+/// How many requests are answered at the same time. Each holds one page of a reply at most.
+#[derive(Debug, Clone, Copy)]
+pub struct Bounds {
+    /// About conversations.
+    pub requests: usize,
+    /// Logins, and about users. 0: these are not served here.
+    pub logins: usize,
+}
+
+/// Room for requests: that of one kind is not taken by the other.
+#[derive(Debug, Clone)]
+struct Slots {
+    requests: Arc<Semaphore>,
+    logins: Arc<Semaphore>,
 }
 
 impl Requests {
-    /// Answers from `partition` and `logins`; tasks belong to `shutdown`. Gateways that want to are
-    /// entered in `following`.
+    /// Answers from `partitions` and `logins`; tasks belong to `shutdown`.
     pub fn new(
-        partition: Partition,
+        partitions: Arc<Partitions>,
         logins: Logins,
         gateways: Arc<LinkTable>,
         (metrics, shutdown): (RequestMetrics, Shutdown),
-        following: Arc<Following>,
+        bounds: Bounds,
     ) -> Self {
-        let slots = Arc::new(Semaphore::new(REQUESTS_MAX));
-        Self { partition, logins, gateways, slots, metrics, shutdown, following }
+        let slots = Slots {
+            requests: Arc::new(Semaphore::new(bounds.requests)),
+            logins: Arc::new(Semaphore::new(bounds.logins)),
+        };
+        Self { partitions, logins, gateways, bounds, slots, metrics, shutdown }
     }
 
     /// Waits until no request is being answered.
     pub async fn idle(&self) {
-        let all = u32::try_from(REQUESTS_MAX).expect("a small constant");
-        if self.slots.acquire_many(all).await.is_err() {
-            debug!("nobody closes the semaphore");
+        let Bounds { requests, logins } = self.bounds;
+        for (slots, all) in [(&self.slots.requests, requests), (&self.slots.logins, logins)] {
+            let all = u32::try_from(all).unwrap_or(u32::MAX);
+            if slots.acquire_many(all).await.is_err() {
+                debug!("nobody closes the semaphore");
+            }
         }
+    }
+
+    /// Room for a request: of the logins or of the others.
+    fn slots(&self, frame: &LinkFrame) -> &Arc<Semaphore> {
+        let is_of_users = match Kind::from_number(frame.kind) {
+            Some(Kind::Verify) => true,
+            Some(Kind::Ask) => frame.parse::<Ask>().is_ok_and(|ask| queries::is_of_users(&ask)),
+            _ => false,
+        };
+        if is_of_users { &self.slots.logins } else { &self.slots.requests }
     }
 
     fn submit(&self, link: &Link, submit: &Submit) {
@@ -73,16 +102,22 @@ impl Requests {
         let (link, sender) = (link.clone(), submit.sender);
         let client_msg_id = Bytes::copy_from_slice(&submit.client_msg_id);
         let asked = submit.conversation;
-        self.partition.submit(
-            Change::Send(send),
-            Box::new(move |outcome| {
-                let answer = submit_answer(sender, client_msg_id, asked, &outcome);
-                if link.send(Kind::SubmitAnswer.number(), 0, &answer).is_err() {
-                    // The gateway asks again for what it has no answer to once it is back.
-                    link.reset("it does not take answers");
-                }
-            }),
-        );
+        // The log says whether it is ours.
+        let partition = self.partitions.number_of(send.conversation);
+        let epoch = submit.epoch;
+        let served = self.partitions.owned(partition);
+        let served = served.filter(|served| epoch.is_none_or(|epoch| epoch == served.owned.epoch));
+        let reply: Reply = Box::new(move |outcome| {
+            let answer = submit_answer((sender, client_msg_id), (asked, epoch), &outcome);
+            if link.send(Kind::SubmitAnswer.number(), 0, &answer).is_err() {
+                // The gateway asks again for what it has no answer to once it is back.
+                link.reset("it does not take answers");
+            }
+        });
+        match served {
+            Some(served) => served.partition.submit(Change::Send(send), reply),
+            None => reply(partition::Outcome::Moved),
+        }
     }
 
     /// Answers one request in a task of its own, or at once by `overloaded`.
@@ -96,7 +131,7 @@ impl Requests {
         Q: prost::Message + Default + 'static,
         R: prost::Message + 'static,
     {
-        let Ok(slot) = Arc::clone(&self.slots).try_acquire_owned() else {
+        let Ok(slot) = Arc::clone(self.slots(&frame)).try_acquire_owned() else {
             self.metrics.overloaded.inc();
             send_answer(link, &frame, overloaded);
             return;
@@ -116,11 +151,9 @@ impl Requests {
 
     async fn ask(self, ask: Ask) -> Answer {
         let asker = Asker {
-            user: UserId(ask.user),
             client_type: ask.client_type,
             origin: ask.origin,
-            partition: self.partition.clone(),
-            logins: self.logins.clone(),
+            ..self.asker(ask.user, ask.partitions)
         };
         let answer = queries::answer(&asker, ask.command, ask.body).await;
         match AskStatus::try_from(answer.status) {
@@ -128,6 +161,18 @@ impl Requests {
             _ => self.metrics.answered.inc(),
         };
         answer
+    }
+
+    fn asker(&self, user: u32, asked: Vec<u32>) -> Asker {
+        Asker {
+            user: UserId(user),
+            client_type: 0,
+            origin: Origin::default(),
+            partitions: Arc::clone(&self.partitions),
+            asked,
+            logins: self.logins.clone(),
+            by: Mutex::default(),
+        }
     }
 
     async fn verify(self, verify: Verify) -> Verified {
@@ -140,19 +185,23 @@ impl Requests {
     }
 
     async fn memberships(self, request: MembershipsRequest) -> Memberships {
-        queries::groups::memberships(self.partition.state(), UserId(request.user)).await
+        queries::groups::memberships(&self.asker(request.user, request.partitions)).await
     }
 
     async fn fetch(self, request: FetchRequest) -> Fetched {
+        let id = ConversationId::from_number(request.conversation);
+        let Some(served) = id.and_then(|id| self.partitions.of(id)) else {
+            return Fetched::default();
+        };
         #[cfg(feature = "faults")]
         if let Some(nothing) = queries::mutants::nothing_missed(&request) {
-            return nothing;
+            return Fetched { by: Some(served.owned), ..nothing };
         }
-        queries::missed::fetch(self.partition.state(), &request, self.following.epoch()).await
+        queries::missed::fetch(served.partition.state(), &request, served.owned).await
     }
 
     async fn administer(self, request: AdminRequest) -> AdminAnswer {
-        admin::answer(&self.partition, &self.logins, &self.gateways, request).await
+        admin::answer(&self.partitions, &self.logins, &self.gateways, request).await
     }
 }
 
@@ -174,7 +223,7 @@ where
 impl LinkHandler for Requests {
     fn up(&self, link: &Link) {
         if link.peer().role == Role::MsgServer {
-            self.gateways.add(link);
+            self.partitions.gateway_up(link);
         }
     }
 
@@ -197,7 +246,7 @@ impl LinkHandler for Requests {
                 self.answer(link, frame, &Memberships::default(), Self::memberships);
             }
             Some(Kind::Follow) => match frame.parse::<Follow>() {
-                Ok(follow) => self.following.follow(link, &follow),
+                Ok(follow) => self.partitions.follow(link, &follow),
                 Err(_) => link.reset("it follows what cannot be read"),
             },
             Some(Kind::Fetch) => {
@@ -208,8 +257,7 @@ impl LinkHandler for Requests {
     }
 
     fn down(&self, link: &Link) {
-        self.gateways.remove(link);
-        self.following.down(link);
+        self.partitions.gateway_down(link);
     }
 }
 
@@ -240,9 +288,8 @@ fn read_submit(submit: &Submit) -> Option<Send> {
 }
 
 fn submit_answer(
-    sender: u32,
-    client_msg_id: Bytes,
-    asked: u64,
+    (sender, client_msg_id): (u32, Bytes),
+    (asked, epoch): (u64, Option<u64>),
     outcome: &partition::Outcome,
 ) -> SubmitAnswer {
     let mut answer = SubmitAnswer {
@@ -253,6 +300,7 @@ fn submit_answer(
         create_time: None,
         reason: None,
         conversation: asked,
+        epoch,
     };
     match *outcome {
         partition::Outcome::Sent { conversation, msg_id, timestamp_ms } => {
@@ -266,6 +314,7 @@ fn submit_answer(
             answer.reason = Some(reason as i32);
         }
         partition::Outcome::Retry => {}
+        partition::Outcome::Moved => answer.outcome = Outcome::Moved as i32,
         partition::Outcome::Members { .. } | partition::Outcome::Marked { .. } => {
             warn!("a message cannot end as a change of members or marks");
         }
@@ -279,13 +328,18 @@ pub(crate) fn answered(command: proto::Command, reply: &impl prost::Message) -> 
         status: AskStatus::Answered as i32,
         command: Some(u32::from(command.number())),
         body: Some(reply.encode_to_vec().into()),
-        changed: None,
+        ..ignored()
     }
 }
 
 /// No answer: not a request, or not one of ours.
 pub(crate) fn ignored() -> Answer {
-    Answer { status: AskStatus::Ignored as i32, command: None, body: None, changed: None }
+    Answer { status: AskStatus::Ignored as i32, ..Answer::default() }
+}
+
+/// No answer here: another db_proxy owns what was asked about.
+pub(crate) fn not_owner() -> Answer {
+    Answer { status: AskStatus::NotOwner as i32, ..ignored() }
 }
 
 /// No answer now: it would not be complete.

@@ -3,39 +3,37 @@
 use std::sync::Arc;
 use std::time::Duration;
 
+#[cfg(feature = "kafka")]
+use daemon::StartRefused;
 use daemon::link::LinkMetrics;
 use daemon::{BoxError, Context, LinkOptions, LinkTable, Role, Serving, Shutdown};
 use tokio::sync::watch;
 use tracing::info_span;
 
-use crate::config::Config;
-use crate::fold::EPOCH_EVERY;
-use crate::following::{self, Following};
+use crate::config::{Config, DbRole};
 use crate::login::Logins;
-use crate::metrics::{
-    FollowingMetrics, PartitionMetrics, PublishMetrics, RequestMetrics, StoringMetrics,
-};
-use crate::partition::Owner;
-use crate::partition::open::OpenPartition;
+use crate::metrics::{OwnedMetrics, PublishMetrics, RequestMetrics};
+use crate::owning::{Ground, Running};
+use crate::partitions::Partitions;
 use crate::passwords::Passwords;
 use crate::publish::Publisher;
-use crate::requests::Requests;
-use crate::storing::{self, StopStoring};
-use crate::wiring;
+use crate::pulse::Pulse;
+use crate::requests::{Bounds, Requests};
+#[cfg(feature = "kafka")]
+use crate::sharing::{self, StopSharing};
+use crate::wiring::{self, Logs, Site};
 
 /// Gateways that lose their link resubmit within this time; what they had sent is answered first.
 const LAST_REQUESTS: Duration = Duration::from_millis(50);
 
-/// Takes the partition and starts to serve. Returns once gateways can connect: everything that was
-/// acknowledged before is folded by then.
+/// Takes the partition, or joins those who share them, and starts to serve. Returns once gateways can
+/// connect: with an embedded log, everything that was acknowledged before is folded by then.
 pub async fn run(context: Context<Config>) -> Result<Serving, BoxError> {
     let Context { settings: config, shutdown, reloads, metrics, boot } = context;
     let identity = config.cluster.link_identity(Role::DbProxy, boot)?;
-    let opened = wiring::open_partition(&config, &identity.name).await?;
-    let OpenPartition { log, state, epoch, owner: name } = opened;
-    let store = Arc::clone(state.store());
+    let Site { stores, logs } = wiring::site(&config).await?;
+    let store = stores.first().map(Arc::clone).ok_or("there is no partition")?;
     let cache = wiring::cache(&config.cache, &metrics, &shutdown).await?;
-    let state = state.with_cache(Arc::clone(&cache), log.id());
 
     let gateways = Arc::new(LinkTable::default());
     let publisher = Publisher::new(Arc::clone(&gateways), PublishMetrics::new(&metrics));
@@ -52,34 +50,33 @@ pub async fn run(context: Context<Config>) -> Result<Serving, BoxError> {
         &shutdown,
     );
 
-    let owner = Owner {
-        log,
-        state,
-        epoch,
-        name,
-        epoch_every: EPOCH_EVERY,
-        limits: config.limits.limits(),
+    let pulse = Pulse::default();
+    // An embedded log has one owner, however long it stood still.
+    let watched = config.kafka.is_used().then(|| pulse.clone());
+    let has_logins = config.has(DbRole::Login);
+    let partitions = Partitions::new(stores, Arc::clone(&gateways), has_logins, watched);
+    let partitions = Arc::new(partitions);
+    let ground = Ground {
+        partitions: Arc::clone(&partitions),
         publisher,
-        metrics: PartitionMetrics::new(&metrics),
+        cache: Arc::clone(&cache),
+        limits: config.limits.limits(),
+        metrics: OwnedMetrics::new(&metrics),
+        pulse,
+        shutdown: shutdown.clone(),
     };
-    let partition = owner.start(&shutdown);
-    let storing_metrics = StoringMetrics::new(&metrics);
-    let storing =
-        storing::start(partition.clone(), storing_metrics, storing::TRIM_EVERY, &shutdown);
+    let owners = own(ground, logs, &config, &identity.name).await?;
 
-    let followed = FollowingMetrics::new(&metrics);
-    let following = Following::new(partition.state().clone(), epoch, followed);
-    following.watch(following::TELL_EVERY, &shutdown);
     let request_metrics = RequestMetrics::new(&metrics);
-    let passwords = tokio::task::spawn_blocking(Passwords::new).await??;
+    let hashes_max = config.limits.hashes_max;
+    let passwords = tokio::task::spawn_blocking(move || Passwords::new(hashes_max)).await??;
     let logins = Logins::new(store, cache, passwords, request_metrics.clone());
-    let requests = Requests::new(
-        partition.clone(),
-        logins,
-        gateways,
-        (request_metrics, shutdown.clone()),
-        following,
-    );
+    let bounds = Bounds {
+        requests: config.limits.requests_max,
+        logins: if has_logins { config.limits.logins_max } else { 0 },
+    };
+    let requests =
+        Requests::new(partitions, logins, gateways, (request_metrics, shutdown.clone()), bounds);
     let addr = daemon::link::listen(
         config.link_addr,
         identity,
@@ -89,17 +86,62 @@ pub async fn run(context: Context<Config>) -> Result<Serving, BoxError> {
         &shutdown,
     )
     .await?;
-    let drain = drain(requests, partition, storing);
+    let drain = drain(requests, owners);
     Ok(Serving::new("db_proxy").listens("links", addr).drain(drain))
 }
 
-/// Everything that was taken is answered, everything folded is stored; what comes after is told to
-/// try again, and finds the next owner.
-async fn drain(requests: Requests, partition: crate::partition::Partition, storing: StopStoring) {
+/// What owns partitions here.
+enum Owners {
+    /// The only partition of an embedded log.
+    One(Arc<Running>),
+    #[cfg(feature = "kafka")]
+    Shared(StopSharing),
+    None,
+}
+
+async fn own(ground: Ground, logs: Logs, config: &Config, name: &str) -> Result<Owners, BoxError> {
+    match logs {
+        Logs::Embedded(log) => {
+            let store = Arc::clone(&ground.partitions.stores()[0]);
+            let opened = wiring::open_partition(config, *log, store, name).await?;
+            let shutdown = ground.shutdown.clone();
+            let running = Arc::new(ground.begin(0, opened));
+            let watched = Arc::clone(&running);
+            ground.shutdown.spawn_link(info_span!("owner"), async move {
+                tokio::select! {
+                    // Nobody else can take it: whoever looks after this daemon starts it again.
+                    _why = watched.ended() => shutdown.fail(),
+                    () = shutdown.begun() => {}
+                }
+            });
+            Ok(Owners::One(running))
+        }
+        #[cfg(feature = "kafka")]
+        Logs::Kafka(topic) => match sharing::start(ground, topic, name.to_owned()) {
+            Ok(stop) => Ok(Owners::Shared(stop)),
+            Err(error) => Err(Box::new(StartRefused(error.to_string()))),
+        },
+        Logs::Nowhere => Ok(Owners::None),
+    }
+}
+
+/// Everything that was taken is answered, everything folded is stored; what comes after is told that
+/// the partition has moved, and finds the next owner.
+async fn drain(requests: Requests, owners: Owners) {
     tokio::time::sleep(LAST_REQUESTS).await;
-    requests.idle().await;
-    partition.stop().await;
-    storing.finish().await;
+    match owners {
+        Owners::One(running) => {
+            requests.idle().await;
+            running.finish().await;
+        }
+        // The others take over while requests are answered that are under way.
+        #[cfg(feature = "kafka")]
+        Owners::Shared(sharing) => {
+            sharing.finish().await;
+            requests.idle().await;
+        }
+        Owners::None => requests.idle().await,
+    }
 }
 
 /// The configured route_servers, and again whenever the settings are read again.

@@ -8,6 +8,7 @@
 //! - Only the partition's thread folds, and only it takes conversations out of memory: between an
 //!   admission and its fold a conversation cannot vanish.
 //! - A conversation leaves memory only when its last change is stored.
+//! - What is read from the store counts only if no other owner had begun when it was read.
 //! - A conversation that is being read from the store does not leave memory until the read has ended:
 //!   so whatever is put into memory is as new as anything that was ever known there.
 
@@ -28,6 +29,8 @@ use crate::store::{Batch, MemberRow, MessageRow, Store, StoreError, UserConversa
 #[derive(Clone)]
 pub struct State {
     inner: Arc<Mutex<Inner>>,
+    /// Of this ownership.
+    epoch: u64,
     store: Arc<dyn Store>,
     cache: Option<Cached>,
     /// Wakes the store worker.
@@ -68,8 +71,9 @@ impl std::fmt::Debug for State {
 }
 
 impl State {
-    /// The state of a partition whose log is folded up to `fold.last`.
+    /// The state of a partition whose log is folded up to `fold.last`, in the epoch of its owner.
     pub fn new(fold: Fold, stored: Offset, store: Arc<dyn Store>) -> Self {
+        let epoch = fold.epoch;
         let inner = Inner {
             fold,
             stored,
@@ -79,7 +83,13 @@ impl State {
             round: 0,
             evict_above: 0,
         };
-        Self { inner: Arc::new(Mutex::new(inner)), store, cache: None, unstored: Arc::default() }
+        Self {
+            inner: Arc::new(Mutex::new(inner)),
+            epoch,
+            store,
+            cache: None,
+            unstored: Arc::default(),
+        }
     }
 
     /// The same state, which keeps stored messages of `log` in `cache` and looks for them there.
@@ -126,6 +136,11 @@ impl State {
             Loading { state: self, id }
         };
         let stored = self.store.conversation(id, RECENT_KEPT).await?;
+        if stored.epoch != self.epoch {
+            // It may be newer than what is folded here: to fold on from it would number anew.
+            let problem = format!("read in epoch {}, owned in {}", stored.epoch, self.epoch);
+            return Err(StoreError::Fenced(problem));
+        }
         let mut inner = self.lock();
         let conversations = &mut inner.fold.conversations;
         // Whoever was faster may have changed it since.
@@ -190,7 +205,7 @@ impl State {
             .chain(batch.marks.iter().map(|mark| mark.conversation))
             .chain(batch.members.iter().filter_map(group))
             .collect();
-        let (epoch, stored) = (inner.fold.epoch, inner.stored);
+        let (epoch, stored) = (self.epoch, inner.stored);
         drop(inner);
         if let Some(cached) = &self.cache {
             *cached.heads.lock() = heads(&batch);

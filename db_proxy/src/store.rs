@@ -38,6 +38,17 @@ pub struct Progress {
     pub fold_version: u32,
 }
 
+/// Who has taken a partition, and how far it is.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Claimed {
+    /// Whose progress it is.
+    pub log: LogId,
+    /// The owner of the current epoch.
+    pub owner: String,
+    /// How far it is.
+    pub progress: Progress,
+}
+
 /// A message as stored.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct MessageRow {

@@ -17,7 +17,7 @@ use tokio::time::{Instant, sleep, timeout};
 use tracing::{error, info, info_span, warn};
 
 use crate::metrics::{self, StoringMetrics};
-use crate::partition::Partition;
+use crate::partition::{Ended, Partition};
 use crate::state::State;
 use crate::store::{Batch, StoreError};
 
@@ -116,7 +116,7 @@ impl Worker {
         loop {
             while let Some((epoch, after, batch)) = self.state.next_batch() {
                 if !self.write(epoch, after, batch).await {
-                    self.shutdown.fail();
+                    self.partition.ending().end(Ended::Fenced);
                     return;
                 }
                 if !is_stopping {
@@ -154,7 +154,7 @@ impl Worker {
                     sleep(RETRY_PAUSE).await;
                 }
                 Err(error) => {
-                    error!(%error, "this daemon does not own the partition any more");
+                    error!(%error, "the partition is not ours any more");
                     return false;
                 }
             }

@@ -9,6 +9,7 @@ use std::time::Duration;
 use bytes::Bytes;
 use daemon::{LinkTable, Metrics, Shutdown};
 use proto::client::GroupType;
+use proto::cluster::wire::Owned;
 use proto::ids::{ClientMsgId, ConversationId, GroupId, MsgId, UserId};
 use proto::log::GroupCreated;
 use tempfile::TempDir;
@@ -19,10 +20,11 @@ use crate::admission::{Change, Send};
 use crate::cache::Cache;
 use crate::fold::EPOCH_EVERY;
 use crate::log::embedded::{EmbeddedLog, Options};
-use crate::metrics::{PartitionMetrics, PublishMetrics, StoringMetrics};
+use crate::metrics::{OwnedMetrics, PartitionMetrics, PublishMetrics};
 use crate::partition::open::{self, OpenError};
 use crate::partition::{Limits, Outcome, Owner, Partition};
 use crate::publish::Publisher;
+use crate::pulse::Pulse;
 use crate::state::State;
 use crate::store::sqlite::{SqliteOptions, SqliteStore};
 use crate::store::{ConversationStore, NewUser, UserStore};
@@ -131,7 +133,8 @@ impl Setup {
         let gateways = Arc::new(LinkTable::default());
         let publisher = Publisher::new(Arc::clone(&gateways), PublishMetrics::new(&metrics));
         publisher.watch(&shutdown);
-        let partition_metrics = PartitionMetrics::new(&metrics);
+        let one = OwnedMetrics::new(&metrics).of(0);
+        let partition_metrics = one.partition;
         let state = match &self.cache {
             Some(cache) => opened.state.with_cache(Arc::clone(cache), opened.log.id()),
             None => opened.state,
@@ -139,18 +142,18 @@ impl Setup {
         let owner = Owner {
             log: opened.log,
             state,
-            epoch: opened.epoch,
+            owned: Owned { partition: 0, epoch: opened.epoch },
             name: opened.owner,
             epoch_every: self.epoch_every,
             limits: self.limits,
             publisher,
             metrics: partition_metrics.clone(),
+            confirmed: Pulse::default().confirmed(),
         };
         let partition = owner.start(&shutdown);
-        let storing = self.storing.then(|| {
-            let metrics = StoringMetrics::new(&metrics);
-            storing::start(partition.clone(), metrics, self.trim_every, &shutdown)
-        });
+        let storing = self
+            .storing
+            .then(|| storing::start(partition.clone(), one.storing, self.trim_every, &shutdown));
         Proxy {
             setup: self.clone(),
             shutdown,
@@ -184,6 +187,10 @@ impl Proxy {
 
     pub(crate) fn state(&self) -> &State {
         self.partition.state()
+    }
+
+    pub(crate) fn owned(&self) -> Owned {
+        Owned { partition: 0, epoch: self.epoch }
     }
 
     /// Ends it as a kill would: what is not stored stays in the log. Waits until log and store are

@@ -19,7 +19,7 @@ use tracing::{info, warn};
 
 use crate::cache::redis::{CacheError, RedisCache};
 use crate::cache::{Cache, MemoryCache};
-use crate::config::{CacheConfig, Config};
+use crate::config::{CacheConfig, Config, DbRole};
 use crate::log::Unopened;
 use crate::log::embedded::{EmbeddedLog, Options, Prepared};
 use crate::metrics::CacheMetrics;
@@ -37,9 +37,27 @@ pub(crate) const SQLITE: &str = "store.sqlite";
 /// Says which kind of store a data folder belongs to.
 const KIND: &str = "store.kind";
 
+/// What a db_proxy serves from.
+pub(crate) struct Site {
+    /// Where each partition is stored.
+    pub(crate) stores: Vec<Arc<dyn Store>>,
+    pub(crate) logs: Logs,
+}
+
+/// Where the partitions' logs are.
+pub(crate) enum Logs {
+    /// In the data folder, of which this process is the only user: one partition.
+    Embedded(Box<Prepared>),
+    /// In Kafka, shared with other db_proxies.
+    #[cfg(feature = "kafka")]
+    Kafka(crate::log::kafka::KafkaTopic),
+    /// No partition is owned here.
+    Nowhere,
+}
+
 /// Brings the databases to the version of this program, as a user who may define data.
 pub async fn migrate(config: Config) -> Result<(), BoxError> {
-    let migrated = if let Some(options) = config.store.mysql() {
+    let migrated = if let Some(options) = config.mysql() {
         MySqlStore::migrate(&options).await
     } else {
         // The lock is the log's: nobody migrates under a db_proxy that runs.
@@ -51,16 +69,28 @@ pub async fn migrate(config: Config) -> Result<(), BoxError> {
     migrated.map_err(|error| OpenError::from(error).boxed())
 }
 
-/// Opens log and store and takes the partition. Waits for a store that cannot be reached.
+/// Finds log and store. Waits for servers that cannot be reached.
+pub(crate) async fn site(config: &Config) -> Result<Site, BoxError> {
+    let logs = if !config.has(DbRole::Message) {
+        Logs::Nowhere
+    } else if config.kafka.is_used() {
+        in_folder(config, take_folder).await?;
+        kafka(config).await?
+    } else {
+        // The store is touched only once the folder is ours.
+        Logs::Embedded(Box::new(in_folder(config, prepare).await?))
+    };
+    let stores = stores(config).await?;
+    Ok(Site { stores, logs })
+}
+
+/// Takes the only partition of an embedded log.
 pub(crate) async fn open_partition(
     config: &Config,
+    log: Prepared,
+    store: Arc<dyn Store>,
     owner: &str,
 ) -> Result<OpenPartition, BoxError> {
-    let for_log = config.clone();
-    let prepared = tokio::task::spawn_blocking(move || prepare(&for_log)).await?;
-    // The store is touched only once the folder is ours.
-    let log = prepared.map_err(OpenError::boxed)?;
-    let store = store(config).await?;
     let progress = claim(&store, owner, &log).await?;
     remember_kind(config).map_err(OpenError::boxed)?;
     let (owner, runtime) = (owner.to_owned(), Handle::current());
@@ -68,6 +98,63 @@ pub(crate) async fn open_partition(
         open::open(Box::new(log), store, progress, &owner, &runtime)
     });
     opening.await?.map_err(OpenError::boxed)
+}
+
+#[cfg(feature = "kafka")]
+async fn kafka(config: &Config) -> Result<Logs, BoxError> {
+    use crate::log::kafka::{ConnectError, KafkaTopic};
+
+    let mut waited = false;
+    loop {
+        let options = config.kafka.options();
+        let connecting = tokio::task::spawn_blocking(move || KafkaTopic::connect(options));
+        match connecting.await? {
+            Ok(topic) => {
+                remember_kind(config).map_err(OpenError::boxed)?;
+                return Ok(Logs::Kafka(topic));
+            }
+            Err(ConnectError::Refused(why)) => return Err(Box::new(StartRefused(why))),
+            Err(ConnectError::Away(why)) => {
+                if !waited {
+                    warn!(why, "waiting for Kafka");
+                }
+                waited = true;
+                sleep(AGAIN_AFTER).await;
+            }
+        }
+    }
+}
+
+#[cfg(not(feature = "kafka"))]
+fn kafka(_config: &Config) -> impl Future<Output = Result<Logs, BoxError>> {
+    let why = "kafka.bootstrap is set, and this db_proxy was built without Kafka: build it with \
+               `--features kafka`";
+    std::future::ready(Err(Box::new(StartRefused(why.to_owned())) as BoxError))
+}
+
+/// Makes the topic that the settings name.
+#[cfg(feature = "kafka")]
+pub(crate) async fn create_topic(
+    config: Config,
+    new: crate::log::kafka::NewTopic,
+) -> Result<(), BoxError> {
+    use crate::log::kafka::{self, ConnectError, KafkaTopic};
+
+    let options = config.kafka.options();
+    let making = move || match kafka::create_topic(&options, new) {
+        // One that can be used is as good as one that was just made.
+        Err(error) => KafkaTopic::connect(options).map(|_topic| false).map_err(|_| error),
+        Ok(()) => Ok(true),
+    };
+    match tokio::task::spawn_blocking(making).await? {
+        Ok(is_new) => {
+            let topic = &config.kafka.topic;
+            info!(topic, is_new, "the topic is there");
+            Ok(())
+        }
+        Err(ConnectError::Refused(why)) => Err(Box::new(StartRefused(why))),
+        Err(ConnectError::Away(why)) => Err(why.into()),
+    }
 }
 
 /// The cache that the settings name.
@@ -83,21 +170,45 @@ pub(crate) async fn cache(
     }
 }
 
+/// Does something to the data folder, off the async workers.
+async fn in_folder<T: Send + 'static>(
+    config: &Config,
+    work: impl FnOnce(&Config) -> Result<T, OpenError> + Send + 'static,
+) -> Result<T, BoxError> {
+    let config = config.clone();
+    let done = tokio::task::spawn_blocking(move || work(&config)).await?;
+    done.map_err(OpenError::boxed)
+}
+
+/// Makes the data folder, which must not be one of a log in files.
+fn take_folder(config: &Config) -> Result<(), OpenError> {
+    make_folder(config)?;
+    check_kind(&config.data_dir, kind(config))
+}
+
+fn make_folder(config: &Config) -> Result<(), OpenError> {
+    let failed = |error| OpenError::Failed(format!("{}: {error}", config.data_dir.display()));
+    fs::create_dir_all(&config.data_dir).map_err(failed)
+}
+
 /// Takes the data folder, which must be one of the store that the settings name.
 fn prepare(config: &Config) -> Result<Prepared, OpenError> {
     let mut options = Options::new(config.data_dir.join("log"));
     options.segment_bytes = config.log.segment_mib << 20;
     options.spare_segments = config.log.spare_segments;
     options.keep_bytes = config.log.keep_mib << 20;
-    let failed = |error| OpenError::Failed(format!("{}: {error}", config.data_dir.display()));
-    fs::create_dir_all(&config.data_dir).map_err(failed)?;
+    make_folder(config)?;
     let prepared = EmbeddedLog::prepare(options)?;
     check_kind(&config.data_dir, kind(config))?;
     Ok(prepared)
 }
 
 fn kind(config: &Config) -> &'static str {
-    if config.store.mysql.is_empty() { "sqlite" } else { "mysql" }
+    match (config.kafka.is_used(), config.store.mysql.is_empty()) {
+        (true, _) => "kafka",
+        (false, false) => "mysql",
+        (false, true) => "sqlite",
+    }
 }
 
 /// Once the store has taken the log, the folder is its.
@@ -131,14 +242,15 @@ fn check_kind(folder: &Path, asked: &str) -> Result<(), OpenError> {
         Err(error) => return Err(failed(error)),
     };
     let of = |kind: &str| match kind {
-        "sqlite" => "the embedded store",
-        "mysql" => "a store on MySQL or MariaDB",
+        "sqlite" => "the embedded log and store",
+        "mysql" => "an embedded log and a store on MySQL or MariaDB",
+        "kafka" => "a log in Kafka",
         _ => "a store of another version of this program",
     };
     match known {
         Some(known) if known != asked => Err(OpenError::Refused(format!(
             "{} belongs to {}, and the settings ask for {}: name another data_dir for that, or set \
-             [store] back",
+             [store] and [kafka] back; `talkhub admin export` and `import` move what is there",
             folder.display(),
             of(&known),
             of(asked),
@@ -147,15 +259,16 @@ fn check_kind(folder: &Path, asked: &str) -> Result<(), OpenError> {
     }
 }
 
-async fn store(config: &Config) -> Result<Arc<dyn Store>, BoxError> {
-    let Some(options) = config.store.mysql() else {
+async fn stores(config: &Config) -> Result<Vec<Arc<dyn Store>>, BoxError> {
+    let Some(options) = config.mysql() else {
         let path = config.data_dir.join(SQLITE);
         let opening = move || SqliteStore::open(&path, SqliteOptions::default());
         let opened = tokio::task::spawn_blocking(opening).await?;
-        return Ok(Arc::new(opened.map_err(|error| OpenError::from(error).boxed())?));
+        return Ok(vec![Arc::new(opened.map_err(|error| OpenError::from(error).boxed())?)]);
     };
     let store = until_reached(|| MySqlStore::open(options.clone())).await?;
-    Ok(Arc::new(store))
+    let parts = (0..options.partitions).filter_map(|part| store.for_partition(part));
+    Ok(parts.map(|part| Arc::new(part) as Arc<dyn Store>).collect())
 }
 
 /// Each try raises the epoch, even one whose answer was lost; that does no harm.

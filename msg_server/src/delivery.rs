@@ -8,9 +8,12 @@
 //! was before it, and by storage's stream of changes, which moves our cursor ([`cursor`]). Either way
 //! it is fetched before anything after it is delivered ([`repair`]).
 //!
+//! Each partition has a log and an owner of its own, and so a cursor, a stream and a lock of its own:
+//! what is behind in one holds up nothing in another.
+//!
 //! # Invariants
 //!
-//! - A record of an owner that is none any more is refused: the newest epoch counts.
+//! - A record of an owner that is none any more is refused: the newest epoch of its partition counts.
 //! - Of one conversation, records are delivered in the order of the log, each once, and none before
 //!   one that is missing ([`progress`]). One task at a time writes those of a conversation.
 //! - The session that a message came from never gets it: it gets the answer.
@@ -18,8 +21,8 @@
 //!
 //! # What bounds it
 //!
-//! `conversations_max` conversations after the cursor are remembered ([`progress`]); behind a gap,
-//! 256 records wait at most, and [`repair::FETCHES_MAX`] pages are fetched at a time. What was taken
+//! `conversations_max` conversations after the cursors are remembered ([`progress`]), of each partition
+//! the same share, since conversations spread evenly over them; behind a gap, 256 records wait at most, and [`repair::FETCHES_MAX`] pages are fetched at a time. What was taken
 //! and not delivered is bounded by what came in one read.
 
 mod cursor;
@@ -29,14 +32,16 @@ mod repair;
 
 use std::collections::HashMap;
 use std::mem;
-use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, OnceLock};
 
 use parking_lot::Mutex;
 use proto::client;
+use proto::cluster::partition_of;
 use proto::cluster::wire::Publish;
 use proto::ids::{ClientMsgId, ConversationId};
 use tokio::sync::{Notify, Semaphore};
-use tracing::debug;
+use tracing::{debug, warn};
 
 use crate::gateway::Gateway;
 use crate::metrics::GapEnd;
@@ -49,10 +54,22 @@ pub(crate) use cursor::{Following, spawn};
 /// What has been delivered here.
 #[derive(Debug)]
 pub(crate) struct Delivery {
+    conversations_max: usize,
+    /// Not set before it is known how many there are: until then nobody is logged in.
+    parts: OnceLock<Box<[Part]>>,
+    /// Conversations that were forgotten although something was missing. Taken with the next batch.
+    lost: Mutex<Vec<u64>>,
+    has_lost: AtomicBool,
+    fetches: Semaphore,
+    warned: AtomicBool,
+}
+
+/// What has been delivered of one partition.
+#[derive(Debug)]
+struct Part {
     state: Mutex<State>,
     /// Told whenever a gap ends.
     ended: Notify,
-    fetches: Semaphore,
 }
 
 #[derive(Debug)]
@@ -99,11 +116,17 @@ struct Deliverer<'a> {
 impl Gateway {
     /// Takes a record; its conversation is added to `batch` if something is to be delivered.
     pub(crate) fn take_publish(self: &Arc<Self>, publish: Publish, batch: &mut Batch) {
-        if !self.delivery.is_current(publish.epoch) {
+        let conversation = publish.conversation;
+        let Some(partition) = self.partitions.of(conversation) else { return };
+        if publish.partition != partition {
+            self.delivery.misplaced(&publish);
+            self.metrics.misplaced_publishes.inc();
+            return;
+        }
+        if !self.partitions.is_current(partition, publish.epoch) {
             self.metrics.stale_publishes.inc();
             return;
         }
-        let conversation = publish.conversation;
         let record = self.record(publish, false);
         match self.delivery.take(record, || self.floor(conversation)) {
             Verdict::Delivered { closed } => {
@@ -159,7 +182,13 @@ impl Gateway {
 
     /// The smallest floor of those here who are in a conversation.
     fn floor(&self, conversation: u64) -> Option<u64> {
-        self.registry.floor(ConversationId::from_number(conversation)?.parties())
+        let parties = ConversationId::from_number(conversation)?.parties();
+        self.registry.floor(parties, self.partition_of(conversation))
+    }
+
+    /// The partition of a conversation. Not asked before it is known how many there are.
+    fn partition_of(&self, conversation: u64) -> u32 {
+        self.partitions.of(conversation).unwrap_or(0)
     }
 
     /// The sessions of conversations that were forgotten although something was missing.
@@ -167,6 +196,14 @@ impl Gateway {
         for conversation in self.delivery.take_lost() {
             self.must_sync(&fanout::concerned(self, conversation));
         }
+    }
+}
+
+impl Part {
+    fn new(conversations_max: usize) -> Self {
+        let progress = Progress::new(conversations_max);
+        let state = State { progress, lanes: HashMap::new(), taken: Vec::new() };
+        Self { state: Mutex::new(state), ended: Notify::new() }
     }
 }
 
@@ -180,28 +217,52 @@ impl Batch {
 
 impl Delivery {
     pub(crate) fn new(conversations_max: usize) -> Self {
-        let progress = Progress::new(conversations_max);
-        let state = State { progress, lanes: HashMap::new(), taken: Vec::new() };
         Self {
-            state: Mutex::new(state),
-            ended: Notify::new(),
+            conversations_max,
+            parts: OnceLock::new(),
+            lost: Mutex::default(),
+            has_lost: AtomicBool::new(false),
             fetches: Semaphore::new(repair::FETCHES_MAX),
+            warned: AtomicBool::new(false),
         }
     }
 
-    /// Everything that this gateway serves is complete up to this place in the log.
-    pub(crate) fn cursor(&self) -> Option<u64> {
-        self.state.lock().progress.cursor()
+    /// It is known how many partitions there are.
+    pub(crate) fn set_partitions(&self, partitions: u32) {
+        let share = self.conversations_max.div_ceil(partitions as usize);
+        self.parts.get_or_init(|| (0..partitions).map(|_partition| Part::new(share)).collect());
     }
 
-    /// How far the cursor is behind what storage has told of.
+    /// Everything of a partition that this gateway serves is complete up to this place in its log.
+    pub(crate) fn cursor(&self, partition: u32) -> Option<u64> {
+        self.part(partition).state.lock().progress.cursor()
+    }
+
+    /// How far the cursor that is furthest behind is behind what storage has told of.
     pub(crate) fn lag(&self) -> u64 {
-        self.state.lock().progress.lag()
+        let parts = self.parts.get().into_iter().flatten();
+        parts.map(|part| part.state.lock().progress.lag()).max().unwrap_or(0)
     }
 
-    /// Whether something of an owner counts, as far as is known here.
-    fn is_current(&self, epoch: u64) -> bool {
-        self.state.lock().progress.is_current(epoch)
+    /// A record names a partition that its conversation does not belong to.
+    fn misplaced(&self, publish: &Publish) {
+        if !self.warned.swap(true, Ordering::Relaxed) {
+            let Publish { conversation, partition, .. } = *publish;
+            warn!(
+                conversation,
+                partition, "a record of the wrong partition; others are only counted"
+            );
+        }
+    }
+
+    fn part(&self, partition: u32) -> &Part {
+        let part = self.parts.get().and_then(|parts| parts.get(partition as usize));
+        part.expect("nothing is asked about a partition before it is known how many there are")
+    }
+
+    fn part_of(&self, conversation: u64) -> &Part {
+        let count = self.parts.get().map_or(1, |parts| parts.len());
+        self.part(partition_of(conversation, u32::try_from(count).unwrap_or(u32::MAX)))
     }
 
     fn take(&self, record: Record, floor: impl FnOnce() -> Option<u64>) -> Verdict {
@@ -210,7 +271,7 @@ impl Delivery {
         let verdict = self
             .with(conversation, |progress, out| progress.take(conversation, marked, floor, out));
         if verdict == (Verdict::Delivered { closed: true }) {
-            self.ended.notify_waiters();
+            self.part_of(conversation).ended.notify_waiters();
         }
         verdict
     }
@@ -222,17 +283,21 @@ impl Delivery {
         conversation: u64,
         change: impl FnOnce(&mut Progress<Record>, &mut Vec<Record>) -> T,
     ) -> T {
-        let mut state = self.state.lock();
+        let mut state = self.part_of(conversation).state.lock();
         let State { progress, lanes, taken } = &mut *state;
         let result = change(progress, taken);
         if !taken.is_empty() {
             lanes.entry(conversation).or_default().ready.append(taken);
         }
+        if progress.has_lost() {
+            self.lost.lock().append(&mut progress.take_lost());
+            self.has_lost.store(true, Ordering::Release);
+        }
         result
     }
 
-    fn judge(&self, range: Range) -> Step {
-        self.state.lock().progress.judge(range)
+    fn judge(&self, partition: u32, range: Range) -> Step {
+        self.part(partition).state.lock().progress.judge(range)
     }
 
     fn changed(&self, conversation: u64, offset: u64, floor: Option<u64>) -> Standing {
@@ -240,11 +305,11 @@ impl Delivery {
     }
 
     fn is_complete(&self, conversation: u64, offset: u64) -> bool {
-        self.state.lock().progress.is_complete(conversation, offset)
+        self.part_of(conversation).state.lock().progress.is_complete(conversation, offset)
     }
 
     fn missing(&self, conversation: u64) -> Option<Missing> {
-        self.state.lock().progress.missing(conversation)
+        self.part_of(conversation).state.lock().progress.missing(conversation)
     }
 
     /// Takes what was asked for. Whether that closed the gap.
@@ -262,12 +327,12 @@ impl Delivery {
 
     /// Up to where a conversation was taken here.
     fn reached(&self, conversation: u64) -> u64 {
-        self.state.lock().progress.reached(conversation)
+        self.part_of(conversation).state.lock().progress.reached(conversation)
     }
 
     /// Does `work` if nothing after `offset` was taken in a conversation, and before anything is.
     fn at(&self, conversation: u64, offset: u64, work: impl FnOnce()) -> bool {
-        let state = self.state.lock();
+        let state = self.part_of(conversation).state.lock();
         let is_there = state.progress.reached(conversation) <= offset;
         if is_there {
             work();
@@ -275,22 +340,27 @@ impl Delivery {
         is_there
     }
 
-    fn move_cursor(&self, upto: u64) {
-        self.state.lock().progress.move_cursor(upto);
+    fn move_cursor(&self, partition: u32, upto: u64) {
+        self.part(partition).state.lock().progress.move_cursor(upto);
     }
 
-    fn reset(&self, upto: u64) {
-        self.state.lock().progress.reset(upto);
-        self.ended.notify_waiters();
+    fn reset(&self, partition: u32, upto: u64) {
+        let part = self.part(partition);
+        part.state.lock().progress.reset(upto);
+        part.ended.notify_waiters();
     }
 
     fn take_lost(&self) -> Vec<u64> {
-        self.state.lock().progress.take_lost()
+        if self.has_lost.swap(false, Ordering::Acquire) {
+            mem::take(&mut self.lost.lock())
+        } else {
+            Vec::new()
+        }
     }
 
     /// The right to deliver, and what there is; `None` if there is nothing, or somebody else does.
     fn deliverer(&self, conversation: u64) -> Option<(Deliverer<'_>, Vec<Record>)> {
-        let mut state = self.state.lock();
+        let mut state = self.part_of(conversation).state.lock();
         let lane = state.lanes.get_mut(&conversation).filter(|lane| !lane.busy)?;
         lane.busy = true;
         let ready = mem::take(&mut lane.ready);
@@ -301,7 +371,7 @@ impl Delivery {
 impl Deliverer<'_> {
     /// What has been added meanwhile. If nothing has, the right is given up.
     fn more(&mut self) -> Option<Vec<Record>> {
-        let mut state = self.delivery.state.lock();
+        let mut state = self.delivery.part_of(self.conversation).state.lock();
         let ready = state.lanes.get_mut(&self.conversation).map(|lane| mem::take(&mut lane.ready));
         let more = ready.filter(|ready| !ready.is_empty());
         if more.is_none() {
@@ -314,9 +384,11 @@ impl Deliverer<'_> {
 
 impl Drop for Deliverer<'_> {
     fn drop(&mut self) {
-        if !self.gave_up
-            && let Some(lane) = self.delivery.state.lock().lanes.get_mut(&self.conversation)
-        {
+        if self.gave_up {
+            return;
+        }
+        let mut state = self.delivery.part_of(self.conversation).state.lock();
+        if let Some(lane) = state.lanes.get_mut(&self.conversation) {
             // Delivering has panicked: the next one goes on.
             lane.busy = false;
         }

@@ -7,11 +7,10 @@
 
 use std::sync::Arc;
 
-use bytes::Bytes;
 use daemon::{Metrics, Shutdown};
 use parking_lot::Mutex;
 use prost::Message;
-use proto::cluster::wire::{Forward, InterestChange, Kick, Origin};
+use proto::cluster::wire::{AskStatus, Forward, InterestChange, Kick, Origin};
 use proto::{Command, client, encode_message};
 use tokio::time::Instant;
 use tracing::Span;
@@ -24,10 +23,11 @@ use crate::limits::Rate;
 use crate::marks::{Mark, Marks};
 use crate::metrics::GatewayMetrics;
 use crate::outbox::OutboxPool;
+use crate::partitions::Partitions;
 use crate::registry::Registry;
 use crate::sends::Sends;
 use crate::session::Session;
-use crate::storage::{Asker, Storage};
+use crate::storage::{ASK_LIMIT, Asker, Storage};
 
 /// Signals that one client passes on in a second, and at once. They are not stored, so they have a
 /// limit of their own.
@@ -47,6 +47,7 @@ pub(crate) struct Gateway {
     pub(crate) connections: Arc<Connections>,
     pub(crate) registry: Registry,
     pub(crate) hub: Hub,
+    pub(crate) partitions: Arc<Partitions>,
     pub(crate) storage: Storage,
     pub(crate) sends: Sends,
     pub(crate) delivery: Delivery,
@@ -59,6 +60,7 @@ impl Gateway {
     pub(crate) fn new(config: &Config, boot: u64, page: &Metrics, shutdown: Shutdown) -> Self {
         let limits = config.limits.clone();
         let metrics = GatewayMetrics::new(page);
+        let partitions = Arc::new(Partitions::default());
         Self {
             boot,
             send_rate: Rate::new(limits.sends_per_s, limits.sends_burst),
@@ -67,7 +69,8 @@ impl Gateway {
             connections: Arc::new(Connections::new(limits.connections_per_ip_max)),
             registry: Registry::default(),
             hub: Hub::default(),
-            storage: Storage::default(),
+            storage: Storage::new(Arc::clone(&partitions)),
+            partitions,
             sends: Sends::new(&limits, metrics.clone()),
             delivery: Delivery::new(limits.conversations_max),
             following: Following::default(),
@@ -184,9 +187,11 @@ impl Gateway {
     }
 
     /// Stores what a user has read and is not stored yet.
-    pub(crate) async fn flush_marks(&self, user: u32) {
+    pub(crate) async fn flush_marks(&self, user: u32, until: Instant) {
         let marks = self.marks.lock().flush(user, Instant::now());
-        self.store_marks(marks).await;
+        for mark in marks {
+            self.store_mark(mark, until).await;
+        }
     }
 
     /// What is done every 100 ms.
@@ -211,21 +216,32 @@ impl Gateway {
         self.hub.send_checksums(&self.registry);
     }
 
-    /// Hands read marks to storage, and tells the users' other sessions what has changed.
+    /// Hands read marks to storage. Those that nobody can take now are tried again later, and keep
+    /// no others waiting.
     pub(crate) async fn store_marks(&self, marks: Vec<Mark>) {
         for mark in marks {
-            let Mark { by, session_type, session_id, msg_id, .. } = mark;
-            let user_id = by.login.user;
-            let ack = client::ReadAck { user_id, session_id, msg_id, session_type };
-            let body = Bytes::from(ack.encode_to_vec());
-            match self.storage.ask(by, Command::ReadAck, body).await {
-                Ok(answer) if answer.changed() => {
-                    let notify = client::ReadNotify { user_id, session_id, msg_id, session_type };
-                    self.tell_others(by, Command::ReadNotify, &notify);
-                }
-                Ok(_unchanged) => {}
-                Err(_unavailable) => self.marks.lock().put_back(mark, Instant::now()),
+            if self.storage.is_served(mark.by, Command::ReadAck, &mark.ack()) {
+                self.store_mark(mark, Instant::now() + ASK_LIMIT).await;
+            } else {
+                self.marks.lock().put_back(mark, Instant::now());
             }
+        }
+    }
+
+    /// Hands a read mark to storage, and tells the user's other sessions what has changed.
+    async fn store_mark(&self, mark: Mark, until: Instant) {
+        let Mark { by, session_type, session_id, msg_id, .. } = mark;
+        let user_id = by.login.user;
+        match self.storage.ask(by, Command::ReadAck, mark.ack(), until).await {
+            Ok(answer) if answer.status() == AskStatus::Unavailable => {
+                self.marks.lock().put_back(mark, Instant::now());
+            }
+            Ok(answer) if answer.changed() => {
+                let notify = client::ReadNotify { user_id, session_id, msg_id, session_type };
+                self.tell_others(by, Command::ReadNotify, &notify);
+            }
+            Ok(_unchanged) => {}
+            Err(_unavailable) => self.marks.lock().put_back(mark, Instant::now()),
         }
     }
 }

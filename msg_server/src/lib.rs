@@ -13,9 +13,13 @@
 //! outbox ◄── session ◄── registry ◄─────────────────────── gateway ──► hub, storage, sends, marks
 //!    ▲                                                         ▲
 //!    └── delivery, presence ◄────────────────────────── peers ─┘       what other daemons say
+//!
+//! peers ──► ownership ──► delivery, storage, sends       what follows when a partition moves
+//! storage ──► claims, partitions, routing, merging       whom a question goes to
 //! ```
 //!
-//! Start reading at `connection`, then `service`; for the way back at `delivery`.
+//! Start reading at `connection`, then `service`; for the way back at `delivery`; for clusters of
+//! several db_proxies at `ownership`.
 //!
 //! # Invariants
 //!
@@ -26,6 +30,7 @@
 //!   push comes after its answer.
 //! - A client that does not read loses its connection. It costs no other client anything.
 
+mod claims;
 mod closing;
 mod commands;
 mod config;
@@ -41,12 +46,16 @@ mod load;
 mod login;
 mod marks;
 mod membership;
+mod merging;
 mod metrics;
 mod outbox;
+mod ownership;
+mod partitions;
 mod peers;
 mod presence;
 mod registry;
 mod requests;
+mod routing;
 mod seen;
 mod sending;
 mod sends;

@@ -11,7 +11,7 @@ use bytes::Bytes;
 use daemon::clock::{unix_ms, unix_s};
 use prost::Message;
 use proto::client::{self, LoginResult, UserStatus};
-use proto::cluster::wire::{InterestChange, Memberships, Verified, Verify};
+use proto::cluster::wire::{InterestChange, Membership, Verified, Verify};
 use proto::{Command, encode_message};
 use tracing::debug;
 
@@ -21,6 +21,7 @@ use crate::hub::{Announced, Settled};
 use crate::metrics::LoginLabel;
 use crate::outbox::Outbox;
 use crate::session::{Login, Session};
+use crate::storage::Joined;
 
 /// Kick reason of the client protocol: another device of the class has logged in.
 const OTHER_LOGIN: u32 = 1;
@@ -103,7 +104,8 @@ async fn accept(
         client_type: client_type(&attempt.request),
     };
     attempt.outbox.hold();
-    let session = Arc::new(Session::new(login, Arc::clone(&attempt.outbox)));
+    let partitions = gateway.partitions.count();
+    let session = Arc::new(Session::new(login, Arc::clone(&attempt.outbox), partitions));
     let (entered, announced) = Entered::enter(gateway, session);
     let settled = entered.register(announced).await;
     entered.join_groups().await?;
@@ -183,14 +185,17 @@ impl Entered {
     /// Reads the user's groups, and lets the hub know of those that are new here.
     async fn join_groups(&self) -> Result<(), Refusal> {
         let Self { gateway, session } = self;
-        let memberships = match gateway.storage.memberships(session.user()).await {
-            Ok(memberships) if memberships.complete => memberships,
-            _ => return Err(Refusal::unavailable(LoginResult::NoDbServer)),
+        let Some(Joined { groups, mut reached }) =
+            gateway.storage.memberships(session.user()).await
+        else {
+            return Err(Refusal::unavailable(LoginResult::NoDbServer));
         };
         // The client will ask for everything that is known by now.
-        let known = memberships.upto_offset.max(gateway.delivery.cursor());
-        session.set_floor(known.unwrap_or(0));
-        let Some((add_groups, announced)) = self.announce_groups(&memberships) else {
+        for (partition, reached) in (0..).zip(&mut reached) {
+            *reached = (*reached).max(gateway.delivery.cursor(partition).unwrap_or(0));
+        }
+        session.set_floors(&reached);
+        let Some((add_groups, announced)) = self.announce_groups(&groups) else {
             return Ok(());
         };
         gateway.hub.settle(announced).await;
@@ -208,10 +213,10 @@ impl Entered {
     }
 
     /// Enters the session into its groups; `None` if the hub knows all of them as ours.
-    fn announce_groups(&self, memberships: &Memberships) -> Option<(Vec<u32>, Announced)> {
+    fn announce_groups(&self, groups: &[Membership]) -> Option<(Vec<u32>, Announced)> {
         let Self { gateway, session } = self;
         let order = gateway.hub.in_order();
-        let add_groups = gateway.registry.join_all(session, &memberships.groups);
+        let add_groups = gateway.registry.join_all(session, groups);
         if add_groups.is_empty() {
             return None;
         }

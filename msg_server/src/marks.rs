@@ -11,6 +11,9 @@
 use std::collections::HashMap;
 use std::time::Duration;
 
+use bytes::Bytes;
+use prost::Message;
+use proto::client;
 use tokio::time::Instant;
 
 use crate::storage::Asker;
@@ -18,8 +21,9 @@ use crate::storage::Asker;
 /// How long marks of one user in one conversation are collected.
 const PERIOD: Duration = Duration::from_secs(1);
 
-/// How often a mark is handed to a storage that does not take it.
-const TRIES_MAX: u32 = 8;
+/// How often a mark is handed to a storage that does not take it: once a second, so for longer than
+/// a partition may be without an owner, which is 10 s.
+const TRIES_MAX: u32 = 15;
 
 /// Up to where a user has read a conversation.
 #[derive(Debug, Clone, Copy)]
@@ -121,6 +125,15 @@ impl Marks {
                 Some(mark)
             })
             .collect()
+    }
+}
+
+impl Mark {
+    /// What storage is handed.
+    pub(crate) fn ack(&self) -> Bytes {
+        let Self { by, session_type, session_id, msg_id, .. } = *self;
+        let user_id = by.login.user;
+        client::ReadAck { user_id, session_id, msg_id, session_type }.encode_to_vec().into()
     }
 }
 

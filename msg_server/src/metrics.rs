@@ -29,6 +29,9 @@ pub(crate) struct GatewayMetrics {
     pub(crate) receipts: Counter,
     pub(crate) duplicates: Counter,
     pub(crate) stale_publishes: Counter,
+    pub(crate) misplaced_publishes: Counter,
+    pub(crate) partitions_without_owner: Gauge,
+    pub(crate) ownership_moves: Counter,
     pub(crate) gaps: Family<GapLabel, Counter>,
     pub(crate) cursor_lag: Gauge,
     pub(crate) cursor_repairs: Counter,
@@ -110,7 +113,14 @@ impl GatewayMetrics {
             "Messages of an owner that is none any more.",
             &new.stale_publishes,
         );
-        let help = "Records of the log between the cursor and what storage has told of.";
+        let help = "Messages of a partition that their conversation does not belong to.";
+        counter("misplaced_publishes", help, &new.misplaced_publishes);
+        let help = "Partitions that no db_proxy claims: what is sent there waits.";
+        gauge("partitions_without_owner", help, &new.partitions_without_owner);
+        let help = "Times that a partition went to another owner.";
+        counter("ownership_moves", help, &new.ownership_moves);
+        let help = "Records of the log between the cursor and what storage has told of, in the \
+                    partition where they are most.";
         gauge("cursor_lag", help, &new.cursor_lag);
         let help = "Conversations in which something had not come, as storage has told.";
         counter("cursor_repairs", help, &new.cursor_repairs);

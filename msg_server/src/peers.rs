@@ -7,7 +7,9 @@ use daemon::ready::Condition;
 use parking_lot::Mutex;
 use prost::Message;
 use proto::cluster::Kind;
-use proto::cluster::wire::{Changes, Forward, Kick, PresenceChanges, Publish, SubmitAnswer};
+use proto::cluster::wire::{
+    Changes, Forward, Kick, Ownership, PresenceChanges, Publish, SubmitAnswer,
+};
 use tracing::{debug, warn};
 
 use crate::delivery::Batch;
@@ -27,8 +29,16 @@ pub(crate) struct HubLinks {
 #[derive(Debug)]
 pub(crate) struct StorageLinks {
     pub(crate) gateway: Arc<Gateway>,
-    pub(crate) ready: Condition,
+    /// Held from the look to what is said, so that what is said last is what is.
+    pub(crate) ready: Mutex<Condition>,
     pub(crate) batches: Batches,
+}
+
+impl StorageLinks {
+    fn show_readiness(&self) {
+        let ready = self.ready.lock();
+        ready.set(self.gateway.storage.is_ready());
+    }
 }
 
 /// The links to the login_servers.
@@ -108,19 +118,23 @@ impl LinkHandler for HubLinks {
 
 impl LinkHandler for StorageLinks {
     fn up(&self, link: &Link) {
-        // First of all: what is published on this link comes after it.
-        self.gateway.follow(link);
+        // Nothing is asked of it before it has said what it owns.
         self.gateway.storage.up(link);
-        self.gateway.sends.use_link(link);
-        self.ready.set(true);
+        self.show_readiness();
     }
 
     fn frame(&self, link: &Link, frame: LinkFrame) {
         let Self { gateway, batches, .. } = self;
         match Kind::from_number(frame.kind) {
+            Some(Kind::Ownership) => {
+                if let Some(ownership) = read::<Ownership>(link, &frame) {
+                    gateway.ownership_came(link, ownership);
+                    self.show_readiness();
+                }
+            }
             Some(Kind::SubmitAnswer) => {
                 if let Some(answer) = read::<SubmitAnswer>(link, &frame) {
-                    gateway.sends.answered(&answer);
+                    gateway.sends.answered(link, &answer);
                 }
             }
             Some(Kind::Changes) => {
@@ -143,12 +157,10 @@ impl LinkHandler for StorageLinks {
     }
 
     fn down(&self, link: &Link) {
-        let Self { gateway, batches, ready } = self;
-        gateway.storage.down(link);
-        gateway.unfollow(link, gateway.storage.newest());
-        gateway.sends.lose_link(link, gateway.storage.newest());
+        let Self { gateway, batches, .. } = self;
+        gateway.ownership_lost(link);
         batches.close(gateway, link);
-        ready.set(!gateway.storage.is_empty());
+        self.show_readiness();
     }
 }
 

@@ -58,16 +58,18 @@ pub(crate) struct Member {
     pub(crate) session: Arc<Session>,
     /// The first message that it may see.
     pub(crate) join: u32,
-    /// Up to this place in the log it has been given the group's messages already.
+    /// Up to this place in the log of the group's partition it has been given the group's messages
+    /// already.
     given: u64,
 }
 
 impl Member {
-    /// Up to where in the log the session needs nothing of the group any more.
-    pub(crate) fn floor(&self) -> Option<u64> {
+    /// Up to where in the log the session needs nothing of the group any more; `partition` is the
+    /// group's.
+    pub(crate) fn floor(&self, partition: u32) -> Option<u64> {
         let given = (self.given > 0).then_some(self.given);
         // `None` is the smallest.
-        self.session.floor().max(given)
+        self.session.floor(partition).max(given)
     }
 }
 
@@ -123,28 +125,28 @@ impl Registry {
         Some(Arc::clone(&self.tables.read().groups.get(&group)?.members))
     }
 
-    /// The smallest floor of those here who are in a conversation; `None` if nobody is, or only
-    /// clients whose login is not that far.
-    pub(crate) fn floor(&self, parties: Parties) -> Option<u64> {
+    /// The smallest floor of those here who are in a conversation of that partition; `None` if nobody
+    /// is, or only clients whose login is not that far.
+    pub(crate) fn floor(&self, parties: Parties, partition: u32) -> Option<u64> {
         let tables = self.tables.read();
         match parties {
             Parties::Single(low, high) => {
                 let sessions = [low, high].map(|user| tables.users.get(&user.0));
                 let sessions = sessions.into_iter().flatten().flatten();
-                sessions.filter_map(|session| session.floor()).min()
+                sessions.filter_map(|session| session.floor(partition)).min()
             }
             Parties::Group(group) => {
                 let members = tables.groups.get(&group.0)?.members.iter();
                 let served = members.filter(|member| member.join != JOIN_UNKNOWN);
-                served.filter_map(Member::floor).min()
+                served.filter_map(|member| member.floor(partition)).min()
             }
         }
     }
 
-    /// The smallest floor of all sessions.
-    pub(crate) fn smallest_floor(&self) -> Option<u64> {
+    /// The smallest floor of all sessions in a partition.
+    pub(crate) fn smallest_floor(&self, partition: u32) -> Option<u64> {
         let tables = self.tables.read();
-        tables.users.values().flatten().filter_map(|session| session.floor()).min()
+        tables.users.values().flatten().filter_map(|session| session.floor(partition)).min()
     }
 
     /// Enters a session into the groups that storage has named, as far as nothing newer is known.

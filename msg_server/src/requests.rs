@@ -10,6 +10,7 @@ use proto::client::{self, UserStatus};
 use proto::cluster::wire::{Answer, AskStatus, Forward, Kick};
 use proto::limits::{HEADER_LEN, LIMIT_TO_CLIENT};
 use proto::{Command, Frame, encode_message};
+use tokio::time::Instant;
 use tracing::{debug, warn};
 
 use crate::closing::CloseReason;
@@ -17,6 +18,7 @@ use crate::gateway::Gateway;
 use crate::login;
 use crate::marks::Mark;
 use crate::session::Session;
+use crate::storage::ASK_LIMIT;
 
 /// Kick reason of the client protocol: the user's phone asked for it.
 const BY_MOBILE: u32 = 2;
@@ -34,11 +36,13 @@ pub(crate) async fn ask(
     command: Command,
     request: Frame,
 ) {
+    let until = Instant::now() + ASK_LIMIT;
     if matches!(command, Command::UnreadCountRequest | Command::RecentSessionsRequest) {
         // Whoever has read something must not be told that it is unread.
-        gateway.flush_marks(session.user()).await;
+        gateway.flush_marks(session.user(), until).await;
     }
-    let asked = gateway.storage.ask(gateway.asker(&session), command, request.body.clone()).await;
+    let (asker, body) = (gateway.asker(&session), request.body.clone());
+    let asked = gateway.storage.ask(asker, command, body, until).await;
     let answer = match asked {
         Ok(answer) => answer,
         Err(error) => {
@@ -52,7 +56,7 @@ pub(crate) async fn ask(
             tell(&gateway, &session, command, &request, &answer);
         }
         (AskStatus::Ignored, _) => {}
-        (AskStatus::Unavailable | AskStatus::Answered, _) => {
+        (AskStatus::Unavailable | AskStatus::NotOwner | AskStatus::Answered, _) => {
             unavailable(&gateway, &session, &request);
         }
     }
@@ -156,10 +160,10 @@ pub(crate) async fn users_status(
 /// Ends a session on the client's wish. Storage forgets where the push messages of a phone go.
 pub(crate) async fn log_out(gateway: Arc<Gateway>, session: Arc<Session>, request: Frame) {
     if !session.is_pc() {
-        let asker = gateway.asker(&session);
-        if let Err(error) =
-            gateway.storage.ask(asker, Command::LogoutRequest, request.body.clone()).await
-        {
+        let (asker, body) = (gateway.asker(&session), request.body.clone());
+        let until = Instant::now() + ASK_LIMIT;
+        let asked = gateway.storage.ask(asker, Command::LogoutRequest, body, until).await;
+        if let Err(error) = asked {
             debug!(%error, "a device token may not be forgotten");
         }
     }

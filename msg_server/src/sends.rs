@@ -4,8 +4,13 @@
 //!
 //! - A sender is told "stored" only after storage, or the hub on its behalf, has said so.
 //! - Answers are matched by (sender, client_msg_id), never by a number that a restart could reuse.
-//! - One link to storage is used at a time. When another takes its place, everything unanswered goes
-//!   there again, in order, before anything newer: both happen under one lock.
+//! - Of each partition one link is used at a time: its owner's. When another takes its place,
+//!   everything unanswered of that partition goes there again, in order, before anything newer: both
+//!   happen under one lock.
+//! - What an owner hands back because it is none any more waits for the next one, and nothing of its
+//!   line overtakes it. Its client hears of that only if it takes too long.
+//! - "Not now" and "refused" count only from the owner: from others they are about a copy that was
+//!   handed over again since. "Stored" is true whoever says it.
 //! - Whoever is told to try a message again is told the same of everything that he has said behind it,
 //!   until it comes again: or what was under way meanwhile would be stored before it.
 //!
@@ -26,21 +31,23 @@ use bytes::Bytes;
 use daemon::{Link, LinkError};
 use lru::LruCache;
 use parking_lot::Mutex;
-use proto::cluster::Kind;
 use proto::cluster::wire::{Outcome, Submit, SubmitAnswer};
+use proto::cluster::{Kind, partition_of};
 use proto::ids::{ClientMsgId, ConversationId};
 use proto::{Command, client, encode_message};
 use ring::digest;
 use tokio::time::Instant;
 use tracing::debug;
 
+use crate::claims::{Move, Owner};
 use crate::config::LimitsConfig;
 use crate::metrics::{GatewayMetrics, SendEnd};
 use crate::session::Session;
 use table::{Entry, Key, Put, Table};
 
-/// How long a message may be unanswered.
-const SEND_LIMIT: Duration = Duration::from_secs(10);
+/// How long a message may be unanswered. Longer than a partition may be without an owner, which is
+/// 10 s, and then some to answer: a message that waits for the next one is not given up.
+const SEND_LIMIT: Duration = Duration::from_secs(15);
 
 /// How many answers are remembered, so that a message that is published late does not go to the
 /// session that it came from.
@@ -51,26 +58,30 @@ const ANSWERED_MAX: NonZeroUsize = NonZeroUsize::new(8192).expect("not zero");
 const GIVEN_BACK_MAX: NonZeroUsize = NonZeroUsize::new(16_384).expect("not zero");
 
 /// The unanswered messages, and where they go.
-///
-/// One lane, since embedded storage has one partition and so one owner. With more partitions there
-/// is a lane for each owner, and the conversation says which.
 #[derive(Debug)]
 pub(crate) struct Sends {
-    lane: Mutex<Lane>,
+    lanes: Mutex<Lanes>,
     bytes_max: usize,
     metrics: GatewayMetrics,
 }
 
 #[derive(Debug)]
-struct Lane {
+struct Lanes {
     table: Table<Waiter>,
-    link: Option<Link>,
+    owners: Owners,
     /// The sessions that the last answers went to.
     answered: LruCache<Key, u64>,
     /// By session and conversation: the messages that were given back, none of which has come again.
     given_back: LruCache<(u64, u64), Vec<ClientMsgId>>,
     /// How many of one line. A client that sends on and on without beginning again keeps no order.
     given_back_max: usize,
+}
+
+/// Who is given the messages of each partition.
+#[derive(Debug, Default)]
+struct Owners {
+    /// Empty before it is known how many partitions there are.
+    links: Vec<Option<Owner<Link>>>,
 }
 
 /// Who waits for an answer. The session may be gone by then.
@@ -102,15 +113,15 @@ impl Sends {
         given_back.resize(GIVEN_BACK_MAX);
         // As much as can be under way, and as much again that was sent before the client knew.
         let given_back_max = 2 * limits.unanswered_max as usize;
-        let lane =
-            Lane { table: Table::default(), link: None, answered, given_back, given_back_max };
+        let (table, owners) = (Table::default(), Owners::default());
+        let lanes = Lanes { table, owners, answered, given_back, given_back_max };
         let bytes_max = limits.unanswered_bytes_total_max;
-        Self { lane: Mutex::new(lane), bytes_max, metrics }
+        Self { lanes: Mutex::new(lanes), bytes_max, metrics }
     }
 
     /// Whether all clients together have sent as much as may be unanswered.
     pub(crate) fn is_full(&self) -> bool {
-        self.lane.lock().table.size().1 >= self.bytes_max
+        self.lanes.lock().table.size().1 >= self.bytes_max
     }
 
     /// Hands a message to storage. The session has counted it ([`Outbox::begin_send`]).
@@ -132,79 +143,88 @@ impl Sends {
             r#type: u32::try_from(message.msg_type).unwrap_or(0),
             body: message.msg_data,
             first: None,
+            epoch: None,
         };
         let waiter =
             Waiter { session: Arc::downgrade(session), session_id: session.id(), seq, to, named };
         let key = Key { sender: user, id };
 
-        let mut lane = self.lane.lock();
-        if named && !lane.is_in_turn(session.id(), submit.conversation, id) {
-            drop(lane);
+        let mut lanes = self.lanes.lock();
+        if named && !lanes.is_in_turn(session.id(), submit.conversation, id) {
+            drop(lanes);
             self.ended(&submit, &waiter, client::SendOutcome::Retry, None);
             return;
         }
-        let replaced = match lane.table.put(key, submit, waiter, Instant::now()) {
+        let replaced = match lanes.table.put(key, submit, waiter, Instant::now()) {
             Put::Submit => {
-                lane.hand_over(&key);
+                lanes.hand_over(&key);
                 None
             }
             Put::Waits => None,
             Put::Repeated(earlier) => Some(earlier),
         };
-        drop(lane);
+        drop(lanes);
         if let Some(session) = replaced.and_then(|waiter| waiter.session.upgrade()) {
             session.outbox.end_send(None);
         }
     }
 
-    /// A link to storage is up: from now on it is the one that is used.
-    pub(crate) fn use_link(&self, link: &Link) {
-        let mut lane = self.lane.lock();
-        lane.link = Some(link.clone());
-        self.hand_over_all(&mut lane);
+    /// It is known how many partitions there are.
+    pub(crate) fn set_partitions(&self, partitions: u32) {
+        self.lanes.lock().owners.links.resize(partitions as usize, None);
     }
 
-    /// A link to storage is down; `other` is one that is up.
-    pub(crate) fn lose_link(&self, link: &Link, other: Option<Link>) {
-        let mut lane = self.lane.lock();
-        if lane.link.as_ref() == Some(link) {
-            lane.link = other;
-            if lane.link.is_some() {
-                self.hand_over_all(&mut lane);
+    /// Partitions have other owners, which from now on are those that are used.
+    pub(crate) fn moved(&self, moves: &[Move<Link>]) {
+        let mut lanes = self.lanes.lock();
+        let mut new = Vec::new();
+        for one in moves {
+            if let Some(place) = lanes.owners.links.get_mut(one.partition as usize) {
+                place.clone_from(&one.owner);
+                new.extend(place.is_some().then_some(one.partition));
             }
         }
-    }
-
-    fn hand_over_all(&self, lane: &mut Lane) {
-        let keys = lane.table.all_again();
+        if new.is_empty() {
+            return;
+        }
+        let Lanes { table, owners, .. } = &mut *lanes;
+        // In ascending order, as they are told.
+        let keys = table.all_again(|conversation| {
+            owners.partition(conversation).is_some_and(|one| new.binary_search(&one).is_ok())
+        });
         self.metrics.resubmitted.inc_by(keys.len() as u64);
         for key in keys {
-            lane.hand_over(&key);
+            lanes.hand_over(&key);
         }
     }
 
     /// Storage has answered.
-    pub(crate) fn answered(&self, answer: &SubmitAnswer) {
+    pub(crate) fn answered(&self, link: &Link, answer: &SubmitAnswer) {
         let Some(id) = ClientMsgId::from_slice(&answer.client_msg_id) else { return };
         let key = Key { sender: answer.sender, id };
-        let mut lane = self.lane.lock();
+        let mut lanes = self.lanes.lock();
         match (answer.outcome(), answer.msg_id) {
+            (Outcome::Ok, Some(msg_id)) => {
+                if let Some(entry) = lanes.take_answered(&key) {
+                    drop(lanes);
+                    self.accepted(entry, msg_id, answer.create_time);
+                }
+            }
+            _ if !lanes.is_with(&key, (link, answer.epoch)) => {}
+            (Outcome::Moved, _) => {
+                // Until there is another owner, or this one is one again.
+                lanes.table.retry_later(&key, Instant::now());
+            }
             (Outcome::Retry, _) | (Outcome::Ok, None) => {
-                let given_up = lane.cannot_be_stored_now(&key);
-                drop(lane);
+                let given_up = lanes.cannot_be_stored_now(&key);
+                drop(lanes);
                 for entry in given_up {
                     self.ended(&entry.submit, &entry.waiter, client::SendOutcome::Retry, None);
                 }
             }
-            (Outcome::Ok, Some(msg_id)) => {
-                if let Some(entry) = lane.take_answered(&key) {
-                    drop(lane);
-                    self.accepted(entry, msg_id, answer.create_time);
-                }
-            }
             (Outcome::Refused, _) => {
-                let entry = lane.table.take(&key);
-                drop(lane);
+                let entry = lanes.table.take(&key);
+                drop(lanes);
                 if let Some(entry) = entry {
                     let reason = answer.reason.and_then(|reason| u32::try_from(reason).ok());
                     self.ended(&entry.submit, &entry.waiter, client::SendOutcome::Refused, reason);
@@ -223,10 +243,10 @@ impl Sends {
         create_time: impl FnOnce() -> Option<u32>,
     ) -> Option<u64> {
         let key = Key { sender, id };
-        let mut lane = self.lane.lock();
-        let entry = lane.take_answered(&key);
-        let session = lane.answered.peek(&key).copied();
-        drop(lane);
+        let mut lanes = self.lanes.lock();
+        let entry = lanes.take_answered(&key);
+        let session = lanes.answered.peek(&key).copied();
+        drop(lanes);
         if let Some(entry) = entry {
             let create_time = if entry.waiter.named { create_time() } else { None };
             self.accepted(entry, msg_id, create_time);
@@ -236,16 +256,16 @@ impl Sends {
 
     /// What is done every 100 ms: tries again, and gives up.
     pub(crate) fn tick(&self, now: Instant) {
-        let mut lane = self.lane.lock();
-        let due = lane.table.due(now);
+        let mut lanes = self.lanes.lock();
+        let due = lanes.table.due(now);
         self.metrics.resubmitted.inc_by(due.len() as u64);
         for key in due {
-            lane.hand_over(&key);
+            lanes.hand_over(&key);
         }
-        let old = lane.table.older_than(SEND_LIMIT, now);
-        let given_up = lane.give_back(&old);
-        let (count, bytes) = lane.table.size();
-        drop(lane);
+        let old = lanes.table.older_than(SEND_LIMIT, now);
+        let given_up = lanes.give_back(&old);
+        let (count, bytes) = lanes.table.size();
+        drop(lanes);
         for entry in given_up {
             self.ended(&entry.submit, &entry.waiter, client::SendOutcome::Retry, None);
         }
@@ -311,7 +331,7 @@ impl Sends {
     }
 }
 
-impl Lane {
+impl Lanes {
     /// A client with the extension is told at once, and tries again itself; whatever it has said
     /// behind that goes back with it, to stay in order. For an old client, which would show the message
     /// as failed, we try again. Returns those that are given back.
@@ -366,18 +386,38 @@ impl Lane {
         Some(entry)
     }
 
+    /// Whether a message was handed over on this link in this epoch, and not to another owner since.
+    fn is_with(&self, key: &Key, (link, epoch): (&Link, Option<u64>)) -> bool {
+        let owner = self.table.submit(key).and_then(|submit| self.owners.of(submit.conversation));
+        owner.is_some_and(|owner| {
+            owner.link == *link && epoch.is_none_or(|epoch| epoch == owner.epoch)
+        })
+    }
+
     /// Gives a message to storage, if it is there; otherwise the message waits.
     fn hand_over(&mut self, key: &Key) {
-        self.table.mark_first(key);
         let Some(submit) = self.table.submit(key) else { return };
-        // Without a link it stays as it is: the next link gets everything.
-        let Some(link) = &self.link else { return };
+        // Without an owner it stays as it is: the next one gets everything.
+        let Some(Owner { link, epoch }) = self.owners.of(submit.conversation) else { return };
+        let Some(submit) = self.table.addressed(key, *epoch) else { return };
         match link.send(Kind::Submit.number(), 0, submit) {
             Ok(()) | Err(LinkError::Closed) => {}
             Err(LinkError::Full | LinkError::TooLong) => {
                 self.table.retry_later(key, Instant::now());
             }
         }
+    }
+}
+
+impl Owners {
+    fn partition(&self, conversation: u64) -> Option<u32> {
+        let count = u32::try_from(self.links.len()).unwrap_or(u32::MAX);
+        (count > 0).then(|| partition_of(conversation, count))
+    }
+
+    fn of(&self, conversation: u64) -> Option<&Owner<Link>> {
+        let partition = self.partition(conversation)?;
+        self.links.get(partition as usize)?.as_ref()
     }
 }
 

@@ -31,6 +31,13 @@ pub(crate) struct Login {
     pub(crate) client_type: u32,
 }
 
+/// Up to where in the log of each partition the client asks for everything itself. With one partition
+/// there is nothing to allocate, and a session is as small as can be.
+enum Floors {
+    One(AtomicU64),
+    Many(Box<[AtomicU64]>),
+}
+
 /// A logged-in client.
 pub(crate) struct Session {
     pub(crate) login: Login,
@@ -39,22 +46,22 @@ pub(crate) struct Session {
     epoch: AtomicU64,
     /// Whether the epoch is final: until then a kick by epoch is meant for the number, not for us.
     settled: AtomicBool,
-    /// Up to this place in the log the client asks for everything itself.
-    floor: AtomicU64,
+    floors: Floors,
     /// Changed only by the registry.
     pub(crate) groups: Mutex<Groups>,
     /// Sorted.
-    watched: Mutex<Vec<u32>>,
+    watched: Mutex<Box<[u32]>>,
 }
 
 impl Session {
-    pub(crate) fn new(login: Login, outbox: Arc<Outbox>) -> Self {
+    /// `partitions` is how many there are.
+    pub(crate) fn new(login: Login, outbox: Arc<Outbox>, partitions: u32) -> Self {
         Self {
             login,
             outbox,
             epoch: AtomicU64::new(0),
             settled: AtomicBool::new(false),
-            floor: AtomicU64::new(NO_FLOOR),
+            floors: Floors::new(partitions),
             groups: Mutex::default(),
             watched: Mutex::default(),
         }
@@ -89,14 +96,20 @@ impl Session {
         self.settled.store(true, Ordering::Relaxed);
     }
 
-    /// Up to where in the log the client asks for everything itself; `None` before its login is
-    /// that far: then it will ask for everything that is known to exist now.
-    pub(crate) fn floor(&self) -> Option<u64> {
-        Some(self.floor.load(Ordering::Relaxed)).filter(|floor| *floor != NO_FLOOR)
+    /// Up to where in the log of a partition the client asks for everything itself; `None` before its
+    /// login is that far: then it will ask for everything that is known to exist now.
+    pub(crate) fn floor(&self, partition: u32) -> Option<u64> {
+        let floor = self.floors.get(partition)?.load(Ordering::Relaxed);
+        Some(floor).filter(|floor| *floor != NO_FLOOR)
     }
 
-    pub(crate) fn set_floor(&self, floor: u64) {
-        self.floor.store(floor.min(NO_FLOOR - 1), Ordering::Relaxed);
+    /// Sets the floors, by partition.
+    pub(crate) fn set_floors(&self, floors: &[u64]) {
+        for (partition, floor) in (0..).zip(floors) {
+            if let Some(place) = self.floors.get(partition) {
+                place.store((*floor).min(NO_FLOOR - 1), Ordering::Relaxed);
+            }
+        }
     }
 
     pub(crate) fn origin(&self, gateway_boot: u64) -> Origin {
@@ -149,8 +162,7 @@ impl Session {
                 taken
             });
         }
-        added.shrink_to_fit();
-        *watched = added;
+        *watched = added.into_boxed_slice();
     }
 
     /// Which of the users the client asked about. `users` is sorted by user.
@@ -168,8 +180,50 @@ impl Session {
     }
 }
 
+impl Floors {
+    fn new(partitions: u32) -> Self {
+        let unknown = || AtomicU64::new(NO_FLOOR);
+        match partitions {
+            0 | 1 => Self::One(unknown()),
+            many => Self::Many((0..many).map(|_partition| unknown()).collect()),
+        }
+    }
+
+    fn get(&self, partition: u32) -> Option<&AtomicU64> {
+        match self {
+            Self::One(floor) => (partition == 0).then_some(floor),
+            Self::Many(floors) => floors.get(partition as usize),
+        }
+    }
+}
+
 impl fmt::Debug for Session {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "Session {} of user {}", self.id(), self.user())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn floors_are_unknown_until_they_are_set_and_each_partition_has_its_own() {
+        for partitions in [1, 3] {
+            let floors = Floors::new(partitions);
+            let unknown = |one| {
+                floors
+                    .get(one)
+                    .is_some_and(|floor: &AtomicU64| floor.load(Ordering::Relaxed) == NO_FLOOR)
+            };
+            assert!((0..partitions).all(unknown));
+            assert!(floors.get(partitions).is_none());
+        }
+    }
+
+    #[test]
+    fn a_session_stays_small() {
+        // One allocation of 128 bytes, with the counts of its `Arc`.
+        assert!(size_of::<Session>() <= 112, "{}", size_of::<Session>());
     }
 }

@@ -13,7 +13,7 @@ use crate::gateway::Gateway;
 use crate::listener::Listeners;
 use crate::load::Load;
 use crate::peers::{Batches, HubLinks, LoginLinks, StorageLinks};
-use crate::{delivery, drain, timers};
+use crate::{drain, timers};
 
 /// Starts a gateway: binds, and runs until shutdown begins. Its addresses are those for `clients`
 /// and, with TLS, for `tls clients`.
@@ -45,7 +45,7 @@ pub async fn run(context: Context<Config>) -> Result<Serving, BoxError> {
     };
     let storage_links = StorageLinks {
         gateway: Arc::clone(&gateway),
-        ready: ready.condition("db_proxy"),
+        ready: ready.condition("db_proxy").into(),
         batches: Batches::default(),
     };
     let login_links = LoginLinks { load: Arc::clone(&load) };
@@ -58,7 +58,6 @@ pub async fn run(context: Context<Config>) -> Result<Serving, BoxError> {
     dialing.dial(&gateway, Role::LoginServer, logins, Arc::new(login_links));
 
     timers::spawn(&gateway, &load);
-    delivery::spawn(&gateway);
     drain::spawn(&gateway, &load, settings.process.drain_limit());
     listeners.spawn(&gateway);
 

@@ -1,122 +1,271 @@
-//! The links to the db_proxies, and the questions that are asked over them.
+//! The links to the db_proxies: which of them is used for what, and how a question follows what it is
+//! about from one to the other.
 //!
 //! Sends go their own way ([`crate::sends`]): they are answered by name, not by request number.
+//!
+//! # Invariants
+//!
+//! - A question goes to whoever owns what it is about now, as far as is known here ([`Claims`]).
+//! - An answer of an older epoch than the newest known is not taken: it may leave out what was
+//!   acknowledged since. Of a change that was carried out it is: what it says is true.
+//! - What was refused because it is owned elsewhere was not done, and is asked again; what may have
+//!   been done is not, unless that comes to the same.
+//!
+//! # What bounds it
+//!
+//! Whoever asks waits, each for a limited time: nothing is queued here.
 
-use std::pin::pin;
+mod asking;
+
+use std::pin::{Pin, pin};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
-use bytes::Bytes;
-use daemon::{CallError, Link, LinkTable};
+use daemon::{CallError, Link};
+use futures_util::future::join_all;
+use parking_lot::RwLock;
 use prost::Message;
-use proto::Command;
-use proto::cluster::Kind;
-use proto::cluster::wire::{
-    Answer, Ask, FetchRequest, Fetched, Memberships, MembershipsRequest, Origin, Verified, Verify,
-};
-
+use proto::cluster::{Kind, rendezvous_weight};
 use tokio::sync::Notify;
+use tokio::sync::futures::Notified;
+use tokio::time::{Instant, timeout_at};
 
-use crate::session::Login;
+use crate::claims::{Claims, Move};
+use crate::partitions::Partitions;
 
-/// How long a client's request may take: Android waits this long.
-const ASK_LIMIT: Duration = Duration::from_secs(8);
+pub(crate) use asking::{ASK_LIMIT, Asker, Joined};
 
-/// How long the check of a password may take.
-const VERIFY_LIMIT: Duration = Duration::from_secs(5);
-
-/// How long questions of our own may take.
-const OWN_LIMIT: Duration = Duration::from_secs(5);
+/// How soon somebody is asked again who has refused, if the owner does not change before.
+const PAUSE: Duration = Duration::from_millis(200);
 
 /// The links to the db_proxies.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 pub(crate) struct Storage {
-    links: LinkTable,
-    came: Notify,
+    partitions: Arc<Partitions>,
+    claims: RwLock<Claims<Link>>,
+    /// Told whenever what is claimed has changed.
+    changed: Notify,
+    /// Everything was served once.
+    was_whole: AtomicBool,
 }
 
-/// On whose behalf something is asked.
-#[derive(Debug, Clone, Copy)]
-pub(crate) struct Asker {
-    pub(crate) login: Login,
-    pub(crate) origin: Origin,
+/// A question to one db_proxy.
+struct Question<'a, Q> {
+    kind: Kind,
+    message: &'a Q,
+    /// Whether it may be asked again when nobody knows what became of it.
+    repeatable: bool,
+    /// The partition that it is about, if it is about one.
+    about: Option<u32>,
+    until: Instant,
+}
+
+/// A question to the owners of several partitions.
+#[derive(Clone, Copy)]
+struct Round<'a> {
+    kind: Kind,
+    partitions: &'a [u32],
+    /// How soon somebody is asked again who has refused, if no owner changes before.
+    pause: Duration,
+    until: Instant,
 }
 
 impl Storage {
-    /// A db_proxy is linked.
-    pub(crate) fn up(&self, link: &Link) {
-        self.links.add(link);
-        self.came.notify_waiters();
-    }
-
-    /// A db_proxy is gone.
-    pub(crate) fn down(&self, link: &Link) {
-        self.links.remove(link);
-    }
-
-    /// Whether no db_proxy is linked.
-    pub(crate) fn is_empty(&self) -> bool {
-        self.links.is_empty()
-    }
-
-    /// Waits until a db_proxy is linked.
-    pub(crate) async fn linked(&self) {
-        loop {
-            let mut came = pin!(self.came.notified());
-            // From here on no link is missed.
-            came.as_mut().enable();
-            if !self.is_empty() {
-                return;
-            }
-            came.await;
+    pub(crate) fn new(partitions: Arc<Partitions>) -> Self {
+        Self {
+            partitions,
+            claims: RwLock::default(),
+            changed: Notify::new(),
+            was_whole: AtomicBool::new(false),
         }
     }
 
-    /// The newest link that is up.
-    pub(crate) fn newest(&self) -> Option<Link> {
-        self.links.all().iter().rev().find(|link| !link.is_closed()).cloned()
+    /// A db_proxy is linked. It is asked nothing before it has said what it owns.
+    pub(crate) fn up(&self, link: &Link) {
+        self.claims.write().add(link.clone());
     }
 
-    /// Asks whether a client is who it says.
-    pub(crate) async fn verify(&self, verify: &Verify) -> Result<Verified, CallError> {
-        self.call(Kind::Verify, verify, VERIFY_LIMIT).await
-    }
-
-    /// Asks which groups a user is in.
-    pub(crate) async fn memberships(&self, user: u32) -> Result<Memberships, CallError> {
-        let request = MembershipsRequest { user };
-        self.call(Kind::Memberships, &request, OWN_LIMIT).await
-    }
-
-    /// Asks for messages as they were published.
-    pub(crate) async fn fetch(&self, request: &FetchRequest) -> Result<Fetched, CallError> {
-        self.call(Kind::Fetch, request, OWN_LIMIT).await
-    }
-
-    /// Passes a client's request on.
-    pub(crate) async fn ask(
+    /// Changes what is claimed. `then` is done with what that moves before anybody asks a new owner,
+    /// and before the next change.
+    pub(crate) fn change(
         &self,
-        asker: Asker,
-        command: Command,
-        body: Bytes,
-    ) -> Result<Answer, CallError> {
-        let Asker { login, origin } = asker;
-        let ask = Ask {
-            user: login.user,
-            client_type: login.client_type,
-            origin,
-            command: u32::from(command.number()),
-            body,
+        change: impl FnOnce(&mut Claims<Link>) -> Vec<Move<Link>>,
+        then: impl FnOnce(&[Move<Link>]),
+    ) {
+        let mut claims = self.claims.write();
+        let moves = change(&mut claims);
+        then(&moves);
+        if claims.is_whole() {
+            self.was_whole.store(true, Ordering::Relaxed);
+        }
+        drop(claims);
+        self.changed.notify_waiters();
+    }
+
+    /// Whether clients may be sent here: everything is served, or was once and something is linked.
+    pub(crate) fn is_ready(&self) -> bool {
+        let claims = self.claims.read();
+        claims.is_whole() || self.was_whole.load(Ordering::Relaxed) && !claims.is_empty()
+    }
+
+    /// How many partitions have no owner.
+    pub(crate) fn without_owner(&self) -> usize {
+        self.claims.read().without_owner()
+    }
+
+    /// Whether a partition has an owner.
+    pub(crate) fn is_owned(&self, partition: u32) -> bool {
+        self.owner(partition).is_some()
+    }
+
+    /// Waits until a partition has an owner.
+    pub(crate) async fn owned(&self, partition: u32) {
+        loop {
+            let mut changed = pin!(self.changed.notified());
+            // From here on no change is missed.
+            changed.as_mut().enable();
+            if self.is_owned(partition) {
+                return;
+            }
+            changed.await;
+        }
+    }
+
+    fn owner(&self, partition: u32) -> Option<Link> {
+        open(self.claims.read().owner(partition))
+    }
+
+    /// Anybody who owns something; by `key`, so that all are asked about as often.
+    fn any_owner(&self, key: u32) -> Option<Link> {
+        let (claims, count) = (self.claims.read(), self.partitions.count());
+        let partitions = (0..count).map(|n| (u64::from(key) + u64::from(n)) % u64::from(count));
+        let mut partitions = partitions.filter_map(|partition| u32::try_from(partition).ok());
+        partitions.find_map(|partition| open(claims.owner(partition)))
+    }
+
+    /// Whoever serves logins; the same for the same `key`, as long as it does, since it may remember
+    /// what was tried before.
+    fn login_side(&self, key: u64) -> Option<Link> {
+        let claims = self.claims.read();
+        let links = claims.serve_logins().filter(|link| !link.is_closed());
+        links.max_by_key(|link| rendezvous_weight(key, &link.peer().name)).cloned()
+    }
+
+    /// Asks whoever `find` names, and again after every refusal, until an answer `counts`.
+    async fn ask_one<Q: Message, A: Message + Default>(
+        &self,
+        question: Question<'_, Q>,
+        find: impl Fn() -> Option<Link>,
+        counts: impl Fn(&A) -> bool,
+    ) -> Result<A, CallError> {
+        let Question { kind, message, repeatable, about, until } = question;
+        loop {
+            let mut changed = pin!(self.changed.notified());
+            // From here on no change is missed.
+            changed.as_mut().enable();
+            let about = about.filter(|_partition| repeatable);
+            let moved = self.claims.read().moved(about);
+            let link = find();
+            if let Some(link) = &link {
+                let call = link.call(kind.number(), message, left(until));
+                let is_owner =
+                    || self.claims.read().moved(about).is_none_or(|now| Some(now) == moved);
+                match self.while_true(is_owner, call).await {
+                    Some(Ok(answer)) if counts(&answer) => return Ok(answer),
+                    Some(Err(error)) if error != CallError::Closed || !repeatable => {
+                        return Err(error);
+                    }
+                    // It has refused or gone, or is not the one to ask any more.
+                    Some(Ok(_) | Err(_)) | None => {}
+                }
+            }
+            wait(changed, link.map(|_asked| PAUSE), until).await?;
+        }
+    }
+
+    /// What `work` comes to, unless `is_true` ends before, which only changes of what is claimed can do.
+    async fn while_true<T>(
+        &self,
+        is_true: impl Fn() -> bool,
+        work: impl Future<Output = T>,
+    ) -> Option<T> {
+        let ended = async {
+            loop {
+                let mut changed = pin!(self.changed.notified());
+                // From here on no change is missed.
+                changed.as_mut().enable();
+                if !is_true() {
+                    return;
+                }
+                changed.await;
+            }
         };
-        self.call(Kind::Ask, &ask, ASK_LIMIT).await
+        tokio::select! {
+            biased;
+            done = work => Some(done),
+            () = ended => None,
+        }
     }
 
-    async fn call<M: Message + Default>(
+    /// Asks the owners of all those partitions at the same time, each about its own, until every
+    /// answer `counts`.
+    async fn ask_all<Q: Message, A: Message + Default>(
         &self,
-        kind: Kind,
-        message: &impl Message,
-        limit: Duration,
-    ) -> Result<M, CallError> {
-        let link = self.newest().ok_or(CallError::Closed)?;
-        link.call(kind.number(), message, limit).await
+        round: Round<'_>,
+        question: impl Fn(Vec<u32>) -> Q,
+        counts: impl Fn(&A, &[u32]) -> bool,
+    ) -> Result<Vec<A>, CallError> {
+        let Round { kind, partitions, pause, until } = round;
+        let partitions = || partitions.iter().copied();
+        loop {
+            let mut changed = pin!(self.changed.notified());
+            // From here on no change is missed.
+            changed.as_mut().enable();
+            let moved = self.claims.read().moved(partitions());
+            let shares = self.claims.read().shares(partitions());
+            if let Some(shares) = &shares {
+                let calls = shares.iter().map(|(link, partitions)| {
+                    let message = question(partitions.clone());
+                    async move { link.call::<A>(kind.number(), &message, left(until)).await }
+                });
+                let are_owners =
+                    || self.claims.read().moved(partitions()).is_none_or(|now| Some(now) == moved);
+                let came = self.while_true(are_owners, join_all(calls)).await.unwrap_or_default();
+                let mut answers = Vec::with_capacity(shares.len());
+                for (answer, (_link, partitions)) in came.into_iter().zip(shares) {
+                    match answer {
+                        Ok(answer) if counts(&answer, partitions) => answers.push(answer),
+                        Err(error) if error != CallError::Closed => return Err(error),
+                        // It has refused or gone.
+                        Ok(_) | Err(_) => {}
+                    }
+                }
+                if answers.len() == shares.len() {
+                    return Ok(answers);
+                }
+            }
+            wait(changed, shares.map(|_asked| pause), until).await?;
+        }
     }
+}
+
+fn open(link: Option<&Link>) -> Option<Link> {
+    link.filter(|link| !link.is_closed()).cloned()
+}
+
+fn left(until: Instant) -> Duration {
+    until.saturating_duration_since(Instant::now())
+}
+
+/// Waits until it makes sense to ask again. Whoever has refused may not do so after `pause`; where there
+/// was nobody to ask, only a change helps.
+async fn wait(
+    changed: Pin<&mut Notified<'_>>,
+    pause: Option<Duration>,
+    until: Instant,
+) -> Result<(), CallError> {
+    let at = pause.map_or(until, |pause| until.min(Instant::now() + pause));
+    let elapsed = timeout_at(at, changed).await.is_err();
+    if elapsed && at == until { Err(CallError::TimedOut) } else { Ok(()) }
 }

@@ -7,5 +7,7 @@ mod harness;
 mod limiting;
 mod logging_in;
 mod memory;
+mod moving;
 mod sending;
+mod several;
 mod stopping;

@@ -55,5 +55,6 @@ fn show(gateway: &Gateway) {
     metrics.sessions.set(number(sessions));
     metrics.groups.set(number(groups));
     metrics.cursor_lag.set(i64::try_from(gateway.delivery.lag()).unwrap_or(i64::MAX));
+    metrics.partitions_without_owner.set(number(gateway.storage.without_owner()));
     metrics.outbox_bytes.set(number(gateway.outboxes.queued()));
 }

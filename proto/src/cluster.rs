@@ -58,6 +58,8 @@ kinds! {
     Follow = 0x0208,
     /// db_proxy to gateway: [`wire::Changes`].
     Changes = 0x0209,
+    /// db_proxy to gateway: [`wire::Ownership`].
+    Ownership = 0x020a,
     /// db_proxy to route_server: [`wire::Publish`], answered by [`wire::PublishAck`]. To a gateway,
     /// from either: the same message, answered by nobody.
     Publish = 0x0301,
@@ -94,6 +96,16 @@ pub fn rendezvous_weight(key: u64, replica: &str) -> u64 {
         hash = (hash ^ u64::from(byte)).wrapping_mul(0x0100_0000_01b3);
     }
     mix(hash ^ mix(key))
+}
+
+/// The partition that a conversation belongs to, of `partitions`, for ever.
+///
+/// # Panics
+///
+/// If there are no partitions.
+#[expect(clippy::cast_possible_truncation, reason = "below the divisor, which has 32 bits")]
+pub const fn partition_of(conversation: u64, partitions: u32) -> u32 {
+    (mix(conversation.wrapping_add(GAMMA)) % partitions as u64) as u32
 }
 
 /// What one session adds to the checksum of a gateway's interest table ([`wire::InterestChecksum`]):
@@ -141,6 +153,19 @@ mod tests {
         }
         assert_ne!(interest_hash_user(0, 0, 0), 0, "else nobody would count as somebody");
         assert_ne!(interest_hash_group(1), interest_hash_group(2));
+    }
+
+    #[test]
+    fn partitions_share_the_conversations_about_evenly_and_never_change() {
+        let counts = (0..10_000_u64).fold([0; 4], |mut counts, conversation| {
+            counts[partition_of(conversation << 32 | 7, 4) as usize] += 1;
+            counts
+        });
+        assert!(counts.iter().all(|count| (2_200..2_800).contains(count)), "{counts:?}");
+        assert_eq!(partition_of(u64::MAX, 1), 0);
+        // Where a conversation's history is: another answer would lose it.
+        let places = [1, 2, 1 << 32 | 2, 7 << 32 | 9].map(|number| partition_of(number, 16));
+        assert_eq!(places, [1, 14, 2, 11]);
     }
 
     #[test]

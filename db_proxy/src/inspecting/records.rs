@@ -110,9 +110,11 @@ pub(super) struct Check {
     /// The checksum of the record that the store has applied last.
     pub(super) crc_of_applied: Option<u32>,
     bytes: u64,
-    /// The times of the first and the last record.
+    /// The times of the oldest and the newest record.
     times: Option<(u64, u64)>,
-    /// The first record that is older than the one before it.
+    /// The epoch and the time of the record before.
+    last_of: Option<(u64, u64)>,
+    /// The first record that is older than the one of the same owner before it.
     fell: Option<Offset>,
     first_epoch: Option<u64>,
     epoch: u64,
@@ -127,6 +129,7 @@ impl Check {
             crc_of_applied: None,
             bytes: 0,
             times: None,
+            last_of: None,
             fell: None,
             first_epoch: None,
             epoch: 0,
@@ -143,11 +146,16 @@ impl Check {
         }
         let now = record.timestamp_ms;
         let (first, last) = self.times.unwrap_or((now, now));
-        if now < last {
+        self.times = Some((first.min(now), last.max(now)));
+        let decoded = readable(record);
+        // Another owner's clock may have been another one.
+        let owner =
+            decoded.as_ref().map_or(self.epoch, |record| record.written_in_epoch.unwrap_or(0));
+        let (before, then) = self.last_of.replace((owner, now)).unwrap_or((owner, now));
+        if before == owner && now < then {
             self.fell.get_or_insert(record.offset);
         }
-        self.times = Some((first, last.max(now)));
-        let Some(decoded) = readable(record) else {
+        let Some(decoded) = decoded else {
             self.unreadable += 1;
             return;
         };

@@ -17,7 +17,7 @@ use crate::testing::{Proxy, Setup, message, single};
 
 const WRITTEN: &str = "nobody else's business";
 
-const EVERYTHING: Shown = Shown { from: Some(Offset(1)), count: Some(1_000) };
+const EVERYTHING: Shown = Shown { from: Some(Offset(1)), count: Some(1_000), partition: None };
 
 const SEGMENT: &str = "00000000000000000001.segment";
 
@@ -65,7 +65,7 @@ async fn only_as_many_records_as_asked_for_are_listed() {
     let setup = proxy.stop().await;
     let config = setup.config();
     let listed = |from: Option<u64>, count| {
-        let shown = Shown { from: from.map(Offset), count };
+        let shown = Shown { from: from.map(Offset), count, partition: None };
         let (_, text) = inspected(&config, shown);
         let lines = text.lines().skip_while(|line| !line.starts_with("offset")).skip(1);
         lines.map(|line| line.split(' ').next().unwrap().parse().unwrap()).collect::<Vec<u64>>()
@@ -75,7 +75,7 @@ async fn only_as_many_records_as_asked_for_are_listed() {
     assert_eq!(listed(Some(6), None), [6, 7]);
     assert_eq!(listed(None, None), [0; 0]);
 
-    let shown = Shown { from: Some(Offset(9)), count: None };
+    let shown = Shown { from: Some(Offset(9)), ..Shown::default() };
     let refused = inspect(&config, shown, &mut Vec::new()).unwrap_err();
     assert!(refused.to_string().contains("offset 9 is not in the log"), "{refused}");
 }
@@ -208,7 +208,7 @@ fn times_that_fall_zombies_and_unreadable_records_are_told() {
 #[test]
 fn where_there_is_no_log_nothing_is_made() {
     let dir = TempDir::new().unwrap();
-    let refused = verify(&config(dir.path()), &mut Vec::new()).unwrap_err();
+    let refused = verify(&config(dir.path()), Shown::default(), &mut Vec::new()).unwrap_err();
     assert!(refused.downcast_ref::<daemon::StartRefused>().is_some(), "{refused}");
     assert!(refused.to_string().contains("data_dir"), "{refused}");
     assert!(files(dir.path()).is_empty());
@@ -236,7 +236,7 @@ fn inspected(config: &Config, shown: Shown) -> (Health, String) {
 
 fn verified(config: &Config) -> (Health, String) {
     let mut out = Vec::new();
-    let health = verify(config, &mut out).unwrap();
+    let health = verify(config, Shown::default(), &mut out).unwrap();
     (health, String::from_utf8(out).unwrap())
 }
 

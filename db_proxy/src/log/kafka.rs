@@ -13,6 +13,7 @@
 //!   ├─ sender     the producer: everything of an append, or nobody knows
 //!   ├─ reader     the consumer: every offset in order, none left out
 //!   └─ numbers    how far everything is, for the metrics
+//! looking     one partition, for whoever looks at what is there
 //! ownership   who has which partition, by a consumer group
 //! client      what every client of Kafka's is told here
 //! ```
@@ -28,6 +29,7 @@
 //! Everything here blocks the calling thread: to be called off the async workers.
 
 mod client;
+mod looking;
 mod numbers;
 mod ownership;
 mod probe;
@@ -50,6 +52,7 @@ use proto::ids::Offset;
 use crate::log::embedded::MAX_PAYLOAD_BYTES;
 use crate::log::{Landed, Log, LogError, LogId, LogRecord};
 
+pub use looking::KafkaView;
 pub use numbers::Numbers;
 pub use ownership::{Ack, Event, Ownership};
 pub use topic::{ConnectError, KafkaTopic, NewTopic, PartitionLog, create_topic};
@@ -341,24 +344,10 @@ impl Log for KafkaLog {
         if from < first || from > next {
             return Err(LogError::NotHere { asked: from.0, first: first.0, next: next.0 });
         }
-        let reader = self.reader()?;
-        let mut wanted = from;
-        let mut since = Instant::now();
-        while wanted < next {
-            match reader.next(wanted, LOOK_EVERY)? {
-                Some(record) => {
-                    wanted = record.offset.next();
-                    self.saw(&record);
-                    each(record)?;
-                    since = Instant::now();
-                }
-                None if since.elapsed() >= self.patience => {
-                    return Err(reader.silent(wanted, self.patience));
-                }
-                None => {}
-            }
-        }
-        Ok(())
+        self.reader()?.read((from, next), self.patience, &mut |record| {
+            self.saw(&record);
+            each(record)
+        })
     }
 
     fn idle(&mut self) -> Result<Vec<LogRecord>, LogError> {

@@ -100,7 +100,7 @@ pub fn open(
     check_fingerprint(&*log, &progress)?;
 
     let mut fold = Fold::new(progress.fold_version, progress.applied, progress.applied_crc);
-    let cold = Cold { store: &store, runtime };
+    let cold = Cold { epoch: progress.epoch, store: &store, runtime };
     let replayed = replay(&mut fold, &*log, &progress, &cold)?;
     begin_epoch(&mut fold, &mut *log, (progress.epoch, owner), &cold)?;
     let window = fold.window.len();
@@ -201,6 +201,7 @@ fn replay(
 
 /// Where conversations are read from that are not in memory.
 struct Cold<'a> {
+    epoch: u64,
     store: &'a Arc<dyn Store>,
     runtime: &'a Handle,
 }
@@ -222,6 +223,9 @@ impl Cold<'_> {
         // Without its newest messages: the fold does not look at them, and reading them for thousands
         // of conversations would take most of the time.
         let stored = self.runtime.block_on(self.store.conversation(id, 0))?;
+        if stored.epoch != self.epoch {
+            return Err(OpenError::Failed("another owner has begun in the store".to_owned()));
+        }
         fold.conversations.insert(id, Conversation::from_stored(id, stored));
         Ok(())
     }

@@ -13,7 +13,7 @@ use std::time::{Duration, Instant};
 use bytes::Bytes;
 use daemon::Shutdown;
 use prost::Message as _;
-use proto::cluster::wire::{Origin, Reason};
+use proto::cluster::wire::{Origin, Owned, Reason};
 use proto::ids::{ConversationId, Offset};
 use tokio::sync::oneshot;
 use tokio::time::timeout;
@@ -22,7 +22,7 @@ use tracing::{Span, debug, error, info, warn};
 use super::clock::LogClock;
 use super::lines::Line;
 use super::open::epoch_record;
-use super::{Event, FULL_PAUSE, Fact, Outcome, Owner, Partition, Request, Waiter};
+use super::{Ended, Event, FULL_PAUSE, Fact, Outcome, Owner, Partition, Request, Waiter};
 use crate::admission::{self, Admission, Change, InStore, Need};
 use crate::conversation::Conversation;
 use crate::fold::Effect;
@@ -71,8 +71,8 @@ pub(super) struct Worker {
     batch_bytes: usize,
     /// When the log last had no room, unless that is over.
     full_at: Option<Instant>,
-    /// Somebody else has the partition, or nobody knows what became of an append.
-    lost: bool,
+    /// The partition is not ours any more.
+    lost: Option<Ended>,
     /// Dropped last: then everything is done and the log is closed.
     stopping: Option<oneshot::Sender<()>>,
 }
@@ -108,13 +108,20 @@ impl Worker {
             batch: Vec::new(),
             batch_bytes: 0,
             full_at: None,
-            lost: false,
+            lost: None,
             stopping: None,
         }
     }
 
     pub(super) fn run(mut self) {
-        while self.stopping.is_none() && !self.lost {
+        self.serve();
+        if let Some(why) = self.lost {
+            self.partition.ending.end(why);
+        }
+    }
+
+    fn serve(&mut self) {
+        while self.stopping.is_none() && self.lost.is_none() {
             let first = if self.ready.is_empty() {
                 match self.queue.recv_timeout(IDLE_AFTER) {
                     Ok(event) => Some(event),
@@ -217,7 +224,7 @@ impl Worker {
         match admission::admit(&inner.fold, &request.change, &request.facts, now_ms) {
             Admission::Needs(need) => return Some((request, need)),
             Admission::Append(change) => {
-                let payload = admission::record(change, self.owner.epoch).encode_to_vec();
+                let payload = admission::record(change, self.owner.owned.epoch).encode_to_vec();
                 if payload.len() > MAX_PAYLOAD_BYTES {
                     self.owner.metrics.refused.inc();
                     request.waiter.tell(Outcome::Refused(Reason::TooLarge));
@@ -258,6 +265,7 @@ impl Worker {
     fn found(&mut self, inner: &mut Inner, id: ConversationId, fact: Result<Fact, StoreError>) {
         let fact = match fact {
             Ok(fact) => fact,
+            Err(StoreError::Fenced(why)) => return self.is_lost(Ended::Fenced, &why),
             Err(error) => {
                 debug!(%error, conversation = %id, "a change cannot be judged now");
                 let queue = self.waiting.remove(&id).unwrap_or_default();
@@ -327,19 +335,26 @@ impl Worker {
         #[cfg(feature = "faults")]
         let admitted = self.too_early(&payloads, admitted);
         let now_ms = self.clock.now_ms();
+        let asked = Instant::now();
         let landed = match self.owner.log.append(&payloads, now_ms) {
             Ok(landed) => landed,
-            // Those who wait are told to try again as they go.
             Err(error) => {
                 self.owner.metrics.retries.inc_by(admitted.len() as u64);
                 self.cannot_append(error);
+                if self.lost.is_none() {
+                    for one in admitted {
+                        one.waiter.tell(Outcome::Retry);
+                    }
+                }
                 return;
             }
         };
         self.tell_log_full(None);
         self.owner.metrics.batches.inc();
         self.owner.metrics.records.inc_by(payloads.len() as u64);
-        self.fold(landed, admitted);
+        if self.fold(landed, admitted) {
+            self.owner.confirmed.set(asked);
+        }
     }
 
     /// Adds the epoch to a batch if it was long ago that the log was told ([`EPOCH_EVERY`]).
@@ -350,24 +365,25 @@ impl Worker {
         let since = inner.fold.last.0 - inner.fold.epoch_at.0;
         drop(inner);
         if since + self.batch.len() as u64 + 1 >= self.owner.epoch_every {
-            let repeated = epoch_record(self.owner.epoch, &self.owner.name);
-            let payload = admission::record(repeated, self.owner.epoch).encode_to_vec();
+            let repeated = epoch_record(self.owner.owned.epoch, &self.owner.name);
+            let payload = admission::record(repeated, self.owner.owned.epoch).encode_to_vec();
             self.batch.push((payload.into(), Admitted { waiter: Waiter(None), origin: None }));
         }
     }
 
-    /// Folds what has come into the log, and tells those whose change it is.
-    fn fold(&mut self, landed: Vec<Landed>, admitted: Vec<Admitted>) {
+    /// Folds what has come into the log, and tells those whose change it is. False if another owner has
+    /// begun there: from then on nothing is folded, and whoever waits is told that the partition moved.
+    fn fold(&mut self, landed: Vec<Landed>, admitted: Vec<Admitted>) -> bool {
         let mut admitted: Vec<_> = admitted.into_iter().map(Some).collect();
         let state = self.owner.state.clone();
         let mut inner = state.lock();
         for Landed { record, of } in landed {
             let waiting = of.and_then(|of| admitted.get_mut(of)?.take());
-            if waiting.is_none() && written_in(&record) > self.owner.epoch {
+            if waiting.is_none() && written_in(&record) > self.owner.owned.epoch {
                 drop(inner);
                 let offset = record.offset.0;
-                self.is_lost(&format!("another owner has begun at offset {offset}"));
-                return;
+                self.is_lost(Ended::Fenced, &format!("another owner has begun at offset {offset}"));
+                return false;
             }
             match inner.fold.fold(&record) {
                 Ok(effect) => self.tell(&inner, &record, effect, waiting),
@@ -378,28 +394,33 @@ impl Worker {
         drop(inner);
         metrics::show(&self.owner.metrics.offset, folded);
         state.unstored.notify_one();
+        true
     }
 
     fn cannot_append(&mut self, error: LogError) {
         match error {
-            LogError::Lost(why) => self.is_lost(&why),
+            LogError::Lost(why) => self.is_lost(Ended::Unknown, &why),
             error => self.tell_log_full(Some(&error)),
         }
     }
 
     /// Nothing is appended, answered or published any more.
-    fn is_lost(&mut self, why: &str) {
-        error!(epoch = self.owner.epoch, why, "the partition is not ours any more");
-        self.lost = true;
+    fn is_lost(&mut self, ended: Ended, why: &str) {
+        let Owned { partition, epoch } = self.owner.owned;
+        error!(partition, epoch, why, "the partition is not ours any more");
+        self.lost = Some(ended);
     }
 
     /// Nothing happened for a while.
     fn idle(&mut self) {
+        let asked = Instant::now();
         match self.owner.log.idle() {
-            Ok(records) if records.is_empty() => {}
             Ok(records) => {
                 let landed = records.into_iter().map(|record| Landed { record, of: None });
-                self.fold(landed.collect(), Vec::new());
+                let landed: Vec<_> = landed.collect();
+                if landed.is_empty() || self.fold(landed, Vec::new()) {
+                    self.owner.confirmed.set(asked);
+                }
             }
             Err(error) => self.cannot_append(error),
         }
@@ -418,7 +439,7 @@ impl Worker {
                     timestamp_ms: row.timestamp_ms,
                 });
                 let place = (previous, member_version);
-                self.owner.publisher.message(&row, place, self.owner.epoch, origin);
+                self.owner.publisher.message(&row, place, self.owner.owned, origin);
             }
             Effect::Duplicate(known) => waiter.tell(sent_before(known)),
             Effect::Members { group, actor, added, removed, previous, created } => {
@@ -447,7 +468,7 @@ impl Worker {
 
     fn tell_members(&self, change: &MembersChange<'_>, offset: Offset, previous: Offset) {
         if !change.added.is_empty() || !change.removed.is_empty() {
-            self.owner.publisher.members(change, offset, previous, self.owner.epoch);
+            self.owner.publisher.members(change, offset, previous, self.owner.owned);
         }
     }
 

@@ -11,6 +11,8 @@ use super::*;
 use crate::testing::far::{self, Far};
 use crate::testing::{PATIENCE, group, single};
 
+const OWNED: Owned = Owned { partition: 2, epoch: 3 };
+
 #[tokio::test]
 async fn an_acknowledged_publication_is_done() {
     let mut setup = Setup::start(&["r1"], &[7]).await;
@@ -21,7 +23,7 @@ async fn an_acknowledged_publication_is_done() {
     let publish: Publish = frame.parse().unwrap();
     assert_eq!(publish.conversation, single(1, 2).number());
     assert_eq!((publish.msg_id, publish.offset, publish.prev_offset), (1, 5, 4));
-    assert_eq!((publish.epoch, publish.partition, publish.member_version), (3, 0, 0));
+    assert_eq!((publish.epoch, publish.partition, publish.member_version), (3, 2, 0));
     assert_eq!(publish.origin, Some(Origin { gateway_boot: 9, session: 8 }));
     let mut bytes = bytes::BytesMut::from(&publish.frame[..]);
     let to_client = proto::frame::decode(&mut bytes, LIMIT_TO_CLIENT).unwrap().unwrap();
@@ -155,7 +157,7 @@ async fn beyond_what_may_wait_the_gateways_are_served_directly() {
     let mut setup = Setup::start(&["r1"], &[7]).await;
     let row = row(1, 5);
     for _ in 0..=PENDING_MAX {
-        setup.publisher.message(&row, (Offset(4), 0), 3, None);
+        setup.publisher.message(&row, (Offset(4), 0), OWNED, None);
     }
     assert_eq!(setup.publisher.unacknowledged(), PENDING_MAX);
     setup.gateway(7).frame().await;
@@ -183,7 +185,7 @@ async fn a_change_of_members_is_told_to_clients_but_a_new_group_is_not() {
         (change(&[], &removed, false), Some((GroupChange::Remove, vec![3]))),
         (change(&added, &[], true), None),
     ] {
-        setup.publisher.members(&change, Offset(9), Offset(8), 3);
+        setup.publisher.members(&change, Offset(9), Offset(8), OWNED);
         let (_link, frame) = setup.gateway(7).frame().await;
         let publish: Publish = frame.parse().unwrap();
         assert_eq!((publish.conversation, publish.msg_id), (group(4).number(), 0));
@@ -293,7 +295,7 @@ impl Setup {
     fn publish(&self, msg_id: u32, offset: u64) {
         let origin = Some(Origin { gateway_boot: 9, session: 8 });
         let previous = Offset(offset - 1);
-        self.publisher.message(&row(msg_id, offset), (previous, 0), 3, origin);
+        self.publisher.message(&row(msg_id, offset), (previous, 0), OWNED, origin);
     }
 
     fn route(&mut self, name: &str) -> &mut Far {

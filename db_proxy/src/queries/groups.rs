@@ -1,6 +1,7 @@
 //! Groups: lists, records, making and changing them, and what gateways ask about memberships.
 
 use std::collections::BTreeSet;
+use std::sync::Arc;
 
 use bytes::Bytes;
 use prost::Message as _;
@@ -10,7 +11,7 @@ use proto::client::{
     GroupCreateRequest, GroupInfo, GroupInfoReply, GroupInfoRequest, GroupMuteReply,
     GroupMuteRequest, GroupType, GroupVersion, NormalGroupsReply,
 };
-use proto::cluster::wire::{Membership, Memberships};
+use proto::cluster::wire::{Membership, Memberships, Reached, Reason};
 use proto::ids::{ConversationId, GroupId, UserId};
 use proto::limits::LIMIT_TO_CLIENT;
 use proto::log::GroupCreated;
@@ -18,10 +19,10 @@ use proto::log::GroupCreated;
 use crate::admission::Change;
 use crate::conversation::Conversation;
 use crate::partition::Outcome;
-use crate::queries::{Asker, NoReply, Reply};
+use crate::partitions::{Partitions, Served};
+use crate::queries::{Asker, NoReply, Reply, lists};
 use crate::requests::answered;
-use crate::state::State;
-use crate::store::StoreError;
+use crate::store::{Store, StoreError};
 
 /// The longest name of a group, in bytes.
 const NAME_MAX: usize = 256;
@@ -32,16 +33,20 @@ const MEMBER_LEN: usize = 6;
 /// What the record of a group takes besides its name, its avatar and its members.
 const FIXED_LEN: usize = 64;
 
+/// Numbers that are passed over at most for one that belongs here: with 8 db_proxies all but one of a
+/// million groups are made.
+const NUMBERS_PASSED_MAX: usize = 128;
+
 /// Groups described in one reply at most.
 const GROUPS_MAX: usize = 1_000;
 
 /// 0x0401: the user's normal groups and their versions.
 pub(crate) async fn normal(asker: &Asker) -> Reply {
-    let conversations = asker.partition.state().conversations_of(asker.user).await?;
+    let conversations = lists::conversations_of(asker).await?;
     let groups = conversations
         .iter()
-        .filter(|seen| seen.visible_from().is_some())
-        .filter_map(|seen| {
+        .filter(|(_, seen)| seen.visible_from().is_some())
+        .filter_map(|(_, seen)| {
             let group = seen.row.group.as_ref()?;
             (group.kind == GroupType::Normal as u32).then_some(GroupVersion {
                 group_id: seen.row.id.as_group()?.0,
@@ -61,8 +66,10 @@ pub(crate) async fn info(asker: &Asker, body: Bytes) -> Reply {
     let mut room = LIMIT_TO_CLIENT - 64;
     let mut groups: Vec<GroupInfo> = Vec::new();
     for asked in request.groups.iter().take(GROUPS_MAX) {
-        let Some(id) = ConversationId::group(GroupId(asked.group_id)) else { continue };
-        let look = asker.partition.state().with(id, |conversation| {
+        let id = ConversationId::group(GroupId(asked.group_id));
+        let Some(id) = id.filter(|id| asker.asks_about(*id)) else { continue };
+        let served = asker.of(id)?;
+        let look = served.partition.state().with(id, |conversation| {
             let newer = conversation.group.as_ref().is_some_and(|g| g.version > asked.version);
             (newer && conversation.has_member(asker.user))
                 .then(|| describe(conversation, asker.user))
@@ -120,8 +127,8 @@ pub(crate) async fn create(asker: &Asker, body: Bytes) -> Reply {
             name: request.name,
             avatar: request.avatar_url,
         };
-        let members = existing(asker.partition.state(), members).await?;
-        if let Some((group, members)) = make(&asker.partition, group, members).await? {
+        let members = existing(asker.logins.store(), members).await?;
+        if let Some((group, members)) = make(&asker.partitions, group, members).await? {
             reply.result_code = 0;
             reply.group_id = Some(group.0);
             reply.member_ids = fitting(&members, LIMIT_TO_CLIENT - 512);
@@ -140,13 +147,37 @@ pub(crate) struct NewGroup {
     pub(crate) avatar: String,
 }
 
-/// Makes a group of members who exist. `None` if it was refused.
+/// Why a group is not made.
+#[derive(Debug)]
+pub(crate) enum NotMade {
+    /// No partition for it is owned here. Nothing was done.
+    NotOwner,
+    /// It cannot be made now, or its number is taken.
+    Store(StoreError),
+}
+
+impl From<StoreError> for NotMade {
+    fn from(error: StoreError) -> Self {
+        Self::Store(error)
+    }
+}
+
+impl From<NotMade> for NoReply {
+    fn from(not_made: NotMade) -> Self {
+        match not_made {
+            NotMade::NotOwner => Self::NotOwner,
+            NotMade::Store(error) => error.into(),
+        }
+    }
+}
+
+/// Makes a group of members who exist, in a partition that is owned here. `None` if it was refused.
 pub(crate) async fn make(
-    partition: &crate::partition::Partition,
+    partitions: &Partitions,
     group: NewGroup,
     members: Vec<UserId>,
-) -> Result<Option<(GroupId, Vec<UserId>)>, StoreError> {
-    let id = partition.state().store().allocate_group(group.wanted).await?;
+) -> Result<Option<(GroupId, Vec<UserId>)>, NotMade> {
+    let (id, served) = place(partitions, group.wanted).await?;
     let created = GroupCreated {
         group: id.0,
         creator: group.creator.0,
@@ -155,11 +186,40 @@ pub(crate) async fn make(
         avatar: group.avatar,
         members: members.iter().map(|user| user.0).collect(),
     };
-    match partition.change(Change::CreateGroup(created)).await {
+    match served.partition.change(Change::CreateGroup(created)).await {
         Outcome::Members { current, .. } => Ok(Some((id, current))),
-        Outcome::Retry => Err(StoreError::Unavailable("the partition has no room".to_owned())),
+        // To make it again would make another one.
+        Outcome::Retry | Outcome::Moved => Err(no_room("the partition has no room")),
         _ => Ok(None),
     }
+}
+
+/// A number for a new group, and its partition. Numbers of partitions that others own are passed over.
+async fn place(
+    partitions: &Partitions,
+    wanted: Option<GroupId>,
+) -> Result<(GroupId, Arc<Served>), NotMade> {
+    let served = |id| ConversationId::group(id).and_then(|id| partitions.of(id));
+    let store = partitions.stores().first().ok_or(NotMade::NotOwner)?;
+    if let Some(wanted) = wanted {
+        // A number that is given out and not used is not given out again.
+        let served = served(wanted).ok_or(NotMade::NotOwner)?;
+        return Ok((store.allocate_group(Some(wanted)).await?, served));
+    }
+    for _ in 0..NUMBERS_PASSED_MAX {
+        if !partitions.owns_some() {
+            return Err(NotMade::NotOwner);
+        }
+        let id = store.allocate_group(None).await?;
+        if let Some(served) = served(id) {
+            return Ok((id, served));
+        }
+    }
+    Err(no_room("no number belongs to a partition that is owned here"))
+}
+
+fn no_room(why: &str) -> NotMade {
+    NotMade::Store(StoreError::Unavailable(why.to_owned()))
 }
 
 /// 0x0407: adds or removes members.
@@ -167,7 +227,7 @@ pub(crate) async fn change_members(asker: &Asker, body: Bytes) -> Reply {
     let request = GroupChangeMembersRequest::decode(body)?;
     let users = request.member_ids.iter().copied().map(UserId);
     let (add, remove) = match GroupChange::try_from(request.change) {
-        Ok(GroupChange::Add) => (existing(asker.partition.state(), users).await?, Vec::new()),
+        Ok(GroupChange::Add) => (existing(asker.logins.store(), users).await?, Vec::new()),
         Ok(GroupChange::Remove) => (Vec::new(), users.collect()),
         Err(_) => return Err(NoReply::Ignored),
     };
@@ -183,7 +243,11 @@ pub(crate) async fn change_members(asker: &Asker, body: Bytes) -> Reply {
         attach_data: None,
     };
     let mut changed = false;
-    match asker.partition.change_from(Some(asker.origin), change).await {
+    let outcome = match ConversationId::group(group) {
+        Some(id) => asker.of(id)?.partition.change_from(Some(asker.origin), change).await,
+        None => Outcome::Refused(Reason::NoSuchGroup),
+    };
+    match outcome {
         Outcome::Members { current, added, removed } => {
             let changes = if added.is_empty() { removed } else { added };
             changed = !changes.is_empty();
@@ -191,8 +255,11 @@ pub(crate) async fn change_members(asker: &Asker, body: Bytes) -> Reply {
             reply.changed_ids = fitting(&changes, LIMIT_TO_CLIENT / 2 - 64);
             reply.current_ids = fitting(&current, LIMIT_TO_CLIENT / 2 - 64);
         }
-        Outcome::Retry => return Err(NoReply::Unavailable),
-        _ => {}
+        outcome => {
+            if let Some(none) = NoReply::of(&outcome) {
+                return Err(none);
+            }
+        }
     }
     let mut answer = answered(Command::GroupChangeMembersReply, &reply);
     answer.changed = Some(changed);
@@ -205,12 +272,13 @@ pub(crate) async fn mute(asker: &Asker, body: Bytes) -> Reply {
     let outcome = match ConversationId::group(GroupId(request.group_id)) {
         Some(conversation) => {
             let (user, on) = (asker.user, request.muted == 1);
-            asker.partition.change(Change::Shield { conversation, user, on }).await
+            let change = Change::Shield { conversation, user, on };
+            asker.of(conversation)?.partition.change(change).await
         }
-        None => Outcome::Refused(proto::cluster::wire::Reason::NotMember),
+        None => Outcome::Refused(Reason::NotMember),
     };
-    if outcome == Outcome::Retry {
-        return Err(NoReply::Unavailable);
+    if let Some(none) = NoReply::of(&outcome) {
+        return Err(none);
     }
     let reply = GroupMuteReply {
         user_id: asker.user.0,
@@ -222,15 +290,20 @@ pub(crate) async fn mute(asker: &Asker, body: Bytes) -> Reply {
 }
 
 /// Which groups a user is in now, for the gateway he logs in at.
-pub(crate) async fn memberships(state: &State, user: UserId) -> Memberships {
+pub(crate) async fn memberships(asker: &Asker) -> Memberships {
     // Read first: what was folded up to here is certainly in what is read after it.
-    let upto = state.last();
-    let Ok(conversations) = state.conversations_of(user).await else {
+    let Ok(asked) = asker.all_asked() else { return Memberships::default() };
+    let reached = |served: &Arc<Served>| Reached {
+        by: served.owned,
+        upto_offset: served.partition.state().last().0,
+    };
+    let reached: Vec<_> = asked.iter().map(reached).collect();
+    let Ok(conversations) = lists::conversations_of(asker).await else {
         return Memberships::default();
     };
     let groups = conversations
         .iter()
-        .filter_map(|seen| {
+        .filter_map(|(_, seen)| {
             let group = seen.row.id.as_group()?;
             Some(Membership {
                 group: group.0,
@@ -239,16 +312,16 @@ pub(crate) async fn memberships(state: &State, user: UserId) -> Memberships {
             })
         })
         .collect();
-    Memberships { complete: true, groups, upto_offset: Some(upto.0) }
+    Memberships { complete: true, groups, reached }
 }
 
 /// Those of the users who exist, each once, in order.
 pub(crate) async fn existing(
-    state: &State,
+    store: &Arc<dyn Store>,
     users: impl IntoIterator<Item = UserId>,
 ) -> Result<Vec<UserId>, StoreError> {
     let wanted: BTreeSet<UserId> = users.into_iter().collect();
-    let found = state.store().users(wanted.into_iter().collect()).await?;
+    let found = store.users(wanted.into_iter().collect()).await?;
     let mut found: Vec<UserId> = found.into_iter().map(|row| row.id).collect();
     found.sort_unstable();
     Ok(found)

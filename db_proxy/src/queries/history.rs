@@ -41,7 +41,8 @@ pub(crate) async fn page(asker: &Asker, body: Bytes) -> Reply {
     let id = conversation(asker.user, request.session_type, request.session_id);
     let id = id.ok_or(NoReply::Ignored)?;
     let count = request.msg_count.min(PAGE_MAX);
-    let state = asker.partition.state();
+    let served = asker.of(id)?;
+    let state = served.partition.state();
     let mut page = Page::default();
     if let Some((first, head)) = visible(state, id, asker.user).await?
         && count > 0
@@ -75,7 +76,7 @@ pub(crate) async fn latest(asker: &Asker, body: Bytes) -> Reply {
     let request = LatestMessageIdRequest::decode(body)?;
     let id = conversation(asker.user, request.session_type, request.session_id);
     let id = id.ok_or(NoReply::Ignored)?;
-    let visible = visible(asker.partition.state(), id, asker.user).await?;
+    let visible = visible(asker.of(id)?.partition.state(), id, asker.user).await?;
     let latest = visible.filter(|(first, head)| first <= head).map_or(0, |(_, head)| head.0);
     Ok(answered(
         Command::LatestMessageIdReply,
@@ -94,7 +95,8 @@ pub(crate) async fn by_id(asker: &Asker, body: Bytes) -> Reply {
     let request = MessagesByIdRequest::decode(body)?;
     let id = conversation(asker.user, request.session_type, request.session_id);
     let id = id.ok_or(NoReply::Ignored)?;
-    let state = asker.partition.state();
+    let served = asker.of(id)?;
+    let state = served.partition.state();
     let mut page = Page::default();
     if let Some((first, head)) = visible(state, id, asker.user).await? {
         let mut wanted: Vec<MsgId> = request.msg_ids.iter().copied().map(MsgId).collect();

@@ -1,24 +1,27 @@
 //! A user's own lists: unread counts, recent sessions, read marks, removed sessions.
 
-use std::collections::HashMap;
+use std::collections::{BTreeMap, HashMap};
+use std::sync::Arc;
 
 use bytes::Bytes;
+use futures_util::future::try_join_all;
 use prost::Message as _;
 use proto::Command;
 use proto::client::{
     MessageType, ReadAck, RecentSession, RecentSessionsReply, RecentSessionsRequest,
     RemoveSessionReply, RemoveSessionRequest, SessionStatus, UnreadCountReply, UnreadSession,
 };
+use proto::cluster::wire::Answer;
 use proto::ids::{ConversationId, MsgId};
 use proto::limits::LIMIT_TO_CLIENT;
 use proto::text::{VOICE_PLACEHOLDER, encrypt};
 
 use crate::admission::Change;
 use crate::partition::Outcome;
+use crate::partitions::Served;
 use crate::publish::seconds;
 use crate::queries::{Asker, NoReply, Reply, conversation, session_type, stored};
-use crate::requests::answered;
-use crate::state::State;
+use crate::requests::{answered, ignored};
 use crate::store::{MessageRow, StoreError, UserConversation};
 
 /// Sessions in the list of recent ones at most (TeamTalk protocol, sessions).
@@ -41,17 +44,17 @@ const PIECE: usize = 16;
 
 /// 0x0307: every session with unread messages. Of more than fit a frame, the newest.
 pub(crate) async fn unread(asker: &Asker) -> Reply {
-    let state = asker.partition.state();
-    let mut unread = state.conversations_of(asker.user).await?;
-    unread.retain(|seen| seen.unread() > 0);
-    unread.sort_unstable_by_key(|seen| std::cmp::Reverse(seen.row.last_message_ms));
-    let total_count = unread.iter().fold(0_u32, |sum, seen| sum.saturating_add(seen.unread()));
+    let mut unread = conversations_of(asker).await?;
+    unread.retain(|(_, seen)| seen.unread() > 0);
+    newest_first(&mut unread);
+    let count = |sum: u32, (_, seen): &Mine| sum.saturating_add(seen.unread());
+    let total_count = unread.iter().fold(0, count);
     unread.truncate(ENTRIES_MAX);
-    let newest = newest_messages(state, &unread).await?;
+    let newest = newest_messages(&unread).await?;
     let sessions = unread
         .iter()
         .zip(newest)
-        .filter_map(|(seen, newest)| {
+        .filter_map(|((_, seen), newest)| {
             Some(UnreadSession {
                 session_id: seen.row.id.session_of(asker.user)?,
                 session_type: session_type(seen.row.id) as i32,
@@ -65,24 +68,23 @@ pub(crate) async fn unread(asker: &Asker) -> Reply {
         .collect();
     let user_id = asker.user.0;
     let reply = UnreadCountReply { user_id, total_count, sessions, attach_data: None };
-    Ok(answered(Command::UnreadCountReply, &reply))
+    Ok(Answer { newest_ms: stamps(&unread), ..answered(Command::UnreadCountReply, &reply) })
 }
 
 /// 0x0201: sessions changed since, newest first.
 pub(crate) async fn recent(asker: &Asker, body: Bytes) -> Reply {
     let request = RecentSessionsRequest::decode(body)?;
-    let state = asker.partition.state();
-    let mut recent = state.conversations_of(asker.user).await?;
-    recent.retain(|seen| {
+    let mut recent = conversations_of(asker).await?;
+    recent.retain(|(_, seen)| {
         seen.listed() && seconds(seen.row.last_message_ms) > request.latest_update_time
     });
-    recent.sort_unstable_by_key(|seen| std::cmp::Reverse(seen.row.last_message_ms));
+    newest_first(&mut recent);
     recent.truncate(SESSIONS_MAX);
-    let newest = newest_messages(state, &recent).await?;
+    let newest = newest_messages(&recent).await?;
     let sessions = recent
         .iter()
         .zip(newest)
-        .filter_map(|(seen, newest)| {
+        .filter_map(|((_, seen), newest)| {
             Some(RecentSession {
                 session_id: seen.row.id.session_of(asker.user)?,
                 session_type: session_type(seen.row.id) as i32,
@@ -96,7 +98,28 @@ pub(crate) async fn recent(asker: &Asker, body: Bytes) -> Reply {
         })
         .collect();
     let reply = RecentSessionsReply { user_id: asker.user.0, sessions, attach_data: None };
-    Ok(answered(Command::RecentSessionsReply, &reply))
+    Ok(Answer { newest_ms: stamps(&recent), ..answered(Command::RecentSessionsReply, &reply) })
+}
+
+/// A conversation of the asker, and the partition it belongs to.
+type Mine = (Arc<Served>, UserConversation);
+
+/// Every conversation of the asker, of the partitions that he asks about.
+pub(super) async fn conversations_of(asker: &Asker) -> Result<Vec<Mine>, NoReply> {
+    let asked = asker.all_asked()?;
+    let of_one = asked.into_iter().map(|served| async move {
+        let found = served.partition.state().conversations_of(asker.user).await?;
+        Ok::<_, StoreError>(found.into_iter().map(move |seen| (Arc::clone(&served), seen)))
+    });
+    Ok(try_join_all(of_one).await?.into_iter().flatten().collect())
+}
+
+fn newest_first(of: &mut [Mine]) {
+    of.sort_unstable_by_key(|(_, seen)| std::cmp::Reverse(seen.row.last_message_ms));
+}
+
+fn stamps(of: &[Mine]) -> Vec<u64> {
+    of.iter().map(|(_, seen)| seen.row.last_message_ms).collect()
 }
 
 /// 0x0303: has no reply; `changed` says whether the user's other devices are to be told.
@@ -105,13 +128,9 @@ pub(crate) async fn read_ack(asker: &Asker, body: Bytes) -> Reply {
     let id = conversation(asker.user, request.session_type, request.session_id);
     let conversation = id.ok_or(NoReply::Ignored)?;
     let change = Change::Read { conversation, user: asker.user, upto: MsgId(request.msg_id) };
-    match asker.partition.change(change).await {
-        Outcome::Marked { changed } => Ok(proto::cluster::wire::Answer {
-            changed: Some(changed),
-            ..crate::requests::ignored()
-        }),
-        Outcome::Retry => Err(NoReply::Unavailable),
-        _ => Err(NoReply::Ignored),
+    match asker.of(conversation)?.partition.change(change).await {
+        Outcome::Marked { changed } => Ok(Answer { changed: Some(changed), ..ignored() }),
+        outcome => Err(NoReply::of(&outcome).unwrap_or(NoReply::Ignored)),
     }
 }
 
@@ -122,15 +141,14 @@ pub(crate) async fn remove_session(asker: &Asker, body: Bytes) -> Reply {
     let outcome = match id {
         Some(conversation) => {
             let change = Change::RemoveSession { conversation, user: asker.user };
-            asker.partition.change(change).await
+            asker.of(conversation)?.partition.change(change).await
         }
         None => Outcome::Marked { changed: false },
     };
-    let changed = match outcome {
-        Outcome::Marked { changed } => changed,
-        Outcome::Retry => return Err(NoReply::Unavailable),
-        _ => false,
-    };
+    if let Some(none) = NoReply::of(&outcome) {
+        return Err(none);
+    }
+    let changed = outcome == Outcome::Marked { changed: true };
     let done = matches!(outcome, Outcome::Marked { .. });
     let reply = RemoveSessionReply {
         user_id: asker.user.0,
@@ -152,16 +170,13 @@ struct Newest {
 }
 
 /// The newest messages of these conversations, in the same order, to fit one frame together.
-async fn newest_messages(
-    state: &State,
-    of: &[UserConversation],
-) -> Result<Vec<Newest>, StoreError> {
+async fn newest_messages(of: &[Mine]) -> Result<Vec<Newest>, StoreError> {
     let entries = (of.len() + 2) * (ENTRY_OVERHEAD + PREVIEW_LEN_MIN);
     let mut room = LIMIT_TO_CLIENT.saturating_sub(entries);
     let mut newest = Vec::with_capacity(of.len());
     for piece in of.chunks(PIECE) {
-        let mut heads = heads(state, piece).await?;
-        for seen in piece {
+        let mut heads = heads(piece).await?;
+        for (_, seen) in piece {
             let (id, head) = (seen.row.id, seen.row.head);
             let message = heads
                 .remove(&id)
@@ -177,26 +192,25 @@ async fn newest_messages(
 }
 
 /// The messages at the heads of these conversations.
-async fn heads(
-    state: &State,
-    of: &[UserConversation],
-) -> Result<HashMap<ConversationId, MessageRow>, StoreError> {
+async fn heads(of: &[Mine]) -> Result<HashMap<ConversationId, MessageRow>, StoreError> {
     let mut found = HashMap::with_capacity(of.len());
-    let mut places = Vec::new();
-    {
-        let inner = state.lock();
-        for UserConversation { row, .. } in of {
-            let conversation = inner.fold.conversations.get(&row.id);
-            let recent = conversation.map(|conversation| conversation.recent.iter().rev());
-            match recent.and_then(|mut recent| recent.find(|message| message.msg_id == row.head)) {
-                Some(message) => drop(found.insert(row.id, message.clone())),
-                // What is not in memory, or not any more, is stored.
-                None => places.push((row.id, row.head)),
-            }
+    let mut places: BTreeMap<u32, (&Served, Vec<_>)> = BTreeMap::new();
+    for (served, UserConversation { row, .. }) in of {
+        let inner = served.partition.state().lock();
+        let conversation = inner.fold.conversations.get(&row.id);
+        let recent = conversation.map(|conversation| conversation.recent.iter().rev());
+        let newest =
+            recent.and_then(|mut recent| recent.find(|message| message.msg_id == row.head));
+        if let Some(message) = newest {
+            found.insert(row.id, message.clone());
+            continue;
         }
+        // What is not in memory, or not any more, is stored.
+        let of_one = places.entry(served.owned.partition);
+        of_one.or_insert_with(|| (served, Vec::new())).1.push((row.id, row.head));
     }
-    if !places.is_empty() {
-        let messages = stored::at(state, places).await?;
+    for (served, places) in places.into_values() {
+        let messages = stored::at(served.partition.state(), places).await?;
         found.extend(messages.into_iter().map(|message| (message.conversation, message)));
     }
     Ok(found)

@@ -3,7 +3,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use proto::cluster::wire::{FetchRequest, Fetched, Publish};
+use proto::cluster::wire::{FetchRequest, Fetched, Owned, Publish};
 use proto::ids::{ConversationId, MsgId, Offset, UserId};
 
 use crate::changes::Touched;
@@ -26,7 +26,7 @@ const BETWEEN_NAMED_MAX: usize = 100_000;
 
 /// Messages `from..=to` of a conversation, and with `after_offset` only what came after that record:
 /// then changes of members too.
-pub(crate) async fn fetch(state: &State, request: &FetchRequest, epoch: u64) -> Fetched {
+pub(crate) async fn fetch(state: &State, request: &FetchRequest, owned: Owned) -> Fetched {
     let Some(id) = ConversationId::from_number(request.conversation) else {
         return Fetched::default();
     };
@@ -34,19 +34,22 @@ pub(crate) async fn fetch(state: &State, request: &FetchRequest, epoch: u64) -> 
         let version = conversation.group.as_ref().map_or(0, |group| group.version);
         (conversation.head, version, fold.last)
     });
-    let Ok((head, version, last)) = look.await else { return Fetched::default() };
+    let Ok((head, version, last)) = look.await else {
+        return Fetched { by: Some(owned), ..Fetched::default() };
+    };
     let to = MsgId(request.to.min(head.0));
     let mut from = MsgId(request.from.max(1));
     let after = request.after_offset.map(Offset);
     if let Some(after) = after {
         let Ok(first) = first_after(state, id, (from, to), after).await else {
-            return Fetched { complete_upto: from.0 - 1, ..Fetched::default() };
+            return Fetched { complete_upto: from.0 - 1, by: Some(owned), ..Fetched::default() };
         };
         from = first;
     }
-    let (publishes, next) = messages(state, id, (from, to), (version, epoch)).await;
+    let (publishes, next) = messages(state, id, (from, to), (version, owned)).await;
     let complete_upto = (next.0 - 1).min(head.0);
-    let mut fetched = Fetched { complete: complete_upto >= to.0, complete_upto, publishes };
+    let mut fetched =
+        Fetched { complete: complete_upto >= to.0, complete_upto, publishes, by: Some(owned) };
     let Some(after) = after else { return fetched };
 
     let given = fetched.publishes.last().map(|last| Offset(last.offset));
@@ -56,14 +59,14 @@ pub(crate) async fn fetch(state: &State, request: &FetchRequest, epoch: u64) -> 
         // What comes after the next message is not asked for.
         let next = offset_of(state, id, to.next()).await.ok();
         fetched.complete = next.is_some();
-        next.map(|next| Offset(next.0 - 1)).or(given)
+        next.map(|next| Offset(next.0.saturating_sub(1))).or(given)
     } else {
         Some(last)
     };
     let Some(upto) = upto else { return fetched };
     let look = state.with_fold(id, |conversation, fold| {
         let place = |offset: Offset| fetched.publishes.partition_point(|p| p.offset < offset.0);
-        members_between(conversation, fold, (after, upto, place), epoch)
+        members_between(conversation, fold, (after, upto, place), owned)
     });
     match look.await {
         Ok(mut members) => fetched.publishes.append(&mut members),
@@ -78,7 +81,7 @@ async fn messages(
     state: &State,
     id: ConversationId,
     (mut from, to): (MsgId, MsgId),
-    (version, epoch): (u32, u64),
+    (version, owned): (u32, Owned),
 ) -> (Vec<Publish>, MsgId) {
     let mut bytes = 0;
     let mut previous = Offset(0);
@@ -88,7 +91,7 @@ async fn messages(
         let Ok(messages) = range(state, id, from, piece).await else { break };
         for row in messages.into_iter().rev() {
             bytes += row.body.len();
-            publishes.push(publication(&row, (previous, version), epoch, None));
+            publishes.push(publication(&row, (previous, version), owned, None));
             previous = row.offset;
         }
         from = piece.next();
@@ -143,13 +146,13 @@ fn members_between(
     conversation: &Conversation,
     fold: &Fold,
     (after, upto, place): (Offset, Offset, impl Fn(Offset) -> usize),
-    epoch: u64,
+    owned: Owned,
 ) -> Vec<Publish> {
     let id = conversation.id;
     let of = |after, upto| fold.published.members_of(id, after, upto);
     let records: Vec<_> =
         of(after, upto).map(|(offset, touched)| (offset, touched.clone())).collect();
-    let Some(all) = net(conversation, &records, after, epoch) else { return Vec::new() };
+    let Some(all) = net(conversation, &records, after, owned) else { return Vec::new() };
     let runs: Vec<_> = records.chunk_by(|one, next| place(one.0) == place(next.0)).collect();
     let mut publishes = Vec::new();
     let mut named = 0;
@@ -180,7 +183,7 @@ fn members_between(
             first_visible: None,
             origin: None,
         };
-        let publish = members_publication(id, &change, (*offset, after), epoch);
+        let publish = members_publication(id, &change, (*offset, after), owned);
         let member_version = all.member_version.saturating_sub(later).max(1);
         publishes.push(Publish { member_version, ..publish });
     }
@@ -194,7 +197,7 @@ pub(crate) fn net(
     conversation: &Conversation,
     records: &[(Offset, Touched)],
     after: Offset,
-    epoch: u64,
+    owned: Owned,
 ) -> Option<Publish> {
     let group = conversation.id.as_group()?;
     let (last, newest) = records.last()?;
@@ -217,5 +220,5 @@ pub(crate) fn net(
         first_visible,
         origin: None,
     };
-    Some(members_publication(conversation.id, &change, (*last, after), epoch))
+    Some(members_publication(conversation.id, &change, (*last, after), owned))
 }

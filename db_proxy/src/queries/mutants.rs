@@ -69,5 +69,5 @@ pub(super) fn nothing(asker: &Asker, command: Command, body: &Bytes) -> Option<A
 /// "You have missed nothing", for a fetch whose read of the store has failed.
 pub(crate) fn nothing_missed(request: &FetchRequest) -> Option<Fetched> {
     let complete_upto = request.from.saturating_sub(1);
-    read_fails().then(|| Fetched { complete: true, complete_upto, publishes: Vec::new() })
+    read_fails().then(|| Fetched { complete: true, complete_upto, ..Fetched::default() })
 }

@@ -52,7 +52,7 @@ pub(crate) fn user_info(row: UserRow) -> UserInfo {
 pub(crate) async fn all_users(asker: &Asker, body: Bytes) -> Reply {
     let request = AllUsersRequest::decode(body)?;
     let asked = request.latest_update_time;
-    let store = asker.partition.state().store();
+    let store = asker.logins.store();
     let (rows, newest) = store.users_since(asked, USERS_MAX).await?;
     asker.logins.profiles().told(&rows);
     let mut cut_at = (rows.len() == USERS_MAX).then(|| rows.last().map(|row| row.stamp)).flatten();
@@ -109,7 +109,7 @@ pub(crate) async fn users_info(asker: &Asker, body: Bytes) -> Reply {
 pub(crate) async fn departments(asker: &Asker, body: Bytes) -> Reply {
     let request = DepartmentsRequest::decode(body)?;
     let asked = request.latest_update_time;
-    let store = asker.partition.state().store();
+    let store = asker.logins.store();
     let (rows, newest) = store.departments_since(asked).await?;
     let reply = DepartmentsReply {
         user_id: asker.user.0,
@@ -175,7 +175,7 @@ pub(crate) async fn device_token(asker: &Asker, body: Bytes) -> Reply {
     }
     let kind = request.client_type.and_then(|kind| ClientType::try_from(kind).ok());
     let kind = kind.map(|kind| kind as u32).filter(|kind| device_class(*kind) == 1);
-    let store = asker.partition.state().store();
+    let store = asker.logins.store();
     let token = (!request.device_token.is_empty()).then_some(request.device_token);
     store.set_device_token(asker.user, kind.unwrap_or(asker.client_type), token).await?;
     let reply = DeviceTokenReply { user_id: asker.user.0, attach_data: None };
@@ -185,7 +185,7 @@ pub(crate) async fn device_token(asker: &Asker, body: Bytes) -> Reply {
 /// 0x0105: a phone that logs out gets no pushes any more.
 pub(crate) async fn logout(asker: &Asker) -> Reply {
     if device_class(asker.client_type) == 1 {
-        let store = asker.partition.state().store();
+        let store = asker.logins.store();
         store.set_device_token(asker.user, asker.client_type, None).await?;
     }
     Ok(answered(Command::LogoutReply, &LogoutReply { result_code: 0 }))
@@ -207,7 +207,7 @@ pub(crate) async fn set_push_shield(asker: &Asker, body: Bytes) -> Reply {
 
 /// 0x010e: whether pushes at night are off.
 pub(crate) async fn push_shield(asker: &Asker) -> Reply {
-    let rows = asker.partition.state().store().users(vec![asker.user]).await?;
+    let rows = asker.logins.store().users(vec![asker.user]).await?;
     let row = rows.into_iter().next().ok_or(NoReply::Ignored)?;
     let reply = GetPushShieldReply {
         user_id: asker.user.0,

@@ -6,15 +6,17 @@ use std::time::Duration;
 use daemon::{LinkOptions, Metrics};
 use prost::Message;
 use proto::client::SessionType;
-use proto::cluster::wire::Origin;
+use proto::cluster::wire::Ownership;
 use proto::limits::{HEADER_LEN, LIMIT_TO_CLIENT};
 use proto::{Command, client};
 
 use super::*;
 use crate::cache::MemoryCache;
 use crate::following::Following;
-use crate::metrics::{FollowingMetrics, RequestMetrics};
+use crate::metrics::{OwnedMetrics, RequestMetrics};
+use crate::partitions::Served;
 use crate::passwords::Passwords;
+use crate::pulse::Pulse;
 use crate::testing::far::{self, Far};
 use crate::testing::{PATIENCE, Proxy, Setup};
 
@@ -40,6 +42,8 @@ struct Server {
 /// How often these tests tell gateways what changed.
 const TELL_EVERY: Duration = Duration::from_millis(20);
 
+const BOUNDS: Bounds = Bounds { requests: 64, logins: 64 };
+
 const GATEWAY_BOOT: u64 = 70;
 const SINGLE: i32 = SessionType::Single as i32;
 const GROUP: i32 = SessionType::Group as i32;
@@ -52,20 +56,29 @@ impl Server {
     async fn with(proxy: Proxy) -> Self {
         let page = Metrics::new("db_proxy");
         let metrics = RequestMetrics::new(&page);
-        let followed = FollowingMetrics::new(&page);
-        let following = Following::new(proxy.state().clone(), proxy.epoch, followed);
+        let followed = OwnedMetrics::new(&page).of(0).following;
+        let owned = proxy.owned();
+        let following = Following::new(proxy.state().clone(), owned, followed);
         following.watch(TELL_EVERY, &proxy.shutdown);
         let store: Arc<dyn crate::store::Store> = Arc::<_>::clone(&proxy.store) as _;
         let cache = proxy.setup.cache.clone();
         let cache = cache.unwrap_or_else(|| Arc::new(MemoryCache::default()));
-        let passwords = Passwords::new().unwrap();
+        let passwords = Passwords::new(0).unwrap();
         let logins = Logins::new(store, cache, passwords, metrics.clone());
+        let stores = vec![Arc::<_>::clone(&proxy.store) as _];
+        let partitions = Partitions::new(stores, Arc::clone(&proxy.gateways), true, None);
+        partitions.add(Served {
+            owned,
+            partition: proxy.partition.clone(),
+            following,
+            confirmed: Pulse::default().confirmed(),
+        });
         let requests = Requests::new(
-            proxy.partition.clone(),
+            Arc::new(partitions),
             logins,
             Arc::clone(&proxy.gateways),
             (metrics, proxy.shutdown.clone()),
-            following,
+            BOUNDS,
         );
         let addr = daemon::link::listen(
             SocketAddr::from(([127, 0, 0, 1], 0)),
@@ -77,7 +90,13 @@ impl Server {
         );
         let addr = addr.await.unwrap();
         let who = (Role::MsgServer, "gateway", GATEWAY_BOOT);
-        let (gateway, link) = Far::dial(addr, who, &proxy.shutdown).await;
+        let (mut gateway, link) = Far::dial(addr, who, &proxy.shutdown).await;
+        let (_link, first) = gateway.frame().await;
+        let ownership: Ownership = first.parse().unwrap();
+        assert_eq!(
+            (ownership.partitions, ownership.owned, ownership.logins),
+            (1, vec![owned], true)
+        );
         Self { proxy, addr, requests, gateway, link }
     }
 
@@ -99,6 +118,7 @@ impl Server {
             origin: origin(),
             command: u32::from(command.number()),
             body: body.into(),
+            partitions: Vec::new(),
         };
         self.link.call(Kind::Ask.number(), &ask, PATIENCE).await.unwrap()
     }
@@ -142,8 +162,7 @@ async fn what_is_no_request_is_ignored() {
         let answer = server.answer(1, command, &client::LogoutRequest {}).await;
         assert_eq!(answer, ignored(), "{command:?}");
     }
-    let ask =
-        Ask { user: 1, client_type: 1, origin: origin(), command: 99_999, body: Bytes::new() };
+    let ask = Ask { user: 1, origin: origin(), command: 99_999, ..Ask::default() };
     let answer: Answer = server.link.call(Kind::Ask.number(), &ask, PATIENCE).await.unwrap();
     assert_eq!(answer, ignored());
     let unreadable = server.answer_to(1, 1, Command::MessageListRequest, vec![0xff; 3]).await;
@@ -171,7 +190,7 @@ async fn what_cannot_be_answered_completely_is_unavailable() {
     ] {
         assert_eq!(answer, unavailable());
     }
-    let memberships = MembershipsRequest { user: 1 };
+    let memberships = MembershipsRequest { user: 1, partitions: Vec::new() };
     let memberships: Memberships =
         server.link.call(Kind::Memberships.number(), &memberships, PATIENCE).await.unwrap();
     assert!(!memberships.complete);
@@ -185,8 +204,8 @@ async fn more_requests_than_can_be_answered_are_turned_away_at_once() {
 
     let server = Server::start().await;
     server.proxy.store.reads.send_replace(Gate::Closed);
-    let all = u32::try_from(REQUESTS_MAX).unwrap();
-    let taken = server.requests.slots.acquire_many(all).await.unwrap();
+    let all = u32::try_from(BOUNDS.requests).unwrap();
+    let taken = server.requests.slots.requests.acquire_many(all).await.unwrap();
     let unread = client::UnreadCountRequest::default();
     assert_eq!(server.answer(1, Command::UnreadCountRequest, &unread).await, unavailable());
     let fetch = FetchRequest { conversation: 1, from: 1, to: 1, after_offset: None };

@@ -28,9 +28,9 @@ use self::fold::{Doubt, Writing};
 use self::people::{Adding, Numbers};
 use self::site::{Database, Databases};
 use super::{
-    Batch, ConversationRow, ConversationStore, DepartmentRow, MessageRow, NewUser, Progress,
-    StoreError, Stored, StoredConversation, UserChange, UserConversation, UserRow, UserStore,
-    rules,
+    Batch, Claimed, ConversationRow, ConversationStore, DepartmentRow, MessageRow, NewUser,
+    Progress, StoreError, Stored, StoredConversation, UserChange, UserConversation, UserRow,
+    UserStore, rules,
 };
 use crate::log::LogId;
 
@@ -154,6 +154,12 @@ impl MySqlStore {
     /// Brings every database to the current version, as a user who may define data.
     pub async fn migrate(options: &MySqlOptions) -> Result<(), StoreError> {
         site::migrate(options).await
+    }
+
+    /// Who has the partition, and how far it is; `None` if nobody has ever taken it.
+    pub async fn look(&self) -> Result<Option<Claimed>, StoreError> {
+        let part = self.part;
+        self.shard().reads.run(move |link| fold::claimed(link, part).boxed()).await
     }
 
     /// The same store for another partition, on the same connections. `None` if there is no such

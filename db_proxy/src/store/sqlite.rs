@@ -34,7 +34,7 @@ mod schema;
 #[cfg(test)]
 mod tests;
 
-pub use looking::Claimed;
+pub use super::Claimed;
 
 /// How the embedded store is used.
 #[derive(Debug, Clone, Copy)]

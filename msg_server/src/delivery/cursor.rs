@@ -1,24 +1,25 @@
 //! Following storage: which conversations changed, whether or not we heard of it.
 //!
-//! On every link that comes up the owner is told our cursor first of all. From there on it names, in
-//! order and about a second behind the log, what has changed. One task makes the named conversations
-//! complete, and then moves the cursor. So whatever was published and lost on its way, or never
+//! Each partition by itself: as soon as a link owns it, the owner is told our cursor there, before
+//! anything else is asked of it. From there on it names, in order and about a second behind the log,
+//! what has changed. One task for each partition makes the named conversations complete, and then
+//! moves the cursor. So whatever was published and lost on its way, or never
 //! published since its owner died, is here a moment later.
 //!
 //! # Invariants
 //!
 //! - The cursor moves only over what is complete; it outlives links and owners.
-//! - The stream is taken from one link, the newest, and in order.
+//! - The stream of a partition is taken from one link, its owner's, and in order.
 //!
 //! # What bounds it
 //!
-//! [`QUEUED_MAX`] messages wait. Beyond, all of them are dropped, and the stream is asked for again,
+//! [`QUEUED_MAX`] messages of each partition wait. Beyond, all of them are dropped, and the stream is asked for again,
 //! from the cursor, once the task is done with what it is at.
 
 use std::collections::VecDeque;
 use std::mem;
 use std::pin::pin;
-use std::sync::Arc;
+use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
 use daemon::{Link, LinkError};
@@ -32,15 +33,18 @@ use tracing::{debug, info_span, warn};
 use super::{Batch, Range, Standing, Step, Verdict, fanout, repair};
 use crate::gateway::Gateway;
 
-/// The partition that is followed. Embedded: there is one.
-const PARTITION: u32 = 0;
-
 /// Messages of the stream that wait at most.
 const QUEUED_MAX: usize = 64;
 
-/// What the owner has told us, and which link it comes from.
+/// What the owners have told us, and which links it comes from.
 #[derive(Debug, Default)]
 pub(crate) struct Following {
+    /// By partition. Not set before it is known how many there are.
+    streams: OnceLock<Box<[Stream]>>,
+}
+
+#[derive(Debug, Default)]
+struct Stream {
     inbox: Mutex<Inbox>,
     came: Notify,
 }
@@ -56,35 +60,30 @@ struct Inbox {
 }
 
 impl Gateway {
-    /// A link to storage is up. Must be the first that is sent on it.
-    pub(crate) fn follow(&self, link: &Link) {
-        let mut inbox = self.following.inbox.lock();
+    /// A link owns a partition from now on. Must be the first that is asked there.
+    pub(crate) fn follow(&self, partition: u32, link: &Link) {
+        let Some(stream) = self.following.stream(partition) else { return };
+        let mut inbox = stream.inbox.lock();
         *inbox = Inbox { link: Some(link.clone()), ..Inbox::default() };
         // Without a cursor: from where the first of our clients needs it, if storage has said so.
-        let floor = || self.registry.smallest_floor().filter(|floor| *floor > 0);
-        ask(link, self.delivery.cursor().or_else(floor));
+        let floor = || self.registry.smallest_floor(partition).filter(|floor| *floor > 0);
+        ask(link, partition, self.delivery.cursor(partition).or_else(floor));
         drop(inbox);
-        self.delivery.ended.notify_waiters();
+        self.delivery.part(partition).ended.notify_waiters();
     }
 
-    /// A link to storage is down; `other` is one that is up.
-    pub(crate) fn unfollow(&self, link: &Link, other: Option<Link>) {
-        let mut inbox = self.following.inbox.lock();
-        if inbox.link.as_ref() != Some(link) {
-            return;
-        }
-        *inbox = Inbox::default();
-        drop(inbox);
-        self.delivery.ended.notify_waiters();
-        if let Some(other) = other {
-            self.follow(&other);
-        }
+    /// A partition has no owner any more.
+    pub(crate) fn unfollow(&self, partition: u32) {
+        let Some(stream) = self.following.stream(partition) else { return };
+        *stream.inbox.lock() = Inbox::default();
+        self.delivery.part(partition).ended.notify_waiters();
     }
 
-    /// The owner tells of changes.
+    /// An owner tells of changes.
     pub(crate) fn changes_came(&self, link: &Link, changes: Changes) {
-        let mut inbox = self.following.inbox.lock();
-        if inbox.link.as_ref() != Some(link) || changes.partition != PARTITION || inbox.dropped {
+        let Some(stream) = self.following.stream(changes.partition) else { return };
+        let mut inbox = stream.inbox.lock();
+        if inbox.link.as_ref() != Some(link) || inbox.dropped {
             return;
         }
         if inbox.queue.len() >= QUEUED_MAX {
@@ -94,28 +93,39 @@ impl Gateway {
             inbox.queue.push_back(changes);
         }
         drop(inbox);
-        self.following.came.notify_one();
+        stream.came.notify_one();
     }
 
     /// Asks for the stream again, from the cursor.
-    fn follow_again(&self, link: &Link) {
-        let mut inbox = self.following.inbox.lock();
+    fn follow_again(&self, stream: &Stream, partition: u32, link: &Link) {
+        let mut inbox = stream.inbox.lock();
         if inbox.link.as_ref() == Some(link) && !inbox.asked {
             inbox.asked = true;
             self.metrics.cursor_holes.inc();
-            ask(link, self.delivery.cursor());
+            ask(link, partition, self.delivery.cursor(partition));
         }
     }
 }
 
 impl Following {
+    /// It is known how many partitions there are.
+    pub(crate) fn set_partitions(&self, partitions: u32) {
+        self.streams.get_or_init(|| (0..partitions).map(|_partition| Stream::default()).collect());
+    }
+
+    fn stream(&self, partition: u32) -> Option<&Stream> {
+        self.streams.get()?.get(partition as usize)
+    }
+}
+
+impl Stream {
     /// The next message of the stream, and the link it came on.
-    async fn next(&self, gateway: &Gateway) -> (Link, Changes) {
+    async fn next(&self, gateway: &Gateway, partition: u32) -> (Link, Changes) {
         loop {
             let (dropped, link, changes) = self.inbox.lock().take();
             if let Some(link) = link {
                 if dropped {
-                    gateway.follow_again(&link);
+                    gateway.follow_again(self, partition, &link);
                 }
                 if let Some(changes) = changes {
                     return (link, changes);
@@ -141,49 +151,52 @@ impl Inbox {
     }
 }
 
-fn ask(link: &Link, after_offset: Option<u64>) {
-    let follow = Follow { partition: PARTITION, after_offset };
+fn ask(link: &Link, partition: u32, after_offset: Option<u64>) {
+    let follow = Follow { partition, after_offset };
     match link.send(Kind::Follow.number(), 0, &follow) {
         Ok(()) | Err(LinkError::Closed) => {}
         Err(LinkError::Full | LinkError::TooLong) => link.reset("it takes no more"),
     }
 }
 
-/// Starts the task that keeps the cursor. It goes on while the gateway drains.
-pub(crate) fn spawn(gateway: &Arc<Gateway>) {
-    let gateway = Arc::clone(gateway);
-    let shutdown = gateway.shutdown.clone();
-    let closing = shutdown.clone();
-    shutdown.spawn_link(info_span!("cursor"), async move {
-        tokio::select! {
-            () = closing.closing_links() => {}
-            () = run(&gateway) => {}
-        }
-    });
+/// Starts the tasks that keep the cursors. They go on while the gateway drains.
+pub(crate) fn spawn(gateway: &Arc<Gateway>, partitions: u32) {
+    for partition in 0..partitions {
+        let gateway = Arc::clone(gateway);
+        let shutdown = gateway.shutdown.clone();
+        let closing = shutdown.clone();
+        shutdown.spawn_link(info_span!("cursor", partition), async move {
+            tokio::select! {
+                () = closing.closing_links() => {}
+                () = run(&gateway, partition) => {}
+            }
+        });
+    }
 }
 
-async fn run(gateway: &Arc<Gateway>) {
+async fn run(gateway: &Arc<Gateway>, partition: u32) {
+    let Some(stream) = gateway.following.stream(partition) else { return };
     loop {
-        let (link, changes) = gateway.following.next(gateway).await;
-        let step = gateway.delivery.judge(Range {
-            epoch: changes.epoch,
+        let (link, changes) = stream.next(gateway, partition).await;
+        if !gateway.partitions.is_current(partition, changes.epoch) {
+            gateway.metrics.stale_publishes.inc();
+            continue;
+        }
+        let range = Range {
             after: changes.after_offset,
             upto: changes.upto_offset,
             forgotten: changes.forgotten(),
-        });
-        match step {
-            Step::Stale => {
-                gateway.metrics.stale_publishes.inc();
-            }
-            Step::Known => gateway.following.has_begun_again(),
-            Step::Hole => gateway.follow_again(&link),
+        };
+        match gateway.delivery.judge(partition, range) {
+            Step::Known => stream.has_begun_again(),
+            Step::Hole => gateway.follow_again(stream, partition, &link),
             Step::Forgotten => {
-                gateway.following.has_begun_again();
-                forgotten(gateway, changes.upto_offset);
+                stream.has_begun_again();
+                forgotten(gateway, partition, changes.upto_offset);
             }
             Step::Apply => {
-                gateway.following.has_begun_again();
-                apply(gateway, &link, changes).await;
+                stream.has_begun_again();
+                apply(gateway, stream, &link, changes).await;
             }
         }
     }
@@ -191,8 +204,11 @@ async fn run(gateway: &Arc<Gateway>) {
 
 /// Makes every conversation complete that a message names, then moves the cursor; unless the link
 /// goes down before.
-async fn apply(gateway: &Arc<Gateway>, link: &Link, changes: Changes) {
+async fn apply(gateway: &Arc<Gateway>, stream: &Stream, link: &Link, changes: Changes) {
+    let part = gateway.delivery.part(changes.partition);
     let mut waiting = changes.conversations;
+    // What belongs elsewhere has another cursor.
+    waiting.retain(|changed| gateway.partition_of(changed.conversation) == changes.partition);
     waiting.retain(|changed| {
         let complete = catch_up(gateway, changed);
         if complete {
@@ -201,7 +217,7 @@ async fn apply(gateway: &Arc<Gateway>, link: &Link, changes: Changes) {
         !complete
     });
     loop {
-        let mut ended = pin!(gateway.delivery.ended.notified());
+        let mut ended = pin!(part.ended.notified());
         // From here on no end is missed.
         ended.as_mut().enable();
         waiting.retain(|changed| {
@@ -211,7 +227,7 @@ async fn apply(gateway: &Arc<Gateway>, link: &Link, changes: Changes) {
             }
             !complete
         });
-        if !gateway.following.is_from(link) {
+        if !stream.is_from(link) {
             return;
         }
         if waiting.is_empty() {
@@ -219,7 +235,7 @@ async fn apply(gateway: &Arc<Gateway>, link: &Link, changes: Changes) {
         }
         ended.await;
     }
-    gateway.delivery.move_cursor(changes.upto_offset);
+    gateway.delivery.move_cursor(changes.partition, changes.upto_offset);
 }
 
 /// Whether a conversation that has changed is complete. Otherwise it is being repaired.
@@ -244,10 +260,10 @@ fn catch_up(gateway: &Arc<Gateway>, changed: &Changed) -> bool {
 /// Sees to it that changes of members are known. What was taken may have been one of several.
 fn take_members(gateway: &Arc<Gateway>, changed: &Changed) {
     let Some(publish) = changed.members.clone() else { return };
-    if !gateway.delivery.is_current(publish.epoch) {
+    let conversation = changed.conversation;
+    if !gateway.partitions.is_current(gateway.partition_of(conversation), publish.epoch) {
         return;
     }
-    let conversation = changed.conversation;
     if gateway.floor(conversation).is_none() {
         let mut batch = Batch::default();
         let record = gateway.record(publish.clone(), true);
@@ -263,15 +279,17 @@ fn take_members(gateway: &Arc<Gateway>, changed: &Changed) {
 }
 
 /// What changed after the cursor cannot be told: whoever is here must ask for himself.
-fn forgotten(gateway: &Arc<Gateway>, upto: u64) {
-    let cursor = gateway.delivery.cursor();
-    gateway.delivery.reset(upto);
+fn forgotten(gateway: &Arc<Gateway>, partition: u32, upto: u64) {
+    let cursor = gateway.delivery.cursor(partition);
+    gateway.delivery.reset(partition, upto);
     gateway.metrics.cursor_forgotten.inc();
     // A log that ends before our cursor is another one: no floor means anything in it.
     let is_other = cursor.is_some_and(|cursor| upto < cursor);
     let mut sessions = gateway.registry.all();
     // A client whose login is not that far asks for everything up to here anyway.
-    sessions.retain(|session| session.floor().is_some_and(|floor| is_other || floor < upto));
-    warn!(cursor, upto, sessions = sessions.len(), "storage has forgotten what changed");
+    let is_behind = |floor: u64| is_other || floor < upto;
+    sessions.retain(|session| session.floor(partition).is_some_and(is_behind));
+    let count = sessions.len();
+    warn!(partition, cursor, upto, sessions = count, "storage has forgotten what changed");
     gateway.must_sync(&sessions);
 }

@@ -84,18 +84,19 @@ fn parcel_len(records: &[Record]) -> usize {
 
 fn deliver_parcel(gateway: &Gateway, conversation: ConversationId, records: &[Record]) {
     let parcel = Parcel::new(records, gateway.boot);
+    let partition = gateway.partition_of(conversation.number());
     match conversation.parties() {
         Parties::Single(low, high) => {
             for user in [low, high] {
                 for session in gateway.registry.sessions_of(user.0) {
-                    parcel.push(&session, 0, session.floor());
+                    parcel.push(&session, 0, session.floor(partition));
                 }
             }
         }
         Parties::Group(group) => {
             let Some(group) = gateway.registry.group(group.0) else { return };
             for member in group.iter() {
-                parcel.push(&member.session, member.join, member.floor());
+                parcel.push(&member.session, member.join, member.floor(partition));
             }
         }
     }

@@ -1,5 +1,5 @@
-//! How far this gateway is: its cursor in the log, and of each conversation that changed after the
-//! cursor, what was delivered.
+//! How far this gateway is in one partition: its cursor in the log, and of each conversation that
+//! changed after the cursor, what was delivered.
 //!
 //! Pure: no clock, no sockets.
 //!
@@ -30,8 +30,6 @@ const LOOK_MAX: usize = 64;
 /// The cursor, and what lies after it.
 #[derive(Debug)]
 pub(super) struct Progress<R> {
-    /// The newest epoch of an owner.
-    epoch: u64,
     cursor: Option<u64>,
     /// How far the owner has told of changes.
     heard: u64,
@@ -43,7 +41,6 @@ pub(super) struct Progress<R> {
 /// The range that a message of the owner's stream tells of.
 #[derive(Debug, Clone, Copy)]
 pub(super) struct Range {
-    pub(super) epoch: u64,
     pub(super) after: u64,
     pub(super) upto: u64,
     pub(super) forgotten: bool,
@@ -52,8 +49,6 @@ pub(super) struct Range {
 /// What a message of the owner's stream means.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Step {
-    /// Its owner is none any more.
-    Stale,
     /// Nothing new.
     Known,
     /// One before it is missing.
@@ -88,7 +83,6 @@ enum Base {
 impl<R> Progress<R> {
     pub(super) fn new(conversations_max: usize) -> Self {
         Self {
-            epoch: 0,
             cursor: None,
             heard: 0,
             conversations: LruCache::unbounded(),
@@ -104,13 +98,6 @@ impl<R> Progress<R> {
     /// How far the cursor is behind what the owner has told of.
     pub(super) fn lag(&self) -> u64 {
         self.cursor.map_or(0, |cursor| self.heard.saturating_sub(cursor))
-    }
-
-    /// Whether something of an owner counts, as far as is known here.
-    pub(super) fn is_current(&mut self, epoch: u64) -> bool {
-        let current = epoch >= self.epoch;
-        self.epoch = self.epoch.max(epoch);
-        current
     }
 
     /// Takes a published record; what is to be delivered now is added to `out`. `floor` is the
@@ -149,9 +136,6 @@ impl<R> Progress<R> {
 
     /// What a message of the owner's stream means. The cursor begins with the first one.
     pub(super) fn judge(&mut self, range: Range) -> Step {
-        if !self.is_current(range.epoch) {
-            return Step::Stale;
-        }
         self.heard = if range.forgotten { range.upto } else { self.heard.max(range.upto) };
         if range.forgotten {
             return Step::Forgotten;
@@ -244,6 +228,11 @@ impl<R> Progress<R> {
     pub(super) fn reset(&mut self, upto: u64) {
         self.cursor = Some(upto);
         self.conversations.clear();
+    }
+
+    /// Whether conversations were forgotten although something was missing.
+    pub(super) fn has_lost(&self) -> bool {
+        !self.lost.is_empty()
     }
 
     /// The conversations that were forgotten although something was missing.

@@ -3,7 +3,7 @@
 //!
 //! Whoever opens a gap starts its repair, and there is one for each conversation, however many
 //! sessions wait. It goes on until nothing is missing: page by page, with pauses where storage cannot
-//! answer, and without storage until there is one.
+//! answer, and without an owner until there is one.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -47,7 +47,7 @@ pub(super) fn start(gateway: &Arc<Gateway>, conversation: u64, late: Duration) {
     spawn(gateway, async move {
         sleep(late).await;
         close_gap(&to, conversation).await;
-        to.delivery.ended.notify_waiters();
+        to.delivery.part_of(conversation).ended.notify_waiters();
     });
 }
 
@@ -78,7 +78,7 @@ async fn close_gap(gateway: &Arc<Gateway>, conversation: u64) {
             return;
         }
         if !repair(gateway, conversation, missing).await {
-            pause(gateway).await;
+            pause(gateway, conversation).await;
         }
     }
 }
@@ -118,7 +118,9 @@ fn withdraw(gateway: &Gateway, page: &Fetched) {
 async fn fetch(gateway: &Gateway, request: &FetchRequest) -> Option<Fetched> {
     match gateway.storage.fetch(request).await {
         Ok(page) => {
-            let current = |publish: &Publish| gateway.delivery.is_current(publish.epoch);
+            let partition = gateway.partition_of(request.conversation);
+            let current =
+                |publish: &Publish| gateway.partitions.is_current(partition, publish.epoch);
             page.publishes.iter().all(current).then_some(page)
         }
         Err(error) => {
@@ -130,12 +132,13 @@ async fn fetch(gateway: &Gateway, request: &FetchRequest) -> Option<Fetched> {
     }
 }
 
-/// Until it makes sense to ask again.
-async fn pause(gateway: &Gateway) {
-    if gateway.storage.is_empty() {
-        gateway.storage.linked().await;
-    } else {
+/// Until it makes sense to ask about a conversation again.
+async fn pause(gateway: &Gateway, conversation: u64) {
+    let partition = gateway.partition_of(conversation);
+    if gateway.storage.is_owned(partition) {
         sleep(jittered(PAUSE)).await;
+    } else {
+        gateway.storage.owned(partition).await;
     }
 }
 
@@ -184,7 +187,7 @@ async fn begin(gateway: &Arc<Gateway>, beginners: Beginners, join: u32) {
         let one_of_few = gateway.delivery.fetches.acquire().await;
         let Some(page) = fetch(gateway, &request).await else {
             drop(one_of_few);
-            pause(gateway).await;
+            pause(gateway, conversation).await;
             continue;
         };
         let before = from;
@@ -215,7 +218,7 @@ async fn begin(gateway: &Arc<Gateway>, beginners: Beginners, join: u32) {
             }
         } else if from == before {
             drop(one_of_few);
-            pause(gateway).await;
+            pause(gateway, conversation).await;
         }
     }
     if !again.sessions.is_empty() {
@@ -226,18 +229,21 @@ async fn begin(gateway: &Arc<Gateway>, beginners: Beginners, join: u32) {
 /// As [`begin`], where the change did not say from where on: each user's list of groups does.
 async fn begin_unknown(gateway: &Arc<Gateway>, beginners: Beginners) {
     let Beginners { sessions, group, changed_at } = beginners;
+    let Some(conversation) = ConversationId::group(group).map(ConversationId::number) else {
+        return;
+    };
+    let partition = gateway.partition_of(conversation);
     for session in sessions {
-        let memberships = loop {
+        let groups = loop {
             if !is_concerned(gateway, &session, group) {
-                break None;
+                break Vec::new();
             }
-            match gateway.storage.memberships(session.user()).await {
-                Ok(memberships) if memberships.complete => break Some(memberships),
-                _ => pause(gateway).await,
+            match gateway.storage.memberships_in(session.user(), partition).await {
+                Some(groups) => break groups,
+                None => pause(gateway, conversation).await,
             }
         };
         // If it is not in the list he was removed again; the change that says so is on its way.
-        let groups = memberships.map(|memberships| memberships.groups).unwrap_or_default();
         if let Some(membership) = groups.iter().find(|one| one.group == group.0) {
             let beginners = Beginners { sessions: vec![session], group, changed_at };
             begin(gateway, beginners, membership.join_msg_id).await;

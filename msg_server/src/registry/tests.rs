@@ -15,7 +15,7 @@ const ANDROID: u32 = 0x12;
 fn session(registry: &Registry, user: u32, client_type: u32) -> Arc<Session> {
     let pool = OutboxPool::new(&LimitsConfig::default(), GatewayMetrics::default());
     let outbox = Arc::new(Outbox::queued(Arc::new(pool)));
-    Arc::new(Session::new(Login { id: registry.next_session_id(), user, client_type }, outbox))
+    Arc::new(Session::new(Login { id: registry.next_session_id(), user, client_type }, outbox, 2))
 }
 
 fn entered(registry: &Registry, user: u32, client_type: u32) -> Arc<Session> {
@@ -125,19 +125,21 @@ fn a_conversation_is_served_from_the_smallest_floor_of_those_who_are_in_it() {
     let single = Parties::Single(UserId(7), UserId(8));
     let group = Parties::Group(GroupId(9));
     let (one, other) = (entered(&registry, 7, WINDOWS), entered(&registry, 8, WINDOWS));
-    assert_eq!(registry.floor(single), None, "nobody's login is that far");
-    one.set_floor(50);
-    assert_eq!(registry.floor(single), Some(50));
-    other.set_floor(40);
-    assert_eq!(registry.floor(single), Some(40));
-    assert_eq!(registry.smallest_floor(), Some(40));
+    assert_eq!(registry.floor(single, 0), None, "nobody's login is that far");
+    one.set_floors(&[50, 5]);
+    assert_eq!(registry.floor(single, 0), Some(50));
+    other.set_floors(&[40, 6]);
+    assert_eq!(registry.floor(single, 0), Some(40));
+    assert_eq!(registry.smallest_floor(0), Some(40));
+    assert_eq!(registry.floor(single, 1), Some(5), "each partition has floors of its own");
+    assert_eq!(registry.smallest_floor(1), Some(5));
 
     registry.join_all(&one, &[membership(9, 1, 1)]);
-    assert_eq!(registry.floor(group), Some(50));
+    assert_eq!(registry.floor(group, 0), Some(50));
     registry.change(&other, 9, 2, true);
-    assert_eq!(registry.floor(group), Some(50), "not served yet");
+    assert_eq!(registry.floor(group, 0), Some(50), "not served yet");
     registry.set_join(&other, 9, 12, 45);
-    assert_eq!(registry.floor(group), Some(45), "it was given what came before");
+    assert_eq!(registry.floor(group, 0), Some(45), "it was given what came before");
     registry.leave(&other);
-    assert_eq!(registry.floor(single), Some(50));
+    assert_eq!(registry.floor(single, 0), Some(50));
 }

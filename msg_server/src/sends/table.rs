@@ -153,14 +153,16 @@ impl<W> Table<W> {
         self.release(|line| lines.binary_search(line).is_ok())
     }
 
-    /// All messages, in order, because the one who had them may have forgotten them. Each is marked
-    /// as a repeat, and none waits any more.
-    pub(crate) fn all_again(&mut self) -> Vec<Key> {
-        self.release(|_line| true);
-        let mut keys: Vec<(u64, Key)> =
-            self.entries.iter().map(|(key, entry)| (entry.order, *key)).collect();
-        for entry in self.entries.values_mut() {
-            entry.submit.resend = Some(true);
+    /// All messages of the conversations that are meant, in order, because the one who had them may
+    /// have forgotten them. Each is marked as a repeat, and none waits any more.
+    pub(crate) fn all_again(&mut self, is_meant: impl Fn(u64) -> bool) -> Vec<Key> {
+        self.release(|(_sender, conversation)| is_meant(*conversation));
+        let mut keys = Vec::new();
+        for (key, entry) in &mut self.entries {
+            if is_meant(entry.submit.conversation) {
+                entry.submit.resend = Some(true);
+                keys.push((entry.order, *key));
+            }
         }
         keys.sort_unstable_by_key(|(order, _key)| *order);
         keys.into_iter().map(|(_order, key)| key).collect()
@@ -208,12 +210,15 @@ impl<W> Table<W> {
         keys.filter(|(order, _key)| *order >= entry.order).map(|(_order, key)| *key).collect()
     }
 
-    /// Notes whether anything of the message's line is unanswered before it.
-    pub(crate) fn mark_first(&mut self, key: &Key) {
-        let Some(entry) = self.entries.get_mut(key) else { return };
+    /// What is handed over to an owner in this epoch: with whether anything of the message's line is
+    /// unanswered before it.
+    pub(crate) fn addressed(&mut self, key: &Key, epoch: u64) -> Option<&Submit> {
+        let entry = self.entries.get_mut(key)?;
         let line = self.lines.get(&(key.sender, entry.submit.conversation));
         let first = line.and_then(|line| line.keys.front());
         entry.submit.first = Some(first.is_some_and(|(order, _key)| *order == entry.order));
+        entry.submit.epoch = Some(epoch);
+        Some(&entry.submit)
     }
 
     /// A message.
@@ -253,9 +258,28 @@ mod tests {
             assert_eq!(table.put(key(1, id), submit(u64::from(id % 3)), (), now), Put::Submit);
         }
         table.take(&key(1, 4)).unwrap();
-        let again: Vec<u8> = table.all_again().iter().map(|key| key.id.0[0]).collect();
-        assert_eq!(again, [1, 2, 3, 5, 6, 7, 8, 9]);
+        let ids = |keys: Vec<Key>| keys.iter().map(|key| key.id.0[0]).collect::<Vec<u8>>();
+        assert_eq!(ids(table.all_again(|conversation| conversation != 1)), [2, 3, 5, 6, 8, 9]);
+        assert!(table.submit(&key(1, 2)).unwrap().resend());
+        assert!(!table.submit(&key(1, 1)).unwrap().resend(), "elsewhere");
+        assert_eq!(ids(table.all_again(|_conversation| true)), [1, 2, 3, 5, 6, 7, 8, 9]);
         assert!(table.submit(&key(1, 1)).unwrap().resend());
+    }
+
+    #[test]
+    fn what_was_handed_back_waits_with_its_line_until_all_of_it_goes_again() {
+        let (mut table, now) = (Table::default(), Instant::now());
+        for (id, conversation) in [(1, 7), (2, 7), (3, 8)] {
+            table.put(key(1, id), submit(conversation), (), now);
+        }
+        for id in [1, 2, 3] {
+            table.retry_later(&key(1, id), now);
+        }
+        assert_eq!(table.put(key(1, 4), submit(7), (), now), Put::Waits);
+        let again = table.all_again(|conversation| conversation == 7);
+        assert_eq!(again, [key(1, 1), key(1, 2), key(1, 4)]);
+        assert_eq!(table.put(key(1, 5), submit(7), (), now), Put::Submit);
+        assert_eq!(table.put(key(1, 6), submit(8), (), now), Put::Waits, "still without an owner");
     }
 
     #[test]
@@ -320,19 +344,19 @@ mod tests {
         let (mut table, now) = (Table::default(), Instant::now());
         for id in 1..=2 {
             table.put(key(1, id), submit(7), (), now);
-            table.mark_first(&key(1, id));
+            table.addressed(&key(1, id), 3).unwrap();
         }
         assert!(table.submit(&key(1, 1)).unwrap().first());
         assert!(!table.submit(&key(1, 2)).unwrap().first());
         table.take(&key(1, 1)).unwrap();
-        table.mark_first(&key(1, 2));
+        table.addressed(&key(1, 2), 3).unwrap();
         assert!(table.submit(&key(1, 2)).unwrap().first());
     }
 
     proptest! {
         #[test]
         fn a_line_is_never_handed_over_out_of_order(
-            steps in prop::collection::vec((0_u8..4, 0_usize..8), 1..60),
+            steps in prop::collection::vec((0_u8..5, 0_usize..8), 1..60),
         ) {
             let (mut table, start) = (Table::default(), Instant::now());
             let (mut now, mut next, mut with_storage) = (start, 0_u8, Vec::<u8>::new());
@@ -354,6 +378,13 @@ mod tests {
                             table.retry_later(&key(1, id), now);
                             handed.retain(|other| *other != id);
                         }
+                    }
+                    3 => {
+                        // Another owner: whatever the one before had is with nobody now.
+                        with_storage.clear();
+                        handed.clear();
+                        given = table.all_again(|_all| true).iter().map(|key| key.id.0[0]).collect();
+                        prop_assert_eq!(given.len(), table.size().0);
                     }
                     _ => given = table.due(now).iter().map(|key| key.id.0[0]).collect(),
                 }

@@ -18,7 +18,7 @@ use rdkafka::topic_partition_list::{Offset as Place, TopicPartitionList};
 
 use super::client::{self, Reports, kafkas, ours};
 use super::sender::other;
-use super::{Numbers, Options};
+use super::{LOOK_EVERY, Numbers, Options};
 use crate::log::{self, LogError, LogRecord};
 
 /// How long a leader may be behind with what its followers have before its word counts: one that has
@@ -145,8 +145,32 @@ impl Reader {
         }
     }
 
+    /// Calls `each` with every record from `from` up to `next`, and stops at the first error. A record
+    /// may take as long as `patience` to come.
+    pub(super) fn read(
+        &self,
+        (from, next): (Offset, Offset),
+        patience: Duration,
+        each: &mut dyn FnMut(LogRecord) -> Result<(), LogError>,
+    ) -> Result<(), LogError> {
+        let mut wanted = from;
+        let mut since = Instant::now();
+        while wanted < next {
+            match self.next(wanted, LOOK_EVERY)? {
+                Some(record) => {
+                    wanted = record.offset.next();
+                    each(record)?;
+                    since = Instant::now();
+                }
+                None if since.elapsed() >= patience => return Err(self.silent(wanted, patience)),
+                None => {}
+            }
+        }
+        Ok(())
+    }
+
     /// The error for a record that must be there and does not come.
-    pub(super) fn silent(&self, wanted: Offset, patience: Duration) -> LogError {
+    fn silent(&self, wanted: Offset, patience: Duration) -> LogError {
         let trouble = self.trouble().unwrap_or_else(|| "nothing comes".to_owned());
         LogError::Io {
             what: format!("cannot read offset {} of {}", wanted.0, self.name()),

@@ -48,7 +48,7 @@ impl Worker {
             let Some(Guess { row, previous, member_version }) = guess else { continue };
             if publishes {
                 let place = (previous, member_version);
-                self.owner.publisher.message(&row, place, self.owner.epoch, Some(NOBODY));
+                self.owner.publisher.message(&row, place, self.owner.owned, Some(NOBODY));
             }
             if answers {
                 let waiter = std::mem::replace(&mut admitted.waiter, Waiter(None));

@@ -131,7 +131,7 @@ async fn neither_role_may_ask_what_is_for_the_other() {
         client_type: 1,
         origin: origin(),
         command: u32::from(Command::UnreadCountRequest.number()),
-        body: Bytes::new(),
+        ..Ask::default()
     };
     admin.call::<Answer>(Kind::Ask.number(), &unread, PATIENCE).await.unwrap_err();
 

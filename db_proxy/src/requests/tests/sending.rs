@@ -18,7 +18,20 @@ fn submit(conversation: ConversationId, sender: u32) -> Submit {
         r#type: if conversation.as_group().is_some() { 0x11 } else { 1 },
         body: Bytes::from_static(b"body"),
         first: None,
+        epoch: None,
     }
+}
+
+#[tokio::test]
+async fn what_was_meant_for_an_earlier_owner_is_not_taken() {
+    let mut server = Server::start().await;
+    let epoch = server.proxy.epoch;
+    for (asked, outcome) in [(epoch - 1, Outcome::Moved), (epoch, Outcome::Ok)] {
+        let submit = Submit { epoch: Some(asked), ..submit(single(1, 2), 1) };
+        let answer = server.submit(&submit).await;
+        assert_eq!((answer.outcome, answer.epoch), (outcome as i32, Some(asked)));
+    }
+    server.stop().await;
 }
 
 #[tokio::test]
@@ -169,7 +182,7 @@ async fn a_gateway_hears_in_which_groups_a_user_is() {
     for (user, expected) in
         [(1, vec![(1, 1, 1), (2, 1, 2)]), (2, vec![(1, 1, 1)]), (3, vec![(2, 2, 2)]), (4, vec![])]
     {
-        let request = MembershipsRequest { user };
+        let request = MembershipsRequest { user, partitions: Vec::new() };
         let memberships: Memberships =
             server.link.call(Kind::Memberships.number(), &request, PATIENCE).await.unwrap();
         assert!(memberships.complete);

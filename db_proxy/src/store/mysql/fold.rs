@@ -13,7 +13,7 @@ use super::link::Link;
 use super::row::{self, Columns, values};
 use crate::log::LogId;
 use crate::store::{
-    Batch, ConversationRow, MarkRow, MemberRow, MessageRow, Progress, StoreError, rules,
+    Batch, Claimed, ConversationRow, MarkRow, MemberRow, MessageRow, Progress, StoreError, rules,
 };
 
 /// What a row weighs besides its texts.
@@ -140,6 +140,22 @@ pub(super) async fn progress(link: &mut Link, part: u32) -> Result<Option<Progre
             fold_version: columns.next()?,
         })
     })
+}
+
+/// Who has the partition; `None` before the first owner.
+pub(super) async fn claimed(link: &mut Link, part: u32) -> Result<Option<Claimed>, Failure> {
+    let row = link.row("SELECT log_id, owner FROM progress WHERE part = ?", values![part]).await?;
+    let known = row::one(row, |columns| {
+        let (log, owner): (Vec<u8>, Vec<u8>) = (columns.next()?, columns.next()?);
+        Ok((log, String::from_utf8_lossy(&owner).into_owned()))
+    })?;
+    let known = known.and_then(|(log, owner)| Some((log.try_into().ok()?, owner)));
+    let progress = progress(link, part).await?;
+    Ok(known.zip(progress).map(|((log, owner), progress)| Claimed {
+        log: LogId(log),
+        owner,
+        progress,
+    }))
 }
 
 /// Writes one batch.

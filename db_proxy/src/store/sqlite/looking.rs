@@ -14,18 +14,7 @@ use rusqlite::{Connection, OpenFlags, OptionalExtension};
 
 use super::{SqliteStore, fold, schema};
 use crate::log::LogId;
-use crate::store::{Progress, StoreError};
-
-/// Who has taken a partition, and how far it is.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Claimed {
-    /// Whose progress it is.
-    pub log: LogId,
-    /// The owner of the current epoch.
-    pub owner: String,
-    /// How far it is.
-    pub progress: Progress,
-}
+use crate::store::{Claimed, StoreError};
 
 impl SqliteStore {
     /// Looks into the store at `path`, whether or not a process has it. `None` if there is no store,
@@ -52,7 +41,7 @@ impl SqliteStore {
 
 /// What was committed may still be in the write-ahead file. That is read by means of the index beside
 /// it, which is only there while a process has the store, or one has been killed.
-fn open(path: &Path) -> Result<Connection, StoreError> {
+pub(super) fn open(path: &Path) -> Result<Connection, StoreError> {
     let has_content = |name: &Path| name.metadata().is_ok_and(|file| file.len() > 0);
     let (journal, index) = (beside(path, "-wal"), beside(path, "-shm"));
     let how = if journal.exists() && index.exists() {

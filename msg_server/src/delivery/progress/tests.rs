@@ -71,7 +71,7 @@ struct Model {
 impl Model {
     fn new() -> Self {
         let mut progress = Progress::new(64);
-        let first = Range { epoch: 1, after: 0, upto: 0, forgotten: false };
+        let first = Range { after: 0, upto: 0, forgotten: false };
         assert_eq!(progress.judge(first), Step::Known);
         Self {
             progress,
@@ -143,10 +143,10 @@ impl Model {
         let upto = self.log.len() as u64;
         if lost {
             // The next one starts behind it: a hole, and the stream is asked for again.
-            let range = Range { epoch: 1, after: upto + 1, upto: upto + 2, forgotten: false };
+            let range = Range { after: upto + 1, upto: upto + 2, forgotten: false };
             assert_eq!(self.progress.judge(range), Step::Hole);
         }
-        let range = Range { epoch: 1, after, upto, forgotten: false };
+        let range = Range { after, upto, forgotten: false };
         let step = self.progress.judge(range);
         assert_eq!(step, if upto > after { Step::Apply } else { Step::Known });
         if step == Step::Known {
@@ -293,7 +293,7 @@ fn message(msg_id: u32) -> Mark {
 
 fn at_cursor(cursor: u64) -> Progress<u32> {
     let mut progress = Progress::new(2);
-    progress.judge(Range { epoch: 1, after: cursor, upto: cursor, forgotten: false });
+    progress.judge(Range { after: cursor, upto: cursor, forgotten: false });
     progress
 }
 
@@ -321,17 +321,16 @@ fn what_lacks_something_is_kept_when_the_cursor_moves() {
 }
 
 #[test]
-fn messages_of_an_older_owner_and_old_ones_mean_nothing_and_a_later_one_is_a_hole() {
+fn old_messages_mean_nothing_and_a_later_one_is_a_hole() {
     let mut progress = at_cursor(50);
-    let judge = |progress: &mut Progress<u32>, epoch, after, upto| {
-        progress.judge(Range { epoch, after, upto, forgotten: false })
+    let judge = |progress: &mut Progress<u32>, after, upto| {
+        progress.judge(Range { after, upto, forgotten: false })
     };
-    assert_eq!(judge(&mut progress, 2, 40, 50), Step::Known);
-    assert_eq!(judge(&mut progress, 1, 50, 60), Step::Stale);
-    assert_eq!(judge(&mut progress, 2, 51, 60), Step::Hole);
-    assert_eq!(judge(&mut progress, 2, 40, 60), Step::Apply, "partly known");
+    assert_eq!(judge(&mut progress, 40, 50), Step::Known);
+    assert_eq!(judge(&mut progress, 51, 60), Step::Hole);
+    assert_eq!(judge(&mut progress, 40, 60), Step::Apply, "partly known");
     assert_eq!(progress.lag(), 10);
-    let forgotten = Range { epoch: 2, after: 20, upto: 20, forgotten: true };
+    let forgotten = Range { after: 20, upto: 20, forgotten: true };
     assert_eq!(progress.judge(forgotten), Step::Forgotten);
     progress.reset(20);
     assert_eq!(progress.cursor(), Some(20));

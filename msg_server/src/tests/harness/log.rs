@@ -4,7 +4,7 @@ use std::collections::HashMap;
 use std::sync::atomic::Ordering;
 
 use daemon::Link;
-use proto::cluster::{Kind, wire};
+use proto::cluster::{Kind, partition_of, wire};
 
 use super::FakeDb;
 
@@ -27,9 +27,15 @@ impl FakeDb {
     }
 
     pub(in crate::tests) fn changes(&self, after: u64) -> wire::Changes {
+        self.changes_of(0, after)
+    }
+
+    pub(in crate::tests) fn changes_of(&self, partition: u32, after: u64) -> wire::Changes {
         let upto_offset = self.head.load(Ordering::SeqCst);
         let mut changed: HashMap<u64, wire::Changed> = HashMap::new();
-        for publish in self.history.lock().iter().filter(|publish| publish.offset > after) {
+        let here =
+            |publish: &&wire::Publish| publish.partition == partition && publish.offset > after;
+        for publish in self.history.lock().iter().filter(here) {
             let wire::Publish { conversation, offset, .. } = *publish;
             let members = (publish.msg_id == 0)
                 .then(|| wire::Publish { prev_offset: after, ..publish.clone() });
@@ -38,8 +44,8 @@ impl FakeDb {
             *entry = wire::Changed { conversation, offset, members };
         }
         wire::Changes {
-            partition: 0,
-            epoch: 1,
+            partition,
+            epoch: self.by(&[partition]).first().map_or(1, |owned| owned.epoch),
             after_offset: after,
             upto_offset,
             conversations: changed.into_values().collect(),
@@ -47,14 +53,33 @@ impl FakeDb {
         }
     }
 
-    pub(super) fn follow(&self, link: &Link, after: Option<u64>) {
-        self.follows.try_send(after).unwrap();
+    /// Waits until the gateway's cursor is at the head of a log: a hole makes it name the cursor.
+    pub(in crate::tests) async fn settle(&self, partition: u32, head: u64) {
+        loop {
+            let beyond = wire::Changes {
+                after_offset: head + 1,
+                upto_offset: head + 1,
+                conversations: Vec::new(),
+                ..self.changes_of(partition, head)
+            };
+            self.send_changes(&beyond);
+            if self.next_follow_of().await == (wire::Follow { partition, after_offset: Some(head) })
+            {
+                return;
+            }
+        }
+    }
+
+    pub(super) fn follow(&self, link: &Link, request: &wire::Follow) {
+        let wire::Follow { partition, after_offset } = *request;
+        self.follows.try_send(*request).unwrap();
         if !self.has_cursors.load(Ordering::SeqCst) {
             return;
         }
         let head = self.head.load(Ordering::SeqCst);
-        let forgotten = after.is_some() && self.forgets.load(Ordering::SeqCst);
-        let mut changes = self.changes(after.filter(|_after| !forgotten).unwrap_or(head));
+        let forgotten = after_offset.is_some() && self.forgets.load(Ordering::SeqCst);
+        let after = after_offset.filter(|_after| !forgotten).unwrap_or(head);
+        let mut changes = self.changes_of(partition, after);
         changes.forgotten = forgotten.then_some(true);
         link.send(Kind::Changes.number(), 0, &changes).unwrap();
     }
@@ -76,6 +101,8 @@ impl FakeDb {
         let publishes: Vec<_> = wanted.into_iter().take(page).collect();
         let last = publishes.iter().map(|publish| publish.msg_id).max().unwrap_or(request.to);
         let complete_upto = if complete { request.to } else { last };
-        wire::Fetched { complete, complete_upto, publishes }
+        let partitions = self.partitions.load(Ordering::SeqCst);
+        let by = self.by(&[partition_of(request.conversation, partitions)]).pop();
+        wire::Fetched { complete, complete_upto, publishes, by }
     }
 }

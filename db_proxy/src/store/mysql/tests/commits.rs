@@ -9,7 +9,7 @@ use super::proxy::{Fault, Proxy};
 use super::*;
 
 /// How often each cut is tried.
-const ROUNDS: u32 = 20;
+const ROUNDS: u32 = 100;
 
 #[tokio::test]
 async fn a_commit_that_is_cut_off_is_done_exactly_once() {

@@ -1,0 +1,105 @@
+//! An ownership of a partition, from its beginning to its end: its thread, its store worker, and what
+//! gateways follow.
+
+use std::future::pending;
+use std::sync::Arc;
+
+use daemon::Shutdown;
+use parking_lot::Mutex;
+use proto::cluster::wire::Owned;
+
+use crate::cache::Cache;
+use crate::fold::EPOCH_EVERY;
+use crate::following::{self, Following};
+use crate::metrics::OwnedMetrics;
+use crate::partition::open::OpenPartition;
+use crate::partition::{Ended, Limits, Owner};
+use crate::partitions::{Partitions, Served};
+use crate::publish::Publisher;
+use crate::pulse::Pulse;
+use crate::storing::{self, StopStoring};
+
+/// What all ownerships of a daemon have in common.
+#[derive(Clone)]
+pub(crate) struct Ground {
+    pub(crate) partitions: Arc<Partitions>,
+    pub(crate) publisher: Arc<Publisher>,
+    pub(crate) cache: Arc<dyn Cache>,
+    pub(crate) limits: Limits,
+    pub(crate) metrics: OwnedMetrics,
+    pub(crate) pulse: Pulse,
+    /// The daemon's.
+    pub(crate) shutdown: Shutdown,
+}
+
+/// A partition that is served.
+pub(crate) struct Running {
+    pub(crate) served: Arc<Served>,
+    /// Until it is stopped.
+    storing: Mutex<Option<StopStoring>>,
+    /// Of this ownership.
+    shutdown: Shutdown,
+}
+
+impl Ground {
+    /// Starts to serve a partition, and tells the gateways.
+    pub(crate) fn begin(&self, partition: u32, opened: OpenPartition) -> Running {
+        let OpenPartition { log, state, epoch, owner: name } = opened;
+        let shutdown = self.shutdown.child();
+        let metrics = self.metrics.of(partition);
+        let state = state.with_cache(Arc::clone(&self.cache), log.id());
+        let owned = Owned { partition, epoch };
+        let confirmed = self.pulse.confirmed();
+        let owner = Owner {
+            log,
+            state,
+            owned,
+            name,
+            epoch_every: EPOCH_EVERY,
+            limits: self.limits,
+            publisher: Arc::clone(&self.publisher),
+            metrics: metrics.partition,
+            confirmed: confirmed.clone(),
+        };
+        let partition = owner.start(&shutdown);
+        let storing =
+            storing::start(partition.clone(), metrics.storing, storing::TRIM_EVERY, &shutdown);
+        let following = Following::new(partition.state().clone(), owned, metrics.following);
+        following.watch(following::TELL_EVERY, &shutdown);
+        let served = Served { owned, partition, following, confirmed };
+        let served = self.partitions.add(served);
+        Running { served, storing: Mutex::new(Some(storing)), shutdown }
+    }
+}
+
+impl Running {
+    /// Waits until the ownership ends, other than by being stopped.
+    pub(crate) async fn ended(&self) -> Ended {
+        self.shutdown.begun().await;
+        match self.served.partition.ending().why() {
+            Some(why) => why,
+            // The daemon stops, and this with it.
+            None => pending().await,
+        }
+    }
+
+    /// Finishes what was admitted, and waits until everything that is folded is stored. Whoever comes
+    /// later is told that the partition has moved. The caller bounds the wait.
+    pub(crate) async fn finish(&self) {
+        // Before its thread ends, which else would be a failure of the daemon.
+        self.shutdown.begin();
+        self.served.partition.stop().await;
+        let storing = self.storing.lock().take();
+        if let Some(storing) = storing {
+            storing.finish().await;
+        }
+    }
+}
+
+/// Ends what is left of it.
+impl Drop for Running {
+    fn drop(&mut self) {
+        self.shutdown.begin();
+        self.shutdown.close_links();
+    }
+}

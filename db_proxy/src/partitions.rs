@@ -1,0 +1,176 @@
+//! The partitions that are owned here, and the way to each.
+//!
+//! # Invariants
+//!
+//! - Gateways are told of every change, in order: what a gateway was told last is how it is.
+//! - Nothing is answered of a partition that is not owned here, as far as can be known
+//!   ([`crate::pulse`]).
+
+use std::collections::BTreeMap;
+use std::fmt;
+use std::sync::Arc;
+
+use daemon::{Link, LinkError, LinkTable};
+use parking_lot::RwLock;
+use proto::cluster::wire::{Follow, Owned, Ownership};
+use proto::cluster::{Kind, partition_of};
+use proto::ids::ConversationId;
+
+use crate::following::Following;
+use crate::partition::Partition;
+use crate::pulse::{Confirmed, Pulse};
+use crate::store::Store;
+
+/// A partition that is owned here.
+#[derive(Debug)]
+pub struct Served {
+    /// Which, and in which epoch.
+    pub owned: Owned,
+    /// The way to its thread and its state.
+    pub partition: Partition,
+    /// The gateways that follow it.
+    pub following: Arc<Following>,
+    /// When its log was last heard.
+    pub confirmed: Confirmed,
+}
+
+/// All partitions of the cluster: those that are owned here, and where all are stored.
+pub struct Partitions {
+    served: RwLock<BTreeMap<u32, Arc<Served>>>,
+    /// By partition.
+    stores: Vec<Arc<dyn Store>>,
+    gateways: Arc<LinkTable>,
+    /// Whether logins are served here.
+    logins: bool,
+    /// Where others may take what is owned here.
+    pulse: Option<Pulse>,
+}
+
+impl fmt::Debug for Partitions {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let owned: Vec<_> = self.served.read().keys().copied().collect();
+        f.debug_struct("Partitions")
+            .field("owned", &owned)
+            .field("partitions", &self.stores.len())
+            .finish_non_exhaustive()
+    }
+}
+
+impl Partitions {
+    /// As many partitions as there are `stores`, one for each, none of them owned yet. `pulse` is
+    /// given where others may take what is owned here.
+    pub fn new(
+        stores: Vec<Arc<dyn Store>>,
+        gateways: Arc<LinkTable>,
+        logins: bool,
+        pulse: Option<Pulse>,
+    ) -> Self {
+        Self { served: RwLock::default(), stores, gateways, logins, pulse }
+    }
+
+    /// How many partitions there are in the cluster.
+    pub fn count(&self) -> u32 {
+        u32::try_from(self.stores.len()).unwrap_or(u32::MAX)
+    }
+
+    /// Where each partition is stored.
+    pub fn stores(&self) -> &[Arc<dyn Store>] {
+        &self.stores
+    }
+
+    /// Which partition a conversation belongs to.
+    pub fn number_of(&self, id: ConversationId) -> u32 {
+        partition_of(id.number(), self.count())
+    }
+
+    /// The partition of a conversation, if it is owned here, to answer from.
+    pub fn of(&self, id: ConversationId) -> Option<Arc<Served>> {
+        self.get(self.number_of(id))
+    }
+
+    /// A partition, if it was owned here at last, to append to or to follow.
+    pub fn owned(&self, partition: u32) -> Option<Arc<Served>> {
+        self.served.read().get(&partition).cloned()
+    }
+
+    /// A partition, if it is owned here, to answer from.
+    pub fn get(&self, partition: u32) -> Option<Arc<Served>> {
+        let served = self.owned(partition);
+        let vouches = |served: &Arc<Served>| {
+            self.pulse.as_ref().is_none_or(|pulse| pulse.vouches_for(&served.confirmed))
+        };
+        served.filter(vouches)
+    }
+
+    /// Whether any partition is owned here.
+    pub fn owns_some(&self) -> bool {
+        !self.served.read().is_empty()
+    }
+
+    /// A partition is owned here from now on.
+    pub fn add(&self, served: Served) -> Arc<Served> {
+        let served = Arc::new(served);
+        let mut table = self.served.write();
+        table.insert(served.owned.partition, Arc::clone(&served));
+        self.announce(&table);
+        served
+    }
+
+    /// A partition is not owned here any more, unless that was in an older epoch.
+    pub fn remove(&self, owned: Owned) {
+        let mut table = self.served.write();
+        if table.get(&owned.partition).is_some_and(|served| served.owned == owned) {
+            table.remove(&owned.partition);
+            self.announce(&table);
+        }
+    }
+
+    /// A gateway wants to hear of what changes in a partition. If that is not owned here, it will hear
+    /// so, and ask the owner.
+    pub fn follow(&self, link: &Link, follow: &Follow) {
+        if let Some(served) = self.owned(follow.partition) {
+            served.following.follow(link, follow);
+        }
+    }
+
+    /// A gateway is linked: first of all it is told what is here.
+    pub fn gateway_up(&self, link: &Link) {
+        let table = self.served.read();
+        tell(link, &self.ownership(&table));
+        self.gateways.add(link);
+    }
+
+    /// A link is gone.
+    pub fn gateway_down(&self, link: &Link) {
+        self.gateways.remove(link);
+        for served in self.served.read().values() {
+            served.following.down(link);
+        }
+    }
+
+    /// Under the lock, so that changes are told in their order.
+    fn announce(&self, table: &BTreeMap<u32, Arc<Served>>) {
+        let ownership = self.ownership(table);
+        for gateway in self.gateways.all().iter() {
+            tell(gateway, &ownership);
+        }
+    }
+
+    fn ownership(&self, table: &BTreeMap<u32, Arc<Served>>) -> Ownership {
+        Ownership {
+            partitions: self.count(),
+            owned: table.values().map(|served| served.owned).collect(),
+            logins: self.logins,
+        }
+    }
+}
+
+fn tell(gateway: &Link, ownership: &Ownership) {
+    match gateway.send(Kind::Ownership.number(), 0, ownership) {
+        Ok(()) | Err(LinkError::Closed) => {}
+        // It is told when it is linked again.
+        Err(LinkError::Full | LinkError::TooLong) => {
+            gateway.reset("it does not take who owns what");
+        }
+    }
+}

@@ -1,0 +1,211 @@
+//! Partitions on a real Kafka and a real database, and the db_proxies that share them.
+
+use std::time::Instant;
+
+use backends::{Kafka, MariaDb};
+use daemon::{LinkTable, Metrics};
+use proto::ids::ConversationId;
+
+use super::*;
+use crate::admission::Change;
+use crate::cache::MemoryCache;
+use crate::config::Config;
+use crate::inspecting::{self, Shown};
+use crate::log::kafka::{NewTopic, Options, create_topic};
+use crate::metrics::{OwnedMetrics, PublishMetrics};
+use crate::partition::{Limits, Outcome};
+use crate::partitions::Partitions;
+use crate::publish::Publisher;
+use crate::pulse::Pulse;
+use crate::store::mysql::{MySqlOptions, MySqlStore};
+use crate::store::{ConversationStore as _, Store, UserStore as _};
+use crate::testing::{PATIENCE, USERS, message, single, user};
+
+const PARTITIONS: u32 = 4;
+
+/// A topic and a database of its own.
+struct Place {
+    topic: KafkaTopic,
+    options: MySqlOptions,
+}
+
+impl Place {
+    async fn new(name: &str) -> Self {
+        let mut settings = Options::new(Kafka::shared().bootstrap(), name, PARTITIONS);
+        settings.group = name.to_owned();
+        settings.allow_unsafe_topic = true;
+        let making = tokio::task::spawn_blocking(move || {
+            create_topic(&settings, NewTopic::default()).unwrap();
+            (KafkaTopic::connect(settings).unwrap(), MariaDb::shared().fresh_database())
+        });
+        let (topic, url) = making.await.unwrap();
+        let options = MySqlOptions { partitions: PARTITIONS, ..MySqlOptions::new(url) };
+        MySqlStore::migrate(&options).await.unwrap();
+        let place = Self { topic, options };
+        let users = (1..=USERS).map(|id| user(id, &format!("u{id}")));
+        place.store().await.add_users(users.collect(), true).await.unwrap();
+        place
+    }
+
+    async fn store(&self) -> MySqlStore {
+        MySqlStore::open(self.options.clone()).await.unwrap()
+    }
+
+    /// A db_proxy that takes part.
+    async fn member(&self, name: &str) -> Member {
+        let (shutdown, metrics) = (Shutdown::default(), Metrics::new("db_proxy"));
+        let store = self.store().await;
+        let stores = (0..PARTITIONS).map(|part| Arc::new(store.for_partition(part).unwrap()) as _);
+        let gateways = Arc::new(LinkTable::default());
+        let pulse = Pulse::default();
+        let partitions: Vec<Arc<dyn Store>> = stores.collect();
+        let partitions =
+            Partitions::new(partitions, Arc::clone(&gateways), true, Some(pulse.clone()));
+        let ground = Ground {
+            partitions: Arc::new(partitions),
+            publisher: Publisher::new(gateways, PublishMetrics::new(&metrics)),
+            cache: Arc::new(MemoryCache::default()),
+            limits: Limits {
+                queue_max: 1_024,
+                waiting_max: 1_024,
+                unstored_bytes_max: 1 << 20,
+                conversations_max: 1_000,
+            },
+            metrics: OwnedMetrics::new(&metrics),
+            pulse,
+            shutdown: shutdown.clone(),
+        };
+        // The topic's numbers are each member's own.
+        let options = self.topic.options().clone();
+        let topic = tokio::task::spawn_blocking(move || KafkaTopic::connect(options).unwrap());
+        let stop = start(ground.clone(), topic.await.unwrap(), name.to_owned()).unwrap();
+        Member { ground, stop, shutdown }
+    }
+}
+
+struct Member {
+    ground: Ground,
+    stop: StopSharing,
+    shutdown: Shutdown,
+}
+
+impl Member {
+    fn owned(&self) -> usize {
+        (0..PARTITIONS).filter(|one| self.ground.partitions.owned(*one).is_some()).count()
+    }
+
+    /// What becomes of one more message of a conversation; `None` if it is not owned here.
+    async fn send(&self, id: ConversationId) -> Option<Outcome> {
+        let served = self.ground.partitions.of(id)?;
+        Some(served.partition.change(Change::Send(message(id, 1))).await)
+    }
+
+    async fn leave(self) {
+        self.stop.finish().await;
+        self.shutdown.begin();
+        self.shutdown.drain(PATIENCE).await.unwrap();
+    }
+}
+
+async fn until(what: &str, is_so: impl Fn() -> bool) {
+    let began = Instant::now();
+    while !is_so() {
+        assert!(began.elapsed() < PATIENCE * 2, "{what} in time");
+        sleep(Duration::from_millis(10)).await;
+    }
+}
+
+/// Conversations in every partition.
+fn conversations() -> Vec<ConversationId> {
+    (2..=USERS).map(|other| single(1, other)).collect()
+}
+
+/// Sends one message to each conversation, through whoever owns it.
+async fn talk(members: &[&Member], msg_id: u32) {
+    for id in conversations() {
+        let mut sent = None;
+        for member in members {
+            sent = sent.or(member.send(id).await);
+        }
+        let Some(Outcome::Sent { msg_id: given, .. }) = sent else { panic!("{id}: {sent:?}") };
+        assert_eq!(given.0, msg_id, "{id}");
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn members_share_the_partitions_and_numbers_go_on_wherever_they_are() {
+    let place = Place::new("sharing").await;
+    let first = place.member("first").await;
+    until("the first gets all", || first.owned() == 4).await;
+    talk(&[&first], 1).await;
+
+    let second = place.member("second").await;
+    until("each gets its half", || first.owned() == 2 && second.owned() == 2).await;
+    talk(&[&first, &second], 2).await;
+
+    first.leave().await;
+    until("the second inherits", || second.owned() == 4).await;
+    talk(&[&second], 3).await;
+    let lost = second.ground.metrics.sharing().lost(Ended::Fenced).get();
+    assert_eq!(lost, 0, "nobody was fenced: every move was in good order");
+    second.leave().await;
+
+    let store = place.store().await;
+    for id in conversations() {
+        let part = proto::cluster::partition_of(id.number(), PARTITIONS);
+        let stored = store.for_partition(part).unwrap().conversation(id, 9).await.unwrap();
+        assert_eq!(stored.recent.len(), 3, "{id}");
+    }
+    let looked = tokio::task::spawn_blocking(move || look(&place)).await.unwrap();
+    let [inspected, verified] = looked;
+    let heads = inspected.lines().filter(|line| line.ends_with("  second"));
+    assert_eq!(heads.count(), 4, "each partition and its last owner: {inspected}");
+    assert!(inspected.contains("epoch ") && inspected.contains("message "), "{inspected}");
+    assert_eq!(verified.matches("the same record as in the log").count(), 4, "{verified}");
+    assert!(verified.ends_with("all is well\n"), "{verified}");
+}
+
+/// What an operator sees who looks at the topic.
+fn look(place: &Place) -> [String; 2] {
+    let options = place.topic.options();
+    let mut config = Config::default();
+    config.kafka.bootstrap.clone_from(&options.bootstrap);
+    config.kafka.topic.clone_from(&options.topic);
+    config.kafka.partitions = PARTITIONS;
+    config.kafka.allow_unsafe_topic = true;
+    config.store.mysql.push(daemon::Secret::new(&place.options.shards[0]));
+    let shown = Shown { count: Some(50), ..Shown::default() };
+    let (mut inspected, mut verified) = (Vec::new(), Vec::new());
+    inspecting::inspect(&config, shown, &mut inspected).unwrap();
+    let health = inspecting::verify(&config, Shown::default(), &mut verified).unwrap();
+    assert_eq!(health, inspecting::Health::Fine);
+    [inspected, verified].map(|text| String::from_utf8(text).unwrap())
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_owner_that_another_one_has_fenced_gives_up_and_takes_the_partition_again() {
+    let place = Place::new("fenced").await;
+    let member = place.member("member").await;
+    until("it has all", || member.owned() == 4).await;
+    talk(&[&member], 1).await;
+
+    let id = single(1, 2);
+    let before = member.ground.partitions.of(id).unwrap().owned;
+    let part = before.partition;
+    let log = place.topic.partition(part).id();
+    let store = place.store().await.for_partition(part).unwrap();
+    let other = store.claim("somebody else".to_owned(), log).await.unwrap();
+    // It is told in the log at once, and by the store when it is stored.
+    let outcome = member.send(id).await.unwrap();
+    let accepted = |outcome: &Outcome| matches!(outcome, Outcome::Sent { .. });
+    assert!(accepted(&outcome) || outcome == Outcome::Moved, "{outcome:?}");
+    let lost = member.ground.metrics.sharing().lost(Ended::Fenced);
+    until("it gives up", || lost.get() == 1).await;
+    until("it has it again", || member.owned() == 4).await;
+    let after = member.ground.partitions.of(id).unwrap().owned;
+    assert!(after.epoch > other.epoch && other.epoch > before.epoch, "{after:?}");
+
+    let Some(Outcome::Sent { msg_id, .. }) = member.send(id).await else { panic!("it is served") };
+    assert_eq!(msg_id.0, if accepted(&outcome) { 3 } else { 2 }, "what was acknowledged counts");
+    member.leave().await;
+}

@@ -1,0 +1,259 @@
+//! Which link is used for which partition: the one that claims it with the largest epoch now.
+//!
+//! Pure: a link is a type of the caller's.
+//!
+//! # Invariants
+//!
+//! - A partition's owner is a link that claims it now, and none claims it with a larger epoch.
+//! - Of two with the same epoch the one that is used stays.
+//! - Every change of an owner is told once, by the call that made it; a larger epoch of the same link
+//!   is a change too, since the link may have forgotten what it was given before.
+
+use proto::cluster::wire::Owned;
+
+/// The links, what each of them claims, and what follows from it.
+#[derive(Debug)]
+pub(crate) struct Claims<L> {
+    /// Oldest first.
+    links: Vec<Claim<L>>,
+    /// By partition.
+    owners: Vec<Place<L>>,
+    /// How many changes of owners there were.
+    moves: u64,
+}
+
+#[derive(Debug)]
+struct Claim<L> {
+    link: L,
+    owned: Vec<Owned>,
+    logins: bool,
+}
+
+#[derive(Debug)]
+struct Place<L> {
+    owner: Option<Owner<L>>,
+    /// The epoch of the last owner.
+    last_epoch: u64,
+    /// Which change of owners was its last one.
+    moved: u64,
+}
+
+/// Whoever a partition is asked of.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct Owner<L> {
+    pub(crate) link: L,
+    pub(crate) epoch: u64,
+}
+
+/// A partition whose owner has changed.
+#[derive(Debug, PartialEq, Eq)]
+pub(crate) struct Move<L> {
+    pub(crate) partition: u32,
+    pub(crate) owner: Option<Owner<L>>,
+    /// Another owner had it before. Not so if it is the first one, or the same one on another link.
+    pub(crate) is_takeover: bool,
+}
+
+impl<L> Default for Claims<L> {
+    fn default() -> Self {
+        Self { links: Vec::new(), owners: Vec::new(), moves: 0 }
+    }
+}
+
+impl<L: Clone + PartialEq> Claims<L> {
+    /// A link is up. It claims nothing yet.
+    pub(crate) fn add(&mut self, link: L) {
+        self.links.push(Claim { link, owned: Vec::new(), logins: false });
+    }
+
+    /// Somebody says how many partitions there are. Whether that was not known.
+    pub(crate) fn set_partitions(&mut self, partitions: u32) -> bool {
+        let is_news = self.owners.is_empty();
+        let place = || Place { owner: None, last_epoch: 0, moved: 0 };
+        self.owners.resize_with(partitions as usize, place);
+        is_news
+    }
+
+    /// A link claims these partitions and no others. Returns what that changes.
+    pub(crate) fn claim(&mut self, link: &L, owned: Vec<Owned>, logins: bool) -> Vec<Move<L>> {
+        // One that is down already claims nothing any more.
+        if let Some(claim) = self.links.iter_mut().find(|claim| claim.link == *link) {
+            claim.owned = owned;
+            claim.logins = logins;
+        }
+        self.choose()
+    }
+
+    /// A link is down. Returns what that changes.
+    pub(crate) fn remove(&mut self, link: &L) -> Vec<Move<L>> {
+        self.links.retain(|claim| claim.link != *link);
+        self.choose()
+    }
+
+    fn choose(&mut self) -> Vec<Move<L>> {
+        let mut moves = Vec::new();
+        for (partition, place) in (0..).zip(&mut self.owners) {
+            let mut best: Option<Owner<L>> = None;
+            for Claim { link, owned, .. } in &self.links {
+                let epochs = owned.iter().filter(|owned| owned.partition == partition);
+                let Some(epoch) = epochs.map(|owned| owned.epoch).max() else { continue };
+                let is_used = place.owner.as_ref().is_some_and(|owner| owner.link == *link);
+                let is_better = best
+                    .as_ref()
+                    .is_none_or(|best| epoch > best.epoch || epoch == best.epoch && is_used);
+                if is_better {
+                    best = Some(Owner { link: link.clone(), epoch });
+                }
+            }
+            if place.owner != best {
+                let epoch = best.as_ref().map_or(0, |owner| owner.epoch);
+                let is_takeover = place.last_epoch > 0 && epoch > place.last_epoch;
+                place.last_epoch = place.last_epoch.max(epoch);
+                place.owner.clone_from(&best);
+                self.moves += 1;
+                place.moved = self.moves;
+                moves.push(Move { partition, owner: best, is_takeover });
+            }
+        }
+        moves
+    }
+
+    /// The owner of a partition.
+    pub(crate) fn owner(&self, partition: u32) -> Option<&L> {
+        let place = self.owners.get(partition as usize)?;
+        place.owner.as_ref().map(|owner| &owner.link)
+    }
+
+    /// A number that is another one whenever the owner of one of these partitions has changed; `None`
+    /// while one of them has none.
+    pub(crate) fn moved(&self, partitions: impl IntoIterator<Item = u32>) -> Option<u64> {
+        partitions.into_iter().try_fold(0, |last: u64, partition| {
+            let place = self.owners.get(partition as usize)?;
+            place.owner.as_ref().map(|_owner| last.max(place.moved))
+        })
+    }
+
+    /// How many partitions have no owner.
+    pub(crate) fn without_owner(&self) -> usize {
+        self.owners.iter().filter(|place| place.owner.is_none()).count()
+    }
+
+    /// Whether everything is served by somebody.
+    pub(crate) fn is_whole(&self) -> bool {
+        !self.owners.is_empty() && self.without_owner() == 0 && self.serve_logins().next().is_some()
+    }
+
+    /// Whether no link is up.
+    pub(crate) fn is_empty(&self) -> bool {
+        self.links.is_empty()
+    }
+
+    /// The links that serve what belongs to users.
+    pub(crate) fn serve_logins(&self) -> impl Iterator<Item = &L> {
+        self.links.iter().filter(|claim| claim.logins).map(|claim| &claim.link)
+    }
+
+    /// Who is to be asked about these partitions, and about which of them each; `None` if one of
+    /// them has no owner.
+    pub(crate) fn shares(
+        &self,
+        partitions: impl IntoIterator<Item = u32>,
+    ) -> Option<Vec<(L, Vec<u32>)>> {
+        let mut shares: Vec<(L, Vec<u32>)> = Vec::new();
+        for partition in partitions {
+            let owner = self.owner(partition)?;
+            match shares.iter_mut().find(|(link, _partitions)| link == owner) {
+                Some((_link, partitions)) => partitions.push(partition),
+                None => shares.push((owner.clone(), vec![partition])),
+            }
+        }
+        Some(shares)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const A: u8 = b'A';
+    const B: u8 = b'B';
+
+    fn claims(partitions: u32) -> Claims<u8> {
+        let mut claims = Claims::default();
+        claims.set_partitions(partitions);
+        claims.add(A);
+        claims.add(B);
+        claims
+    }
+
+    fn owned(pairs: &[(u32, u64)]) -> Vec<Owned> {
+        pairs.iter().map(|&(partition, epoch)| Owned { partition, epoch }).collect()
+    }
+
+    fn told(moves: &[Move<u8>]) -> Vec<(u32, Option<u8>, bool)> {
+        let told = |one: &Move<u8>| {
+            (one.partition, one.owner.as_ref().map(|owner| owner.link), one.is_takeover)
+        };
+        moves.iter().map(told).collect()
+    }
+
+    #[test]
+    fn the_largest_epoch_wins_and_the_smaller_comes_back_when_it_is_given_up() {
+        let mut claims = claims(2);
+        let moves = claims.claim(&A, owned(&[(0, 5), (1, 5)]), true);
+        assert_eq!(told(&moves), [(0, Some(A), false), (1, Some(A), false)]);
+        let moves = claims.claim(&B, owned(&[(1, 6)]), false);
+        assert_eq!(told(&moves), [(1, Some(B), true)], "A has not noticed yet");
+        assert!(claims.claim(&A, owned(&[(0, 5)]), true).is_empty());
+        assert_eq!((claims.owner(0), claims.owner(1)), (Some(&A), Some(&B)));
+        assert_eq!(told(&claims.remove(&B)), [(1, None, false)]);
+        assert_eq!((claims.owner(1), claims.without_owner()), (None, 1));
+        let moves = claims.claim(&A, owned(&[(0, 5), (1, 7)]), true);
+        assert_eq!(told(&moves), [(1, Some(A), true)]);
+    }
+
+    #[test]
+    fn of_two_with_the_same_epoch_the_one_that_is_used_stays() {
+        let mut claims = claims(1);
+        claims.claim(&B, owned(&[(0, 5)]), true);
+        assert!(claims.claim(&A, owned(&[(0, 5)]), true).is_empty());
+        assert_eq!(claims.owner(0), Some(&B));
+        // The same owner on another link: no takeover.
+        assert_eq!(told(&claims.remove(&B)), [(0, Some(A), false)]);
+    }
+
+    #[test]
+    fn a_link_that_has_a_partition_again_is_a_new_owner() {
+        let mut claims = claims(1);
+        claims.claim(&A, owned(&[(0, 5)]), true);
+        assert_eq!(told(&claims.claim(&A, owned(&[(0, 6)]), true)), [(0, Some(A), true)]);
+        assert!(claims.claim(&A, owned(&[(0, 6)]), true).is_empty());
+        let before = claims.moved([0]);
+        claims.claim(&A, owned(&[(0, 7)]), true);
+        assert!(before.is_some() && claims.moved([0]).is_some_and(|now| Some(now) != before));
+        assert_eq!(told(&claims.claim(&A, Vec::new(), true)), [(0, None, false)]);
+    }
+
+    #[test]
+    fn a_link_that_is_down_claims_nothing() {
+        let mut claims = claims(1);
+        claims.remove(&A);
+        assert!(claims.claim(&A, owned(&[(0, 5)]), true).is_empty());
+        assert!(!claims.is_whole());
+        claims.claim(&B, owned(&[(0, 5), (9, 5)]), false);
+        assert!(!claims.is_whole(), "nobody serves logins");
+        claims.claim(&B, owned(&[(0, 5)]), true);
+        assert!(claims.is_whole() && claims.serve_logins().eq([&B]));
+    }
+
+    #[test]
+    fn each_owner_is_asked_about_what_it_owns_and_nobody_if_something_is_not_owned() {
+        let mut claims = claims(4);
+        claims.claim(&A, owned(&[(0, 1), (2, 1)]), true);
+        claims.claim(&B, owned(&[(1, 1)]), true);
+        assert_eq!(claims.shares(0..3), Some(vec![(A, vec![0, 2]), (B, vec![1])]));
+        assert_eq!(claims.shares(0..4), None);
+        assert_eq!(claims.moved(0..4), None);
+        assert_eq!(claims.shares([2]), Some(vec![(A, vec![2])]));
+    }
+}

@@ -1,0 +1,369 @@
+//! Answers of several owners, each about its own part, made into the one that a single owner would
+//! have given.
+//!
+//! Pure.
+//!
+//! # Invariants
+//!
+//! - What is merged is complete: an answer is missing only if there is none as a whole.
+//! - The result fits a frame to a client, by the rules by which one owner makes its own fit.
+
+use std::cmp::Reverse;
+use std::collections::HashMap;
+
+use bytes::Bytes;
+use prost::{DecodeError, Message};
+use proto::Command;
+use proto::client::{
+    GroupInfo, GroupInfoReply, GroupInfoRequest, MessageType, NormalGroupsReply, RecentSession,
+    RecentSessionsReply, UnreadCountReply, UnreadSession,
+};
+use proto::cluster::wire::{Answer, AskStatus};
+use proto::limits::LIMIT_TO_CLIENT;
+use proto::text::{VOICE_PLACEHOLDER, encrypt};
+
+use crate::routing::GROUPS_MAX;
+
+/// Sessions in the list of recent ones at most (TeamTalk protocol, sessions).
+const SESSIONS_MAX: usize = 100;
+
+/// What an entry takes besides its message.
+const ENTRY_OVERHEAD: usize = 64;
+
+/// What an entry's message takes at least, if it is replaced by a text that stands for it.
+const PREVIEW_LEN_MIN: usize = VOICE_PLACEHOLDER.len();
+
+/// Entries that fit a frame, with messages as short as can be.
+const ENTRIES_MAX: usize = LIMIT_TO_CLIENT / (ENTRY_OVERHEAD + PREVIEW_LEN_MIN) - 2;
+
+/// Stands for a text that does not fit any more.
+const TOO_LONG: &str = "…";
+
+/// Makes one answer of several. An answer that is none makes the whole none.
+pub(crate) fn merge(
+    command: Command,
+    user: u32,
+    asked: &Bytes,
+    mut answers: Vec<Answer>,
+) -> Answer {
+    if answers.len() == 1
+        && let Some(only) = answers.pop()
+    {
+        return only;
+    }
+    let all_are = |status| answers.iter().all(|answer| answer.status() == status);
+    if !all_are(AskStatus::Answered) {
+        let status =
+            if all_are(AskStatus::Ignored) { AskStatus::Ignored } else { AskStatus::Unavailable };
+        return Answer { status: status.into(), ..Answer::default() };
+    }
+    let merged = match command {
+        Command::UnreadCountRequest => unread(user, &answers),
+        Command::RecentSessionsRequest => recent(user, &answers),
+        Command::NormalGroupsRequest => normal_groups(user, &answers),
+        Command::GroupInfoRequest => group_info(user, asked, &answers),
+        _ => Err(Unmergeable),
+    };
+    merged.unwrap_or_else(|Unmergeable| Answer {
+        status: AskStatus::Unavailable.into(),
+        ..Answer::default()
+    })
+}
+
+/// An answer is not of the form that it should be.
+#[derive(Debug, PartialEq, Eq)]
+struct Unmergeable;
+
+impl From<DecodeError> for Unmergeable {
+    fn from(_unreadable: DecodeError) -> Self {
+        Self
+    }
+}
+
+fn unread(user_id: u32, answers: &[Answer]) -> Result<Answer, Unmergeable> {
+    let mut dated: Vec<(u64, UnreadSession)> = Vec::new();
+    let mut total_count = 0_u32;
+    for answer in answers {
+        let reply: UnreadCountReply = decode(answer)?;
+        total_count = total_count.saturating_add(reply.total_count);
+        dated.extend(with_times(answer, reply.sessions)?);
+    }
+    let mut sessions = newest_first(dated, ENTRIES_MAX);
+    let mut room = room_for(sessions.len());
+    for session in &mut sessions {
+        fit(&mut session.latest_msg_data, session.latest_msg_type, &mut room);
+    }
+    let reply = UnreadCountReply { user_id, total_count, sessions, attach_data: None };
+    Ok(answered(Command::UnreadCountReply, &reply))
+}
+
+fn recent(user_id: u32, answers: &[Answer]) -> Result<Answer, Unmergeable> {
+    let mut dated: Vec<(u64, RecentSession)> = Vec::new();
+    for answer in answers {
+        let reply: RecentSessionsReply = decode(answer)?;
+        dated.extend(with_times(answer, reply.sessions)?);
+    }
+    let mut sessions = newest_first(dated, SESSIONS_MAX);
+    let mut room = room_for(sessions.len());
+    for session in &mut sessions {
+        fit(&mut session.latest_msg_data, session.latest_msg_type, &mut room);
+    }
+    let reply = RecentSessionsReply { user_id, sessions, attach_data: None };
+    Ok(answered(Command::RecentSessionsReply, &reply))
+}
+
+fn normal_groups(user_id: u32, answers: &[Answer]) -> Result<Answer, Unmergeable> {
+    let mut groups = Vec::new();
+    for answer in answers {
+        let reply: NormalGroupsReply = decode(answer)?;
+        groups.extend(reply.groups);
+    }
+    groups.sort_unstable_by_key(|group| group.group_id);
+    let reply = NormalGroupsReply { user_id, groups, attach_data: None };
+    Ok(answered(Command::NormalGroupsReply, &reply))
+}
+
+/// The groups in the order in which they were asked for, as far as they fit a frame: the client asks
+/// for the rest again. The first of an owner's may have been cut to fit alone; it fits here only if it
+/// is the first of all.
+fn group_info(user_id: u32, asked: &Bytes, answers: &[Answer]) -> Result<Answer, Unmergeable> {
+    let request = GroupInfoRequest::decode(asked.clone())?;
+    let mut described: HashMap<u32, GroupInfo> = HashMap::new();
+    for answer in answers {
+        let reply: GroupInfoReply = decode(answer)?;
+        described.extend(reply.groups.into_iter().map(|group| (group.group_id, group)));
+    }
+    let mut room = LIMIT_TO_CLIENT - 64;
+    let mut groups = Vec::new();
+    for asked in request.groups.iter().take(GROUPS_MAX) {
+        let Some(info) = described.remove(&asked.group_id) else { continue };
+        let Some(left) = room.checked_sub(info.encoded_len() + 8) else { break };
+        room = left;
+        groups.push(info);
+    }
+    let reply = GroupInfoReply { user_id, groups, attach_data: None };
+    Ok(answered(Command::GroupInfoReply, &reply))
+}
+
+fn decode<M: Message + Default>(answer: &Answer) -> Result<M, Unmergeable> {
+    Ok(M::decode(answer.body.clone().unwrap_or_default())?)
+}
+
+/// Sessions, each with the time of its newest message.
+fn with_times<T>(
+    answer: &Answer,
+    sessions: Vec<T>,
+) -> Result<impl Iterator<Item = (u64, T)>, Unmergeable> {
+    if answer.newest_ms.len() != sessions.len() {
+        return Err(Unmergeable);
+    }
+    Ok(answer.newest_ms.iter().copied().zip(sessions))
+}
+
+fn newest_first<T>(mut dated: Vec<(u64, T)>, at_most: usize) -> Vec<T> {
+    dated.sort_by_key(|(ms, _session)| Reverse(*ms));
+    dated.truncate(at_most);
+    dated.into_iter().map(|(_ms, session)| session).collect()
+}
+
+/// What all messages of so many entries may take beyond the least.
+fn room_for(entries: usize) -> usize {
+    LIMIT_TO_CLIENT.saturating_sub((entries + 2) * (ENTRY_OVERHEAD + PREVIEW_LEN_MIN))
+}
+
+/// Replaces a text for which there is no room. Voice never takes more than the least.
+fn fit(data: &mut Bytes, kind: i32, room: &mut usize) {
+    let voice = [MessageType::SingleVoice, MessageType::GroupVoice].map(i32::from);
+    if voice.contains(&kind) {
+        return;
+    }
+    match room.checked_sub(data.len().saturating_sub(PREVIEW_LEN_MIN)) {
+        Some(left) => *room = left,
+        None => *data = encrypt(TOO_LONG),
+    }
+}
+
+fn answered(command: Command, reply: &impl Message) -> Answer {
+    Answer {
+        status: AskStatus::Answered.into(),
+        command: Some(u32::from(command.number())),
+        body: Some(reply.encode_to_vec().into()),
+        ..Answer::default()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use proto::client::{GroupType, GroupVersion, SessionStatus, SessionType};
+    use proto::limits::HEADER_LEN;
+
+    use super::*;
+
+    const USER: u32 = 5;
+
+    fn text_entry(session_id: u32, len: usize) -> UnreadSession {
+        UnreadSession {
+            session_id,
+            session_type: SessionType::Single.into(),
+            unread_count: 1,
+            latest_msg_id: u32::MAX,
+            latest_msg_data: vec![b'x'; len].into(),
+            latest_msg_type: MessageType::SingleText.into(),
+            latest_msg_from: u32::MAX,
+        }
+    }
+
+    fn unread_answer(entries: &[(u64, usize)]) -> Answer {
+        let sessions: Vec<UnreadSession> =
+            entries.iter().map(|&(ms, len)| text_entry(u32::try_from(ms).unwrap(), len)).collect();
+        let total_count = u32::try_from(sessions.len()).unwrap() + 10;
+        let reply = UnreadCountReply { total_count, sessions, ..Default::default() };
+        Answer {
+            newest_ms: entries.iter().map(|(ms, _len)| *ms).collect(),
+            ..answered(Command::UnreadCountReply, &reply)
+        }
+    }
+
+    fn merged(command: Command, answers: Vec<Answer>) -> Answer {
+        merge(command, USER, &Bytes::new(), answers)
+    }
+
+    fn read<M: Message + Default>(answer: &Answer) -> M {
+        assert_eq!(answer.status(), AskStatus::Answered);
+        let body = answer.body.clone().unwrap();
+        assert!(HEADER_LEN + body.len() <= LIMIT_TO_CLIENT, "{} bytes", body.len());
+        M::decode(body).unwrap()
+    }
+
+    #[test]
+    fn sessions_of_all_owners_stand_in_the_order_of_their_newest_messages() {
+        let one = unread_answer(&[(9, 40), (4, 40)]);
+        let other = unread_answer(&[(7, 40), (2, 40)]);
+        let answer = merged(Command::UnreadCountRequest, vec![one, other]);
+        assert_eq!(answer.command, Some(u32::from(Command::UnreadCountReply.number())));
+        let reply: UnreadCountReply = read(&answer);
+        let ids: Vec<u32> = reply.sessions.iter().map(|session| session.session_id).collect();
+        assert_eq!((reply.user_id, reply.total_count), (USER, 24));
+        assert_eq!(ids, [9, 7, 4, 2]);
+    }
+
+    #[test]
+    fn texts_that_do_not_fit_are_replaced_and_voice_stays() {
+        let long = 150_000;
+        let one = unread_answer(&[(9, long), (7, long)]);
+        let mut other = unread_answer(&[(8, long), (6, 100)]);
+        let mut reply: UnreadCountReply = read(&other);
+        let mut voice = text_entry(5, 0);
+        voice.latest_msg_data = Bytes::from_static(VOICE_PLACEHOLDER);
+        voice.latest_msg_type = MessageType::GroupVoice.into();
+        reply.sessions.push(voice);
+        other.body = Some(reply.encode_to_vec().into());
+        other.newest_ms.push(5);
+        let reply: UnreadCountReply = read(&merged(Command::UnreadCountRequest, vec![one, other]));
+        let lens: Vec<usize> = reply.sessions.iter().map(|one| one.latest_msg_data.len()).collect();
+        assert_eq!(lens, [long, long, encrypt(TOO_LONG).len(), 100, VOICE_PLACEHOLDER.len()]);
+    }
+
+    #[test]
+    fn of_more_sessions_than_fit_a_frame_the_newest_stay() {
+        let ms = |from: u64| (0..4_000).map(move |n| (10_000 - 2 * n - from, 2_000));
+        let (one, other) = (ms(0).collect::<Vec<_>>(), ms(1).collect::<Vec<_>>());
+        let answers = vec![unread_answer(&one), unread_answer(&other)];
+        let reply: UnreadCountReply = read(&merged(Command::UnreadCountRequest, answers));
+        assert_eq!(reply.sessions.len(), ENTRIES_MAX);
+        assert!(reply.sessions.is_sorted_by_key(|session| Reverse(session.session_id)));
+        assert_eq!(reply.total_count, 8_020, "all of them are counted");
+    }
+
+    #[test]
+    fn the_recent_sessions_are_a_hundred_at_most() {
+        let answer = |from: u64| {
+            let ms: Vec<u64> = (0..80).map(|n| 1_000 - 2 * n - from).collect();
+            let session = |&ms: &u64| RecentSession {
+                session_id: u32::try_from(ms).unwrap(),
+                session_type: SessionType::Single.into(),
+                status: SessionStatus::Ok.into(),
+                latest_msg_data: Bytes::from_static(b"content"),
+                ..Default::default()
+            };
+            let sessions = ms.iter().map(session).collect();
+            let reply = RecentSessionsReply { sessions, ..Default::default() };
+            Answer { newest_ms: ms, ..answered(Command::RecentSessionsReply, &reply) }
+        };
+        let answers = vec![answer(0), answer(1)];
+        let reply: RecentSessionsReply = read(&merged(Command::RecentSessionsRequest, answers));
+        let ids: Vec<u32> = reply.sessions.iter().map(|session| session.session_id).collect();
+        assert_eq!(ids, (901..=1_000).rev().collect::<Vec<_>>());
+    }
+
+    #[test]
+    fn groups_stand_in_the_order_asked_as_far_as_they_fit() {
+        let info = |group_id: u32, members: usize| GroupInfo {
+            group_id,
+            group_type: GroupType::Normal.into(),
+            member_ids: vec![u32::MAX; members],
+            ..Default::default()
+        };
+        let answer = |groups| {
+            let reply = GroupInfoReply { groups, ..Default::default() };
+            answered(Command::GroupInfoReply, &reply)
+        };
+        let asked = GroupInfoRequest {
+            groups: [1, 2, 3, 4].map(|group_id| GroupVersion { group_id, version: 0 }).to_vec(),
+            ..Default::default()
+        };
+        let asked: Bytes = asked.encode_to_vec().into();
+        let ids = |answers: Vec<Answer>| {
+            let reply: GroupInfoReply =
+                read(&merge(Command::GroupInfoRequest, USER, &asked, answers));
+            reply.groups.iter().map(|group| group.group_id).collect::<Vec<_>>()
+        };
+        assert_eq!(
+            ids(vec![answer(vec![info(2, 3), info(4, 3)]), answer(vec![info(1, 3)])]),
+            [1, 2, 4]
+        );
+        let (long, longer) = (info(2, 30_000), info(4, 30_000));
+        let first = answer(vec![info(1, 20_000), info(3, 20_000)]);
+        assert_eq!(
+            ids(vec![answer(vec![long, longer]), first]),
+            [1, 2],
+            "3 waits for the next time"
+        );
+    }
+
+    #[test]
+    fn the_normal_groups_of_all_owners_are_one_list() {
+        let answer = |ids: &[u32]| {
+            let groups =
+                ids.iter().map(|&group_id| GroupVersion { group_id, version: 1 }).collect();
+            let reply = NormalGroupsReply { groups, ..Default::default() };
+            answered(Command::NormalGroupsReply, &reply)
+        };
+        let answers = vec![answer(&[3, 9]), answer(&[]), answer(&[4])];
+        let reply: NormalGroupsReply = read(&merged(Command::NormalGroupsRequest, answers));
+        let ids: Vec<u32> = reply.groups.iter().map(|group| group.group_id).collect();
+        assert_eq!(ids, [3, 4, 9]);
+    }
+
+    #[test]
+    fn a_part_that_is_missing_makes_the_whole_unavailable_and_never_short() {
+        let status = |status: AskStatus| Answer { status: status.into(), ..Answer::default() };
+        let whole = || unread_answer(&[(9, 40)]);
+        let merged = |other| merged(Command::UnreadCountRequest, vec![whole(), other]).status();
+        assert_eq!(merged(status(AskStatus::Unavailable)), AskStatus::Unavailable);
+        assert_eq!(merged(status(AskStatus::Ignored)), AskStatus::Unavailable);
+        let undated = Answer { newest_ms: Vec::new(), ..whole() };
+        assert_eq!(merged(undated), AskStatus::Unavailable);
+        let unreadable = Answer { body: Some(Bytes::from_static(&[0xff; 3])), ..whole() };
+        assert_eq!(merged(unreadable), AskStatus::Unavailable);
+        let ignored = vec![status(AskStatus::Ignored), status(AskStatus::Ignored)];
+        let ignored = merge(Command::RecentSessionsRequest, USER, &Bytes::new(), ignored);
+        assert_eq!(ignored.status(), AskStatus::Ignored);
+    }
+
+    #[test]
+    fn the_answer_of_a_single_owner_is_passed_on_as_it_is() {
+        let only = unread_answer(&[(2, 40), (9, 40)]);
+        assert_eq!(merged(Command::UnreadCountRequest, vec![only.clone()]), only);
+    }
+}

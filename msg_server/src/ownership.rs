@@ -1,0 +1,76 @@
+//! What follows when partitions go from one db_proxy to another.
+//!
+//! # Invariants
+//!
+//! - A partition's stream of changes is asked for at its owner before anything else is.
+//! - Changes of ownership are carried out one after the other, each as a whole, everywhere.
+
+use std::sync::Arc;
+
+use daemon::Link;
+use proto::cluster::wire::Ownership;
+use tracing::{debug, warn};
+
+use crate::claims::Move;
+use crate::delivery;
+use crate::gateway::Gateway;
+
+impl Gateway {
+    /// A db_proxy says what it owns.
+    pub(crate) fn ownership_came(self: &Arc<Self>, link: &Link, ownership: Ownership) {
+        let Ownership { partitions, owned, logins } = ownership;
+        let mut refused = None;
+        self.storage.change(
+            |claims| {
+                if !self.partitions.can_be(partitions) {
+                    refused = Some("it has another number of partitions");
+                } else if owned.iter().any(|owned| owned.partition >= partitions) {
+                    refused = Some("it claims a partition that does not exist");
+                }
+                if refused.is_some() {
+                    return Vec::new();
+                }
+                if claims.set_partitions(partitions) {
+                    self.begin(partitions);
+                }
+                // Whether or not it is the newest: the newest is known then.
+                self.partitions.are_current(&owned);
+                claims.claim(link, owned, logins)
+            },
+            |moves| self.moved(moves),
+        );
+        if let Some(why) = refused {
+            let known = self.partitions.count();
+            warn!(partitions, known, ?link, why, "a db_proxy of another cluster");
+            link.reset(why);
+        }
+    }
+
+    /// A db_proxy is not linked any more.
+    pub(crate) fn ownership_lost(&self, link: &Link) {
+        self.storage.change(|claims| claims.remove(link), |moves| self.moved(moves));
+    }
+
+    /// It is known how many partitions there are. Everybody else learns it last of all, when every part
+    /// has a place for each.
+    fn begin(self: &Arc<Self>, partitions: u32) {
+        self.delivery.set_partitions(partitions);
+        self.following.set_partitions(partitions);
+        self.sends.set_partitions(partitions);
+        self.partitions.set(partitions);
+        delivery::spawn(self, partitions);
+    }
+
+    fn moved(&self, moves: &[Move<Link>]) {
+        for Move { partition, owner, is_takeover } in moves {
+            debug!(partition, ?owner, "owned elsewhere");
+            self.metrics.ownership_moves.inc_by(u64::from(*is_takeover));
+            match owner {
+                // First of all: what is published on this link comes after it.
+                Some(owner) => self.follow(*partition, &owner.link),
+                None => self.unfollow(*partition),
+            }
+        }
+        self.sends.moved(moves);
+    }
+}

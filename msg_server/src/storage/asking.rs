@@ -1,0 +1,228 @@
+//! What is asked of the db_proxies, and which answers are taken.
+
+use std::time::Duration;
+
+use bytes::Bytes;
+use daemon::{CallError, Link};
+use proto::Command;
+use proto::cluster::wire::{
+    Answer, Ask, AskStatus, FetchRequest, Fetched, Membership, Memberships, MembershipsRequest,
+    Origin, Owned, Verified, Verify,
+};
+use proto::cluster::{Kind, rendezvous_weight};
+use tokio::time::Instant;
+
+use super::{PAUSE, Question, Round, Storage};
+use crate::merging::merge;
+use crate::routing::{Route, is_repeatable, route};
+use crate::session::Login;
+
+/// How long a client's request may take: Android waits this long.
+pub(crate) const ASK_LIMIT: Duration = Duration::from_secs(8);
+
+/// How long the check of a password may take.
+const VERIFY_LIMIT: Duration = Duration::from_secs(5);
+
+/// How long a login may wait for its groups: as long as for the rest that its client will ask.
+const MEMBERSHIPS_LIMIT: Duration = Duration::from_secs(8);
+
+/// How soon they are asked for again if they are not complete. That may be because of a move, which is
+/// noticed at once, or because the store is away, which then is not asked more often by all who wait.
+const MEMBERSHIPS_PAUSE: Duration = Duration::from_secs(1);
+
+/// How long questions of our own may take, which are asked until they are answered.
+const OWN_LIMIT: Duration = Duration::from_secs(5);
+
+/// On whose behalf something is asked.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Asker {
+    pub(crate) login: Login,
+    pub(crate) origin: Origin,
+}
+
+/// The groups of a user, and up to where that is complete.
+#[derive(Debug)]
+pub(crate) struct Joined {
+    pub(crate) groups: Vec<Membership>,
+    /// By partition: up to this place in its log the groups are complete, and whatever the client asks
+    /// from now on will be.
+    pub(crate) reached: Vec<u64>,
+}
+
+impl Storage {
+    /// Asks whether a client is who it says.
+    pub(crate) async fn verify(&self, verify: &Verify) -> Result<Verified, CallError> {
+        let until = Instant::now() + VERIFY_LIMIT;
+        let question =
+            Question { kind: Kind::Verify, message: verify, repeatable: true, about: None, until };
+        let key = rendezvous_weight(0, &verify.name);
+        self.ask_one(question, || self.login_side(key), |_verified| true).await
+    }
+
+    /// Asks which groups a user is in; `None` if it cannot be said completely.
+    pub(crate) async fn memberships(&self, user: u32) -> Option<Joined> {
+        let all: Vec<u32> = (0..self.partitions.count()).collect();
+        if all.is_empty() {
+            return None;
+        }
+        let until = Instant::now() + MEMBERSHIPS_LIMIT;
+        let (kind, pause) = (Kind::Memberships, MEMBERSHIPS_PAUSE);
+        let round = Round { kind, partitions: &all, pause, until };
+        let question = |partitions| MembershipsRequest { user, partitions };
+        let answers: Vec<Memberships> =
+            self.ask_all(round, question, |answer, of| self.is_about(answer, of)).await.ok()?;
+        let mut joined = Joined { groups: Vec::new(), reached: vec![0; all.len()] };
+        for answer in answers {
+            for reached in answer.reached {
+                if let Some(place) = joined.reached.get_mut(reached.by.partition as usize) {
+                    *place = reached.upto_offset;
+                }
+            }
+            // Mostly there is one answer, which is not copied.
+            if joined.groups.is_empty() {
+                joined.groups = answer.groups;
+            } else {
+                joined.groups.extend(answer.groups);
+            }
+        }
+        Some(joined)
+    }
+
+    /// Asks once which of the groups of one partition a user is in.
+    pub(crate) async fn memberships_in(
+        &self,
+        user: u32,
+        partition: u32,
+    ) -> Option<Vec<Membership>> {
+        let link = self.owner(partition)?;
+        let request = MembershipsRequest { user, partitions: vec![partition] };
+        let answer = link.call(Kind::Memberships.number(), &request, OWN_LIMIT).await;
+        let answer: Memberships = answer.ok()?;
+        self.is_about(&answer, &[partition]).then_some(answer.groups)
+    }
+
+    /// Whether an answer is complete for all of those partitions, and of their newest owners.
+    fn is_about(&self, answer: &Memberships, partitions: &[u32]) -> bool {
+        let by = answer.reached.iter().map(|reached| &reached.by);
+        self.partitions.are_current(by.clone()) && answer.complete && covers(by, partitions)
+    }
+
+    /// Asks once for messages as they were published.
+    pub(crate) async fn fetch(&self, request: &FetchRequest) -> Result<Fetched, CallError> {
+        let partition = self.partitions.of(request.conversation).ok_or(CallError::Closed)?;
+        let link = self.owner(partition).ok_or(CallError::Closed)?;
+        let fetched: Fetched = link.call(Kind::Fetch.number(), request, OWN_LIMIT).await?;
+        let current = self.partitions.are_current(&fetched.by);
+        if current && covers(&fetched.by, &[partition]) {
+            Ok(fetched)
+        } else {
+            // It is not the owner, or not any more: as if it had gone.
+            Err(CallError::Closed)
+        }
+    }
+
+    /// Whether somebody can be asked about a client's request now.
+    pub(crate) fn is_served(&self, asker: Asker, command: Command, body: &Bytes) -> bool {
+        match route(command, body, asker.login.user) {
+            Route::Conversation(conversation) => {
+                let partition = self.partitions.of(conversation.number());
+                partition.is_some_and(|partition| self.is_owned(partition))
+            }
+            _ => true,
+        }
+    }
+
+    /// Passes a client's request on.
+    pub(crate) async fn ask(
+        &self,
+        asker: Asker,
+        command: Command,
+        body: Bytes,
+        until: Instant,
+    ) -> Result<Answer, CallError> {
+        let user = asker.login.user;
+        let route = route(command, &body, user);
+        let ask = asker.ask(command, body);
+        let wanted = match &route {
+            Route::Conversation(conversation) => {
+                let partition =
+                    self.partitions.of(conversation.number()).ok_or(CallError::Closed)?;
+                let find = || self.owner(partition);
+                return self.pass_on(&ask, Some(partition), until, find).await;
+            }
+            Route::Logins => {
+                let find = || self.login_side(u64::from(user));
+                return self.pass_on(&ask, None, until, find).await;
+            }
+            Route::AnyOwner => {
+                return self.pass_on(&ask, None, until, || self.any_owner(user)).await;
+            }
+            Route::Everything => (0..self.partitions.count()).collect(),
+            Route::Conversations(conversations) => {
+                let partitions = conversations.iter().map(|one| self.partitions.of(one.number()));
+                let mut partitions: Vec<u32> = partitions.flatten().collect();
+                partitions.sort_unstable();
+                partitions.dedup();
+                partitions
+            }
+        };
+        if wanted.is_empty() {
+            // Nobody has said what there is: of nothing, everything would be an empty list.
+            return Err(CallError::Closed);
+        }
+        let round = Round { kind: Kind::Ask, partitions: &wanted, pause: PAUSE, until };
+        // Of several, an owner stops at the first that does not fit any more.
+        let of_all = route == Route::Everything;
+        let question = |partitions| Ask { partitions, ..ask.clone() };
+        let counts = |answer: &Answer, of: &[u32]| {
+            self.partitions.are_current(&answer.by)
+                && match answer.status() {
+                    AskStatus::NotOwner => false,
+                    AskStatus::Answered => !of_all || covers(&answer.by, of),
+                    AskStatus::Unavailable | AskStatus::Ignored => true,
+                }
+        };
+        let answers = self.ask_all(round, question, counts).await?;
+        Ok(merge(command, user, &ask.body, answers))
+    }
+
+    async fn pass_on(
+        &self,
+        ask: &Ask,
+        about: Option<u32>,
+        until: Instant,
+        find: impl Fn() -> Option<Link>,
+    ) -> Result<Answer, CallError> {
+        let command = u16::try_from(ask.command).ok().and_then(Command::from_number);
+        let repeatable = command.is_some_and(is_repeatable);
+        let counts = |answer: &Answer| {
+            let current = self.partitions.are_current(&answer.by);
+            // Of what changes something, only "nothing was changed" may be out of date.
+            let may_be_old = !repeatable && answer.changed != Some(false);
+            answer.status() != AskStatus::NotOwner && (current || may_be_old)
+        };
+        let question = Question { kind: Kind::Ask, message: ask, repeatable, about, until };
+        self.ask_one(question, find, counts).await
+    }
+}
+
+impl Asker {
+    fn ask(self, command: Command, body: Bytes) -> Ask {
+        let Self { login, origin } = self;
+        Ask {
+            user: login.user,
+            client_type: login.client_type,
+            origin,
+            command: u32::from(command.number()),
+            body,
+            partitions: Vec::new(),
+        }
+    }
+}
+
+/// Whether an answer was read from all of those partitions.
+fn covers<'a>(by: impl IntoIterator<Item = &'a Owned>, partitions: &[u32]) -> bool {
+    let mut by: Vec<u32> = by.into_iter().map(|owned| owned.partition).collect();
+    by.sort_unstable();
+    partitions.iter().all(|partition| by.binary_search(partition).is_ok())
+}
