@@ -24,6 +24,7 @@ pub mod inspecting;
 pub mod log;
 pub mod login;
 pub mod metrics;
+pub mod moving;
 mod owning;
 pub mod partition;
 pub mod partitions;

@@ -40,6 +40,7 @@ mod failure;
 mod fold;
 mod history;
 mod link;
+mod moving;
 mod people;
 mod pool;
 mod row;
@@ -48,6 +49,8 @@ mod server;
 mod site;
 #[cfg(test)]
 mod tests;
+
+pub(crate) use moving::{Begun, Target};
 
 /// So many group numbers are looked at in all shards at once.
 const NUMBERS: u32 = 64;

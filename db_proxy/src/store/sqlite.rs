@@ -27,6 +27,7 @@ mod failure;
 mod fold;
 mod history;
 mod looking;
+mod moving;
 mod people;
 mod pool;
 mod row;
@@ -35,6 +36,7 @@ mod schema;
 mod tests;
 
 pub use super::Claimed;
+pub(crate) use moving::Tables;
 
 /// How the embedded store is used.
 #[derive(Debug, Clone, Copy)]

@@ -71,28 +71,36 @@ impl Insert {
     /// the size of its statement.
     pub(super) fn pieces<'a, T>(
         &self,
-        mut rows: &'a [T],
+        rows: &'a [T],
         weight: impl Fn(&T) -> usize,
     ) -> impl Iterator<Item = (&'a [T], usize)> {
-        let may_repeat = !self.tail.is_empty();
-        std::iter::from_fn(move || {
-            let mut bytes = 0_usize;
-            let fits = |row: &&T| {
-                bytes = bytes.saturating_add(weight(row));
-                bytes <= BYTES_MAX
-            };
-            let fit = rows.iter().take(SIZES[0]).take_while(fits).count();
-            let size = SIZES.into_iter().find(|size| *size <= fit).unwrap_or(1);
-            let above = SIZES.into_iter().rev().find(|size| *size >= fit).unwrap_or(size);
-            if may_repeat && fit == rows.len() && above - fit <= above / FILLED_UP && fit > 0 {
-                let piece = std::mem::take(&mut rows);
-                return Some((piece, above));
-            }
-            let (piece, rest) = rows.split_at_checked(size)?;
-            rows = rest;
-            Some((piece, size))
-        })
+        pieces(rows, weight, !self.tail.is_empty())
     }
+}
+
+/// As [`Insert::pieces`]; `may_repeat` if a row may be written twice.
+pub(super) fn pieces<T>(
+    mut rows: &[T],
+    weight: impl Fn(&T) -> usize,
+    may_repeat: bool,
+) -> impl Iterator<Item = (&[T], usize)> {
+    std::iter::from_fn(move || {
+        let mut bytes = 0_usize;
+        let fits = |row: &&T| {
+            bytes = bytes.saturating_add(weight(row));
+            bytes <= BYTES_MAX
+        };
+        let fit = rows.iter().take(SIZES[0]).take_while(fits).count();
+        let size = SIZES.into_iter().find(|size| *size <= fit).unwrap_or(1);
+        let above = SIZES.into_iter().rev().find(|size| *size >= fit).unwrap_or(size);
+        if may_repeat && fit == rows.len() && above - fit <= above / FILLED_UP && fit > 0 {
+            let piece = std::mem::take(&mut rows);
+            return Some((piece, above));
+        }
+        let (piece, rest) = rows.split_at_checked(size)?;
+        rows = rest;
+        Some((piece, size))
+    })
 }
 
 /// `head`, then `count` times `item` with commas between, then `tail`.

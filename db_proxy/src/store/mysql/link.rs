@@ -105,6 +105,27 @@ impl Link {
             .await
     }
 
+    /// Runs a prepared query, and calls `each` with its rows as they come, until it fails.
+    pub(super) async fn each_row(
+        &mut self,
+        statement: &str,
+        values: Vec<Value>,
+        mut each: impl FnMut(Row) -> Result<(), Failure>,
+    ) -> Result<(), Failure> {
+        let mut taken = Ok(());
+        self.bounded(async |conn| {
+            let mut rows = conn.exec_iter(statement, Params::Positional(values)).await?;
+            while taken.is_ok()
+                && let Some(row) = rows.next().await?
+            {
+                taken = each(row);
+            }
+            rows.drop_result().await
+        })
+        .await?;
+        taken
+    }
+
     /// Begins a transaction.
     pub(super) async fn begin(&mut self) -> Result<(), Failure> {
         self.in_transaction = true;

@@ -78,6 +78,11 @@ impl Pool {
         }
     }
 
+    /// For people: server, user and database.
+    pub(super) fn name(&self) -> &str {
+        self.address.name()
+    }
+
     /// Runs `work` on a connection. It may run several times: it reads, or what it writes is one
     /// transaction that may be tried again.
     pub(super) async fn run<T, F>(&self, work: F) -> Result<T, StoreError>

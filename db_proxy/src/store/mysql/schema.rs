@@ -63,6 +63,12 @@ const SITES: &str = "CREATE TABLE IF NOT EXISTS site (
 /// Which site a database belongs to: a number that nobody else has.
 pub(super) const SITE: &str = "site";
 
+/// An import into a database is under way: its mark.
+pub(super) const IMPORTING: &str = "importing";
+
+/// The export that was imported into a database.
+pub(super) const IMPORTED: &str = "imported";
+
 /// One database in the layout of a site: facts that are written down in it when it is made.
 #[derive(Debug, Clone)]
 pub(super) struct Role {
@@ -217,6 +223,18 @@ async fn version_of(link: &mut Link, side: Side) -> Result<Option<(u32, u32)>, F
         Err(failure) if failure.code() == Some(NO_SUCH_TABLE) => Ok(None),
         row => row::one(row?, |columns| Ok((columns.next()?, columns.next()?))),
     }
+}
+
+/// Refuses a database that lacks rows which are still to be imported.
+pub(super) async fn check_imported(link: &mut Link, address: &Address) -> Result<(), Failure> {
+    if fact(link, IMPORTING).await?.is_none() {
+        return Ok(());
+    }
+    Err(StoreError::Refused(format!(
+        "{}: an import into the database is not finished: run `talkhub admin import` again",
+        address.name()
+    ))
+    .into())
 }
 
 async fn check_facts(link: &mut Link, address: &Address, role: &Role) -> Result<(), Failure> {

@@ -50,8 +50,22 @@ impl Databases {
         self.people.as_ref().or(self.shards.first())
     }
 
+    /// Every database once: the shards, then that of logins, if it is one of its own.
+    pub(super) fn all(&self) -> impl Iterator<Item = &Database> {
+        self.shards.iter().chain(&self.people)
+    }
+
     /// Opens all databases, if all are as they must be.
     pub(super) async fn open(options: &MySqlOptions) -> Result<Self, StoreError> {
+        Self::open_all(options, true).await
+    }
+
+    /// The same of databases into which an import may not be finished.
+    pub(super) async fn open_unfinished(options: &MySqlOptions) -> Result<Self, StoreError> {
+        Self::open_all(options, false).await
+    }
+
+    async fn open_all(options: &MySqlOptions, to_serve: bool) -> Result<Self, StoreError> {
         let mut site = None;
         let mut databases = Vec::new();
         for (address, mut role) in layout(options)? {
@@ -61,6 +75,9 @@ impl Databases {
                 let (address, role) = (address.clone(), role.clone());
                 async move {
                     schema::check(link, &address, &role).await?;
+                    if to_serve {
+                        schema::check_imported(link, &address).await?;
+                    }
                     schema::fact(link, SITE).await
                 }
                 .boxed()

@@ -16,7 +16,7 @@ use rusqlite::{Connection, OpenFlags, TransactionBehavior};
 use crate::store::StoreError;
 
 /// The version of a current file.
-const VERSION: i64 = 1;
+pub(super) const VERSION: i64 = 1;
 
 /// What leads to each version from the one before, in order.
 const MIGRATIONS: [(i64, &str); 1] = [(VERSION, include_str!("migrations/0001_first.sql"))];
@@ -155,6 +155,7 @@ fn version_in_header(path: &Path) -> Option<i64> {
     Some(i64::from(i32::from_be_bytes(*version)))
 }
 
-fn version_of(connection: &Connection) -> Result<i64, StoreError> {
+/// The version of the file, and of the write-ahead log beside it.
+pub(super) fn version_of(connection: &Connection) -> Result<i64, StoreError> {
     Ok(connection.pragma_query_value(None, "user_version", |row| row.get(0))?)
 }
