@@ -290,6 +290,10 @@ impl Taker {
         if timeout(STOP_LIMIT, running.finish()).await.is_err() {
             warn!(partition, epoch, "not everything was stored: the log has it");
         }
+        // Somebody else had begun before we were told to stop: we stood still.
+        if let Some(why) = running.served.partition.ending().why() {
+            self.metrics.lost(why).inc();
+        }
         self.abandon(running);
     }
 

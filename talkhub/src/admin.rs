@@ -1,7 +1,10 @@
-//! `talkhub admin`: users and groups, by requests to db_proxy on a link of its own.
+//! `talkhub admin`: users and groups, by requests to db_proxy on a link of its own; and whole sites, to
+//! other databases.
 //!
 //! Nothing is decided here: db_proxy checks names, passwords and members, and says what is wrong.
 
+mod bar;
+mod moving;
 mod password;
 
 use std::fs;
@@ -35,9 +38,9 @@ pub struct AdminArgs {
     /// The data folder of a cluster that `talkhub up` runs
     #[arg(long, value_name = "DIR", default_value = "data", global = true)]
     data: PathBuf,
-    /// The db_proxy, if not the one of that cluster
-    #[arg(long, value_name = "HOST:PORT", global = true)]
-    db: Option<String>,
+    /// The db_proxies, with commas between, if not those of that cluster
+    #[arg(long, value_name = "HOST:PORT", global = true, value_delimiter = ',')]
+    db: Vec<String>,
     /// The cluster's key, if not the one in that folder
     #[arg(long, value_name = "FILE", global = true)]
     cluster_key_file: Option<PathBuf>,
@@ -56,6 +59,17 @@ pub struct AdminArgs {
 
 #[derive(Debug, Subcommand)]
 enum Noun {
+    #[command(flatten)]
+    Asked(Asked),
+    /// Writes a stopped site of the embedded store to files
+    Export(moving::ExportArgs),
+    /// Brings such files into empty databases of MySQL or MariaDB
+    Import(moving::ImportArgs),
+}
+
+/// What a running db_proxy is asked for.
+#[derive(Debug, Subcommand)]
+enum Asked {
     /// Users: add, passwd, list, disable, enable
     #[command(subcommand)]
     User(UserCommand),
@@ -132,10 +146,19 @@ enum GroupCommand {
     List,
 }
 
-/// Connects, asks, and shows the answer.
+/// Carries out what is asked for.
 pub fn run(args: &AdminArgs) -> Result<(), Failure> {
+    match &args.what {
+        Noun::Asked(asked) => ask(args, asked),
+        Noun::Export(export) => moving::export(export, &args.data.join("db")),
+        Noun::Import(import) => moving::import(import),
+    }
+}
+
+/// Connects, asks, and shows the answer.
+fn ask(args: &AdminArgs, asked: &Asked) -> Result<(), Failure> {
     let target = Target::find(args)?;
-    let command = Ready::new(&args.what)?;
+    let command = Ready::new(asked)?;
     let runtime = tokio::runtime::Builder::new_current_thread()
         .enable_all()
         .build()
@@ -150,10 +173,10 @@ pub fn run(args: &AdminArgs) -> Result<(), Failure> {
     })
 }
 
-/// The db_proxy, and how to prove to it who we are.
+/// The db_proxies, and how to prove to them who we are.
 #[derive(Debug)]
 struct Target {
-    db: String,
+    db: Vec<String>,
     cluster: ClusterConfig,
 }
 
@@ -161,10 +184,7 @@ impl Target {
     fn find(args: &AdminArgs) -> Result<Self, Failure> {
         let key_file =
             args.cluster_key_file.clone().unwrap_or_else(|| folder::key_file(&args.data));
-        let db = match &args.db {
-            Some(db) => db.clone(),
-            None => running_db(&args.data)?,
-        };
+        let db = if args.db.is_empty() { running_db(&args.data)? } else { args.db.clone() };
         let tls = match (&args.link_cert, &args.link_key, &args.link_ca) {
             (Some(cert), Some(key), Some(ca)) => {
                 Some(ClusterTlsConfig { cert: cert.clone(), key: key.clone(), ca: ca.clone() })
@@ -176,8 +196,8 @@ impl Target {
     }
 }
 
-/// The db_proxy of the cluster that runs on `data`.
-fn running_db(data: &Path) -> Result<String, Failure> {
+/// The db_proxies of the cluster that runs on `data`.
+fn running_db(data: &Path) -> Result<Vec<String>, Failure> {
     let file = folder::status_file(data);
     let none = || {
         Failure::new(format!(
@@ -188,7 +208,10 @@ fn running_db(data: &Path) -> Result<String, Failure> {
     let text = fs::read_to_string(&file).map_err(|_error| none())?;
     let status: Status = serde_json::from_str(&text)
         .map_err(|error| Failure::new(format!("{}: {error}", file.display())))?;
-    status.db.map(|db| db.to_string()).ok_or_else(none)
+    if status.db.is_empty() {
+        return Err(none());
+    }
+    Ok(status.db.iter().map(ToString::to_string).collect())
 }
 
 /// A command for which everything has been asked that a person must say.
@@ -206,9 +229,9 @@ enum Ready {
 }
 
 impl Ready {
-    fn new(what: &Noun) -> Result<Self, Failure> {
+    fn new(what: &Asked) -> Result<Self, Failure> {
         Ok(match what {
-            Noun::User(UserCommand::Add { name, password, nick, department }) => Self::Once(
+            Asked::User(UserCommand::Add { name, password, nick, department }) => Self::Once(
                 What::UserAdd(UserAdd {
                     name: name.clone(),
                     password: password::given_or_asked(password.as_deref(), name)?,
@@ -217,23 +240,23 @@ impl Ready {
                 }),
                 format!("user {name} added"),
             ),
-            Noun::User(UserCommand::Passwd { name, password }) => Self::Once(
+            Asked::User(UserCommand::Passwd { name, password }) => Self::Once(
                 What::UserPassword(UserPassword {
                     name: name.clone(),
                     password: password::given_or_asked(password.as_deref(), name)?,
                 }),
                 format!("password of {name} changed"),
             ),
-            Noun::User(UserCommand::List) => Self::Users,
-            Noun::User(UserCommand::Disable { name }) => Self::Once(
+            Asked::User(UserCommand::List) => Self::Users,
+            Asked::User(UserCommand::Disable { name }) => Self::Once(
                 What::UserDisable(UserDisable { name: name.clone(), enable: Some(false) }),
                 format!("user {name} disabled"),
             ),
-            Noun::User(UserCommand::Enable { name }) => Self::Once(
+            Asked::User(UserCommand::Enable { name }) => Self::Once(
                 What::UserDisable(UserDisable { name: name.clone(), enable: Some(true) }),
                 format!("user {name} enabled"),
             ),
-            Noun::Group(GroupCommand::Create { name, members }) => Self::Once(
+            Asked::Group(GroupCommand::Create { name, members }) => Self::Once(
                 What::GroupCreate(GroupCreate {
                     name: name.clone(),
                     members: members.clone(),
@@ -242,13 +265,13 @@ impl Ready {
                 }),
                 format!("group {name} created"),
             ),
-            Noun::Group(GroupCommand::Add { group, members }) => {
+            Asked::Group(GroupCommand::Add { group, members }) => {
                 Self::Change { group: group.clone(), add: members.clone(), remove: Vec::new() }
             }
-            Noun::Group(GroupCommand::Remove { group, members }) => {
+            Asked::Group(GroupCommand::Remove { group, members }) => {
                 Self::Change { group: group.clone(), add: Vec::new(), remove: members.clone() }
             }
-            Noun::Group(GroupCommand::List) => Self::Groups,
+            Asked::Group(GroupCommand::List) => Self::Groups,
         })
     }
 
@@ -425,6 +448,12 @@ mod tests {
         let error = Target::find(&args).unwrap_err().to_string();
         assert!(error.contains("no cluster of `talkhub up` runs"), "{error}");
         assert!(error.contains("--db"), "{error}");
+    }
+
+    #[test]
+    fn several_db_proxies_may_be_named() {
+        let args = parse("admin --db one:1,two:2 --cluster-key-file key user list").unwrap();
+        assert_eq!(Target::find(&args).unwrap().db, ["one:1", "two:2"]);
     }
 
     #[test]

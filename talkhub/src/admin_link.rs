@@ -1,4 +1,7 @@
-//! The link on which an administrator's requests reach db_proxy.
+//! The links on which an administrator's requests reach the db_proxies.
+//!
+//! A request goes to one after another until one says that it is the right one: a group belongs to
+//! whoever owns its partition now.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -9,49 +12,65 @@ use proto::cluster::wire::admin_request::What;
 use proto::cluster::wire::{AdminAnswer, AdminRequest};
 use tokio::net::TcpStream;
 use tokio::sync::watch;
-use tokio::time::timeout;
+use tokio::time::{Instant, sleep, timeout};
 
 use crate::failure::Failure;
 
-/// How long the link may take to come up, once something listens.
+/// How long the links may take to come up, once something listens.
 const LINK_LIMIT: Duration = Duration::from_secs(5);
 /// How long one request may take: 5,000 users in one transaction on a slow disk are the longest.
 const CALL_LIMIT: Duration = Duration::from_mins(1);
+/// How long a partition may be without an owner.
+const OWNER_LIMIT: Duration = Duration::from_secs(15);
+/// Between two rounds of asking everybody.
+const AGAIN_AFTER: Duration = Duration::from_millis(200);
 
-/// A link to db_proxy with an administrator's rights.
+/// Links to db_proxies with an administrator's rights.
 #[derive(Debug)]
 pub(crate) struct AdminLink {
-    link: Link,
+    links: watch::Receiver<Vec<Link>>,
     shutdown: Shutdown,
 }
 
-/// Hands the link out when it is up.
+/// Knows the links that are up.
 struct Waiting {
-    up: watch::Sender<Option<Link>>,
+    up: watch::Sender<Vec<Link>>,
 }
 
 impl LinkHandler for Waiting {
     fn up(&self, link: &Link) {
-        self.up.send_replace(Some(link.clone()));
+        self.up.send_modify(|links| links.push(link.clone()));
     }
 
     fn frame(&self, _link: &Link, _frame: LinkFrame) {
         // An administrator is told nothing that he did not ask for.
     }
 
-    fn down(&self, _link: &Link) {}
+    fn down(&self, link: &Link) {
+        self.up.send_modify(|links| links.retain(|other| other.id() != link.id()));
+    }
 }
 
 impl AdminLink {
-    /// Connects to the db_proxy at `addr` (`host:port`) as `identity`.
-    pub(crate) async fn connect(addr: &str, identity: Identity) -> Result<Self, Failure> {
-        // Dialing goes on for ever and says little: that nobody listens is said here, at once.
-        if let Err(error) = TcpStream::connect(addr).await {
-            return Err(Failure::new(format!("cannot connect to db_proxy at {addr}: {error}")));
+    /// Connects to the db_proxies at `addrs` (`host:port`) as `identity`. Of several, some may be
+    /// away.
+    pub(crate) async fn connect(addrs: &[String], identity: Identity) -> Result<Self, Failure> {
+        let (mut there, mut failed) = (Vec::new(), Vec::new());
+        for addr in addrs {
+            // Dialing goes on for ever and says little: that nobody listens is said here, at once.
+            match TcpStream::connect(addr).await {
+                Ok(_listens) => there.push(addr.clone()),
+                Err(error) => failed.push(format!("{addr}: {error}")),
+            }
         }
-        let shutdown = Shutdown::default();
-        let (up, mut link) = watch::channel(None);
-        let (_unchanging, targets) = watch::channel(vec![addr.to_owned()]);
+        if there.is_empty() {
+            let failed = failed.join(", ");
+            return Err(Failure::new(format!("cannot connect to db_proxy at {failed}")));
+        }
+        let (shutdown, wanted) = (Shutdown::default(), there.len());
+        let names = there.join(", ");
+        let (up, mut links) = watch::channel(Vec::new());
+        let (_unchanging, targets) = watch::channel(there);
         let handler = Arc::new(Waiting { up });
         daemon::link::dial(
             targets,
@@ -61,34 +80,57 @@ impl AdminLink {
             LinkOptions::default(),
             &shutdown,
         );
-        let link = timeout(LINK_LIMIT, link.wait_for(Option::is_some)).await;
-        match link.ok().and_then(Result::ok).and_then(|link| link.clone()) {
-            Some(link) => Ok(Self { link, shutdown }),
-            None => Err(Failure::new(format!(
-                "no link to {addr}: it is not a db_proxy, or it has another cluster key"
-            ))),
+        // One that stands still is done without.
+        let all_up = links.wait_for(|links: &Vec<Link>| links.len() >= wanted);
+        timeout(LINK_LIMIT, all_up).await.ok();
+        if links.borrow().is_empty() {
+            return Err(Failure::new(format!(
+                "no link to {names}: it is not a db_proxy, or it has another cluster key"
+            )));
         }
+        Ok(Self { links, shutdown })
     }
 
     /// Asks, and waits for the answer. What db_proxy refuses is a failure with its text.
     pub(crate) async fn ask(&self, what: What) -> Result<AdminAnswer, Failure> {
         let request = AdminRequest { what: Some(what) };
-        let answer = self.link.call(Kind::Admin.number(), &request, CALL_LIMIT).await;
-        let answer: AdminAnswer = answer.map_err(|error: CallError| {
-            Failure::new(format!("no answer from db_proxy: {error}; nothing may have been done"))
-        })?;
-        if answer.done {
-            Ok(answer)
-        } else {
-            let why = answer.error.filter(|error| !error.is_empty());
-            Err(Failure::new(why.unwrap_or_else(|| "db_proxy has refused".to_owned())))
+        let began = Instant::now();
+        loop {
+            let links = self.links.borrow().clone();
+            for link in links {
+                let answer = ask_one(&link, &request).await?;
+                if answer.not_here != Some(true) {
+                    return checked(answer);
+                }
+            }
+            if began.elapsed() >= OWNER_LIMIT {
+                return Err(Failure::new(
+                    "none of the db_proxies that were asked is the one for this: name all of them, with commas between",
+                ));
+            }
+            sleep(AGAIN_AFTER).await;
         }
     }
 
-    /// Closes the link.
+    /// Closes the links.
     pub(crate) async fn close(self) {
         self.shutdown.begin();
         // The process is about to end: what is not closed by then closes with it.
         self.shutdown.drain(Duration::from_secs(1)).await.ok();
     }
+}
+
+async fn ask_one(link: &Link, request: &AdminRequest) -> Result<AdminAnswer, Failure> {
+    let answer = link.call(Kind::Admin.number(), request, CALL_LIMIT).await;
+    answer.map_err(|error: CallError| {
+        Failure::new(format!("no answer from db_proxy: {error}; nothing may have been done"))
+    })
+}
+
+fn checked(answer: AdminAnswer) -> Result<AdminAnswer, Failure> {
+    if answer.done {
+        return Ok(answer);
+    }
+    let why = answer.error.filter(|error| !error.is_empty());
+    Err(Failure::new(why.unwrap_or_else(|| "db_proxy has refused".to_owned())))
 }

@@ -41,7 +41,7 @@ enum Command {
     Up(up::UpArgs),
     /// Chats from a terminal
     Chat(chat::ChatArgs),
-    /// Users and groups
+    /// Users and groups; a whole site to MySQL
     Admin(admin::AdminArgs),
     /// Not for people
     #[command(name = up::child::COMMAND, hide = true)]

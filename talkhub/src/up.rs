@@ -15,10 +15,12 @@ pub mod child;
 pub mod folder;
 mod http;
 mod in_process;
+mod kafka;
 pub mod plan;
 pub mod ports;
 mod processes;
 pub mod report;
+pub mod storage;
 
 use std::env;
 use std::io::{self, Write};
@@ -45,6 +47,7 @@ use plan::{DaemonKind, Plan, TlsFiles, Wanted};
 use ports::{GATEWAYS_MAX, Ports, ROUTES_MAX, SPAN};
 use processes::Processes;
 use report::{ProcessLine, Status};
+use storage::StorageArgs;
 
 /// How long the daemons may take to be ready; on a slow disk, db_proxy reads its log meanwhile.
 const READY_LIMIT: Duration = Duration::from_mins(1);
@@ -75,12 +78,9 @@ pub struct UpArgs {
     /// Makes group 1, `everyone`, with the first M demo users
     #[arg(long, value_name = "M", default_value_t = 0, requires = "demo_users")]
     pub demo_group: u32,
-    /// Stores in a MySQL or MariaDB database, mysql://USER:PASSWORD@HOST/DATABASE; once for each shard
-    #[arg(long, value_name = "URL")]
-    pub mysql: Vec<String>,
-    /// Caches in a Redis, redis://HOST:PORT
-    #[arg(long, value_name = "URL")]
-    pub redis: Option<String>,
+    /// What is behind the gateways
+    #[command(flatten)]
+    pub storage: StorageArgs,
     /// One line of JSON on standard output when ready, instead of a table
     #[arg(long)]
     pub json: bool,
@@ -115,6 +115,7 @@ impl UpArgs {
                 "--demo-group takes its members from the demo users: it must be at most --demo-users",
             ));
         }
+        self.storage.check()?;
         let Some(host) = &self.advertise else { return Ok(()) };
         if host.is_empty() || host.contains(['/', ' ', '[']) {
             return Err(Failure::config("--advertise must be a host name or an IP address"));
@@ -148,9 +149,11 @@ impl UpArgs {
             allow_plain: self.allow_plain,
             tls,
             key_file: folder.key_file(),
+            db_proxies: self.storage.db_proxies,
             db_folder: folder.db(),
-            mysql: self.mysql.clone(),
-            redis: self.redis.clone(),
+            mysql: self.storage.mysql.clone(),
+            redis: self.storage.redis.clone(),
+            kafka: self.storage.kafka_log(),
             // Starting and stopping is what a person at a terminal sees anyway.
             log_level: setting("TALKHUB_PROCESS__LOG_LEVEL", "warn"),
             log_format: setting("TALKHUB_PROCESS__LOG_FORMAT", "text"),
@@ -195,7 +198,7 @@ async fn live(args: &UpArgs) -> Result<(), Failure> {
 
     let plan = wanted.plan();
     let mut cluster = tokio::select! {
-        started = start(args, &plan, &folder) => started?,
+        started = start(args, &wanted, (&plan, &folder)) => started?,
         _signal = signals.stop() => return Ok(()),
     };
     let failure = tokio::select! {
@@ -221,7 +224,11 @@ fn warn_of_mutant() -> Result<(), Failure> {
     Ok(())
 }
 
-async fn start(args: &UpArgs, plan: &Plan, folder: &Arc<Folder>) -> Result<Cluster, Failure> {
+async fn start(
+    args: &UpArgs,
+    wanted: &Wanted,
+    (plan, folder): (&Plan, &Arc<Folder>),
+) -> Result<Cluster, Failure> {
     processes::wait_for_leftovers(folder).await?;
     for (addr, what) in plan.listens() {
         // Bound and let go: a daemon that finds it taken would say less clearly what to do.
@@ -231,7 +238,10 @@ async fn start(args: &UpArgs, plan: &Plan, folder: &Arc<Folder>) -> Result<Clust
             )));
         }
     }
-    if !args.mysql.is_empty() {
+    if let Some(log) = &wanted.kafka {
+        kafka::make_topic(log).await?;
+    }
+    if !args.storage.mysql.is_empty() {
         // The embedded store does the same when it is opened.
         migrate(plan).await?;
     }
@@ -244,7 +254,8 @@ async fn start(args: &UpArgs, plan: &Plan, folder: &Arc<Folder>) -> Result<Clust
 
 /// Brings the databases to the version of this program.
 async fn migrate(plan: &Plan) -> Result<(), Failure> {
-    for daemon in plan.of_kinds(&[DaemonKind::DbProxy]) {
+    // All db_proxies have the same.
+    if let Some(daemon) = plan.of_kinds(&[DaemonKind::DbProxy]).next() {
         let settings: db_proxy::Config =
             config::parse(&daemon.conf).map_err(|error| Failure::config(error.to_string()))?;
         let migrated = db_proxy::migrate(settings).await;
@@ -286,7 +297,7 @@ async fn announce(
     } else {
         status.table(&args.data, args.demo_users > 1)
     };
-    status.db = Some(plan.db);
+    status.db.clone_from(&plan.db);
     folder.write_status(&status.json())?;
     let mut stdout = io::stdout();
     // Whoever closed our standard output does not want to know; the cluster runs all the same.
@@ -301,7 +312,8 @@ async fn make_demo_users(args: &UpArgs, plan: &Plan, folder: &Folder) -> Result<
         ..ClusterConfig::default()
     };
     let identity = cluster.link_identity(Role::Admin, daemon::link::new_boot())?;
-    let link = AdminLink::connect(&plan.db.to_string(), identity).await?;
+    let addrs: Vec<String> = plan.db.iter().map(ToString::to_string).collect();
+    let link = AdminLink::connect(&addrs, identity).await?;
     let asked = link
         .ask(What::DemoUsers(DemoUsers {
             count: args.demo_users,
@@ -434,6 +446,18 @@ mod tests {
         assert!(refusal("up --demo-group 3").contains("--demo-users"));
         assert!(refusal("up --demo-users 2 --demo-group 3").contains("--demo-group"));
         assert!(refusal("up --advertise a/b --allow-plain").contains("--advertise"));
+    }
+
+    #[test]
+    fn a_log_that_is_shared_needs_kafka_and_a_database() {
+        assert!(refusal("up --kafka k:9092").contains("needs --mysql"));
+        assert!(refusal("up --db-proxies 2").contains("needs --kafka"));
+        assert!(refusal("up --db-proxies 2 --mysql mysql://a:b@c/d").contains("has one owner"));
+        assert!(refusal("up --db-proxies 9").contains("1..=8"));
+        assert!(refusal("up --kafka-partitions 4").contains("--kafka"));
+        assert!(refusal("up --kafka-unsafe").contains("--kafka"));
+        let all = "up --kafka k:9092 --kafka-partitions 4 --mysql mysql://a:b@c/d --db-proxies 3";
+        parse(all).unwrap().check().unwrap();
     }
 
     #[test]

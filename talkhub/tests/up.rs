@@ -319,3 +319,63 @@ fn processes_that_die_are_started_again() {
     let left: Vec<_> = std::fs::read_dir(temp.path().join("run")).unwrap().flatten().collect();
     assert!(left.is_empty(), "nothing is left behind: {left:?}");
 }
+
+/// Runs `up` with these arguments, which must refuse to start with one line.
+fn refused_line(data: &Path, args: &[&str]) -> String {
+    let base = free_base().to_string();
+    let mut command = talkhub();
+    command.args(["up", "--port-base", &base, "--data"]).arg(data).args(args);
+    let refused = run(&mut command);
+    let said = said(&refused);
+    assert_eq!(refused.status.code(), Some(78), "{said}");
+    assert_eq!(said.lines().filter(|line| line.starts_with("talkhub: ")).count(), 1, "{said}");
+    said
+}
+
+#[cfg(feature = "kafka")]
+#[test]
+fn several_db_proxies_share_a_log_and_an_administrator_finds_the_right_one() {
+    let (kafka, database) = (backends::Kafka::start(1), backends::MariaDb::shared());
+    let (mysql, bootstrap) = (database.fresh_database(), kafka.bootstrap());
+    let temp = tempfile::tempdir().unwrap();
+    let mut args = vec!["--mysql", &mysql, "--kafka", &bootstrap];
+
+    let said = refused_line(temp.path(), &args);
+    assert!(said.contains("brokers") && said.contains("--kafka-unsafe"), "{said}");
+    args.push("--kafka-unsafe");
+    let three = ["--db-proxies", "3", "--demo-users", "4", "--demo-group", "2"];
+    let up = Up::start(temp.path(), free_base(), &[args.as_slice(), &three].concat());
+    assert_eq!(up.status.processes.iter().filter(|it| it.role == "db_proxy").count(), 3);
+    let admin = |line: &str| {
+        let mut command = talkhub();
+        let output = run(command.args(["admin", "--data"]).arg(temp.path()).args(line.split(' ')));
+        assert!(output.status.success(), "{line}: {}", self::said(&output));
+        String::from_utf8(output.stdout).unwrap()
+    };
+    // Each in a partition of its own, more or less.
+    for number in 0..8 {
+        let made = admin(&format!("group create g{number} u1 u2"));
+        let id = made.trim().rsplit_once("(id ").and_then(|(_made, id)| id.strip_suffix(')'));
+        admin(&format!("group add {} u3", id.unwrap()));
+    }
+    let mut anna = up.chat("u1", "u4");
+    anna.line_with("no messages yet");
+    anna.type_line("hello");
+    anna.line_with("✓ 1");
+    up.stop();
+
+    let other =
+        refused_line(temp.path(), &[args.as_slice(), &["--kafka-partitions", "4"]].concat());
+    assert!(other.contains("has 8 partitions, and 4 are configured"), "{other}");
+    let embedded = refused_line(temp.path(), &[]);
+    assert!(embedded.contains("db belongs to a log in Kafka"), "{embedded}");
+}
+
+#[cfg(not(feature = "kafka"))]
+#[test]
+fn without_kafka_built_in_it_says_so() {
+    let temp = tempfile::tempdir().unwrap();
+    let args = ["--mysql", "mysql://a:b@127.0.0.1:1/c", "--kafka", "127.0.0.1:1"];
+    let said = refused_line(temp.path(), &args);
+    assert!(said.contains("--features kafka"), "{said}");
+}

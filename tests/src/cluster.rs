@@ -19,7 +19,7 @@ use serde_json::Value;
 use tempfile::TempDir;
 
 use crate::programs::{Programs, scratch};
-use crate::{PATIENCE, ports};
+use crate::{PATIENCE, ports, sum_of};
 
 /// How often a start is tried again that lost a race for its ports.
 const STARTS_MAX: usize = 5;
@@ -27,6 +27,17 @@ const STARTS_MAX: usize = 5;
 const POLL: Duration = Duration::from_millis(10);
 /// Lines of the log that a failed test shows.
 const LOG_TAIL: usize = 60;
+
+/// A log on Kafka.
+#[derive(Debug, Clone)]
+pub struct KafkaLog {
+    /// The brokers, as `host:port` with commas between.
+    pub bootstrap: String,
+    /// How many partitions.
+    pub partitions: u32,
+    /// Whether a topic is taken that cannot keep the promise, as one of a single broker.
+    pub is_unsafe: bool,
+}
 
 /// What a cluster is made of.
 #[derive(Debug, Clone)]
@@ -43,6 +54,10 @@ pub struct Options {
     pub mysql: Vec<String>,
     /// URL of a Redis to cache in.
     pub redis: Option<String>,
+    /// A log on Kafka; none for the embedded log.
+    pub kafka: Option<KafkaLog>,
+    /// How many db_proxies.
+    pub db_proxies: u16,
     /// Runs the programs with the build feature `faults`, in which nothing is wrong until they are
     /// told so.
     pub faults: bool,
@@ -57,6 +72,8 @@ impl Default for Options {
             tls: None,
             mysql: Vec::new(),
             redis: None,
+            kafka: None,
+            db_proxies: 1,
             faults: false,
         }
     }
@@ -260,11 +277,9 @@ impl Cluster {
         get(admin, "/metrics").unwrap_or_else(|| panic!("{name} shows its metrics"))
     }
 
-    /// One number of that page; 0 if it is not there. Blocks.
+    /// One number of that page, or their sum where it has labels; 0 if it is not there. Blocks.
     pub fn metric(&self, name: &str, metric: &str) -> u64 {
-        let page = self.metrics(name);
-        let line = page.lines().find_map(|line| line.strip_prefix(metric)?.strip_prefix(' '));
-        line.and_then(|number| number.parse().ok()).unwrap_or(0)
+        sum_of(&self.metrics(name), metric)
     }
 
     /// Stops the cluster as systemd would: SIGTERM, and then it is waited for. Blocks.
@@ -388,6 +403,12 @@ fn spawn(folder: &Folder, options: &Options) -> Child {
     if let Some(url) = &options.redis {
         command.args(["--redis", url]);
     }
+    if let Some(log) = &options.kafka {
+        command.args(["--kafka", &log.bootstrap]);
+        command.args(["--kafka-partitions", &log.partitions.to_string()]);
+        command.args(log.is_unsafe.then_some("--kafka-unsafe"));
+    }
+    command.args(["--db-proxies", &options.db_proxies.to_string()]);
     command.spawn().expect("talkhub can be run")
 }
 

@@ -13,6 +13,7 @@ mod clock;
 mod daemons;
 mod disk;
 mod full;
+mod kafka;
 mod ledger;
 mod logbits;
 mod members;
@@ -66,6 +67,7 @@ pub const SCENARIOS: &[&[Scenario]] = &[
     slow::SCENARIOS,
     members::SCENARIOS,
     store::SCENARIOS,
+    kafka::SCENARIOS,
 ];
 
 /// One run of a scenario.

@@ -8,6 +8,7 @@
 //!    │
 //!    ▼
 //! device                 one client on one connection, as the original ones behave
+//! load                   how much a cluster takes, for the program `talkhub-load`
 //! history                everything that was said and seen, and whether it fits together
 //! random                 choices that can be made again from a seed
 //! ```
@@ -22,6 +23,7 @@ mod crowd;
 mod device;
 pub mod fault;
 pub mod history;
+pub mod load;
 mod namespace;
 mod ports;
 mod probe;
@@ -34,7 +36,7 @@ mod wire;
 
 use std::time::Duration;
 
-pub use cluster::{Cluster, Ended, Options, run_program, snapshot};
+pub use cluster::{Cluster, Ended, KafkaLog, Options, run_program, snapshot};
 pub use crowd::{Crowd, CrowdOptions, Nemesis, Summary};
 pub use device::Device;
 pub use namespace::Namespace;

@@ -10,7 +10,8 @@ const LAST: u64 = 32_000;
 /// How many ports a cluster spans.
 const SPAN: u64 = 202;
 /// Where in its span a cluster of few daemons listens.
-const USED: [u16; 16] = [0, 1, 2, 30, 31, 32, 80, 81, 90, 100, 101, 120, 150, 151, 152, 172];
+const USED: [u16; 20] =
+    [0, 1, 2, 30, 31, 32, 80, 81, 90, 100, 101, 120, 121, 122, 141, 142, 150, 151, 152, 172];
 
 /// Returns a base whose ports were free just now.
 pub fn free_base() -> u16 {

@@ -42,7 +42,8 @@ pub struct SiteOptions {
     pub settings: Vec<(&'static str, &'static str, &'static str, String)>,
     /// Variables of every daemon's environment.
     pub env: Vec<(&'static str, String)>,
-    /// Where db_proxy keeps its data, if not in the site's own folder: on a volume of its own.
+    /// Where db_proxy keeps its data, if not in the site's own folder: on a volume of its own. Only
+    /// where there is one db_proxy.
     pub db_folder: Option<PathBuf>,
 }
 
@@ -110,8 +111,10 @@ impl Site {
             db_folder,
             first: ended,
         };
-        let folder = site.db_folder.display().to_string();
-        site.set("db_proxy", "", "data_dir", &toml_text(&folder));
+        if options.db_folder.is_some() {
+            let folder = site.db_folder.display().to_string();
+            site.set("db_proxy", "", "data_dir", &toml_text(&folder));
+        }
         for (daemon, table, key, value) in &options.settings {
             site.set(daemon, table, key, value);
         }
@@ -254,11 +257,9 @@ impl Site {
         get(self.daemon(name).admin, "/metrics")
     }
 
-    /// One number of that page; 0 if it is not there.
+    /// One number of that page, or their sum where it has labels; 0 if it is not there.
     pub fn metric(&self, name: &str, metric: &str) -> u64 {
-        let page = self.metrics(name).unwrap_or_default();
-        let line = page.lines().find_map(|line| line.strip_prefix(metric)?.strip_prefix(' '));
-        line.and_then(|number| number.parse().ok()).unwrap_or(0)
+        sum_of(&self.metrics(name).unwrap_or_default(), metric)
     }
 
     /// The sum of a metric over its labels, of all daemons whose names begin like this.

@@ -140,3 +140,13 @@ fn a_database_that_goes_away_keeps_nobody_from_talking() {
 fn a_cache_that_goes_away_or_comes_back_old_changes_nothing() {
     check("redis");
 }
+
+#[test]
+fn what_a_db_proxy_owned_is_taken_over_and_nothing_is_lost() {
+    check("takeover");
+}
+
+#[test]
+fn brokers_that_die_lose_nothing_and_one_alone_acknowledges_nothing() {
+    check("brokers");
+}

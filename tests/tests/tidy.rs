@@ -18,7 +18,17 @@ const MAY_KNOW: [(&str, &[&str]); 10] = [
     ("client", &["proto"]),
     (
         "talkhub",
-        &["proto", "daemon", "login_server", "msg_server", "route_server", "db_proxy", "client"],
+        // Its tests need real servers, too.
+        &[
+            "proto",
+            "daemon",
+            "login_server",
+            "msg_server",
+            "route_server",
+            "db_proxy",
+            "client",
+            "backends",
+        ],
     ),
     ("tests/backends", &[]),
     ("tests", &["proto", "client", "backends"]),

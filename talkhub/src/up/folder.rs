@@ -4,7 +4,7 @@
 //! data/
 //!   cluster.key       the key that the daemons share; made at the first start, mode 0600
 //!   talkhub.lock      locked while an `up` runs here
-//!   db/               what db_proxy stores; its own business
+//!   db/               what db_proxy stores; its own business. Of others: db-2/, db-3/ …
 //!   conf/NAME.toml    the settings of each daemon; written at every start
 //!   run/up.json       who runs where; there while the cluster is ready
 //!   run/NAME.pid      the process of each daemon (`--processes`)
@@ -65,7 +65,7 @@ impl Folder {
         key_file(&self.root)
     }
 
-    /// Where db_proxy stores.
+    /// Where the first db_proxy stores.
     pub fn db(&self) -> PathBuf {
         self.root.join("db")
     }

@@ -14,6 +14,9 @@ use super::ports::Ports;
 /// How long a daemon may take to finish what it holds.
 pub const DRAIN_LIMIT: Duration = Duration::from_secs(5);
 
+/// The topic that the log is in, if it is on Kafka.
+pub const TOPIC: &str = "talkhub";
+
 /// What every file begins with.
 const HEADER: &str = "# Written by `talkhub up` at every start: what is changed here is lost.\n\n";
 
@@ -59,6 +62,17 @@ pub struct TlsFiles {
     pub key: PathBuf,
 }
 
+/// A log on Kafka, shared by several db_proxies.
+#[derive(Debug, Clone)]
+pub struct KafkaLog {
+    /// The brokers to begin with, as `host:port` with commas between.
+    pub bootstrap: String,
+    /// How many partitions the topic has.
+    pub partitions: u32,
+    /// Whether a topic is taken that cannot keep the promise.
+    pub allow_unsafe: bool,
+}
+
 /// What was asked for.
 #[derive(Debug, Clone)]
 pub struct Wanted {
@@ -76,12 +90,17 @@ pub struct Wanted {
     pub tls: Option<TlsFiles>,
     /// The key that the daemons share.
     pub key_file: PathBuf,
-    /// Where db_proxy stores.
+    /// How many db_proxies.
+    pub db_proxies: u16,
+    /// Where the first db_proxy stores; the others beside it, in folders of the same name with a
+    /// number at the end.
     pub db_folder: PathBuf,
     /// Databases that it stores in, instead of in its folder.
     pub mysql: Vec<String>,
     /// A Redis for its cache, instead of its own memory.
     pub redis: Option<String>,
+    /// A log on Kafka, instead of the one in its folder.
+    pub kafka: Option<KafkaLog>,
     /// The level of every daemon's log.
     pub log_level: String,
     /// `text` or `json`.
@@ -116,8 +135,8 @@ pub struct Plan {
     pub gateways: Vec<String>,
     /// The same over TLS.
     pub gateways_tls: Vec<String>,
-    /// Where administrators' links go.
-    pub db: SocketAddr,
+    /// Where administrators' links go: the db_proxies.
+    pub db: Vec<SocketAddr>,
 }
 
 impl Plan {
@@ -141,7 +160,7 @@ impl Wanted {
     pub fn plan(&self) -> Plan {
         let mut daemons = vec![self.login_server()];
         daemons.extend((0..self.routes).map(|index| self.route_server(index)));
-        daemons.push(self.db_proxy());
+        daemons.extend((0..self.db_proxies).map(|index| self.db_proxy(index)));
         daemons.extend((0..self.gateways).map(|index| self.gateway(index)));
 
         let host = self.host_in_url();
@@ -159,16 +178,18 @@ impl Wanted {
                 .filter(|_index| tls)
                 .map(|index| format!("{host}:{}", self.ports.gateway_tls(index)))
                 .collect(),
-            db: loopback(self.ports.db_links()),
+            db: self.db_links().collect(),
         }
     }
 
-    fn db_proxy(&self) -> DaemonPlan {
-        let links = loopback(self.ports.db_links());
-        let metrics = loopback(self.ports.db_metrics());
-        let mut conf = self.common("db_proxy", metrics);
+    fn db_proxy(&self, index: u16) -> DaemonPlan {
+        let number = if index == 0 { String::new() } else { format!("-{}", index + 1) };
+        let name = format!("db_proxy{number}");
+        let links = loopback(self.ports.db_links(index));
+        let metrics = loopback(self.ports.db_metrics(index));
+        let mut conf = self.common(&name, metrics);
         put(&mut conf, "link_addr", links.to_string());
-        put(&mut conf, "data_dir", self.db_folder.display().to_string());
+        put(&mut conf, "data_dir", format!("{}{number}", self.db_folder.display()));
         put(&mut conf, "route_servers", self.route_servers());
         if !self.mysql.is_empty() {
             let mut store = Table::new();
@@ -180,8 +201,20 @@ impl Wanted {
             put(&mut cache, "redis", redis.clone());
             put(&mut conf, "cache", cache);
         }
-        let listens = vec![("links", links)];
-        plan(DaemonKind::DbProxy, "db_proxy".to_owned(), &conf, metrics, listens)
+        if let Some(log) = &self.kafka {
+            let mut kafka = Table::new();
+            put(&mut kafka, "bootstrap", log.bootstrap.clone());
+            put(&mut kafka, "topic", TOPIC);
+            put(&mut kafka, "partitions", i64::from(log.partitions));
+            put(&mut kafka, "allow_unsafe_topic", log.allow_unsafe);
+            put(&mut conf, "kafka", kafka);
+        }
+        plan(DaemonKind::DbProxy, name, &conf, metrics, vec![("links", links)])
+    }
+
+    fn db_links(&self) -> impl Iterator<Item = SocketAddr> {
+        let ports = self.ports;
+        (0..self.db_proxies).map(move |index| loopback(ports.db_links(index)))
     }
 
     fn route_server(&self, index: u16) -> DaemonPlan {
@@ -216,7 +249,8 @@ impl Wanted {
         put(&mut conf, "advertise_host", self.host());
         put(&mut conf, "login_servers", vec![loopback(self.ports.login_links()).to_string()]);
         put(&mut conf, "route_servers", self.route_servers());
-        put(&mut conf, "db_proxies", vec![loopback(self.ports.db_links()).to_string()]);
+        let db_proxies: Vec<String> = self.db_links().map(|addr| addr.to_string()).collect();
+        put(&mut conf, "db_proxies", db_proxies);
         plan(DaemonKind::Gateway, name, &conf, metrics, listens)
     }
 
@@ -327,9 +361,11 @@ mod tests {
             allow_plain: false,
             tls: None,
             key_file: PathBuf::from("/d/\"quoted\"/cluster.key"),
+            db_proxies: 1,
             db_folder: PathBuf::from("/d/db"),
             mysql: Vec::new(),
             redis: None,
+            kafka: None,
             log_level: "warn".to_owned(),
             log_format: "text".to_owned(),
         }
@@ -371,6 +407,32 @@ mod tests {
             db_proxy.cache.redis.as_ref().map(Secret::expose),
             Some("redis://cache.example")
         );
+    }
+
+    #[test]
+    fn db_proxies_that_share_a_log_differ_in_name_folder_and_ports() {
+        let kafka = KafkaLog {
+            bootstrap: "kafka.example:9092".to_owned(),
+            partitions: 12,
+            allow_unsafe: true,
+        };
+        let mysql = vec!["mysql://talkhub:secret@db.example/talkhub".to_owned()];
+        let plan = Wanted { db_proxies: 3, kafka: Some(kafka), mysql, ..wanted() }.plan();
+        assert_all_parse(&plan);
+        let names: Vec<_> =
+            plan.of_kinds(&[DaemonKind::DbProxy]).map(|daemon| daemon.name.as_str()).collect();
+        assert_eq!(names, ["db_proxy", "db_proxy-2", "db_proxy-3"]);
+        let settings: Vec<db_proxy::Config> =
+            names.iter().map(|name| parsed(&plan, name)).collect();
+        for settings in &settings {
+            assert_eq!(settings.kafka.bootstrap, "kafka.example:9092");
+            assert_eq!((settings.kafka.topic.as_str(), settings.kafka.partitions), (TOPIC, 12));
+            assert!(settings.kafka.allow_unsafe_topic);
+        }
+        let folders: Vec<_> = settings.iter().map(|one| one.data_dir.to_str().unwrap()).collect();
+        assert_eq!(folders, ["/d/db", "/d/db-2", "/d/db-3"]);
+        let gateway: msg_server::Config = parsed(&plan, "msg_server-1");
+        assert_eq!(gateway.db_proxies, ["127.0.0.1:8120", "127.0.0.1:8121", "127.0.0.1:8122"]);
     }
 
     #[test]
@@ -427,7 +489,7 @@ mod tests {
 
     #[test]
     fn the_most_that_can_be_asked_for_fits() {
-        let most = Wanted { gateways: 30, routes: 20, tls: Some(tls()), ..wanted() };
+        let most = Wanted { gateways: 30, routes: 20, db_proxies: 8, tls: Some(tls()), ..wanted() };
         let plan = most.plan();
         assert_all_parse(&plan);
         let ports: std::collections::HashSet<_> =

@@ -3,8 +3,8 @@
 //! ```text
 //! N       … N+29    gateways, for clients          N+90               links to login_server
 //! N+30    … N+59    the same, over TLS             N+100 … N+119      links to route_servers
-//! N+80, N+81        login endpoint, HTTP, HTTPS    N+120              links to db_proxy
-//!                                                  N+150 … N+201      metrics and health
+//! N+80, N+81        login endpoint, HTTP, HTTPS    N+120 … N+127      links to db_proxies
+//!                                                  N+141 … N+201      metrics and health
 //! ```
 //!
 //! A daemon's ports depend on its number alone: starting with more gateways moves nobody.
@@ -15,6 +15,8 @@ use std::ops::RangeInclusive;
 pub const GATEWAYS_MAX: u16 = 30;
 /// The most route_servers that have a port.
 pub const ROUTES_MAX: u16 = 20;
+/// The most db_proxies that have a port.
+pub const DB_PROXIES_MAX: u16 = 8;
 /// How many ports a cluster takes: bases this far apart never meet.
 pub const SPAN: u16 = METRICS + 2 + ROUTES_MAX + GATEWAYS_MAX;
 
@@ -24,6 +26,8 @@ const HTTPS: u16 = 81;
 const LOGIN_LINKS: u16 = 90;
 const ROUTE_LINKS: u16 = 100;
 const DB_LINKS: u16 = 120;
+/// Of the second db_proxy and those after it.
+const MORE_DB_METRICS: u16 = 141;
 const METRICS: u16 = 150;
 
 /// The ports of one cluster.
@@ -73,9 +77,10 @@ impl Ports {
         self.base + ROUTE_LINKS + index
     }
 
-    /// Where the others reach db_proxy.
-    pub fn db_links(self) -> u16 {
-        self.base + DB_LINKS
+    /// Where the others reach db_proxy `index` (from 0).
+    pub fn db_links(self, index: u16) -> u16 {
+        debug_assert!(index < DB_PROXIES_MAX, "db_proxy {index} has no port");
+        self.base + DB_LINKS + index
     }
 
     /// Metrics and health of login_server.
@@ -83,9 +88,12 @@ impl Ports {
         self.base + METRICS
     }
 
-    /// Metrics and health of db_proxy.
-    pub fn db_metrics(self) -> u16 {
-        self.base + METRICS + 1
+    /// Metrics and health of db_proxy `index`.
+    pub fn db_metrics(self, index: u16) -> u16 {
+        match index.checked_sub(1) {
+            None => self.base + METRICS + 1,
+            Some(further) => self.base + MORE_DB_METRICS + further,
+        }
     }
 
     /// Metrics and health of route_server `index`.
@@ -106,8 +114,11 @@ mod tests {
     use super::*;
 
     fn all(ports: Ports) -> Vec<u16> {
-        let mut all = vec![ports.http(), ports.https(), ports.login_links(), ports.db_links()];
-        all.extend([ports.login_metrics(), ports.db_metrics()]);
+        let mut all = vec![ports.http(), ports.https(), ports.login_links()];
+        all.push(ports.login_metrics());
+        for index in 0..DB_PROXIES_MAX {
+            all.extend([ports.db_links(index), ports.db_metrics(index)]);
+        }
         for index in 0..GATEWAYS_MAX {
             all.extend([ports.gateway(index), ports.gateway_tls(index)]);
             all.push(ports.gateway_metrics(index));
@@ -124,8 +135,8 @@ mod tests {
         assert_eq!((ports.gateway(0), ports.gateway(1)), (8000, 8001));
         assert_eq!((ports.http(), ports.https()), (8080, 8081));
         assert_eq!((ports.gateway_tls(0), ports.login_links()), (8030, 8090));
-        assert_eq!((ports.route_links(1), ports.db_links()), (8101, 8120));
-        assert_eq!(ports.login_metrics(), 8150);
+        assert_eq!((ports.route_links(1), ports.db_links(0)), (8101, 8120));
+        assert_eq!((ports.login_metrics(), ports.db_metrics(0)), (8150, 8151));
     }
 
     #[test]

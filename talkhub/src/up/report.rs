@@ -43,9 +43,9 @@ pub struct Status {
     /// The gateways over TLS.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub gateways_tls: Vec<String>,
-    /// Where `talkhub admin` connects; not for standard output.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub db: Option<SocketAddr>,
+    /// Where `talkhub admin` connects: the db_proxies; not for standard output.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub db: Vec<SocketAddr>,
 }
 
 impl Status {
@@ -66,7 +66,7 @@ impl Status {
             processes,
             login_tls: plan.login_tls.clone(),
             gateways_tls: plan.gateways_tls.clone(),
-            db: None,
+            db: Vec::new(),
         }
     }
 
@@ -132,7 +132,7 @@ mod tests {
             }],
             login_tls: None,
             gateways_tls: Vec::new(),
-            db: None,
+            db: Vec::new(),
         }
     }
 

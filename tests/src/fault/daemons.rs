@@ -39,7 +39,7 @@ pub(super) const SCENARIOS: &[Scenario] = &[
 
 /// Old phones that hear along, and people who enter a group and leave it.
 pub(super) const PHONES: u32 = 4;
-const OUTSIDERS: u32 = 3;
+pub(super) const OUTSIDERS: u32 = 3;
 
 /// A crowd with all kinds of clients, which has begun to talk.
 pub(super) fn crowd_of(site: &Site, people: u32, outsiders: u32) -> Crowd {

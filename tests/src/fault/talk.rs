@@ -104,6 +104,14 @@ impl Truth {
         here.copied().collect()
     }
 
+    /// When the first of what was said in a conversation since a moment was acknowledged.
+    pub(super) fn first_acked(&self, place: ConversationId, since: Instant) -> Option<Instant> {
+        let said = self.said();
+        let late = said.sayings.iter().rev().take_while(|saying| saying.asked >= since);
+        let acked = late.filter(|saying| saying.conversation == place).filter_map(|one| one.acked);
+        acked.map(|(at, _msg_id)| at).min()
+    }
+
     /// The highest number acknowledged until now, by session of `user`, in these conversations.
     pub(super) fn heads(&self, user: u32, sessions: &[Session]) -> BTreeMap<Session, u32> {
         let said = self.said();

@@ -1,0 +1,42 @@
+//! The topic of a log on Kafka, which is there before the first daemon starts.
+
+use super::plan::KafkaLog;
+use crate::failure::Failure;
+
+/// Makes the topic, unless there is one that can keep the promise.
+#[cfg(feature = "kafka")]
+pub(super) async fn make_topic(log: &KafkaLog) -> Result<(), Failure> {
+    use db_proxy::log::kafka::{ConnectError, KafkaTopic, NewTopic, Options, create_topic};
+
+    use super::plan::TOPIC;
+
+    let mut options = Options::new(log.bootstrap.clone(), TOPIC, log.partitions);
+    options.allow_unsafe_topic = log.allow_unsafe;
+    let is_safe = !log.allow_unsafe;
+    let making = tokio::task::spawn_blocking(move || {
+        let why_not = match create_topic(&options, NewTopic::default()) {
+            Ok(()) => return Ok(()),
+            Err(ConnectError::Away(why)) => return Err(Failure::new(why)),
+            Err(ConnectError::Refused(why)) => why,
+        };
+        match KafkaTopic::connect(options) {
+            Ok(_there) => Ok(()),
+            Err(ConnectError::Away(why)) => Err(Failure::new(why)),
+            Err(ConnectError::Refused(why)) => {
+                let way_out = if is_safe { "; --kafka-unsafe is for trying" } else { "" };
+                Err(Failure::config(format!("{why_not}; {why}{way_out}")))
+            }
+        }
+    });
+    making.await.map_err(|error| Failure::new(format!("the topic on Kafka: {error}")))?
+}
+
+/// Says what is missing.
+#[cfg(not(feature = "kafka"))]
+#[expect(clippy::unused_async, reason = "with Kafka it waits")]
+pub(super) async fn make_topic(log: &KafkaLog) -> Result<(), Failure> {
+    Err(Failure::config(format!(
+        "--kafka {}: this program is built without Kafka; build it with `--features kafka`",
+        log.bootstrap
+    )))
+}
