@@ -7,8 +7,9 @@
 //! | `create-topic [--replicas N] [--retention-days N]` | makes the topic in Kafka, if it is not there |
 //! | `log inspect [--from OFFSET] [--count N] [--partition N]` | prints what is in the log, without what people wrote |
 //! | `log verify [--partition N]` | reads the whole log; exits with 1 if something is damaged |
+//! | `log replay --consumer NAME --from OFFSET [--partition N]` | lets another consumer of the topic go on from there |
 //!
-//! Those on the log may be used while a db_proxy runs, and change nothing.
+//! Those on the log may be used while a db_proxy runs, and change nothing of it.
 
 use std::error::Error;
 use std::ffi::{OsStr, OsString};
@@ -82,12 +83,24 @@ fn log(mut args: impl Iterator<Item = OsString>) -> Result<ExitCode, String> {
             let (shown, flags) = take_shown(args)?;
             Ok(look(flags, move |config, out| inspecting::verify(config, shown, out)))
         }
+        Some("replay") => replay(args),
         _ => {
-            Err("there is inspect [--from OFFSET] [--count N], and verify; both for one partition \
-                  of a topic with --partition N"
+            Err("there is inspect [--from OFFSET] [--count N], verify, and replay --consumer NAME \
+                  --from OFFSET; each for one partition of a topic with --partition N"
                 .to_owned())
         }
     }
+}
+
+fn replay(args: impl Iterator<Item = OsString>) -> Result<ExitCode, String> {
+    let ([consumer], others) = take_flags(args, ["--consumer"]);
+    let (shown, flags) = take_shown(others.into_iter())?;
+    let consumer =
+        consumer.filter(|name| !name.is_empty()).ok_or("replay needs --consumer NAME")?;
+    let from = shown.from.ok_or("replay needs --from OFFSET")?;
+    Ok(look(flags, move |config, out| {
+        inspecting::replay(config, (&consumer, from), shown.partition, out)
+    }))
 }
 
 /// Takes the flags that say what is listed from those that every command has.
@@ -98,29 +111,41 @@ fn take_shown(args: impl Iterator<Item = OsString>) -> Result<(Shown, Vec<OsStri
     Ok((Shown { from: from.map(Offset), count, partition }, others))
 }
 
-/// Takes the flags `names`, which have numbers, from the others. The last of each counts.
+/// As [`take_flags`], of flags that have numbers.
 fn take_numbers<const N: usize>(
     args: impl Iterator<Item = OsString>,
     names: [&str; N],
 ) -> Result<([Option<u64>; N], Vec<OsString>), String> {
-    let mut args = args.peekable();
-    let (mut numbers, mut others) = ([None; N], Vec::new());
+    let (values, others) = take_flags(args, names);
+    let mut numbers = [None; N];
+    for ((number, value), name) in numbers.iter_mut().zip(values).zip(names) {
+        let Some(value) = value else { continue };
+        *number = Some(value.parse().map_err(|_| format!("{name} needs a number"))?);
+    }
+    Ok((numbers, others))
+}
+
+/// Takes the flags `names`, which have values, from the others. The last of each counts.
+fn take_flags<const N: usize>(
+    mut args: impl Iterator<Item = OsString>,
+    names: [&str; N],
+) -> ([Option<String>; N], Vec<OsString>) {
+    let (mut values, mut others) = ([const { None }; N], Vec::new());
     while let Some(arg) = args.next() {
         let text = arg.to_str().unwrap_or_default();
         let (flag, value) = match text.split_once('=') {
-            Some((flag, value)) => (flag, Some(OsString::from(value))),
+            Some((flag, value)) => (flag, Some(value.to_owned())),
             None => (text, None),
         };
-        let named = names.iter().zip(&mut numbers).find(|(name, _number)| **name == flag);
-        let Some((_name, number)) = named else {
+        let named = names.iter().zip(&mut values).find(|(name, _value)| **name == flag);
+        let Some((_name, place)) = named else {
             others.push(arg);
             continue;
         };
-        let value = value.or_else(|| args.next()).unwrap_or_default();
-        let value = value.to_str().and_then(|value| value.parse().ok());
-        *number = Some(value.ok_or_else(|| format!("{flag} needs a number"))?);
+        let next = || args.next().and_then(|value| value.into_string().ok());
+        *place = value.or_else(next).or_else(|| Some(String::new()));
     }
-    Ok((numbers, others))
+    (values, others)
 }
 
 /// Runs a command that prints something, and says by its exit code what it has found.
@@ -169,7 +194,9 @@ mod tests {
     #[test]
     fn a_word_or_number_that_means_nothing_is_answered_with_what_there_is() {
         let asked = |words: &[&str]| log(words.iter().map(OsString::from)).unwrap_err();
-        assert!(asked(&["replay"]).contains("inspect"));
+        assert!(asked(&["repeat"]).contains("inspect"));
+        assert!(asked(&["replay"]).contains("--consumer"));
+        assert!(asked(&["replay", "--consumer", "push"]).contains("--from"));
         assert!(asked(&[]).contains("verify"));
         assert!(asked(&["inspect", "--from"]).contains("--from"));
         assert!(asked(&["inspect", "--count", "many"]).contains("--count"));

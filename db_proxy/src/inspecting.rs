@@ -131,6 +131,20 @@ pub fn verify(config: &Config, shown: Shown, out: &mut dyn Write) -> Result<Heal
     Ok(Health::Damaged)
 }
 
+/// Lets another consumer of the topic go on from an offset, and prints where that is.
+pub fn replay(
+    config: &Config,
+    (consumer, from): (&str, Offset),
+    partition: Option<u32>,
+    out: &mut dyn Write,
+) -> Result<Health, BoxError> {
+    if config.kafka.is_used() {
+        return kafka::replay(config, (consumer, from), partition, out);
+    }
+    let why = "a log in files has no consumers besides the fold, which goes by what the store says";
+    Err(OpenError::Refused(why.to_owned()).boxed())
+}
+
 /// Prints one line for each record that is to be shown.
 pub fn list(log: &dyn Log, shown: Shown, out: &mut dyn Write) -> Result<(), BoxError> {
     let (first, next) = log.range();

@@ -1,8 +1,10 @@
 //! What is in a topic: each partition, its owner, and how far the store is.
 
 use std::io::Write;
+use std::ops::Range;
 
 use daemon::{BoxError, StartRefused};
+use proto::ids::Offset;
 use tokio::runtime::Handle;
 
 use super::records::Check;
@@ -23,7 +25,7 @@ pub(super) fn inspect(
     let site = Site::reach(config, shown)?;
     writeln!(out, "topic       {} at {}", config.kafka.topic, config.kafka.bootstrap)?;
     writeln!(out, "partition   records               store applied         lag  epoch  owner")?;
-    for partition in site.partitions() {
+    for partition in site.partitions.clone() {
         let claimed = site.claimed(partition);
         let log = site.look(partition)?;
         let (first, next) = log.range();
@@ -57,7 +59,7 @@ pub(super) fn verify(
 ) -> Result<Health, BoxError> {
     let site = Site::reach(config, shown)?;
     let mut health = Health::Fine;
-    for partition in site.partitions() {
+    for partition in site.partitions.clone() {
         writeln!(out, "partition   {partition} of the topic {}", config.kafka.topic)?;
         if !site.verify(partition, out)? {
             health = Health::Damaged;
@@ -71,34 +73,58 @@ pub(super) fn verify(
     Ok(health)
 }
 
+/// Lets another consumer go on from an offset.
+pub(super) fn replay(
+    config: &Config,
+    (consumer, from): (&str, Offset),
+    partition: Option<u32>,
+    out: &mut dyn Write,
+) -> Result<Health, BoxError> {
+    let partitions = chosen(config, partition)?;
+    let topic = KafkaTopic::connect(config.kafka.options()).map_err(unusable)?;
+    writeln!(out, "partition   {consumer} goes on from")?;
+    for (partition, from) in topic.replay(consumer, from, partitions).map_err(unusable)? {
+        writeln!(out, "{partition:<10}  {}", from.0)?;
+    }
+    Ok(Health::Fine)
+}
+
+/// The partitions that are meant.
+fn chosen(config: &Config, only: Option<u32>) -> Result<Range<u32>, BoxError> {
+    let count = config.kafka.partitions;
+    match only {
+        None => Ok(0..count),
+        Some(only) if only < count => Ok(only..only + 1),
+        Some(only) => {
+            let why = format!("there is no partition {only}: they go from 0 to {}", count - 1);
+            Err(Box::new(StartRefused(why)))
+        }
+    }
+}
+
+fn unusable(error: ConnectError) -> BoxError {
+    match error {
+        ConnectError::Refused(why) => Box::new(StartRefused(why)),
+        ConnectError::Away(why) => why.into(),
+    }
+}
+
 /// The topic, and the store that belongs to it.
 struct Site {
     topic: KafkaTopic,
     /// Or why it cannot be asked.
     store: Result<MySqlStore, String>,
-    only: Option<u32>,
+    partitions: Range<u32>,
 }
 
 impl Site {
     fn reach(config: &Config, shown: Shown) -> Result<Self, BoxError> {
-        let count = config.kafka.partitions;
-        if let Some(partition) = shown.partition.filter(|partition| *partition >= count) {
-            let why = format!("there is no partition {partition}: they go from 0 to {}", count - 1);
-            return Err(Box::new(StartRefused(why)));
-        }
-        let topic = KafkaTopic::connect(config.kafka.options()).map_err(|error| match error {
-            ConnectError::Refused(why) => Box::new(StartRefused(why)) as BoxError,
-            ConnectError::Away(why) => why.into(),
-        })?;
+        let partitions = chosen(config, shown.partition)?;
+        let topic = KafkaTopic::connect(config.kafka.options()).map_err(unusable)?;
         let options = config.mysql().ok_or("a log in Kafka belongs to a store on MySQL")?;
         let store = Handle::current().block_on(MySqlStore::open(options));
         let store = store.map_err(|error| error.to_string());
-        Ok(Self { topic, store, only: shown.partition })
-    }
-
-    fn partitions(&self) -> impl Iterator<Item = u32> + use<> {
-        let count = self.topic.options().partitions;
-        self.only.map_or(0..count, |only| only..only + 1)
+        Ok(Self { topic, store, partitions })
     }
 
     fn look(&self, partition: u32) -> Result<KafkaView, BoxError> {

@@ -3,6 +3,7 @@
 use std::io::Write;
 
 use daemon::{BoxError, StartRefused};
+use proto::ids::Offset;
 
 use super::{Health, Shown};
 use crate::config::Config;
@@ -12,6 +13,15 @@ pub(super) fn inspect(_: &Config, _: Shown, _: &mut dyn Write) -> Result<Health,
 }
 
 pub(super) fn verify(_: &Config, _: Shown, _: &mut dyn Write) -> Result<Health, BoxError> {
+    Err(left_out())
+}
+
+pub(super) fn replay(
+    _: &Config,
+    _: (&str, Offset),
+    _: Option<u32>,
+    _: &mut dyn Write,
+) -> Result<Health, BoxError> {
     Err(left_out())
 }
 

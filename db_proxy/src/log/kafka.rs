@@ -14,6 +14,7 @@
 //!   ├─ reader     the consumer: every offset in order, none left out
 //!   └─ numbers    how far everything is, for the metrics
 //! looking     one partition, for whoever looks at what is there
+//! replay      where other consumers of the topic go on
 //! ownership   who has which partition, by a consumer group
 //! client      what every client of Kafka's is told here
 //! ```
@@ -34,6 +35,7 @@ mod numbers;
 mod ownership;
 mod probe;
 mod reader;
+mod replay;
 mod rules;
 mod sender;
 #[cfg(test)]

@@ -4,7 +4,7 @@ use std::time::Instant;
 
 use backends::{Kafka, MariaDb};
 use daemon::{LinkTable, Metrics};
-use proto::ids::ConversationId;
+use proto::ids::{ConversationId, Offset};
 
 use super::*;
 use crate::admission::Change;
@@ -179,6 +179,14 @@ fn look(place: &Place) -> [String; 2] {
     inspecting::inspect(&config, shown, &mut inspected).unwrap();
     let health = inspecting::verify(&config, Shown::default(), &mut verified).unwrap();
     assert_eq!(health, inspecting::Health::Fine);
+    let mut replayed = Vec::new();
+    let replay = |consumer, out: &mut Vec<u8>| {
+        inspecting::replay(&config, (consumer, Offset(2)), Some(1), out)
+    };
+    replay("push", &mut replayed).unwrap();
+    let replayed = String::from_utf8(replayed).unwrap();
+    assert_eq!(replayed, "partition   push goes on from\n1           2\n");
+    replay(&options.group, &mut Vec::new()).expect_err("the fold is not set back");
     [inspected, verified].map(|text| String::from_utf8(text).unwrap())
 }
 

@@ -119,11 +119,16 @@ impl ProducerContext for Reports {
     }
 }
 
+/// The group in which it is noted how far the store is, for whoever watches.
+pub(super) fn applied_group(options: &Options) -> String {
+    format!("{}.applied", options.group)
+}
+
 /// Settings of a consumer that reads one partition.
 pub(super) fn reading(options: &Options) -> ClientConfig {
     let mut config = config(options);
     config
-        .set("group.id", format!("{}.applied", options.group))
+        .set("group.id", applied_group(options))
         .set("enable.auto.commit", "false")
         .set("enable.auto.offset.store", "false")
         .set("auto.offset.reset", "error")
