@@ -113,12 +113,16 @@ pub struct StoreConfig {
     /// Databases for conversations, as in `mysql://user:password@host:3306/database`. None: an
     /// embedded store in `data_dir`. With several, partition `p` is in number `p % length`, for ever.
     pub mysql: Vec<Secret>,
+    /// A replica of each of `mysql`, in the same order, that history may be read from; "" where there is
+    /// none. None at all: everything is read from `mysql`.
+    pub mysql_replicas: Vec<Secret>,
     /// A database of its own for users, departments and device tokens; in the first of `mysql` if not
     /// set.
     pub mysql_logins: Option<Secret>,
     /// Authorities, in PEM: every connection is TLS, and the servers' certificates are theirs.
     pub mysql_ca: Option<PathBuf>,
-    /// Reads of one database at the same time, each on a connection of its own.
+    /// Reads of one database at the same time, each on a connection of its own; and as many of its
+    /// replica.
     pub mysql_readers: usize,
     /// Writes of one database at the same time.
     pub mysql_writers: usize,
@@ -192,6 +196,7 @@ impl Default for StoreConfig {
     fn default() -> Self {
         Self {
             mysql: Vec::new(),
+            mysql_replicas: Vec::new(),
             mysql_logins: None,
             mysql_ca: None,
             mysql_readers: 16,
@@ -262,6 +267,7 @@ impl StoreConfig {
         let (first, others) = self.mysql.split_first()?;
         let mut options = MySqlOptions::new(first.expose().to_owned());
         options.shards.extend(others.iter().map(|url| url.expose().to_owned()));
+        options.replicas = self.mysql_replicas.iter().map(|url| url.expose().to_owned()).collect();
         options.users = self.mysql_logins.as_ref().map(|url| url.expose().to_owned());
         options.authorities.clone_from(&self.mysql_ca);
         options.readers = self.mysql_readers;
@@ -272,10 +278,20 @@ impl StoreConfig {
     fn check(&self) -> Result<(), ConfigError> {
         range("store.mysql_readers", self.mysql_readers, 1, 1_000)?;
         range("store.mysql_writers", self.mysql_writers, 1, 1_000)?;
-        let alone = self.mysql.is_empty();
-        if alone && (self.mysql_logins.is_some() || self.mysql_ca.is_some()) {
-            let key = if self.mysql_ca.is_some() { "store.mysql_ca" } else { "store.mysql_logins" };
-            return Err(ConfigError::new(key, "needs store.mysql beside it"));
+        let (databases, replicas) = (self.mysql.len(), self.mysql_replicas.len());
+        for (key, is_set) in [
+            ("store.mysql_ca", self.mysql_ca.is_some()),
+            ("store.mysql_logins", self.mysql_logins.is_some()),
+            ("store.mysql_replicas", replicas > 0),
+        ] {
+            if databases == 0 && is_set {
+                return Err(ConfigError::new(key, "needs store.mysql beside it"));
+            }
+        }
+        if replicas != 0 && replicas != databases {
+            let must =
+                format!("must be {databases}, one for each of store.mysql, or \"\" for none");
+            return Err(ConfigError::new("store.mysql_replicas", must));
         }
         Ok(())
     }
@@ -354,4 +370,30 @@ fn range(key: &str, value: usize, least: usize, most: usize) -> Result<(), Confi
         return Ok(());
     }
     Err(ConfigError::new(key, format!("must be {least} to {most}")))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn there_is_no_replica_or_one_for_each_database() {
+        let config = |databases: usize, replicas: &[&str]| {
+            let mut config = Config::default();
+            config.cluster.key = Some(Secret::new("0123456789abcdef"));
+            let url = || Secret::new("mysql://user:password@host/database");
+            config.store.mysql.resize_with(databases, url);
+            config.store.mysql_replicas.extend(replicas.iter().map(|url| Secret::new(*url)));
+            config
+        };
+        for (databases, replicas) in [(0, &[][..]), (2, &[]), (1, &["a"]), (2, &["", "b"])] {
+            let config = config(databases, replicas);
+            config.check().unwrap();
+            assert_eq!(config.mysql().map_or(0, |options| options.replicas.len()), replicas.len());
+        }
+        for (databases, replicas) in [(0, &["a"][..]), (2, &["a"]), (1, &["", "b"])] {
+            let said = config(databases, replicas).check().unwrap_err().to_string();
+            assert!(said.contains("store.mysql_replicas") && !said.contains('\n'), "{said}");
+        }
+    }
 }

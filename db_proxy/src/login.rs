@@ -6,6 +6,8 @@
 //! - After [`FAILURES_MAX`] failures of one name within [`FAILURES_WITHIN`] the rest of that time is
 //!   refused, right or wrong; the same for one address at ten times as many.
 //! - Only users with status 0 log in (TeamTalk protocol, login).
+//! - Whoever is turned away because too many are being checked is told that the service is not
+//!   available, and counts as no failure: he may be right.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -105,7 +107,8 @@ impl Logins {
                 user: Some(row.id.0),
                 user_info: Some(user_info(row).encode_to_vec().into()),
             },
-            (Verdict::Busy, _) => refused(LoginResult::BadCredentials, "服务繁忙，请稍后再试"),
+            // Not "wrong": whoever is told that does not try again.
+            (Verdict::Busy, _) => refused(LoginResult::NoDbServer, "服务繁忙，请稍后再试"),
             _ => {
                 self.cache.count_failure(&throttles);
                 refused(LoginResult::BadCredentials, "用户名/密码错误")

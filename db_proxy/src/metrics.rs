@@ -157,6 +157,10 @@ pub struct PartitionMetrics {
     pub refused: Counter,
     /// Changes that were turned away for lack of room.
     pub retries: Counter,
+    /// Changes in the queue.
+    pub queued: Gauge,
+    /// Changes that wait for a fact from the store.
+    pub waiting: Gauge,
     /// Whether the log has no room now.
     pub log_full: Gauge,
 }
@@ -169,7 +173,10 @@ impl PartitionMetrics {
             offset: Gauge::default(),
             duplicates: metrics.counter("duplicates", "Messages that were sent again and known"),
             refused: metrics.counter("refused", "Changes that were not allowed"),
-            retries: metrics.counter("retries", "Changes turned away because the store is behind"),
+            retries: metrics.counter("retries", "Changes turned away for lack of room"),
+            queued: metrics.gauge("changes_queued", "Changes that wait for the log"),
+            waiting: metrics
+                .gauge("changes_waiting", "Changes that wait for a look into the store"),
             log_full: Gauge::default(),
         }
     }
@@ -223,6 +230,28 @@ impl StoringMetrics {
             messages: metrics.counter("store_messages", "Messages written to the store"),
             failures: metrics.counter("store_failures", "Transactions that had to be repeated"),
             stored_offset: Gauge::default(),
+        }
+    }
+}
+
+/// Of the replicas that history is read from.
+#[derive(Debug, Clone, Default)]
+pub struct ReplicaMetrics {
+    /// Messages that came from one.
+    pub reads: Counter,
+    /// Messages that one was asked for and did not have yet.
+    pub misses: Counter,
+    /// How many are not asked now.
+    pub away: Gauge,
+}
+
+impl ReplicaMetrics {
+    /// Registers them.
+    pub fn new(metrics: &Metrics) -> Self {
+        Self {
+            reads: metrics.counter("replica_reads", "Messages read from replicas"),
+            misses: metrics.counter("replica_misses", "Messages that a replica did not have yet"),
+            away: metrics.gauge("replica_away", "Replicas that are away"),
         }
     }
 }

@@ -30,6 +30,7 @@ use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
 use daemon::Shutdown;
+use daemon::metrics::Gauge;
 use proto::cluster::wire::{Origin, Owned, Reason};
 use proto::ids::{ConversationId, MsgId, Offset, UserId};
 use tokio::runtime::Handle;
@@ -138,13 +139,29 @@ struct Request {
 
 /// What wakes the thread.
 enum Event {
-    Request(Request),
+    Request(Request, Counted),
     /// The fact that the first waiting request of a conversation needs, or that it cannot be had.
     Fact(ConversationId, Result<Fact, StoreError>),
     /// The store has everything up to here for good.
     Trim(Offset),
     /// Finish what was admitted and stop. The sender is dropped when that is done.
     Stop(oneshot::Sender<()>),
+}
+
+/// Is counted as long as it lives.
+struct Counted(Gauge);
+
+impl Counted {
+    fn of(gauge: &Gauge) -> Self {
+        gauge.inc();
+        Self(gauge.clone())
+    }
+}
+
+impl Drop for Counted {
+    fn drop(&mut self) {
+        self.0.dec();
+    }
 }
 
 /// What was looked up.
@@ -167,6 +184,7 @@ pub struct Partition {
     state: State,
     lines: Arc<Lines>,
     ending: Ending,
+    metrics: Arc<PartitionMetrics>,
 }
 
 impl fmt::Debug for Partition {
@@ -205,8 +223,10 @@ impl Partition {
         };
         let waiter = Waiter(Some(reply));
         let request = Request { change, facts: Facts::default(), waiter, origin };
-        let sent = self.events.try_send(Event::Request(request));
-        if let Err(TrySendError::Full(Event::Request(request))) = sent {
+        let counted = Counted::of(&self.metrics.queued);
+        let sent = self.events.try_send(Event::Request(request, counted));
+        if let Err(TrySendError::Full(Event::Request(request, _counted))) = sent {
+            self.metrics.retries.inc();
             request.waiter.tell(Outcome::Retry);
         }
         // A waiter that comes back because the thread has ended is told as it goes.
@@ -329,6 +349,7 @@ impl Owner {
             state: self.state.clone(),
             lines: Arc::default(),
             ending: Ending::of(shutdown),
+            metrics: Arc::new(self.metrics.clone()),
         };
         let worker = Worker::new(self, queue, partition.clone(), shutdown.clone());
         let runtime = Handle::current();

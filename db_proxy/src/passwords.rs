@@ -8,23 +8,34 @@
 //! # What bounds it
 //!
 //! - As many hashes at a time as are allowed, by default half as many as there are cores, so that the
-//!   others are left for messages; and [`QUEUE_MAX`] waiting; beyond, "busy".
+//!   others are left for messages; and as many waiting as can be checked within [`WAIT_MAX`], at most
+//!   [`QUEUE_MAX`]; beyond, "busy" at once.
 //! - [`REMEMBERED_MAX`] pairs of 32 bytes; the least recently used goes first.
 
 use std::num::NonZeroUsize;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::{Duration, Instant};
 
 use argon2::password_hash::phc::PasswordHash;
 use argon2::password_hash::{PasswordHasher, PasswordVerifier};
 use argon2::{Algorithm, Argon2, Params, Version};
+use daemon::metrics::Gauge;
 use lru::LruCache;
 use parking_lot::Mutex;
 use ring::hmac;
 use ring::rand::SystemRandom;
-use tokio::sync::Semaphore;
+use tokio::sync::{Semaphore, SemaphorePermit};
 
-/// Logins that wait for a core at most.
+/// Logins that wait for a core at most, and those that have one.
 const QUEUE_MAX: usize = 256;
+
+/// How long a login may have to wait for a core. Gateways give a login up after a few seconds: if the
+/// queue were longer than that, every hash would be computed for somebody who has gone.
+const WAIT_MAX: Duration = Duration::from_secs(2);
+
+/// How much of what is known of the time of a hash comes from the last one: one of so many.
+const SMOOTHING: u64 = 8;
 
 /// Pairs remembered.
 const REMEMBERED_MAX: usize = 65_536;
@@ -51,7 +62,12 @@ pub struct Passwords {
     remembered: Arc<Mutex<LruCache<[u8; 32], ()>>>,
     key: Arc<hmac::Key>,
     running: Arc<Semaphore>,
+    running_max: usize,
     waiting: Arc<Semaphore>,
+    /// How many have one of the places of `waiting`.
+    shown_waiting: Gauge,
+    /// How long a hash takes, in microseconds, smoothed.
+    hash_us: Arc<AtomicU64>,
     /// Checked for users that do not exist, so that they cost the same.
     dummy: Arc<str>,
 }
@@ -71,12 +87,17 @@ impl Passwords {
         let cores = std::thread::available_parallelism().map_or(1, NonZeroUsize::get);
         let running = if hashes_max == 0 { cores.div_ceil(2) } else { hashes_max };
         let remembered = NonZeroUsize::new(REMEMBERED_MAX).expect("not zero");
+        let began = Instant::now();
+        let dummy = hash_now("nobody has this")?.into();
         Ok(Self {
             remembered: Arc::new(Mutex::new(LruCache::new(remembered))),
             key: Arc::new(key),
             running: Arc::new(Semaphore::new(running)),
+            running_max: running,
             waiting: Arc::new(Semaphore::new(QUEUE_MAX)),
-            dummy: hash_now("nobody has this")?.into(),
+            shown_waiting: Gauge::default(),
+            hash_us: Arc::new(AtomicU64::new(micros(began.elapsed()))),
+            dummy,
         })
     }
 
@@ -87,15 +108,48 @@ impl Passwords {
         if stored.is_some() && self.remembered.lock().get(&tag).is_some() {
             return (Verdict::Right, false);
         }
-        let Ok(_place) = self.waiting.try_acquire() else { return (Verdict::Busy, false) };
+        let Some(_place) = self.place() else { return (Verdict::Busy, false) };
         let Ok(_core) = self.running.acquire().await else { return (Verdict::Busy, false) };
         let (hash, tried) = (stored.unwrap_or(&self.dummy).to_owned(), credential.to_owned());
-        let check = tokio::task::spawn_blocking(move || is_right(&hash, &tried));
+        let took = Arc::clone(&self.hash_us);
+        let check = tokio::task::spawn_blocking(move || {
+            let began = Instant::now();
+            let right = is_right(&hash, &tried);
+            smooth(&took, micros(began.elapsed()));
+            right
+        });
         let right = check.await.unwrap_or(false) && stored.is_some();
         if right {
             self.remembered.lock().put(tag, ());
         }
         (if right { Verdict::Right } else { Verdict::Wrong }, true)
+    }
+
+    /// How many logins wait for a core or have one.
+    pub fn waiting(&self) -> &Gauge {
+        &self.shown_waiting
+    }
+
+    /// As if every hash had taken so long by now.
+    #[cfg(test)]
+    pub(crate) fn pretend(&self, hash: Duration) {
+        self.hash_us.store(micros(hash), Ordering::Relaxed);
+    }
+
+    /// A place among those who wait, if its turn comes in time.
+    fn place(&self) -> Option<Place<'_>> {
+        let permit = self.waiting.try_acquire().ok()?;
+        // With this one; of two that come at the same time, both may count both.
+        let taken = QUEUE_MAX.saturating_sub(self.waiting.available_permits());
+        let in_time = micros(WAIT_MAX) / self.hash_us.load(Ordering::Relaxed).max(1);
+        let in_time =
+            usize::try_from(in_time).unwrap_or(QUEUE_MAX).saturating_mul(self.running_max);
+        // Those who are being checked do not wait.
+        if taken > in_time.max(self.running_max) {
+            return None;
+        }
+        self.shown_waiting.inc();
+        Some(Place { _permit: permit, shown: &self.shown_waiting })
     }
 
     /// Makes the hash to store for a credential.
@@ -113,6 +167,29 @@ impl Passwords {
         tag.copy_from_slice(context.sign().as_ref());
         tag
     }
+}
+
+/// A place among those who wait, given back when dropped.
+struct Place<'a> {
+    _permit: SemaphorePermit<'a>,
+    shown: &'a Gauge,
+}
+
+impl Drop for Place<'_> {
+    fn drop(&mut self) {
+        self.shown.dec();
+    }
+}
+
+/// Of two that do this at the same time, one may be left out.
+fn smooth(known: &AtomicU64, last: u64) {
+    let before = known.load(Ordering::Relaxed);
+    known.store((before * (SMOOTHING - 1) + last) / SMOOTHING, Ordering::Relaxed);
+}
+
+/// No longer than an hour, so that sums of it fit.
+fn micros(time: Duration) -> u64 {
+    u64::try_from(time.min(Duration::from_hours(1)).as_micros()).unwrap_or(0)
 }
 
 fn argon2() -> Argon2<'static> {
@@ -148,6 +225,28 @@ mod tests {
         assert_eq!(passwords.verify(Some(&stored), "secret").await, (Verdict::Right, false));
         assert_eq!(passwords.verify(Some(&stored), "Secret").await, (Verdict::Wrong, true));
         assert_eq!(passwords.verify(None, "nobody has this").await, (Verdict::Wrong, true));
+    }
+
+    #[tokio::test]
+    async fn who_would_wait_too_long_is_turned_away_at_once_and_later_there_is_room_again() {
+        let passwords = Passwords::new(1).unwrap();
+        let stored = passwords.hash("secret".to_owned()).await.unwrap();
+        passwords.pretend(WAIT_MAX / 2);
+        let check = || passwords.verify(Some(&stored), "guess");
+        let (first, second, third) = tokio::join!(check(), check(), check());
+        assert_eq!([first.0, second.0, third.0], [Verdict::Wrong, Verdict::Wrong, Verdict::Busy]);
+        assert!(!third.1, "it cost no hash");
+        assert_eq!(passwords.waiting().get(), 0);
+        assert_eq!(check().await.0, Verdict::Wrong);
+    }
+
+    #[tokio::test]
+    async fn somebody_is_checked_however_long_that_takes() {
+        let passwords = Passwords::new(1).unwrap();
+        passwords.pretend(WAIT_MAX * 9);
+        let before = passwords.hash_us.load(Ordering::Relaxed);
+        assert_eq!(passwords.verify(None, "guess").await, (Verdict::Wrong, true));
+        assert!(passwords.hash_us.load(Ordering::Relaxed) < before, "it is known to be faster");
     }
 
     #[tokio::test]

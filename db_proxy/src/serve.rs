@@ -31,7 +31,7 @@ const LAST_REQUESTS: Duration = Duration::from_millis(50);
 pub async fn run(context: Context<Config>) -> Result<Serving, BoxError> {
     let Context { settings: config, shutdown, reloads, metrics, boot } = context;
     let identity = config.cluster.link_identity(Role::DbProxy, boot)?;
-    let Site { stores, logs } = wiring::site(&config).await?;
+    let Site { stores, logs } = wiring::site(&config, &metrics).await?;
     let store = stores.first().map(Arc::clone).ok_or("there is no partition")?;
     let cache = wiring::cache(&config.cache, &metrics, &shutdown).await?;
 
@@ -70,6 +70,8 @@ pub async fn run(context: Context<Config>) -> Result<Serving, BoxError> {
     let request_metrics = RequestMetrics::new(&metrics);
     let hashes_max = config.limits.hashes_max;
     let passwords = tokio::task::spawn_blocking(move || Passwords::new(hashes_max)).await??;
+    let help = "Logins that wait for the check of a password, or are being checked";
+    metrics.register("password_checks_waiting", help, passwords.waiting().clone());
     let logins = Logins::new(store, cache, passwords, request_metrics.clone());
     let bounds = Bounds {
         requests: config.limits.requests_max,

@@ -22,7 +22,7 @@ use crate::cache::{Cache, MemoryCache};
 use crate::config::{CacheConfig, Config, DbRole};
 use crate::log::Unopened;
 use crate::log::embedded::{EmbeddedLog, Options, Prepared};
-use crate::metrics::CacheMetrics;
+use crate::metrics::{CacheMetrics, ReplicaMetrics};
 use crate::partition::open::{self, OpenError, OpenPartition};
 use crate::store::mysql::MySqlStore;
 use crate::store::sqlite::{SqliteOptions, SqliteStore};
@@ -70,7 +70,7 @@ pub async fn migrate(config: Config) -> Result<(), BoxError> {
 }
 
 /// Finds log and store. Waits for servers that cannot be reached.
-pub(crate) async fn site(config: &Config) -> Result<Site, BoxError> {
+pub(crate) async fn site(config: &Config, metrics: &Metrics) -> Result<Site, BoxError> {
     let logs = if !config.has(DbRole::Message) {
         Logs::Nowhere
     } else if config.kafka.is_used() {
@@ -80,7 +80,7 @@ pub(crate) async fn site(config: &Config) -> Result<Site, BoxError> {
         // The store is touched only once the folder is ours.
         Logs::Embedded(Box::new(in_folder(config, prepare).await?))
     };
-    let stores = stores(config).await?;
+    let stores = stores(config, metrics).await?;
     Ok(Site { stores, logs })
 }
 
@@ -259,13 +259,14 @@ fn check_kind(folder: &Path, asked: &str) -> Result<(), OpenError> {
     }
 }
 
-async fn stores(config: &Config) -> Result<Vec<Arc<dyn Store>>, BoxError> {
-    let Some(options) = config.mysql() else {
+async fn stores(config: &Config, metrics: &Metrics) -> Result<Vec<Arc<dyn Store>>, BoxError> {
+    let Some(mut options) = config.mysql() else {
         let path = config.data_dir.join(SQLITE);
         let opening = move || SqliteStore::open(&path, SqliteOptions::default());
         let opened = tokio::task::spawn_blocking(opening).await?;
         return Ok(vec![Arc::new(opened.map_err(|error| OpenError::from(error).boxed())?)]);
     };
+    options.replica_metrics = ReplicaMetrics::new(metrics);
     let store = until_reached(|| MySqlStore::open(options.clone())).await?;
     let parts = (0..options.partitions).filter_map(|part| store.for_partition(part));
     Ok(parts.map(|part| Arc::new(part) as Arc<dyn Store>).collect())

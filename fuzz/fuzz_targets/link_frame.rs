@@ -70,6 +70,7 @@ fn check_body(frame: &LinkFrame) {
         (Kind::Admin, true) => check::<wire::AdminAnswer>(body),
         (Kind::Follow, _) => check::<wire::Follow>(body),
         (Kind::Changes, _) => check::<wire::Changes>(body),
+        (Kind::Ownership, _) => check::<wire::Ownership>(body),
         (Kind::Publish, false) => check::<wire::Publish>(body),
         (Kind::Publish, true) => check::<wire::PublishAck>(body),
         (Kind::InterestTable, _) => check::<wire::InterestTable>(body),

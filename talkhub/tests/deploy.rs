@@ -123,7 +123,14 @@ fn every_setting_of_every_daemon_is_in_its_sample() {
 fn the_samples_show_the_real_defaults() {
     check_defaults::<login_server::Config>(&[]);
     check_defaults::<route_server::Config>(&[]);
-    check_defaults::<db_proxy::Config>(&["mysql", "mysql_logins", "mysql_ca", "redis", "settings"]);
+    check_defaults::<db_proxy::Config>(&[
+        "mysql",
+        "mysql_replicas",
+        "mysql_logins",
+        "mysql_ca",
+        "redis",
+        "settings",
+    ]);
     check_defaults::<msg_server::Config>(&[
         "advertise_host",
         "advertise_backup_host",

@@ -20,6 +20,7 @@ mod members;
 mod mutants;
 mod network;
 mod old;
+mod overload;
 mod power;
 mod slow;
 mod store;
@@ -68,6 +69,7 @@ pub const SCENARIOS: &[&[Scenario]] = &[
     members::SCENARIOS,
     store::SCENARIOS,
     kafka::SCENARIOS,
+    overload::SCENARIOS,
 ];
 
 /// One run of a scenario.

@@ -150,3 +150,8 @@ fn what_a_db_proxy_owned_is_taken_over_and_nothing_is_lost() {
 fn brokers_that_die_lose_nothing_and_one_alone_acknowledges_nothing() {
     check("brokers");
 }
+
+#[test]
+fn a_flood_is_refused_early_and_harms_nobody_else() {
+    check_alone("overload");
+}

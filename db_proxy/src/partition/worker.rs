@@ -65,6 +65,8 @@ pub(super) struct Worker {
     /// Requests that wait for a fact, and those behind them.
     waiting: HashMap<ConversationId, VecDeque<Request>>,
     waiting_count: usize,
+    /// How many of these are shown.
+    waiting_shown: i64,
     /// Those of `waiting` whose first request has its fact.
     ready: VecDeque<ConversationId>,
     batch: Vec<(Bytes, Admitted)>,
@@ -104,6 +106,7 @@ impl Worker {
             shutdown,
             waiting: HashMap::new(),
             waiting_count: 0,
+            waiting_shown: 0,
             ready: VecDeque::new(),
             batch: Vec::new(),
             batch_bytes: 0,
@@ -135,9 +138,17 @@ impl Worker {
                 None
             };
             self.take(first);
+            self.show_waiting(self.waiting_count);
             self.commit();
             self.owner.state.lock().evict(self.owner.limits.conversations_max);
         }
+    }
+
+    /// Several partitions are shown in one number.
+    fn show_waiting(&mut self, count: usize) {
+        let count = i64::try_from(count).unwrap_or(i64::MAX);
+        self.owner.metrics.waiting.inc_by(count - self.waiting_shown);
+        self.waiting_shown = count;
     }
 
     /// Judges everything that is queued, up to one batch.
@@ -149,7 +160,10 @@ impl Worker {
         let mut next = first;
         loop {
             match next {
-                Some(Event::Request(request)) => self.arrived(&mut inner, request, now_ms),
+                Some(Event::Request(request, in_queue)) => {
+                    drop(in_queue);
+                    self.arrived(&mut inner, request, now_ms);
+                }
                 Some(Event::Fact(id, fact)) => self.found(&mut inner, id, fact),
                 Some(Event::Trim(offset)) => self.owner.log.trim(offset),
                 Some(Event::Stop(stopping)) => {
@@ -488,6 +502,7 @@ impl Worker {
 
 impl Drop for Worker {
     fn drop(&mut self) {
+        self.show_waiting(0);
         if std::thread::panicking() {
             warn!("the partition's thread ends by a panic");
         }

@@ -12,6 +12,7 @@
 //!   where it left it, or where the batch took it.
 //! - Every call ends in bounded time, whatever the server does.
 //! - A read of several tables is one statement, and so sees one moment.
+//! - A replica is asked for messages only, and what it lacks is read from its primary ([`replica`]).
 //! - The process needs no right to define data; that is for [`MySqlStore::migrate`].
 
 use std::collections::HashSet;
@@ -33,6 +34,7 @@ use super::{
     UserStore, rules,
 };
 use crate::log::LogId;
+use crate::metrics::ReplicaMetrics;
 
 mod address;
 mod bulk;
@@ -43,6 +45,7 @@ mod link;
 mod moving;
 mod people;
 mod pool;
+mod replica;
 mod row;
 mod schema;
 mod server;
@@ -61,6 +64,11 @@ pub struct MySqlOptions {
     /// Where conversations are: `mysql://user:password@host:3306/database`, one for each shard.
     /// Partition `p` is in number `p % length`. TLS: `?require_ssl=true`.
     pub shards: Vec<String>,
+    /// Where history may be read as well: none, or a replica of each shard in the same order, where ""
+    /// is a shard without one.
+    pub replicas: Vec<String>,
+    /// Counts what is read there.
+    pub replica_metrics: ReplicaMetrics,
     /// Where logins are; `None` = in the first shard.
     pub users: Option<String>,
     /// A file of authorities (PEM): every connection is TLS, and every server must have a
@@ -90,6 +98,10 @@ pub struct MySqlLimits {
     pub read: Duration,
     /// Each statement of a write.
     pub write: Duration,
+    /// A read from a replica as a whole, before the primary is asked instead.
+    pub replica: Duration,
+    /// How long a replica is left alone after it has failed or was late.
+    pub replica_rest: Duration,
 }
 
 impl Default for MySqlLimits {
@@ -98,6 +110,8 @@ impl Default for MySqlLimits {
             connect: Duration::from_secs(2),
             read: Duration::from_secs(2),
             write: Duration::from_secs(6),
+            replica: Duration::from_millis(300),
+            replica_rest: Duration::from_secs(5),
         }
     }
 }
@@ -107,6 +121,8 @@ impl MySqlOptions {
     pub fn new(url: String) -> Self {
         Self {
             shards: vec![url],
+            replicas: Vec::new(),
+            replica_metrics: ReplicaMetrics::default(),
             users: None,
             authorities: None,
             readers: 16,
@@ -124,6 +140,7 @@ impl fmt::Debug for MySqlOptions {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("MySqlOptions")
             .field("shards", &self.shards.len())
+            .field("replicas", &self.replicas.len())
             .field("users", &self.users.is_some())
             .field("part", &self.part)
             .field("partitions", &self.partitions)
@@ -283,14 +300,11 @@ impl ConversationStore for MySqlStore {
         to: MsgId,
         count: usize,
     ) -> Stored<'_, Vec<MessageRow>> {
-        let reads = &self.shard().reads;
-        Box::pin(reads.run(move |link| history::messages(link, id, (from, to), count).boxed()))
+        Box::pin(replica::messages(self.shard(), id, (from, to), count))
     }
 
     fn messages_at(&self, places: Vec<(ConversationId, MsgId)>) -> Stored<'_, Vec<MessageRow>> {
-        let places: Arc<[_]> = places.into();
-        let reads = &self.shard().reads;
-        Box::pin(reads.run(move |link| history::messages_at(link, Arc::clone(&places)).boxed()))
+        Box::pin(replica::messages_at(self.shard(), places.into()))
     }
 
     fn find_message(

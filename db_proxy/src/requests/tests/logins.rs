@@ -1,5 +1,8 @@
 //! Logins.
 
+use std::time::Duration;
+
+use futures_util::future::join_all;
 use proto::client::{LoginResult, UserInfo};
 use proto::cluster::wire::admin_request::What;
 use proto::cluster::wire::{UserAdd, UserDisable, UserPassword};
@@ -79,6 +82,21 @@ async fn without_a_store_a_login_is_not_a_wrong_one() {
         assert_eq!(verified.result, LoginResult::NoDbServer as u32);
     }
     server.proxy.store.reads.send_replace(Gate::Open);
+    assert!(server.verify("alice", "correct horse", "10.0.0.1").await.user.is_some());
+    server.stop().await;
+}
+
+#[tokio::test]
+async fn whoever_is_one_too_many_may_be_right_and_come_back() {
+    let server = Server::with_alice().await;
+    server.requests.logins.passwords().pretend(Duration::from_mins(1));
+    let names: Vec<String> = (0..60).map(|number| format!("name{number}")).collect();
+    let tries = names.iter().map(|name| server.verify(name, "guess", "10.0.0.1"));
+    let told = join_all(tries).await;
+    let count = |result: LoginResult| told.iter().filter(|one| one.result == result as u32).count();
+    assert!(count(LoginResult::BadCredentials) > 0, "some are checked");
+    assert!(count(LoginResult::NoDbServer) > 0, "the others are told to try again");
+    assert_eq!(count(LoginResult::BadCredentials) + count(LoginResult::NoDbServer), 60);
     assert!(server.verify("alice", "correct horse", "10.0.0.1").await.user.is_some());
     server.stop().await;
 }

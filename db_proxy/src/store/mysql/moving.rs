@@ -64,7 +64,12 @@ impl Target {
         export: &str,
         run: &str,
     ) -> Result<Self, StoreError> {
-        let limits = MySqlLimits { connect: CONNECT_MAX, read: STEP_MAX, write: STEP_MAX };
+        let limits = MySqlLimits {
+            connect: CONNECT_MAX,
+            read: STEP_MAX,
+            write: STEP_MAX,
+            ..MySqlLimits::default()
+        };
         let options = MySqlOptions { limits, ..options.clone() };
         let (short, _rest) = run.split_at_checked(8).unwrap_or((run, ""));
         Ok(Self {

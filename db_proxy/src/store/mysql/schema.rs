@@ -76,6 +76,17 @@ pub(super) struct Role {
     pub(super) facts: Vec<(&'static str, String)>,
 }
 
+/// What a replica has in common with the database that it is one of.
+#[derive(Debug)]
+pub(super) struct Original {
+    /// What was written down when the database was made.
+    pub(super) facts: Vec<(&'static str, String)>,
+    /// Which site it belongs to.
+    pub(super) site: String,
+    /// What was imported into it.
+    pub(super) imported: Option<String>,
+}
+
 /// Brings one database to the current version. Returns what is written down in it as its site:
 /// `site`, unless it had one.
 pub(super) async fn migrate(
@@ -184,6 +195,49 @@ pub(super) async fn check(link: &mut Link, address: &Address, role: &Role) -> Re
     }
     server::check_engine(link, address).await?;
     check_facts(link, address, role).await
+}
+
+/// Checks that a database is a replica of another one, a shard, and has come as far as the making of
+/// its tables. One that is not as far is unavailable.
+pub(super) async fn check_replica(
+    link: &mut Link,
+    address: &Address,
+    original: &Original,
+) -> Result<(), Failure> {
+    server::check_version(link, address).await?;
+    let late = |what: &str| {
+        let text = format!("{}: it is behind its primary: {what}", address.name());
+        Failure::from(StoreError::Unavailable(text))
+    };
+    let side = Side::Fold;
+    match version_of(link, side).await? {
+        Some((version, 0)) if version == side.version() => {}
+        Some((version, _steps)) if version > side.version() => {
+            refuse_newer(address, side, version)?;
+        }
+        None => return Err(late("it has no tables yet")),
+        Some(_) => return Err(late("it has tables of an older version")),
+    }
+    let facts = original.facts.iter().map(|(name, value)| (*name, value.as_str()));
+    for (name, expected) in facts.chain([(SITE, original.site.as_str())]) {
+        match fact(link, name).await? {
+            Some(found) if found == expected => {}
+            None => return Err(late("it does not say yet what it belongs to")),
+            Some(found) => {
+                return Err(StoreError::Refused(format!(
+                    "{}: {name}: it has {found}, and the database that it should be a replica of has \
+                     {expected}: name a replica of that one",
+                    address.name()
+                ))
+                .into());
+            }
+        }
+    }
+    let (importing, imported) = (fact(link, IMPORTING).await?, fact(link, IMPORTED).await?);
+    if importing.is_some() || imported != original.imported {
+        return Err(late("it lacks what was imported"));
+    }
+    Ok(())
 }
 
 /// The server's number for a table that does not exist.

@@ -34,6 +34,17 @@ pub(super) async fn check(link: &mut Link, address: &Address) -> Result<(), Fail
     }
 }
 
+/// Refuses a server that is too old to be read from. What else there is to it is no matter of one that
+/// only reads.
+pub(super) async fn check_version(link: &mut Link, address: &Address) -> Result<(), Failure> {
+    let row = link.query("SELECT VERSION()").await?.pop();
+    let version = row::one(row, Columns::next::<String>)?.unwrap_or_default();
+    match too_old(&version) {
+        None => Ok(()),
+        Some(why) => Err(StoreError::Refused(format!("{}: {why}", address.name())).into()),
+    }
+}
+
 /// Refuses tables that are not transactional.
 pub(super) async fn check_engine(link: &mut Link, address: &Address) -> Result<(), Failure> {
     let row = link
@@ -62,11 +73,8 @@ impl Variables {
     }
 
     fn complaint(&self) -> Option<String> {
-        let version = self.get("version");
-        if !is_new_enough(version) {
-            return Some(format!(
-                "the server is {version}; it must be MySQL 8.0 or newer, or MariaDB 10.11 or newer"
-            ));
+        if let Some(why) = too_old(self.get("version")) {
+            return Some(why);
         }
         let mode = self.get("sql_mode");
         if !mode.contains("STRICT_TRANS_TABLES") && !mode.contains("STRICT_ALL_TABLES") {
@@ -97,6 +105,12 @@ impl Variables {
         }
         None
     }
+}
+
+fn too_old(version: &str) -> Option<String> {
+    (!is_new_enough(version)).then(|| {
+        format!("the server is {version}; it must be MySQL 8.0 or newer, or MariaDB 10.11 or newer")
+    })
 }
 
 /// Reads `8.0.36`, `10.11.6-MariaDB-0+deb12u1`, `5.5.5-10.11.6-MariaDB`.

@@ -8,7 +8,8 @@ use ring::rand::{SecureRandom, SystemRandom};
 use super::address::Address;
 use super::failure::Failure;
 use super::pool::{Bounds, Pool};
-use super::schema::{self, Role, SITE, Side};
+use super::replica::Replica;
+use super::schema::{self, IMPORTED, Original, Role, SITE, Side};
 use super::{MySqlLimits, MySqlOptions};
 use crate::store::StoreError;
 
@@ -20,11 +21,13 @@ const MIGRATION_STEP_MAX: Duration = Duration::from_hours(24);
 pub(super) struct Database {
     pub(super) reads: Pool,
     pub(super) writes: Pool,
+    /// Where history may be read as well.
+    pub(super) replica: Option<Replica>,
 }
 
 impl Database {
     fn new(address: &Address, options: &MySqlOptions) -> Self {
-        let MySqlLimits { connect, read, write } = options.limits;
+        let MySqlLimits { connect, read, write, .. } = options.limits;
         let reads =
             Bounds { connections: options.readers, wait: connect, step: read, whole: Some(read) };
         let writes =
@@ -32,6 +35,7 @@ impl Database {
         Self {
             reads: Pool::new(address.clone(), reads),
             writes: Pool::new(address.clone(), writes),
+            replica: None,
         }
     }
 }
@@ -68,8 +72,11 @@ impl Databases {
     async fn open_all(options: &MySqlOptions, to_serve: bool) -> Result<Self, StoreError> {
         let mut site = None;
         let mut databases = Vec::new();
+        let mut originals = Vec::new();
+        let replicas = if to_serve { replicas(options)? } else { Vec::new() };
         for (address, mut role) in layout(options)? {
             let database = Database::new(&address, options);
+            let facts = role.facts.clone();
             role.facts.extend(site.clone().map(|site| (SITE, site)));
             let found = database.writes.attempt(|link| {
                 let (address, role) = (address.clone(), role.clone());
@@ -78,13 +85,21 @@ impl Databases {
                     if to_serve {
                         schema::check_imported(link, &address).await?;
                     }
-                    schema::fact(link, SITE).await
+                    Ok((schema::fact(link, SITE).await?, schema::fact(link, IMPORTED).await?))
                 }
                 .boxed()
             });
-            let found = found.await.map_err(|failure| refusal(failure, &address))?;
+            let (found, imported) = found.await.map_err(|failure| refusal(failure, &address))?;
             site = site.or(found);
             databases.push(database);
+            let site = site.clone().unwrap_or_default();
+            originals.push(Original { facts, site, imported });
+        }
+        // After all primaries: whoever waits for one of those does not hear of each replica each time.
+        for ((database, original), replica) in databases.iter_mut().zip(originals).zip(replicas) {
+            if let Some(address) = replica {
+                database.replica = Some(Replica::open(address, original, options).await?);
+            }
         }
         let people = options.users.is_some().then(|| databases.pop()).flatten();
         Ok(Self { shards: databases, people })
@@ -157,9 +172,23 @@ fn layout(options: &MySqlOptions) -> Result<Vec<(Address, Role)>, StoreError> {
     Ok(layout)
 }
 
+/// The replica of each shard, if it has one.
+fn replicas(options: &MySqlOptions) -> Result<Vec<Option<Address>>, StoreError> {
+    let (replicas, shards) = (options.replicas.len(), options.shards.len());
+    if replicas != 0 && replicas != shards {
+        return Err(StoreError::Refused(format!(
+            "there are {replicas} MySQL replicas and {shards} databases: name one for each, or \"\" for \
+             a database without one"
+        )));
+    }
+    let parse = |url: &String| Address::parse(url, options.authorities.as_deref());
+    let some = |url: &String| (!url.is_empty()).then(|| parse(url)).transpose();
+    options.replicas.iter().map(some).collect()
+}
+
 /// What a failure means while the store is opened: what will not pass by itself is refused, with
 /// what to do.
-fn refusal(failure: Failure, address: &Address) -> StoreError {
+pub(super) fn refusal(failure: Failure, address: &Address) -> StoreError {
     let name = address.name();
     let text = failure.text();
     let what_to_do = match failure.code() {

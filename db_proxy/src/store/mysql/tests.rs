@@ -14,6 +14,7 @@ mod opening;
 mod outages;
 mod proxy;
 mod reading;
+mod replicas;
 mod throughput;
 
 conformance::suite!(fresh);
@@ -163,4 +164,24 @@ fn assert_unavailable<T: fmt::Debug>(result: &Result<T, StoreError>) {
 
 fn assert_fenced(result: &Result<(), StoreError>) {
     assert!(matches!(result, Err(StoreError::Fenced(_))), "{result:?}");
+}
+
+async fn assert_refused(options: &MySqlOptions, said: &[&str]) {
+    let error = MySqlStore::open(options.clone()).await.unwrap_err();
+    assert!(matches!(error, StoreError::Refused(_)), "{error}");
+    assert_one_line(&error.to_string(), said);
+}
+
+fn assert_one_line(text: &str, said: &[&str]) {
+    assert!(!text.contains('\n') && !text.contains("secret") && !text.contains("wr0ng"), "{text}");
+    for word in said {
+        assert!(text.contains(word), "{word}: {text}");
+    }
+}
+
+/// Runs a statement in the database of a URL, as somebody who may do everything.
+async fn sql(url: &str, statement: &str) {
+    let database = url.rsplit('/').next().unwrap();
+    let statement = format!("USE {database}; {statement}");
+    blocking(move || MariaDb::shared().sql(&statement)).await;
 }

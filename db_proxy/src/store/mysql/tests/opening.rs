@@ -246,27 +246,7 @@ impl Authority {
     }
 }
 
-async fn assert_refused(options: &MySqlOptions, said: &[&str]) {
-    let error = MySqlStore::open(options.clone()).await.unwrap_err();
-    assert!(matches!(error, StoreError::Refused(_)), "{error}");
-    assert_one_line(&error.to_string(), said);
-}
-
-fn assert_one_line(text: &str, said: &[&str]) {
-    assert!(!text.contains('\n') && !text.contains("secret") && !text.contains("wr0ng"), "{text}");
-    for word in said {
-        assert!(text.contains(word), "{word}: {text}");
-    }
-}
-
 /// The URL of a user without rights to define data, of a database without tables.
 async fn empty_database() -> String {
     blocking(|| database(MariaDb::shared())).await.1
-}
-
-/// Runs a statement in the database of a URL, as somebody who may do everything.
-async fn sql(url: &str, statement: &str) {
-    let database = url.rsplit('/').next().unwrap();
-    let statement = format!("USE {database}; {statement}");
-    blocking(move || MariaDb::shared().sql(&statement)).await;
 }
