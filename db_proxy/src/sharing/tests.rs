@@ -171,6 +171,7 @@ fn look(place: &Place) -> [String; 2] {
     let mut config = Config::default();
     config.kafka.bootstrap.clone_from(&options.bootstrap);
     config.kafka.topic.clone_from(&options.topic);
+    config.kafka.group.clone_from(&options.group);
     config.kafka.partitions = PARTITIONS;
     config.kafka.allow_unsafe_topic = true;
     config.store.mysql.push(daemon::Secret::new(&place.options.shards[0]));
