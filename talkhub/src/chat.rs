@@ -26,6 +26,9 @@ use crate::DEMO_PASSWORD;
 use crate::failure::Failure;
 use people::{People, Target, persist};
 
+/// How long a client that has ended may take to say why.
+const LAST_EVENT_LIMIT: Duration = Duration::from_secs(2);
+
 /// Messages shown on entry.
 const HISTORY: u32 = 20;
 /// Lines without an answer. More are not read from standard input until answers come.
@@ -184,7 +187,8 @@ impl Chat {
             match happening {
                 Happening::Interrupted => return self.end(),
                 Happening::Event(event) => self.event(event).await?,
-                Happening::Entered(entered) => self.entered(entered?).await?,
+                Happening::Entered(Ok(entered)) => self.entered(entered).await?,
+                Happening::Entered(Err(failure)) => return Err(self.why(failure, events).await),
                 Happening::Done(done) => self.done(done)?,
                 Happening::Line(Ok(Some(line))) => self.typed(line),
                 Happening::Line(Ok(None)) => return self.finish(events).await,
@@ -193,6 +197,19 @@ impl Chat {
                 }
             }
         }
+    }
+
+    /// Why the conversation could not be entered. A client that ends says so before it says why.
+    async fn why(&mut self, failure: Failure, mut events: Events) -> Failure {
+        if self.client.user().is_some() {
+            return failure;
+        }
+        while let Ok(Some(event)) = timeout(LAST_EVENT_LIMIT, events.next()).await {
+            if let Err(reason) = self.event(Some(event)).await {
+                return reason;
+            }
+        }
+        failure
     }
 
     async fn entered(&mut self, entered: Entered) -> Result<(), Failure> {
