@@ -7,14 +7,15 @@
 //!
 //! # What bounds it
 //!
-//! - As many hashes at a time as are allowed, by default half as many as there are cores, so that the
-//!   others are left for messages; and as many waiting as can be checked within [`WAIT_MAX`], at most
-//!   [`QUEUE_MAX`]; beyond, "busy" at once.
+//! - As many hashes at a time as are allowed, by default half as many as there are cores, each on a
+//!   thread that gives way to all others ([`NICE`]): messages do not wait for logins. And as many
+//!   waiting as can be checked within [`WAIT_MAX`], at most [`QUEUE_MAX`]; beyond, "busy" at once.
 //! - [`REMEMBERED_MAX`] pairs of 32 bytes; the least recently used goes first.
 
 use std::num::NonZeroUsize;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
+use std::thread;
 use std::time::{Duration, Instant};
 
 use argon2::password_hash::phc::PasswordHash;
@@ -25,7 +26,9 @@ use lru::LruCache;
 use parking_lot::Mutex;
 use ring::hmac;
 use ring::rand::SystemRandom;
-use tokio::sync::{Semaphore, SemaphorePermit};
+use rustix::process::setpriority_process;
+use tokio::sync::{Semaphore, SemaphorePermit, oneshot};
+use tracing::{debug, warn};
 
 /// Logins that wait for a core at most, and those that have one.
 const QUEUE_MAX: usize = 256;
@@ -33,6 +36,10 @@ const QUEUE_MAX: usize = 256;
 /// How long a login may have to wait for a core. Gateways give a login up after a few seconds: if the
 /// queue were longer than that, every hash would be computed for somebody who has gone.
 const WAIT_MAX: Duration = Duration::from_secs(2);
+
+/// How much the threads that compute hashes give way to the others of this machine, as in nice(1):
+/// with 10, a thread that wants the same core gets nine times as much of it, and gets it at once.
+const NICE: i32 = 10;
 
 /// How much of what is known of the time of a hash comes from the last one: one of so many.
 const SMOOTHING: u64 = 8;
@@ -84,7 +91,7 @@ impl Passwords {
     pub fn new(hashes_max: usize) -> Result<Self, daemon::BoxError> {
         let random = SystemRandom::new();
         let key = hmac::Key::generate(hmac::HMAC_SHA256, &random).map_err(|_| "no random bytes")?;
-        let cores = std::thread::available_parallelism().map_or(1, NonZeroUsize::get);
+        let cores = thread::available_parallelism().map_or(1, NonZeroUsize::get);
         let running = if hashes_max == 0 { cores.div_ceil(2) } else { hashes_max };
         let remembered = NonZeroUsize::new(REMEMBERED_MAX).expect("not zero");
         let began = Instant::now();
@@ -112,13 +119,19 @@ impl Passwords {
         let Ok(_core) = self.running.acquire().await else { return (Verdict::Busy, false) };
         let (hash, tried) = (stored.unwrap_or(&self.dummy).to_owned(), credential.to_owned());
         let took = Arc::clone(&self.hash_us);
-        let check = tokio::task::spawn_blocking(move || {
+        let check = giving_way(move || {
             let began = Instant::now();
             let right = is_right(&hash, &tried);
             smooth(&took, micros(began.elapsed()));
             right
         });
-        let right = check.await.unwrap_or(false) && stored.is_some();
+        let right = match check.await {
+            Ok(right) => right && stored.is_some(),
+            Err(error) => {
+                warn!(%error, "a password could not be checked");
+                return (Verdict::Busy, true);
+            }
+        };
         if right {
             self.remembered.lock().put(tag, ());
         }
@@ -155,7 +168,7 @@ impl Passwords {
     /// Makes the hash to store for a credential.
     pub async fn hash(&self, credential: String) -> Result<String, daemon::BoxError> {
         let _core = self.running.acquire().await?;
-        tokio::task::spawn_blocking(move || hash_now(&credential)).await?
+        giving_way(move || hash_now(&credential)).await?
     }
 
     fn tag(&self, stored: &str, credential: &str) -> [u8; 32] {
@@ -179,6 +192,25 @@ impl Drop for Place<'_> {
     fn drop(&mut self) {
         self.shown.dec();
     }
+}
+
+/// Computes something on a thread of its own that gives way to all others. Not on one that is kept for
+/// the next time and for others: a thread may not take its priority back. Starting one costs a
+/// thousandth of a hash. The caller sees to it that there are not too many.
+async fn giving_way<T: Send + 'static>(
+    work: impl FnOnce() -> T + Send + 'static,
+) -> Result<T, daemon::BoxError> {
+    let (done, result) = oneshot::channel();
+    thread::Builder::new().name("password".to_owned()).spawn(move || {
+        // On Linux that is this thread, not the process.
+        if let Err(error) = setpriority_process(None, NICE) {
+            debug!(%error, "hashes are computed at the priority of everything else");
+        }
+        if done.send(work()).is_err() {
+            debug!("nobody waits for the hash any more");
+        }
+    })?;
+    Ok(result.await?)
 }
 
 /// Of two that do this at the same time, one may be left out.
@@ -225,6 +257,15 @@ mod tests {
         assert_eq!(passwords.verify(Some(&stored), "secret").await, (Verdict::Right, false));
         assert_eq!(passwords.verify(Some(&stored), "Secret").await, (Verdict::Wrong, true));
         assert_eq!(passwords.verify(None, "nobody has this").await, (Verdict::Wrong, true));
+    }
+
+    #[tokio::test]
+    async fn hashes_give_way_and_nothing_else_does() {
+        let nice = || rustix::process::getpriority_process(None).unwrap();
+        let before = nice();
+        assert_eq!(giving_way(nice).await.unwrap(), NICE.max(before));
+        assert_eq!(nice(), before);
+        assert_eq!(tokio::task::spawn_blocking(nice).await.unwrap(), before);
     }
 
     #[tokio::test]
