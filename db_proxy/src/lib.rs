@@ -18,6 +18,7 @@ pub mod commands;
 mod config;
 pub mod conversation;
 pub mod fold;
+mod folder_lock;
 pub mod following;
 pub mod fuzzing;
 pub mod inspecting;

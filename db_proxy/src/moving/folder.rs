@@ -28,6 +28,7 @@ use serde::{Deserialize, Serialize};
 
 use super::table::{self, Row, Sum, Table};
 use super::{MoveError, disk};
+use crate::folder_lock::FolderLock;
 
 /// The format of this version.
 const FORMAT: u32 = 1;
@@ -156,7 +157,7 @@ pub(super) struct Making {
     dir: PathBuf,
     manifest: File,
     parts: Vec<Part>,
-    lock: File,
+    lock: FolderLock,
 }
 
 /// What there was in the folder that an export is to be written to.
@@ -296,7 +297,7 @@ pub(super) struct Export {
     id: String,
     parts: Vec<Part>,
     sums: Vec<(&'static Table, Sum)>,
-    _lock: File,
+    _lock: FolderLock,
 }
 
 impl Export {
@@ -323,7 +324,7 @@ impl Export {
     fn new(
         dir: &Path,
         (header, parts, end): (Header, Vec<Part>, &End),
-        lock: File,
+        lock: FolderLock,
     ) -> Result<Self, MoveError> {
         let sums = sums(dir, &parts)?;
         let is_said = |(table, sum): &(&'static Table, Sum)| {
@@ -379,17 +380,15 @@ pub(super) fn damaged(path: &Path, why: &str) -> MoveError {
     MoveError::Refused(format!("{path} is damaged: {why}; restore it, or export again"))
 }
 
-fn lock(dir: &Path, to_write: bool) -> Result<File, MoveError> {
-    let handle = File::open(dir).map_err(disk(dir))?;
-    let locked = if to_write { handle.try_lock() } else { handle.try_lock_shared() };
-    match locked {
-        Ok(()) => Ok(handle),
-        Err(TryLockError::WouldBlock) => {
+fn lock(dir: &Path, to_write: bool) -> Result<FolderLock, MoveError> {
+    let locked = if to_write { FolderLock::exclusive(dir) } else { FolderLock::shared(dir) };
+    locked.map_err(|error| match error {
+        TryLockError::WouldBlock => {
             let dir = dir.display();
-            Err(MoveError::Refused(format!("{dir} is in use by another export or import")))
+            MoveError::Refused(format!("{dir} is in use by another export or import"))
         }
-        Err(TryLockError::Error(error)) => Err(disk(dir)(error)),
-    }
+        TryLockError::Error(error) => disk(dir)(error),
+    })
 }
 
 /// But for what a first export that was cut short may have left.

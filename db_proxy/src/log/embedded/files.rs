@@ -6,6 +6,7 @@ use std::io;
 use std::os::unix::fs::{DirBuilderExt, FileExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 
+use crate::folder_lock::FolderLock;
 use crate::log::LogError;
 
 /// Called when a write or a flush has failed, and never returns: nobody can know what reached the
@@ -56,21 +57,18 @@ pub(super) trait LogFile: fmt::Debug + Send + Sync {
 pub(super) struct DiskFolder {
     dir: PathBuf,
     /// Kept for the lock, and so that flushing needs no new descriptor.
-    handle: File,
+    handle: FolderLock,
 }
 
 impl DiskFolder {
-    /// Locks the folder, which is made if it does not exist. The lock is on the folder itself: it
-    /// leaves no trace, and goes with the process.
+    /// Locks the folder, which is made if it does not exist.
     pub(super) fn lock(dir: &Path) -> Result<Self, LogError> {
         create_dir(dir).map_err(|source| io_error("make the folder", dir.display(), source))?;
-        let handle =
-            File::open(dir).map_err(|source| io_error("open the folder", dir.display(), source))?;
-        match handle.try_lock() {
-            Ok(()) => Ok(Self { dir: dir.to_owned(), handle }),
+        match FolderLock::exclusive(dir) {
+            Ok(handle) => Ok(Self { dir: dir.to_owned(), handle }),
             Err(TryLockError::WouldBlock) => Err(LogError::InUse(dir.display().to_string())),
             Err(TryLockError::Error(source)) => {
-                Err(io_error("lock the folder", dir.display(), source))
+                Err(io_error("open and lock the folder", dir.display(), source))
             }
         }
     }
