@@ -1,5 +1,6 @@
-//! A private MariaDB server.
+//! A private MariaDB server; MySQL's own, if `TALKHUB_MYSQL` names a folder with its `mysqld` and `mysql`.
 
+use std::env;
 use std::fs;
 use std::io::Read;
 use std::net::{Ipv4Addr, TcpStream};
@@ -16,11 +17,16 @@ use crate::ports::Port;
 use crate::process::{self, Process};
 use crate::template::{self, template};
 
+mod replication;
+
 const SERVER_PACKAGE: &str = "mariadb-server-core";
 const CLIENT_PACKAGE: &str = "mariadb-client-core";
+/// Names the folder of MySQL's programs. Debian has none that runs beside its MariaDB, so nobody installs
+/// it for the tests.
+const MYSQL: &str = "TALKHUB_MYSQL";
 /// In the data folder, and named as seen from there: the whole path may be too long for a socket.
 const SOCKET: &str = "socket";
-/// How an empty data folder is made.
+/// How an empty data folder of MariaDB is made.
 const INSTALL: [&str; 4] = [
     "--skip-test-db",
     "--auth-root-authentication-method=normal",
@@ -119,7 +125,7 @@ impl MariaDb {
 
     /// The same for statements that may fail: then with what the client said.
     pub fn try_sql(&self, statements: &str) -> Result<String, String> {
-        let mut client = Command::new(process::installed("mariadb", CLIENT_PACKAGE));
+        let mut client = client();
         client
             .args(["--no-defaults", "--batch", "--skip-column-names", "--user=root"])
             .args(["--default-character-set=utf8mb4", "--protocol=socket"])
@@ -172,26 +178,32 @@ impl MariaDb {
     }
 
     fn install(&self) {
-        let server = process::installed("mariadbd", SERVER_PACKAGE);
         let options = (INSTALL, as_root());
-        let template = template("mariadb", &[&server], options, |draft| self.install_at(draft));
+        let template = template("mariadb", &[&server()], options, |draft| self.install_at(draft));
         template::copy(&template, &self.data()).expect("copy an empty data folder");
+        // Who it is among others. Makes itself another one.
+        fs::remove_file(self.data().join("auto.cnf")).ok();
     }
 
     fn install_at(&self, data: &Path) {
-        let mut command = Command::new(process::installed("mariadb-install-db", SERVER_PACKAGE));
+        let (program, options) = if mysql().is_some() {
+            (server(), ["--initialize-insecure"].as_slice())
+        } else {
+            (process::installed("mariadb-install-db", SERVER_PACKAGE), INSTALL.as_slice())
+        };
+        let mut command = Command::new(&program);
         command
             .arg("--no-defaults")
             .arg(format!("--datadir={}", data.display()))
             .arg(self.tmpdir())
-            .args(INSTALL)
+            .args(options)
             .args(as_root());
         let said = process::run(&mut command, "");
-        said.unwrap_or_else(|why| panic!("mariadb-install-db succeeds: {why}"));
+        said.unwrap_or_else(|why| panic!("{} succeeds: {why}", program.display()));
     }
 
     fn run(&self) {
-        let mut command = process::server(process::installed("mariadbd", SERVER_PACKAGE));
+        let mut command = process::server(server());
         command
             .arg("--no-defaults")
             .arg(format!("--datadir={}", self.data().display()))
@@ -200,12 +212,37 @@ impl MariaDb {
             .arg(format!("--socket={SOCKET}"))
             .args(["--bind-address=127.0.0.1", "--pid-file=pid", "--skip-name-resolve"])
             .args(["--innodb-buffer-pool-size=128M", "--innodb-flush-log-at-trx-commit=1"])
+            .args(
+                mysql()
+                    .map(|_folder| ["--mysqlx=OFF", "--secure-file-priv=NULL"])
+                    .into_iter()
+                    .flatten(),
+            )
             .args(as_root())
             .args(&self.args);
         // A killed one leaves it behind, and the port says that the new one is ready, not this.
         fs::remove_file(self.data().join(SOCKET)).ok();
         self.process.start(command, || greets(self.port()));
     }
+}
+
+/// Where MySQL's programs are, if they are wanted.
+fn mysql() -> Option<PathBuf> {
+    env::var_os(MYSQL).map(PathBuf::from)
+}
+
+fn server() -> PathBuf {
+    mysql().map_or_else(
+        || process::installed("mariadbd", SERVER_PACKAGE),
+        |folder| folder.join("mysqld"),
+    )
+}
+
+fn client() -> Command {
+    Command::new(mysql().map_or_else(
+        || process::installed("mariadb", CLIENT_PACKAGE),
+        |folder| folder.join("mysql"),
+    ))
 }
 
 /// It does not run as root unless it is told to.

@@ -127,6 +127,11 @@ impl Failure {
         }
     }
 
+    /// Whether the server asks for the password in a way that the driver does not know.
+    pub(super) fn is_unknown_login(&self) -> bool {
+        matches!(self, Self::Driver(Error::Driver(DriverError::UnknownAuthPlugin { .. })))
+    }
+
     /// Whether the two sides do not agree on how to speak: TLS, certificates, something that is no
     /// MySQL.
     pub(super) fn is_disagreement(&self) -> bool {

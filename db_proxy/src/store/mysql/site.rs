@@ -197,6 +197,11 @@ pub(super) fn refusal(failure: Failure, address: &Address) -> StoreError {
         Some(1049) => "there is no such database: make it, then run `db_proxy migrate`",
         Some(1142 | 1143 | 1227 | 1370) => "the user lacks a right: grant it",
         Some(1251 | 1275) => "the server wants another way to log in: change the user's",
+        // MySQL asks users that it does not have for a password in any of its ways.
+        None if failure.is_unknown_login() => {
+            "the server refuses this user with this password, or wants a way to log in that this \
+             program does not know: correct the URL, or change the user's way"
+        }
         None if failure.is_disagreement() => "no way to speak: correct the URL, or its TLS part",
         _ => return failure.into_store_error(name),
     };

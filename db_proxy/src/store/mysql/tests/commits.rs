@@ -132,16 +132,20 @@ async fn a_deadlock_is_tried_again() {
     let epoch = fresh.claim("owner".to_owned(), LOG).await.unwrap().epoch;
     commit_records(&fresh, epoch, 1..=1).await;
     let deadlocks = async || {
-        let sql = "SHOW GLOBAL STATUS LIKE 'Innodb_deadlocks'";
-        let row = blocking(move || MariaDb::shared().sql(sql)).await;
-        row.split_whitespace().last().unwrap().parse::<u64>().unwrap()
+        let sql =
+            "SELECT count FROM information_schema.innodb_metrics WHERE name = 'lock_deadlocks'";
+        let count = blocking(move || MariaDb::shared().sql(sql)).await;
+        count.trim().parse::<u64>().unwrap()
     };
     let before = deadlocks().await;
 
     // The server gives up the transaction that changed less: this one is the heavier.
     let mut other = Conn::from_url(&fresh.options.shards[0]).await.unwrap();
     other.query_drop("BEGIN").await.unwrap();
-    let many = "INSERT INTO unreadable SELECT 9, seq, '' FROM seq_1_to_1000";
+    let many = "INSERT INTO unreadable
+                WITH RECURSIVE numbers (n) AS
+                    (SELECT 1 UNION ALL SELECT n + 1 FROM numbers WHERE n < 1000)
+                SELECT 9, n, '' FROM numbers";
     other.query_drop(many).await.unwrap();
     other.query_drop("UPDATE conversation SET head = head").await.unwrap();
 
@@ -266,8 +270,9 @@ async fn commit_like_the_worker(store: &MySqlStore, epoch: u64, record: u32) {
 /// Waits until a statement in this database has waited so long that it waits for a lock.
 async fn waits_for_a_lock(database: &str) {
     let sql = format!(
-        "SELECT COUNT(*) FROM information_schema.processlist
-         WHERE db = '{database}' AND command <> 'Sleep' AND time_ms > 300"
+        "SELECT COUNT(*) FROM information_schema.innodb_trx
+         JOIN information_schema.processlist ON id = trx_mysql_thread_id
+         WHERE db = '{database}' AND trx_state = 'LOCK WAIT'"
     );
     loop {
         let sql = sql.clone();

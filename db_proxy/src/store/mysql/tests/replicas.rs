@@ -194,12 +194,17 @@ async fn a_replica_is_read_from_once_it_is_the_right_one() {
 
 #[tokio::test]
 async fn a_real_replica_that_lags_dies_or_hangs_changes_no_answer() {
-    let (primary, replica) = blocking(replicated).await;
+    let (primary, replica) = blocking(|| {
+        let primary = MariaDb::start_primary();
+        let replica = MariaDb::start_replica(&primary);
+        (primary, replica)
+    })
+    .await;
     let (owner, user) = database(&primary);
     let mut fresh = made(options(owner), options(user)).await;
     let epoch = fresh.claim("owner".to_owned(), LOG).await.unwrap().epoch;
     commit_records(&fresh, epoch, 1..=3).await;
-    catch_up(&primary, &replica);
+    replica.catch_up(&primary);
     let there = MySqlOptions { shards: fresh.options.shards.clone(), ..fresh.options.clone() };
     fresh.options.replicas = through(&there, replica.port()).shards;
     fresh.options.limits.replica = Duration::from_secs(2);
@@ -210,12 +215,12 @@ async fn a_real_replica_that_lags_dies_or_hangs_changes_no_answer() {
     assert_page(&store, 1..=30, 30).await;
     assert_eq!((metrics.reads.get(), metrics.misses.get()), (30, 0));
     // It lags.
-    replica.sql("STOP SLAVE SQL_THREAD");
+    replica.stop_applying();
     commit_records(&store, epoch, 4..=5).await;
     assert_page(&store, 21..=50, 30).await;
     assert_eq!((metrics.reads.get(), metrics.misses.get()), (40, 20));
-    replica.sql("START SLAVE SQL_THREAD");
-    catch_up(&primary, &replica);
+    replica.apply();
+    replica.catch_up(&primary);
     assert_page(&store, 21..=50, 30).await;
     assert_eq!((metrics.reads.get(), metrics.misses.get()), (70, 20));
 
@@ -248,27 +253,6 @@ async fn a_real_replica_that_lags_dies_or_hangs_changes_no_answer() {
     }
     assert!(began.elapsed() < fresh.options.limits.replica * 5, "{:?}", began.elapsed());
     replica.resume();
-}
-
-/// Two servers, of which the second follows the first.
-fn replicated() -> (MariaDb, MariaDb) {
-    let primary = MariaDb::start_with(&["--log-bin=binlog", "--server-id=1"]);
-    let replica = MariaDb::start_with(&["--server-id=2", "--read-only"]);
-    // Both have the users that they began with.
-    primary.sql("RESET MASTER");
-    replica.sql(&format!(
-        "CHANGE MASTER TO MASTER_HOST = '127.0.0.1', MASTER_PORT = {}, MASTER_USER = 'admin', \
-         MASTER_PASSWORD = 'admin', MASTER_USE_GTID = slave_pos; START SLAVE",
-        primary.port()
-    ));
-    (primary, replica)
-}
-
-/// Waits until the replica has all that its primary has.
-fn catch_up(primary: &MariaDb, replica: &MariaDb) {
-    let position = primary.sql("SELECT @@gtid_binlog_pos");
-    let waited = replica.sql(&format!("SELECT MASTER_GTID_WAIT('{}', 60)", position.trim()));
-    assert_eq!(waited.trim(), "0", "{}", replica.sql("SHOW SLAVE STATUS"));
 }
 
 /// A store with fifty messages, and the database of its replica, which has the first thirty, marked.
