@@ -10,7 +10,7 @@ use parking_lot::Mutex;
 use proto::Command;
 use proto::client;
 use proto::cluster::wire::{Answer, Ask, Origin, Owned};
-use proto::ids::{ConversationId, GroupId, UserId};
+use proto::ids::{ConversationId, UserId};
 
 use crate::login::Logins;
 use crate::partition::Outcome;
@@ -117,8 +117,7 @@ pub(crate) type Reply = Result<Answer, NoReply>;
 
 /// Answers one request.
 pub async fn answer(asker: &Asker, command: u32, body: Bytes) -> Answer {
-    let command = u16::try_from(command).ok().and_then(Command::from_number);
-    let Some(command) = command else { return ignored() };
+    let Some(command) = command_of(command) else { return ignored() };
     match reply(asker, command, body).await {
         Ok(mut answer) => {
             answer.by = std::mem::take(&mut asker.by.lock());
@@ -132,21 +131,11 @@ pub async fn answer(asker: &Asker, command: u32, body: Bytes) -> Answer {
 
 /// Whether a request is about users rather than conversations, and so for the login side.
 pub(crate) fn is_of_users(ask: &Ask) -> bool {
-    let command = u16::try_from(ask.command).ok().and_then(Command::from_number);
-    matches!(
-        command,
-        Some(
-            Command::AllUsersRequest
-                | Command::UsersInfoRequest
-                | Command::DepartmentsRequest
-                | Command::ChangeSignatureRequest
-                | Command::ChangeAvatarRequest
-                | Command::DeviceTokenRequest
-                | Command::LogoutRequest
-                | Command::SetPushShieldRequest
-                | Command::GetPushShieldRequest
-        )
-    )
+    command_of(ask.command).is_some_and(Command::is_about_users)
+}
+
+fn command_of(number: u32) -> Option<Command> {
+    u16::try_from(number).ok().and_then(Command::from_number)
 }
 
 async fn reply(asker: &Asker, command: Command, body: Bytes) -> Reply {
@@ -177,16 +166,6 @@ async fn reply(asker: &Asker, command: Command, body: Bytes) -> Reply {
         Command::SetPushShieldRequest => people::set_push_shield(asker, body).await,
         Command::GetPushShieldRequest => people::push_shield(asker).await,
         _ => Err(NoReply::Ignored),
-    }
-}
-
-/// The conversation that a client means by a session type and number. Session types other than
-/// "group" count as "single": some clients send 0 there.
-pub(crate) fn conversation(user: UserId, session_type: i32, id: u32) -> Option<ConversationId> {
-    if session_type == client::SessionType::Group as i32 {
-        ConversationId::group(GroupId(id))
-    } else {
-        ConversationId::single(user, UserId(id))
     }
 }
 

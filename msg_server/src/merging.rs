@@ -6,7 +6,8 @@
 //! # Invariants
 //!
 //! - What is merged is complete: an answer is missing only if there is none as a whole.
-//! - The result fits a frame to a client, by the rules by which one owner makes its own fit.
+//! - The result fits a frame to a client, by the rules by which one owner makes its own fit
+//!   ([`proto::lists`]).
 
 use std::cmp::Reverse;
 use std::collections::HashMap;
@@ -15,29 +16,11 @@ use bytes::Bytes;
 use prost::{DecodeError, Message};
 use proto::Command;
 use proto::client::{
-    GroupInfo, GroupInfoReply, GroupInfoRequest, MessageType, NormalGroupsReply, RecentSession,
+    GroupInfo, GroupInfoReply, GroupInfoRequest, NormalGroupsReply, RecentSession,
     RecentSessionsReply, UnreadCountReply, UnreadSession,
 };
 use proto::cluster::wire::{Answer, AskStatus};
-use proto::limits::LIMIT_TO_CLIENT;
-use proto::text::{VOICE_PLACEHOLDER, encrypt};
-
-use crate::routing::GROUPS_MAX;
-
-/// Sessions in the list of recent ones at most (TeamTalk protocol, sessions).
-const SESSIONS_MAX: usize = 100;
-
-/// What an entry takes besides its message.
-const ENTRY_OVERHEAD: usize = 64;
-
-/// What an entry's message takes at least, if it is replaced by a text that stands for it.
-const PREVIEW_LEN_MIN: usize = VOICE_PLACEHOLDER.len();
-
-/// Entries that fit a frame, with messages as short as can be.
-const ENTRIES_MAX: usize = LIMIT_TO_CLIENT / (ENTRY_OVERHEAD + PREVIEW_LEN_MIN) - 2;
-
-/// Stands for a text that does not fit any more.
-const TOO_LONG: &str = "…";
+use proto::lists::{ENTRIES_MAX, GROUPS_MAX, Room, SESSIONS_MAX};
 
 /// Makes one answer of several. An answer that is none makes the whole none.
 pub(crate) fn merge(
@@ -89,9 +72,9 @@ fn unread(user_id: u32, answers: &[Answer]) -> Result<Answer, Unmergeable> {
         dated.extend(with_times(answer, reply.sessions)?);
     }
     let mut sessions = newest_first(dated, ENTRIES_MAX);
-    let mut room = room_for(sessions.len());
+    let mut room = Room::of_sessions(sessions.len());
     for session in &mut sessions {
-        fit(&mut session.latest_msg_data, session.latest_msg_type, &mut room);
+        room.fit(session.latest_msg_type, &mut session.latest_msg_data);
     }
     let reply = UnreadCountReply { user_id, total_count, sessions, attach_data: None };
     Ok(answered(Command::UnreadCountReply, &reply))
@@ -104,9 +87,9 @@ fn recent(user_id: u32, answers: &[Answer]) -> Result<Answer, Unmergeable> {
         dated.extend(with_times(answer, reply.sessions)?);
     }
     let mut sessions = newest_first(dated, SESSIONS_MAX);
-    let mut room = room_for(sessions.len());
+    let mut room = Room::of_sessions(sessions.len());
     for session in &mut sessions {
-        fit(&mut session.latest_msg_data, session.latest_msg_type, &mut room);
+        room.fit(session.latest_msg_type, &mut session.latest_msg_data);
     }
     let reply = RecentSessionsReply { user_id, sessions, attach_data: None };
     Ok(answered(Command::RecentSessionsReply, &reply))
@@ -133,12 +116,13 @@ fn group_info(user_id: u32, asked: &Bytes, answers: &[Answer]) -> Result<Answer,
         let reply: GroupInfoReply = decode(answer)?;
         described.extend(reply.groups.into_iter().map(|group| (group.group_id, group)));
     }
-    let mut room = LIMIT_TO_CLIENT - 64;
+    let mut room = Room::of_groups();
     let mut groups = Vec::new();
     for asked in request.groups.iter().take(GROUPS_MAX) {
         let Some(info) = described.remove(&asked.group_id) else { continue };
-        let Some(left) = room.checked_sub(info.encoded_len() + 8) else { break };
-        room = left;
+        if !room.take_group(&info) {
+            break;
+        }
         groups.push(info);
     }
     let reply = GroupInfoReply { user_id, groups, attach_data: None };
@@ -166,23 +150,6 @@ fn newest_first<T>(mut dated: Vec<(u64, T)>, at_most: usize) -> Vec<T> {
     dated.into_iter().map(|(_ms, session)| session).collect()
 }
 
-/// What all messages of so many entries may take beyond the least.
-fn room_for(entries: usize) -> usize {
-    LIMIT_TO_CLIENT.saturating_sub((entries + 2) * (ENTRY_OVERHEAD + PREVIEW_LEN_MIN))
-}
-
-/// Replaces a text for which there is no room. Voice never takes more than the least.
-fn fit(data: &mut Bytes, kind: i32, room: &mut usize) {
-    let voice = [MessageType::SingleVoice, MessageType::GroupVoice].map(i32::from);
-    if voice.contains(&kind) {
-        return;
-    }
-    match room.checked_sub(data.len().saturating_sub(PREVIEW_LEN_MIN)) {
-        Some(left) => *room = left,
-        None => *data = encrypt(TOO_LONG),
-    }
-}
-
 fn answered(command: Command, reply: &impl Message) -> Answer {
     Answer {
         status: AskStatus::Answered.into(),
@@ -194,8 +161,9 @@ fn answered(command: Command, reply: &impl Message) -> Answer {
 
 #[cfg(test)]
 mod tests {
-    use proto::client::{GroupType, GroupVersion, SessionStatus, SessionType};
-    use proto::limits::HEADER_LEN;
+    use proto::client::{GroupType, GroupVersion, MessageType, SessionStatus, SessionType};
+    use proto::limits::{HEADER_LEN, LIMIT_TO_CLIENT};
+    use proto::text::VOICE_PLACEHOLDER;
 
     use super::*;
 
@@ -261,7 +229,8 @@ mod tests {
         other.newest_ms.push(5);
         let reply: UnreadCountReply = read(&merged(Command::UnreadCountRequest, vec![one, other]));
         let lens: Vec<usize> = reply.sessions.iter().map(|one| one.latest_msg_data.len()).collect();
-        assert_eq!(lens, [long, long, encrypt(TOO_LONG).len(), 100, VOICE_PLACEHOLDER.len()]);
+        let replaced = VOICE_PLACEHOLDER.len();
+        assert_eq!(lens, [long, long, replaced, 100, replaced]);
     }
 
     #[test]

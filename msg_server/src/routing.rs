@@ -9,12 +9,10 @@ use prost::{DecodeError, Message};
 use proto::Command;
 use proto::client::{
     GroupChangeMembersRequest, GroupInfoRequest, GroupMuteRequest, LatestMessageIdRequest,
-    MessageListRequest, MessagesByIdRequest, ReadAck, RemoveSessionRequest, SessionType,
+    MessageListRequest, MessagesByIdRequest, ReadAck, RemoveSessionRequest,
 };
 use proto::ids::{ConversationId, GroupId, UserId};
-
-/// Groups described in one reply at most: storage looks at no more of a request.
-pub(crate) const GROUPS_MAX: usize = 1_000;
+use proto::lists::GROUPS_MAX;
 
 /// Who answers a request.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -34,17 +32,20 @@ pub(crate) enum Route {
 /// Whom a request is asked of. What cannot be read is asked of anybody, who will say so.
 pub(crate) fn route(command: Command, body: &Bytes, user: u32) -> Route {
     let body = body.clone();
+    let of_session = |session_type, session_id| {
+        ConversationId::of_session(UserId(user), session_type, session_id)
+    };
     let conversation = match command {
         Command::MessageListRequest => MessageListRequest::decode(body)
-            .map(|request| conversation(user, request.session_type, request.session_id)),
+            .map(|request| of_session(request.session_type, request.session_id)),
         Command::LatestMessageIdRequest => LatestMessageIdRequest::decode(body)
-            .map(|request| conversation(user, request.session_type, request.session_id)),
+            .map(|request| of_session(request.session_type, request.session_id)),
         Command::MessagesByIdRequest => MessagesByIdRequest::decode(body)
-            .map(|request| conversation(user, request.session_type, request.session_id)),
+            .map(|request| of_session(request.session_type, request.session_id)),
         Command::ReadAck => ReadAck::decode(body)
-            .map(|request| conversation(user, request.session_type, request.session_id)),
+            .map(|request| of_session(request.session_type, request.session_id)),
         Command::RemoveSessionRequest => RemoveSessionRequest::decode(body)
-            .map(|request| conversation(user, request.session_type, request.session_id)),
+            .map(|request| of_session(request.session_type, request.session_id)),
         Command::GroupChangeMembersRequest => GroupChangeMembersRequest::decode(body)
             .map(|request| ConversationId::group(GroupId(request.group_id))),
         Command::GroupMuteRequest => GroupMuteRequest::decode(body)
@@ -53,15 +54,7 @@ pub(crate) fn route(command: Command, body: &Bytes, user: u32) -> Route {
         Command::UnreadCountRequest
         | Command::RecentSessionsRequest
         | Command::NormalGroupsRequest => return Route::Everything,
-        Command::AllUsersRequest
-        | Command::UsersInfoRequest
-        | Command::DepartmentsRequest
-        | Command::ChangeSignatureRequest
-        | Command::ChangeAvatarRequest
-        | Command::DeviceTokenRequest
-        | Command::LogoutRequest
-        | Command::SetPushShieldRequest
-        | Command::GetPushShieldRequest => return Route::Logins,
+        command if command.is_about_users() => return Route::Logins,
         // A new group gets a number that belongs to whoever makes it.
         _ => return Route::AnyOwner,
     };
@@ -85,15 +78,6 @@ pub(crate) fn is_repeatable(command: Command) -> bool {
             | Command::LogoutRequest
             | Command::SetPushShieldRequest
     )
-}
-
-/// Session types other than "group" count as "single": some clients send 0 there.
-fn conversation(user: u32, session_type: i32, id: u32) -> Option<ConversationId> {
-    if session_type == i32::from(SessionType::Group) {
-        ConversationId::group(GroupId(id))
-    } else {
-        ConversationId::single(UserId(user), UserId(id))
-    }
 }
 
 fn of_groups(body: Bytes) -> Result<Route, DecodeError> {

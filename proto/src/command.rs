@@ -296,6 +296,23 @@ impl Command {
     pub fn accepted_from_client(self, state: State) -> bool {
         self.direction() != Direction::ServerToClient && self.state() <= state
     }
+
+    /// Returns whether this asks about users, or changes what belongs to one, rather than anything
+    /// in conversations: whoever serves logins answers it.
+    pub const fn is_about_users(self) -> bool {
+        matches!(
+            self,
+            Self::AllUsersRequest
+                | Self::UsersInfoRequest
+                | Self::DepartmentsRequest
+                | Self::ChangeSignatureRequest
+                | Self::ChangeAvatarRequest
+                | Self::DeviceTokenRequest
+                | Self::LogoutRequest
+                | Self::SetPushShieldRequest
+                | Self::GetPushShieldRequest
+        )
+    }
 }
 
 /// Returns the largest length that a frame may have whose command is `number`, known or not.

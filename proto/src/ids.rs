@@ -2,6 +2,8 @@
 
 use std::fmt;
 
+use crate::client::SessionType;
+
 /// A user's number. 0 is nobody: real users start at 1.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Default)]
 pub struct UserId(pub u32);
@@ -83,6 +85,17 @@ impl ConversationId {
     /// The conversation of a group. `None` for group 0.
     pub fn group(group: GroupId) -> Option<Self> {
         (group.0 != 0).then(|| Self(u64::from(group.0)))
+    }
+
+    /// The conversation that `user`'s client means by a session type and number, the other way of
+    /// [`Self::session_of`]. Session types other than "group" count as "single": some clients send 0
+    /// there. `None` if it is no conversation.
+    pub fn of_session(user: UserId, session_type: i32, session: u32) -> Option<Self> {
+        if session_type == i32::from(SessionType::Group) {
+            Self::group(GroupId(session))
+        } else {
+            Self::single(user, UserId(session))
+        }
     }
 
     /// Reads the number back; `None` if it stands for no conversation.
@@ -177,6 +190,21 @@ mod tests {
         assert_eq!(group.parties(), Parties::Group(GroupId(7)));
         assert_eq!(ConversationId::from_number(group.number()), Some(group));
         assert_eq!(group.session_of(UserId(1)), Some(7));
+    }
+
+    #[test]
+    fn a_client_knows_a_conversation_by_its_session_whatever_it_calls_a_single_one() {
+        let user = UserId(5);
+        let single = ConversationId::single(user, UserId(9));
+        let group = ConversationId::group(GroupId(9));
+        for (session_type, expected) in [(0, single), (1, single), (77, single), (2, group)] {
+            let found = ConversationId::of_session(user, session_type, 9);
+            assert_eq!(found, expected, "{session_type}");
+            assert_eq!(found.and_then(|found| found.session_of(user)), Some(9));
+        }
+        for (session_type, session) in [(1, 5), (1, 0), (2, 0)] {
+            assert_eq!(ConversationId::of_session(user, session_type, session), None);
+        }
     }
 
     #[test]

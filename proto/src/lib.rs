@@ -1,8 +1,8 @@
 //! What the programs of TalkHub say to clients and to each other: schemas, frames, commands.
 //!
 //! No IO, no clock, no task: bytes in, values out, and back. The client protocol is fixed by the
-//! clients that exist ([`client`], [`frame`], [`command`], [`text`]); the cluster's protocol and
-//! the log's records are ours ([`cluster`], [`log`]).
+//! clients that exist ([`client`], [`frame`], [`command`], [`lists`], [`text`]); the cluster's
+//! protocol and the log's records are ours ([`cluster`], [`log`]).
 
 #![deny(clippy::indexing_slicing)] // Peers choose the bytes, and an index out of range is a panic.
 
@@ -13,6 +13,7 @@ pub mod frame;
 pub mod fuzzing;
 pub mod ids;
 pub mod limits;
+pub mod lists;
 pub mod text;
 
 /// The messages of the client protocol, from `schema/`. The body of a command is the message of

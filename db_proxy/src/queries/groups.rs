@@ -14,6 +14,7 @@ use proto::client::{
 use proto::cluster::wire::{Membership, Memberships, Reached, Reason};
 use proto::ids::{ConversationId, GroupId, UserId};
 use proto::limits::LIMIT_TO_CLIENT;
+use proto::lists::{GROUPS_MAX, Room};
 use proto::log::GroupCreated;
 
 use crate::admission::Change;
@@ -36,9 +37,6 @@ const FIXED_LEN: usize = 64;
 /// Numbers that are passed over at most for one that belongs here: with 8 db_proxies all but one of a
 /// million groups are made.
 const NUMBERS_PASSED_MAX: usize = 128;
-
-/// Groups described in one reply at most.
-const GROUPS_MAX: usize = 1_000;
 
 /// 0x0401: the user's normal groups and their versions.
 pub(crate) async fn normal(asker: &Asker) -> Reply {
@@ -63,7 +61,7 @@ pub(crate) async fn normal(asker: &Asker) -> Reply {
 /// does not fit even alone is cut.
 pub(crate) async fn info(asker: &Asker, body: Bytes) -> Reply {
     let request = GroupInfoRequest::decode(body)?;
-    let mut room = LIMIT_TO_CLIENT - 64;
+    let mut room = Room::of_groups();
     let mut groups: Vec<GroupInfo> = Vec::new();
     for asked in request.groups.iter().take(GROUPS_MAX) {
         let id = ConversationId::group(GroupId(asked.group_id));
@@ -78,10 +76,11 @@ pub(crate) async fn info(asker: &Asker, body: Bytes) -> Reply {
         let Some(mut info) = look.await? else { continue };
         if groups.is_empty() {
             let others = FIXED_LEN + info.name.len() + info.avatar_url.len();
-            info.member_ids.truncate(room.saturating_sub(others) / MEMBER_LEN);
+            info.member_ids.truncate(room.left().saturating_sub(others) / MEMBER_LEN);
         }
-        let Some(left) = room.checked_sub(info.encoded_len() + 8) else { break };
-        room = left;
+        if !room.take_group(&info) {
+            break;
+        }
         groups.push(info);
     }
     let reply = GroupInfoReply { user_id: asker.user.0, groups, attach_data: None };

@@ -14,7 +14,7 @@ use proto::ids::{ConversationId, MsgId, UserId};
 use proto::limits::{HEADER_LEN, LIMIT_TO_CLIENT};
 
 use crate::publish::seconds;
-use crate::queries::{Asker, NoReply, Reply, conversation, stored};
+use crate::queries::{Asker, NoReply, Reply, stored};
 use crate::requests::answered;
 use crate::state::State;
 use crate::store::{MessageRow, StoreError};
@@ -38,7 +38,7 @@ pub(super) const FIRST_PIECE: u32 = 16;
 /// frame are given; the client asks for the rest below the last it got.
 pub(crate) async fn page(asker: &Asker, body: Bytes) -> Reply {
     let request = MessageListRequest::decode(body)?;
-    let id = conversation(asker.user, request.session_type, request.session_id);
+    let id = ConversationId::of_session(asker.user, request.session_type, request.session_id);
     let id = id.ok_or(NoReply::Ignored)?;
     let count = request.msg_count.min(PAGE_MAX);
     let served = asker.of(id)?;
@@ -74,7 +74,7 @@ pub(crate) async fn page(asker: &Asker, body: Bytes) -> Reply {
 /// 0x030b: the newest id that the user may see.
 pub(crate) async fn latest(asker: &Asker, body: Bytes) -> Reply {
     let request = LatestMessageIdRequest::decode(body)?;
-    let id = conversation(asker.user, request.session_type, request.session_id);
+    let id = ConversationId::of_session(asker.user, request.session_type, request.session_id);
     let id = id.ok_or(NoReply::Ignored)?;
     let visible = visible(asker.of(id)?.partition.state(), id, asker.user).await?;
     let latest = visible.filter(|(first, head)| first <= head).map_or(0, |(_, head)| head.0);
@@ -93,7 +93,7 @@ pub(crate) async fn latest(asker: &Asker, body: Bytes) -> Reply {
 /// 0x030d: these messages, newest first.
 pub(crate) async fn by_id(asker: &Asker, body: Bytes) -> Reply {
     let request = MessagesByIdRequest::decode(body)?;
-    let id = conversation(asker.user, request.session_type, request.session_id);
+    let id = ConversationId::of_session(asker.user, request.session_type, request.session_id);
     let id = id.ok_or(NoReply::Ignored)?;
     let served = asker.of(id)?;
     let state = served.partition.state();

@@ -8,36 +8,20 @@ use futures_util::future::try_join_all;
 use prost::Message as _;
 use proto::Command;
 use proto::client::{
-    MessageType, ReadAck, RecentSession, RecentSessionsReply, RecentSessionsRequest,
-    RemoveSessionReply, RemoveSessionRequest, SessionStatus, UnreadCountReply, UnreadSession,
+    ReadAck, RecentSession, RecentSessionsReply, RecentSessionsRequest, RemoveSessionReply,
+    RemoveSessionRequest, SessionStatus, UnreadCountReply, UnreadSession,
 };
 use proto::cluster::wire::Answer;
 use proto::ids::{ConversationId, MsgId};
-use proto::limits::LIMIT_TO_CLIENT;
-use proto::text::{VOICE_PLACEHOLDER, encrypt};
+use proto::lists::{ENTRIES_MAX, Room, SESSIONS_MAX};
 
 use crate::admission::Change;
 use crate::partition::Outcome;
 use crate::partitions::Served;
 use crate::publish::seconds;
-use crate::queries::{Asker, NoReply, Reply, conversation, session_type, stored};
+use crate::queries::{Asker, NoReply, Reply, session_type, stored};
 use crate::requests::{answered, ignored};
 use crate::store::{MessageRow, StoreError, UserConversation};
-
-/// Sessions in the list of recent ones at most (TeamTalk protocol, sessions).
-const SESSIONS_MAX: usize = 100;
-
-/// What an entry takes besides its message.
-const ENTRY_OVERHEAD: usize = 64;
-
-/// What an entry's message takes at least, if it is replaced by a text that stands for it.
-const PREVIEW_LEN_MIN: usize = VOICE_PLACEHOLDER.len();
-
-/// Entries that fit a frame, with messages as short as can be.
-const ENTRIES_MAX: usize = LIMIT_TO_CLIENT / (ENTRY_OVERHEAD + PREVIEW_LEN_MIN) - 2;
-
-/// Stands for a text that does not fit any more.
-const TOO_LONG: &str = "…";
 
 /// Newest messages read at once: each may be as large as a frame.
 const PIECE: usize = 16;
@@ -125,7 +109,7 @@ fn stamps(of: &[Mine]) -> Vec<u64> {
 /// 0x0303: has no reply; `changed` says whether the user's other devices are to be told.
 pub(crate) async fn read_ack(asker: &Asker, body: Bytes) -> Reply {
     let request = ReadAck::decode(body)?;
-    let id = conversation(asker.user, request.session_type, request.session_id);
+    let id = ConversationId::of_session(asker.user, request.session_type, request.session_id);
     let conversation = id.ok_or(NoReply::Ignored)?;
     let change = Change::Read { conversation, user: asker.user, upto: MsgId(request.msg_id) };
     match asker.of(conversation)?.partition.change(change).await {
@@ -137,7 +121,7 @@ pub(crate) async fn read_ack(asker: &Asker, body: Bytes) -> Reply {
 /// 0x0206: the session is gone from the list and read, until the next message.
 pub(crate) async fn remove_session(asker: &Asker, body: Bytes) -> Reply {
     let request = RemoveSessionRequest::decode(body)?;
-    let id = conversation(asker.user, request.session_type, request.session_id);
+    let id = ConversationId::of_session(asker.user, request.session_type, request.session_id);
     let outcome = match id {
         Some(conversation) => {
             let change = Change::RemoveSession { conversation, user: asker.user };
@@ -171,8 +155,7 @@ struct Newest {
 
 /// The newest messages of these conversations, in the same order, to fit one frame together.
 async fn newest_messages(of: &[Mine]) -> Result<Vec<Newest>, StoreError> {
-    let entries = (of.len() + 2) * (ENTRY_OVERHEAD + PREVIEW_LEN_MIN);
-    let mut room = LIMIT_TO_CLIENT.saturating_sub(entries);
+    let mut room = Room::of_sessions(of.len());
     let mut newest = Vec::with_capacity(of.len());
     for piece in of.chunks(PIECE) {
         let mut heads = heads(piece).await?;
@@ -181,11 +164,10 @@ async fn newest_messages(of: &[Mine]) -> Result<Vec<Newest>, StoreError> {
             let message = heads
                 .remove(&id)
                 .ok_or_else(|| StoreError::Unavailable(format!("{id} has no message {head:?}")))?;
-            newest.push(Newest {
-                kind: i32::try_from(message.kind).unwrap_or_default(),
-                sender: message.sender.0,
-                data: preview(message, &mut room),
-            });
+            let kind = i32::try_from(message.kind).unwrap_or_default();
+            let mut data = message.body;
+            room.fit(kind, &mut data);
+            newest.push(Newest { data, kind, sender: message.sender.0 });
         }
     }
     Ok(newest)
@@ -214,21 +196,4 @@ async fn heads(of: &[Mine]) -> Result<HashMap<ConversationId, MessageRow>, Store
         found.extend(messages.into_iter().map(|message| (message.conversation, message)));
     }
     Ok(found)
-}
-
-/// What a list shows of a message: voice as the fixed text that stands for it, encrypted, and so a
-/// text for which there is no room.
-fn preview(message: MessageRow, room: &mut usize) -> Bytes {
-    let voice = [MessageType::SingleVoice as i32, MessageType::GroupVoice as i32];
-    if voice.contains(&i32::try_from(message.kind).unwrap_or_default()) {
-        return Bytes::from_static(VOICE_PLACEHOLDER);
-    }
-    let more = message.body.len().saturating_sub(PREVIEW_LEN_MIN);
-    match room.checked_sub(more) {
-        Some(left) => {
-            *room = left;
-            message.body
-        }
-        None => encrypt(TOO_LONG),
-    }
 }
