@@ -1,8 +1,8 @@
 //! What the fold decided, on its way to the sessions here.
 //!
-//! Records come from the hub, and from storage where the hub did not reach us. They are taken one by
-//! one and delivered when everything that came in one read has been taken: what a conversation got
-//! meanwhile goes to each session in one write.
+//! Records come from the hub, and from storage where the hub did not reach us. They are taken one
+//! by one. When everything that came in one read has been taken, what each conversation got goes to
+//! each of its sessions in one write.
 //!
 //! What did not come is noticed in two ways: by the next record of the conversation, which says what
 //! was before it, and by storage's stream of changes, which moves our cursor ([`cursor`]). Either way
@@ -21,9 +21,11 @@
 //!
 //! # What bounds it
 //!
-//! `conversations_max` conversations after the cursors are remembered ([`progress`]), of each partition
-//! the same share, since conversations spread evenly over them; behind a gap, 256 records wait at most, and [`repair::FETCHES_MAX`] pages are fetched at a time. What was taken
-//! and not delivered is bounded by what came in one read.
+//! - `conversations_max` conversations are remembered that changed after the cursors ([`progress`]).
+//!   Each partition has the same share, since conversations spread evenly over them.
+//! - Behind a gap, 256 records of a conversation wait at most ([`crate::seen`]).
+//! - [`repair::FETCHES_MAX`] pages are fetched at a time.
+//! - What was taken and not delivered is never more than what came in one read.
 
 mod cursor;
 mod fanout;

@@ -1,10 +1,10 @@
 //! Following storage: which conversations changed, whether or not we heard of it.
 //!
-//! Each partition by itself: as soon as a link owns it, the owner is told our cursor there, before
-//! anything else is asked of it. From there on it names, in order and about a second behind the log,
-//! what has changed. One task for each partition makes the named conversations complete, and then
-//! moves the cursor. So whatever was published and lost on its way, or never
-//! published since its owner died, is here a moment later.
+//! Each partition by itself. As soon as a link owns it, the owner is told our cursor, before it is
+//! asked anything else. From there on the owner names what has changed, in order and about a second
+//! behind the log. One task for each partition makes the named conversations complete, and then
+//! moves the cursor. So what was lost on its way, or never published because its owner died, is here
+//! a moment later.
 //!
 //! # Invariants
 //!
@@ -13,8 +13,8 @@
 //!
 //! # What bounds it
 //!
-//! [`QUEUED_MAX`] messages of each partition wait. Beyond, all of them are dropped, and the stream is asked for again,
-//! from the cursor, once the task is done with what it is at.
+//! Of each partition [`QUEUED_MAX`] messages wait. When one more comes, all of them are dropped. The
+//! stream is asked for again, from the cursor, once the task is done with what it is at.
 
 use std::collections::VecDeque;
 use std::mem;
