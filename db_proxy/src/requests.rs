@@ -83,16 +83,6 @@ impl Requests {
         }
     }
 
-    /// Room for a request: of the logins or of the others.
-    fn slots(&self, frame: &LinkFrame) -> &Arc<Semaphore> {
-        let is_of_users = match Kind::from_number(frame.kind) {
-            Some(Kind::Verify) => true,
-            Some(Kind::Ask) => frame.parse::<Ask>().is_ok_and(|ask| queries::is_of_users(&ask)),
-            _ => false,
-        };
-        if is_of_users { &self.slots.logins } else { &self.slots.requests }
-    }
-
     fn submit(&self, link: &Link, submit: &Submit) {
         let Some(send) = read_submit(submit) else {
             link.reset("it submits what cannot be read");
@@ -120,7 +110,8 @@ impl Requests {
         }
     }
 
-    /// Answers one request in a task of its own, or at once by `overloaded`.
+    /// Answers one request in a task of its own, or at once by `overloaded`. A question that cannot be
+    /// read resets the link, room or not.
     fn answer<Q, R>(
         &self,
         link: &Link,
@@ -128,16 +119,19 @@ impl Requests {
         overloaded: &R,
         answer: impl AnswerFn<Q, R>,
     ) where
-        Q: prost::Message + Default + 'static,
+        Q: Question,
         R: prost::Message + 'static,
     {
-        let Ok(slot) = Arc::clone(self.slots(&frame)).try_acquire_owned() else {
-            self.metrics.overloaded.inc();
-            send_answer(link, &frame, overloaded);
-            return;
-        };
+        // Not much: what the question holds in bytes stays where it is.
         let Ok(question) = frame.parse::<Q>() else {
             link.reset("it asks what cannot be read");
+            return;
+        };
+        let Slots { requests, logins } = &self.slots;
+        let slots = if question.is_for_logins() { logins } else { requests };
+        let Ok(slot) = Arc::clone(slots).try_acquire_owned() else {
+            self.metrics.overloaded.inc();
+            send_answer(link, &frame, overloaded);
             return;
         };
         let (this, link) = (self.clone(), link.clone());
@@ -204,6 +198,30 @@ impl Requests {
         admin::answer(&self.partitions, &self.logins, &self.gateways, request).await
     }
 }
+
+/// What may be asked over a link.
+trait Question: prost::Message + Default + 'static {
+    /// Whether it takes the room of logins, and not that of requests about conversations.
+    fn is_for_logins(&self) -> bool {
+        false
+    }
+}
+
+impl Question for Ask {
+    fn is_for_logins(&self) -> bool {
+        queries::is_of_users(self)
+    }
+}
+
+impl Question for Verify {
+    fn is_for_logins(&self) -> bool {
+        true
+    }
+}
+
+impl Question for MembershipsRequest {}
+impl Question for FetchRequest {}
+impl Question for AdminRequest {}
 
 /// An async function from a question to its answer.
 trait AnswerFn<Q, R>: std::marker::Send + 'static {

@@ -9,6 +9,7 @@ use proto::client::SessionType;
 use proto::cluster::wire::Ownership;
 use proto::limits::{HEADER_LEN, LIMIT_TO_CLIENT};
 use proto::{Command, client};
+use tokio::time::timeout;
 
 use super::*;
 use crate::cache::MemoryCache;
@@ -220,5 +221,52 @@ async fn more_requests_than_can_be_answered_are_turned_away_at_once() {
             &unread,
         )
         .await;
+    server.stop().await;
+}
+
+#[tokio::test]
+async fn a_flood_of_one_role_leaves_the_other_its_room() {
+    let server = Server::start().await;
+    let all = u32::try_from(BOUNDS.requests).unwrap();
+    let unread = client::UnreadCountRequest::default();
+    let shield = client::GetPushShieldRequest::default();
+    let verify = Verify { name: "u1".to_owned(), ..Verify::default() };
+    for floods_logins in [true, false] {
+        let Slots { requests, logins } = &server.requests.slots;
+        let flooded = if floods_logins { logins } else { requests };
+        let taken = flooded.acquire_many(all).await.unwrap();
+        let of_conversations = server.answer(1, Command::UnreadCountRequest, &unread).await;
+        let of_users = server.answer(1, Command::GetPushShieldRequest, &shield).await;
+        let verified: Verified =
+            server.link.call(Kind::Verify.number(), &verify, PATIENCE).await.unwrap();
+        assert_eq!(of_conversations == unavailable(), !floods_logins);
+        assert_eq!(of_users == unavailable(), floods_logins);
+        assert_eq!(verified == login::unavailable(), floods_logins, "{verified:?}");
+        drop(taken);
+    }
+    server.stop().await;
+}
+
+#[tokio::test]
+async fn a_question_that_cannot_be_read_resets_the_link_room_or_not() {
+    let server = Server::start().await;
+    let all = u32::try_from(BOUNDS.requests).unwrap();
+    let Slots { requests, logins } = &server.requests.slots;
+    for has_room in [true, false] {
+        let taken = if has_room { 0 } else { all };
+        let taken = (requests.acquire_many(taken).await, logins.acquire_many(taken).await);
+        for kind in [Kind::Ask, Kind::Verify, Kind::Memberships, Kind::Fetch] {
+            let who = (Role::MsgServer, "other", GATEWAY_BOOT + 1);
+            let (_far, link) = Far::dial(server.addr, who, &server.proxy.shutdown).await;
+            link.send_raw(kind.number(), 1, &[0xff; 5]).unwrap();
+            let cut_off = async {
+                while !link.is_closed() {
+                    tokio::task::yield_now().await;
+                }
+            };
+            timeout(PATIENCE, cut_off).await.unwrap_or_else(|_| panic!("{kind:?}"));
+        }
+        drop(taken);
+    }
     server.stop().await;
 }
