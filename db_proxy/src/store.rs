@@ -262,7 +262,7 @@ pub enum UserChange {
 }
 
 /// Why the store did not do what was asked.
-#[derive(Debug, thiserror::Error)]
+#[derive(Debug, Clone, thiserror::Error)]
 pub enum StoreError {
     /// It cannot be reached, or has no room: try again later. Nothing was written.
     #[error("the store is unavailable: {0}")]
@@ -328,7 +328,8 @@ pub trait ConversationStore: Send + Sync {
         to: MsgId,
     ) -> Stored<'_, u32>;
 
-    /// Every conversation of a user: singles with a message, groups he is or was a member of.
+    /// Every conversation of a user: singles with a message, groups he is or was a member of. Several
+    /// partitions that are in one database and are asked together are read at once.
     fn conversations_of(&self, user: UserId) -> Stored<'_, Vec<UserConversation>>;
 
     /// Groups with a number above `after`, at most `count`, and how many members each has.

@@ -88,7 +88,8 @@ pub(crate) async fn recent(asker: &Asker, body: Bytes) -> Reply {
 /// A conversation of the asker, and the partition it belongs to.
 type Mine = (Arc<Served>, UserConversation);
 
-/// Every conversation of the asker, of the partitions that he asks about.
+/// Every conversation of the asker, of the partitions that he asks about. They are asked together,
+/// without a wait between them: that way those in one database are one query there.
 pub(super) async fn conversations_of(asker: &Asker) -> Result<Vec<Mine>, NoReply> {
     let asked = asker.all_asked()?;
     let of_one = asked.into_iter().map(|served| async move {

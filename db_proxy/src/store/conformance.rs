@@ -49,6 +49,7 @@ macro_rules! suite {
             a_conversation_without_a_message_is_in_no_list,
             a_group_is_in_the_lists_of_members_past_and_present,
             a_list_has_the_users_own_marks,
+            lists_that_are_asked_for_together_are_those_of_each_user,
             nobody_has_no_conversations,
             members_marks_and_conversations_keep_their_last_state,
             groups_come_by_number_with_their_present_members,

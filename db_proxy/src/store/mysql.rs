@@ -12,6 +12,8 @@
 //!   where it left it, or where the batch took it.
 //! - Every call ends in bounded time, whatever the server does.
 //! - A read of several tables is one statement, and so sees one moment.
+//! - Of one user, the lists of all partitions of a shard that are asked for together are one
+//!   statement ([`gathering`]).
 //! - A replica is asked for messages only, and what it lacks is read from its primary ([`replica`]).
 //! - The process needs no right to define data; that is for [`MySqlStore::migrate`].
 
@@ -40,6 +42,7 @@ mod address;
 mod bulk;
 mod failure;
 mod fold;
+mod gathering;
 mod history;
 mod link;
 mod moving;
@@ -328,9 +331,12 @@ impl ConversationStore for MySqlStore {
     }
 
     fn conversations_of(&self, user: UserId) -> Stored<'_, Vec<UserConversation>> {
-        let part = self.part;
-        let reads = &self.shard().reads;
-        Box::pin(reads.run(move |link| history::conversations_of(link, part, user).boxed()))
+        let Database { reads, lists, .. } = self.shard();
+        let all = move |parts: Vec<u32>| {
+            let parts: Arc<[u32]> = parts.into();
+            reads.run(move |link| history::conversations_of(link, Arc::clone(&parts), user).boxed())
+        };
+        Box::pin(lists.read(user, self.part, all))
     }
 
     fn groups(&self, after: u32, count: usize) -> Stored<'_, Vec<(ConversationRow, u32)>> {

@@ -1,5 +1,6 @@
 //! The lists of users and groups, and the states they are made of.
 
+use futures_util::future::join_all;
 use proto::ids::{ConversationId, MsgId, UserId};
 
 use super::{Owner, group, mark, member, row, single, talk};
@@ -66,6 +67,23 @@ pub(in crate::store) async fn a_list_has_the_users_own_marks(store: &dyn Store) 
 
     let marks: Vec<_> = list(store, 2).await.into_iter().map(|entry| entry.mark).collect();
     assert_eq!(marks, [Some(of_the_group), Some(mark(single(1, 2), 2, 4)), None]);
+}
+
+pub(in crate::store) async fn lists_that_are_asked_for_together_are_those_of_each_user(
+    store: &dyn Store,
+) {
+    let mut owner = Owner::of(store).await;
+    for (one, other) in [(1, 2), (2, 3), (1, 3)] {
+        owner.write(talk(one, other, 2)).await;
+    }
+
+    let asked = [1, 2, 4, 3, 2, 0, 2];
+    let lists = asked.map(|user| listed(store, user));
+    let of_one = vec![single(1, 2), single(1, 3)];
+    let of_two = vec![single(1, 2), single(2, 3)];
+    let of_three = vec![single(1, 3), single(2, 3)];
+    let expected = [of_one, of_two.clone(), vec![], of_three, of_two.clone(), vec![], of_two];
+    assert_eq!(join_all(lists).await, expected);
 }
 
 /// User 0 stands in the place where a group's number says "group".

@@ -2,6 +2,7 @@
 
 use std::sync::Arc;
 
+use mysql_async::Value;
 use proto::ids::{ClientMsgId, ConversationId, GroupId, MsgId, Offset, Parties, UserId};
 
 use super::bulk;
@@ -211,55 +212,62 @@ pub(super) async fn count_own(
     Ok(row::one(row, Columns::next)?.unwrap_or_default())
 }
 
-/// What a user's lists show.
+/// What a user's lists show of some partitions, each conversation with its partition.
 pub(super) async fn conversations_of(
     link: &mut Link,
-    part: u32,
+    parts: Arc<[u32]>,
     user: UserId,
-) -> Result<Vec<UserConversation>, Failure> {
+) -> Result<Vec<(u32, UserConversation)>, Failure> {
     if user == UserId(0) {
         return Ok(Vec::new()); // The range of ids below would be that of all groups.
     }
     let first = u64::from(user.0) << 32;
     let last = first | u64::from(u32::MAX);
     let UserId(user) = user;
-    let rows = link
-        .rows(
-            "SELECT c.id, c.head, c.last_offset, c.last_message_ms,
+    let mut found = Vec::new();
+    for list in bulk::lists(&parts) {
+        let parts = bulk::repeated("(", "?", ")", list.len());
+        let of_list = || list.iter().map(|part| Value::from(*part));
+        let query = format!(
+            "SELECT c.part, c.id, c.head, c.last_offset, c.last_message_ms,
                     NULL, NULL, NULL, NULL, NULL, NULL, NULL, NULL, NULL,
                     k.conversation, k.user_id, k.read_msg_id, k.own_up_to_read, k.own_total,
                     k.removed_at, k.shield
              FROM conversation c
              LEFT JOIN mark k ON k.conversation = c.id AND k.user_id = ?
-             WHERE c.id BETWEEN ? AND ? AND c.head > 0 AND c.part = ?
+             WHERE c.id BETWEEN ? AND ? AND c.head > 0 AND c.part IN {parts}
              UNION ALL
-             SELECT c.id, c.head, c.last_offset, c.last_message_ms,
+             SELECT c.part, c.id, c.head, c.last_offset, c.last_message_ms,
                     NULL, NULL, NULL, NULL, NULL, NULL, NULL, NULL, NULL,
                     k.conversation, k.user_id, k.read_msg_id, k.own_up_to_read, k.own_total,
                     k.removed_at, k.shield
              FROM conversation c
              LEFT JOIN mark k ON k.conversation = c.id AND k.user_id = ?
-             WHERE c.higher_user = ? AND c.head > 0 AND c.part = ?
+             WHERE c.higher_user = ? AND c.head > 0 AND c.part IN {parts}
              UNION ALL
-             SELECT c.id, c.head, c.last_offset, c.last_message_ms,
+             SELECT c.part, c.id, c.head, c.last_offset, c.last_message_ms,
                     c.group_name, c.group_avatar, c.group_creator, c.group_kind, c.group_version,
                     m.group_id, m.user_id, m.join_msg_id, m.leave_msg_id,
                     k.conversation, k.user_id, k.read_msg_id, k.own_up_to_read, k.own_total,
                     k.removed_at, k.shield
              FROM `member` m
-             JOIN conversation c ON c.id = m.group_id AND c.part = ?
+             JOIN conversation c ON c.id = m.group_id AND c.part IN {parts}
              LEFT JOIN mark k ON k.conversation = c.id AND k.user_id = ?
-             WHERE m.user_id = ?",
-            values![user, first, last, part, user, user, part, part, user, user],
-        )
-        .await?;
-    row::all(rows, |columns| {
-        Ok(UserConversation {
-            row: columns.conversation()?,
-            member: columns.member()?,
-            mark: columns.mark()?,
-        })
-    })
+             WHERE m.user_id = ?"
+        );
+        let mut values = values![user, first, last];
+        values.extend(of_list());
+        values.extend(values![user, user]);
+        values.extend(of_list().chain(of_list()));
+        values.extend(values![user, user]);
+        let rows = link.rows(&query, values).await?;
+        found.append(&mut row::all(rows, |columns| {
+            let part = columns.next()?;
+            let (row, member, mark) = (columns.conversation()?, columns.member()?, columns.mark()?);
+            Ok((part, UserConversation { row, member, mark }))
+        })?);
+    }
+    Ok(found)
 }
 
 /// Groups by number, with the count of their members.

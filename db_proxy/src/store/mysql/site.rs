@@ -7,11 +7,12 @@ use ring::rand::{SecureRandom, SystemRandom};
 
 use super::address::Address;
 use super::failure::Failure;
+use super::gathering::Gathering;
 use super::pool::{Bounds, Pool};
 use super::replica::Replica;
 use super::schema::{self, IMPORTED, Original, Role, SITE, Side};
 use super::{MySqlLimits, MySqlOptions};
-use crate::store::StoreError;
+use crate::store::{StoreError, UserConversation};
 
 /// A step of a migration may rewrite a table of many gigabytes.
 const MIGRATION_STEP_MAX: Duration = Duration::from_hours(24);
@@ -21,6 +22,8 @@ const MIGRATION_STEP_MAX: Duration = Duration::from_hours(24);
 pub(super) struct Database {
     pub(super) reads: Pool,
     pub(super) writes: Pool,
+    /// Users' lists that several partitions are asked for.
+    pub(super) lists: Gathering<UserConversation>,
     /// Where history may be read as well.
     pub(super) replica: Option<Replica>,
 }
@@ -35,6 +38,7 @@ impl Database {
         Self {
             reads: Pool::new(address.clone(), reads),
             writes: Pool::new(address.clone(), writes),
+            lists: Gathering::default(),
             replica: None,
         }
     }

@@ -50,13 +50,18 @@ async fn fresh() -> Fresh {
 }
 
 async fn fresh_split() -> Fresh {
+    fresh_of_two_shards(1, 2).await
+}
+
+/// Partition `part` of so many, which are in two shards by turns.
+async fn fresh_of_two_shards(part: u32, partitions: u32) -> Fresh {
     let of_three = blocking(|| [(); 3].map(|()| database(MariaDb::shared()))).await;
     let [first, second, people] = of_three;
     let split = |first, second, people| MySqlOptions {
         shards: vec![first, second],
         users: Some(people),
-        part: 1,
-        partitions: 2,
+        part,
+        partitions,
         ..options(String::new())
     };
     made(split(first.0, second.0, people.0), split(first.1, second.1, people.1)).await
@@ -78,12 +83,14 @@ fn options(url: String) -> MySqlOptions {
     MySqlOptions { on_broken_fold: |_| {}, ..MySqlOptions::new(url) }
 }
 
-/// The options for the same database as seen through another port.
+/// The options for the same shards as seen through another port.
 fn through(options: &MySqlOptions, port: u16) -> MySqlOptions {
-    let url = &options.shards[0];
-    let (before, rest) = url.rsplit_once(':').unwrap();
-    let (_port, database) = rest.split_once('/').unwrap();
-    MySqlOptions { shards: vec![format!("{before}:{port}/{database}")], ..options.clone() }
+    let through = |url: &String| {
+        let (before, rest) = url.rsplit_once(':').unwrap();
+        let (_port, database) = rest.split_once('/').unwrap();
+        format!("{before}:{port}/{database}")
+    };
+    MySqlOptions { shards: options.shards.iter().map(through).collect(), ..options.clone() }
 }
 
 /// A name of the database as `mariadb` takes it.

@@ -1,4 +1,5 @@
-//! A server's port with a fault in front of it: it knows a COMMIT when it sees one.
+//! A server's port with a fault in front of it: it knows a COMMIT when it sees one, and counts what
+//! is asked.
 
 use std::net::Ipv4Addr;
 use std::sync::Arc;
@@ -22,11 +23,12 @@ pub(super) enum Fault {
 }
 
 /// A proxy for as long as its runtime lives.
-#[derive(Debug)]
+#[derive(Debug, Clone)]
 pub(super) struct Proxy {
     pub(super) port: u16,
     next: Arc<Mutex<Option<Fault>>>,
     done: Arc<AtomicU32>,
+    executed: Arc<AtomicU32>,
     news: Arc<Notify>,
 }
 
@@ -34,8 +36,14 @@ impl Proxy {
     pub(super) async fn to(server: u16) -> Self {
         let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).await.unwrap();
         let port = listener.local_addr().unwrap().port();
-        let proxy = Self { port, next: Arc::default(), done: Arc::default(), news: Arc::default() };
-        let plan = (Arc::clone(&proxy.next), Arc::clone(&proxy.done), Arc::clone(&proxy.news));
+        let proxy = Self {
+            port,
+            next: Arc::default(),
+            done: Arc::default(),
+            executed: Arc::default(),
+            news: Arc::default(),
+        };
+        let plan = proxy.clone();
         #[expect(clippy::disallowed_methods, reason = "ends with the test's runtime")]
         tokio::spawn(async move {
             while let Ok((client, _)) = listener.accept().await {
@@ -60,12 +68,15 @@ impl Proxy {
     pub(super) fn done(&self) -> u32 {
         self.done.load(Ordering::Relaxed)
     }
+
+    /// How many prepared statements were run since this was asked last.
+    pub(super) fn executed(&self) -> u32 {
+        self.executed.swap(0, Ordering::Relaxed)
+    }
 }
 
-type Plan = (Arc<Mutex<Option<Fault>>>, Arc<AtomicU32>, Arc<Notify>);
-
 /// Passes bytes on, both ways, until one side ends or a fault is done.
-async fn pass(mut client: TcpStream, mut server: TcpStream, (next, done, news): Plan) {
+async fn pass(mut client: TcpStream, mut server: TcpStream, proxy: Proxy) {
     let (mut asked, mut answered) = (BytesMut::new(), BytesMut::new());
     let mut silent = false;
     loop {
@@ -73,9 +84,13 @@ async fn pass(mut client: TcpStream, mut server: TcpStream, (next, done, news): 
             read = client.read_buf(&mut asked) => {
                 let Ok(1..) = read else { return };
                 while let Some(packet) = packet(&mut asked) {
-                    let fault = if is_commit(&packet) { next.lock().take() } else { None };
+                    let commits = is_commit(&packet);
+                    let fault = if commits { proxy.next.lock().take() } else { None };
+                    if is_execution(&packet) {
+                        proxy.executed.fetch_add(1, Ordering::Relaxed);
+                    }
                     if fault.is_some() {
-                        done.fetch_add(1, Ordering::Relaxed);
+                        proxy.done.fetch_add(1, Ordering::Relaxed);
                     }
                     if fault == Some(Fault::CutBefore) {
                         return;
@@ -89,7 +104,7 @@ async fn pass(mut client: TcpStream, mut server: TcpStream, (next, done, news): 
                     }
                     if fault == Some(Fault::Silence) {
                         silent = true;
-                        news.notify_one();
+                        proxy.news.notify_one();
                     }
                 }
             }
@@ -115,4 +130,10 @@ fn packet(from: &mut BytesMut) -> Option<BytesMut> {
 fn is_commit(packet: &[u8]) -> bool {
     const QUERY: u8 = 3;
     packet.get(4..).is_some_and(|body| body.split_first() == Some((&QUERY, b"COMMIT")))
+}
+
+fn is_execution(packet: &[u8]) -> bool {
+    const EXECUTE: u8 = 0x17;
+    // The first packet of a command has number 0.
+    packet.get(3..5) == Some(&[0, EXECUTE])
 }

@@ -1,8 +1,12 @@
 //! What one who reads sees while others write, and what belongs to which partition.
 
+use futures_util::future::{join_all, try_join_all};
 use proto::ids::GroupId;
 
+use super::proxy::Proxy;
 use super::*;
+use crate::fold::Fold;
+use crate::state::State;
 use crate::store::{GroupRow, MemberRow};
 
 #[tokio::test]
@@ -61,6 +65,50 @@ async fn each_partition_has_its_own_progress_and_lists() {
     assert!(matches!(taken, Err(StoreError::Taken(_))), "{taken:?}");
 }
 
+/// As at a login, where the owner of all asks each partition's state.
+#[tokio::test]
+async fn the_lists_of_all_partitions_are_one_query_for_each_database() {
+    const PARTITIONS: u32 = 8;
+    let fresh = fresh_of_two_shards(0, PARTITIONS).await;
+    let proxy = Proxy::to(MariaDb::shared().port()).await;
+    let first = MySqlStore::open(through(&fresh.options, proxy.port)).await.unwrap();
+    let stores: Vec<Arc<MySqlStore>> =
+        (0..PARTITIONS).map(|part| Arc::new(first.for_partition(part).unwrap())).collect();
+    let mut states = Vec::new();
+    for (part, store) in (0..PARTITIONS).zip(&stores) {
+        let log = LogId([u8::try_from(part).unwrap(); 16]);
+        let progress = store.claim("owner".to_owned(), log).await.unwrap();
+        // Nothing is in the last one.
+        if part < PARTITIONS - 1 {
+            store.commit(progress.epoch, Offset(0), group_batch(part + 1)).await.unwrap();
+        }
+        states.push(State::new(Fold::new(1, Offset(1), 0), Offset(1), Arc::clone(store) as _));
+    }
+
+    proxy.executed();
+    let lists = try_join_all(states.iter().map(|state| state.conversations_of(UserId(1))));
+    let lists = lists.await.unwrap();
+    assert_eq!(proxy.executed(), 2);
+    for (part, list) in (0..PARTITIONS).zip(lists) {
+        let ids: Vec<_> = list.iter().map(|entry| entry.row.id).collect();
+        let expected: &[_] = if part < PARTITIONS - 1 { &[group(part + 1)] } else { &[] };
+        assert_eq!(ids, expected, "partition {part}");
+        assert_eq!(ids, listed(&stores[part as usize]).await, "asked alone");
+    }
+    assert_eq!(proxy.executed(), PARTITIONS, "one after the other");
+
+    // Some of them are owned elsewhere: those are not asked for.
+    let some = [1, 3, 6];
+    let lists = join_all(some.map(|part| listed(&stores[part]))).await;
+    assert_eq!(lists, [vec![group(2)], vec![group(4)], vec![group(7)]]);
+    assert_eq!(proxy.executed(), 2);
+}
+
+async fn listed(store: &MySqlStore) -> Vec<ConversationId> {
+    let list = store.conversations_of(UserId(1)).await.unwrap();
+    list.iter().map(|entry| entry.row.id).collect()
+}
+
 /// Each db_proxy has its own connections; turns are taken in the database.
 #[tokio::test]
 async fn several_db_proxies_give_out_each_number_name_and_stamp_once() {
@@ -83,7 +131,7 @@ async fn several_db_proxies_give_out_each_number_name_and_stamp_once() {
         }
         (users, groups, named)
     });
-    let done = futures_util::future::join_all(work).await;
+    let done = join_all(work).await;
 
     let users: HashSet<_> = done.iter().flat_map(|(users, _, _)| users).collect();
     let groups: HashSet<_> = done.iter().flat_map(|(_, groups, _)| groups).collect();
