@@ -68,7 +68,8 @@ pub struct KafkaConfig {
     pub group: String,
     /// Takes a topic that cannot keep the promise. For development.
     pub allow_unsafe_topic: bool,
-    /// More settings of the Kafka library, such as `"security.protocol"`.
+    /// More settings of the Kafka library, above all those for TLS and a login: `"security.protocol"`,
+    /// `"ssl.ca.location"`, `"sasl.mechanism"`, `"sasl.username"`, `"sasl.password"`.
     pub settings: BTreeMap<String, Secret>,
 }
 

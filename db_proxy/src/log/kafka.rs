@@ -99,8 +99,8 @@ pub struct Options {
     pub patience: Duration,
     /// Whether a topic is taken that cannot keep the promise. For development.
     pub allow_unsafe_topic: bool,
-    /// More settings of the Kafka library, such as `security.protocol`. Those that the promise rests
-    /// on cannot be set here.
+    /// More settings of the Kafka library: `security.protocol`, `ssl.ca.location`, `sasl.mechanism` and
+    /// what else TLS and a login need. Those that the promise rests on cannot be set here.
     pub settings: BTreeMap<String, String>,
 }
 
@@ -117,6 +117,12 @@ impl Options {
             allow_unsafe_topic: false,
             settings: BTreeMap::new(),
         }
+    }
+
+    /// Whether brokers are only talked to over TLS.
+    fn wants_tls(&self) -> bool {
+        let protocol = self.settings.get("security.protocol");
+        protocol.is_some_and(|protocol| protocol.to_ascii_lowercase().ends_with("ssl"))
     }
 }
 

@@ -1,5 +1,6 @@
 //! A private cluster of Apache Kafka brokers, each of which is a controller as well (KRaft).
 
+mod secured;
 mod wire;
 
 use std::fmt::Write;
@@ -16,6 +17,8 @@ use crate::ports::Port;
 use crate::process::{self, Process, wait_for};
 use crate::template::{self, template};
 use wire::{Metadata, NewTopic};
+
+pub use secured::{Resource, SecuredKafka};
 
 /// Names a folder with the jars of Kafka.
 const LIBS: &str = "TALKHUB_KAFKA_LIBS";
@@ -72,6 +75,8 @@ struct Broker {
     process: Process,
     port: Port,
     controller: Port,
+    /// Where it also listens with TLS, for those who log in.
+    secured: Option<Port>,
     folder: PathBuf,
 }
 
@@ -93,14 +98,27 @@ impl Kafka {
 
     /// Starts a cluster whose brokers have more settings. They come last, and so win.
     pub fn start_with(brokers: usize, settings: &[(&str, &str)]) -> Self {
+        Self::start_for(None, brokers, settings)
+    }
+
+    /// As [`Self::start_with`]. With a user, in the words of Kafka's own tool, the brokers also listen
+    /// with TLS, for those who log in.
+    fn start_for(user: Option<&str>, brokers: usize, settings: &[(&str, &str)]) -> Self {
         let template = template("kafka", &[&java(), &libs()], JAVA, make_template);
         let folder = folder::new("kafka");
         let count = i32::try_from(brokers).expect("a few brokers");
-        let brokers: Vec<Broker> = (1..=count).map(|id| Broker::new(id, folder.path())).collect();
+        let mut brokers: Vec<Broker> =
+            (1..=count).map(|id| Broker::new(id, folder.path())).collect();
+        for broker in &mut brokers {
+            broker.secured = user.map(|_| Port::take());
+        }
         let voters: Vec<String> = brokers.iter().map(Broker::voter).collect();
         for broker in &brokers {
             broker.configure(&voters.join(","), settings, brokers.len());
-            broker.copy_data(&template.join(FORMATTED));
+            match user {
+                None => broker.copy_data(&template.join(FORMATTED)),
+                Some(_) => broker.format(user),
+            }
         }
         let cluster = Self { brokers, template, _folder: folder };
         // Each is ready only with the others.
@@ -222,7 +240,7 @@ impl Broker {
         fs::create_dir(&folder).expect("make the folder of a broker");
         let process = Process::new(&format!("Kafka broker {id}"), folder.join("log"));
         let (port, controller) = (Port::take(), Port::take());
-        Self { id, process, port, controller, folder }
+        Self { id, process, port, controller, secured: None, folder }
     }
 
     fn port(&self) -> u16 {
@@ -251,10 +269,13 @@ impl Broker {
         }
         let (client, control) = (self.port(), self.controller.number);
         set("node.id", &self.id.to_string());
-        set(
-            "listeners",
-            &format!("PLAINTEXT://127.0.0.1:{client},CONTROLLER://127.0.0.1:{control}"),
-        );
+        let mut listeners =
+            format!("PLAINTEXT://127.0.0.1:{client},CONTROLLER://127.0.0.1:{control}");
+        if let Some(port) = &self.secured {
+            write!(listeners, ",SASL_SSL://127.0.0.1:{}", port.number)
+                .expect("it takes everything");
+        }
+        set("listeners", &listeners);
         set("controller.quorum.voters", voters);
         set("log.dirs", &self.data().display().to_string());
         let (replicas, in_sync) = (brokers.min(3).to_string(), brokers.min(2).to_string());
@@ -272,17 +293,20 @@ impl Broker {
         fs::write(self.folder.join("logging.properties"), LOGGING).expect("write them");
     }
 
-    fn format(&self) {
+    fn format(&self, user: Option<&str>) {
         let mut command = Command::new(java());
         self.java_args(&mut command);
         command
             .args(["kafka.tools.StorageTool", "format", "--cluster-id", CLUSTER_ID, "--config"])
             .arg(self.properties());
+        if let Some(user) = user {
+            command.args(["--add-scram", user]);
+        }
         let said = process::run(&mut command, "");
         said.unwrap_or_else(|why| panic!("the folder of a broker is formatted: {why}"));
     }
 
-    /// What [`Self::format`] would do, from what it did for another broker.
+    /// What [`Self::format`] would do without a user, from what it did for another broker.
     fn copy_data(&self, formatted: &Path) {
         template::copy(formatted, &self.data()).expect("copy the formatted folder");
         let file = self.data().join("meta.properties");
@@ -322,7 +346,7 @@ fn make_template(draft: &Path) {
     let folder = folder::new("kafka");
     let broker = Broker::new(1, folder.path());
     broker.configure(&broker.voter(), &[], 1);
-    broker.format();
+    broker.format(None);
     template::copy(&broker.data(), &draft.join(FORMATTED)).expect("copy the formatted folder");
     let classes = format!("-XX:ArchiveClassesAtExit={}", draft.join(CLASSES).display());
     broker.run(&classes, &|metadata| metadata.brokers.len() == 1);

@@ -30,7 +30,7 @@ mod template;
 
 use std::time::Duration;
 
-pub use kafka::{Kafka, PartitionState};
+pub use kafka::{Kafka, PartitionState, Resource, SecuredKafka};
 pub use mariadb::MariaDb;
 pub use redis::Redis;
 

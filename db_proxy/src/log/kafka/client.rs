@@ -13,7 +13,7 @@ use proto::ids::Offset;
 use rdkafka::ClientContext;
 use rdkafka::config::{ClientConfig, RDKafkaLogLevel};
 use rdkafka::consumer::ConsumerContext;
-use rdkafka::error::KafkaError;
+use rdkafka::error::{KafkaError, RDKafkaErrorCode};
 use rdkafka::message::Message as _;
 use rdkafka::producer::{DeliveryResult, ProducerContext};
 use rdkafka::statistics::Statistics;
@@ -46,10 +46,33 @@ pub(super) fn config(options: &Options) -> ClientConfig {
 pub(super) struct Reports {
     /// The last thing that went wrong.
     trouble: Mutex<Option<String>>,
+    /// The same, if it was that a broker and this client do not come to terms.
+    refusal: Mutex<Option<Refusal>>,
     /// Where the messages of a producer are, in the order of the reports.
     delivered: Mutex<Vec<(usize, Result<Offset, String>)>>,
     /// Kept up to date by a consumer, with the place of its partition.
     watched: Option<(String, i32, Arc<Numbers>)>,
+}
+
+/// Why a broker that is there is not talked to. Trying again does not help.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) enum Refusal {
+    /// It is not who it must be, or the two cannot agree on how to encrypt.
+    Tls(String),
+    /// It does not take the login.
+    Login(String),
+}
+
+impl Refusal {
+    fn of(error: &KafkaError, reason: &str) -> Option<Self> {
+        match error.rdkafka_error_code()? {
+            RDKafkaErrorCode::SSL => Some(Self::Tls(reason.to_owned())),
+            RDKafkaErrorCode::Authentication
+            | RDKafkaErrorCode::SaslAuthenticationFailed
+            | RDKafkaErrorCode::UnsupportedSASLMechanism => Some(Self::Login(reason.to_owned())),
+            _ => None,
+        }
+    }
 }
 
 impl Reports {
@@ -63,9 +86,15 @@ impl Reports {
         self.trouble.lock().clone()
     }
 
+    /// Why a broker is not talked to, if that is what went wrong last.
+    pub(super) fn refusal(&self) -> Option<Refusal> {
+        self.refusal.lock().clone()
+    }
+
     /// Nothing is wrong any more.
     pub(super) fn is_well(&self) {
         *self.trouble.lock() = None;
+        *self.refusal.lock() = None;
     }
 
     /// What was reported of messages since the last call.
@@ -90,6 +119,11 @@ impl ClientContext for Reports {
 
     fn error(&self, error: KafkaError, reason: &str) {
         tracing::debug!(%error, reason, "of the Kafka library");
+        // Comes after what is wrong with each, and says less.
+        if error.rdkafka_error_code() == Some(RDKafkaErrorCode::AllBrokersDown) {
+            return;
+        }
+        *self.refusal.lock() = Refusal::of(&error, reason);
         self.note(reason);
     }
 

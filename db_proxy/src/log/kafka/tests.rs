@@ -4,6 +4,7 @@ mod append;
 mod faults;
 mod ownership;
 mod refusals;
+mod secured;
 mod speed;
 
 use std::sync::atomic::{AtomicU32, Ordering};

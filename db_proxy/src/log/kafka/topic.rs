@@ -11,7 +11,7 @@ use rdkafka::error::{KafkaError, RDKafkaErrorCode};
 use rdkafka::metadata::MetadataTopic;
 use ring::digest::{Context, SHA256};
 
-use super::client::{self, Reports};
+use super::client::{self, Refusal, Reports};
 use super::probe::{self, Answer};
 use super::{KafkaLog, Numbers, Options, rules};
 use crate::log::{Log, LogError, LogId, Unopened};
@@ -173,10 +173,14 @@ pub fn create_topic(options: &Options, new: NewTopic) -> Result<(), ConnectError
     let made = wait(admin.create_topics([&request], &times))?;
     match made.map_err(|error| Cluster::unanswered("make a topic", &error))?.pop() {
         Some(Err((_topic, code))) => {
-            return Err(refused(format!(
-                "Kafka does not make the topic {topic}: {}",
-                explain(code)
-            )));
+            let why = match code {
+                RDKafkaErrorCode::TopicAuthorizationFailed
+                | RDKafkaErrorCode::ClusterAuthorizationFailed => {
+                    "not allowed; its user needs Create on the topic".to_owned()
+                }
+                code => code.to_string(),
+            };
+            return Err(refused(format!("Kafka does not make the topic {topic}: {why}")));
         }
         Some(Ok(_topic)) => {}
         None => return Err(refused("Kafka says nothing of the topic".to_owned())),
@@ -256,6 +260,14 @@ impl<'a> Cluster<'a> {
             }
             None => return Err(refused(format!("Kafka says nothing of the topic {topic}"))),
         };
+        // The library keeps to itself that it was not allowed to ask.
+        if settings.entries.is_empty() {
+            let code = RDKafkaErrorCode::TopicAuthorizationFailed;
+            return Err(refused(format!(
+                "Kafka does not tell the settings of the topic {topic}: {}",
+                explain(code)
+            )));
+        }
         let entries = settings.entry_map();
         let found = rules::findings(replicas, &|name| {
             entries.get(name).and_then(|entry| entry.value.as_deref())
@@ -313,13 +325,13 @@ impl<'a> Cluster<'a> {
         drop(self.consumer.poll(LOOK_EVERY));
     }
 
-    /// Takes what the consumer has to report, and returns the last trouble.
-    fn trouble(&self) -> Option<String> {
+    /// Takes what the consumer has to report.
+    fn reports(&self) -> &Reports {
         // As many as can have come in the time that was waited.
         for _ in 0..100 {
             drop(self.consumer.poll(Duration::ZERO));
         }
-        self.consumer.context().trouble()
+        self.consumer.context()
     }
 
     /// A cluster that has answered before does not any more.
@@ -333,17 +345,36 @@ impl<'a> Cluster<'a> {
     }
 
     fn why_away(&self, error: &KafkaError) -> ConnectError {
-        let trouble = self.trouble();
+        let (reports, bootstrap) = (self.reports(), &self.options.bootstrap);
+        let trouble = reports.trouble();
+        match reports.refusal() {
+            Some(Refusal::Login(why)) => {
+                return refused(format!(
+                    "Kafka at {bootstrap} does not take the login: {why}; look at sasl.mechanism, \
+                     sasl.username and sasl.password in [kafka.settings]"
+                ));
+            }
+            Some(Refusal::Tls(why)) => {
+                return refused(format!("there is no TLS with Kafka at {bootstrap}: {why}"));
+            }
+            None => {}
+        }
         let code = error.rdkafka_error_code();
         if let Some(code) = code.filter(|code| is_forbidden(*code)) {
-            return refused(format!("Kafka at {}: {}", self.options.bootstrap, explain(code)));
+            return refused(format!("Kafka at {bootstrap}: {}", explain(code)));
         }
-        let answers = probe::ask_all(&self.options.bootstrap);
-        if !answers.is_empty() && answers.iter().all(|(_, answer)| *answer == Answer::NotKafka) {
+        let answers = probe::ask_all(bootstrap);
+        let all = |answer: &Answer| answers.iter().all(|(_, found)| found == answer);
+        if !answers.is_empty() && self.options.wants_tls() && all(&Answer::Kafka) {
             return refused(format!(
-                "{} is not Kafka, or wants TLS, which the settings do not say: name the brokers' own \
-                 port",
-                self.options.bootstrap,
+                "Kafka at {bootstrap} speaks no TLS, which security.protocol in [kafka.settings] asks \
+                 for: name the port where it does"
+            ));
+        }
+        if !answers.is_empty() && !self.options.wants_tls() && all(&Answer::NotKafka) {
+            return refused(format!(
+                "{bootstrap} is not Kafka, or wants TLS, which the settings do not say: name the \
+                 brokers' own port, or set security.protocol in [kafka.settings]"
             ));
         }
         let nobody = answers.iter().find_map(|(address, answer)| match answer {
@@ -351,10 +382,7 @@ impl<'a> Cluster<'a> {
             Answer::Kafka | Answer::NotKafka => None,
         });
         let why = nobody.or(trouble).unwrap_or_else(|| told(error));
-        if why.contains("SASL") {
-            return refused(format!("Kafka does not take the login: {why}"));
-        }
-        ConnectError::Away(format!("no answer from Kafka at {}: {why}", self.options.bootstrap))
+        ConnectError::Away(format!("no answer from Kafka at {bootstrap}: {why}"))
     }
 }
 
@@ -392,17 +420,18 @@ fn explain(code: RDKafkaErrorCode) -> String {
             "not allowed; its user needs Describe, DescribeConfigs, Read and Write on the topic"
                 .to_owned()
         }
-        RDKafkaErrorCode::ClusterAuthorizationFailed => {
-            "not allowed; its user needs Create on the cluster or on the topic".to_owned()
+        RDKafkaErrorCode::GroupAuthorizationFailed => {
+            "not allowed; its user needs Read on the group".to_owned()
         }
         code => code.to_string(),
     }
 }
 
-/// The library's text without its prefix for programmers.
+/// The library's text without its prefix for programmers, and without values: one may be a password
+/// under a name that is not spelled right.
 fn told(error: &KafkaError) -> String {
     match error {
-        KafkaError::ClientConfig(_result, why, name, value) => format!("{name} = {value}: {why}"),
+        KafkaError::ClientConfig(_result, why, name, _value) => format!("{name}: {why}"),
         KafkaError::ClientCreation(why) => why.clone(),
         error => {
             error.rdkafka_error_code().map_or_else(|| error.to_string(), |code| code.to_string())

@@ -4,6 +4,8 @@ use std::io::{Read, Write};
 use std::net::{Ipv4Addr, TcpStream};
 use std::time::Duration;
 
+use super::Resource;
+
 /// A broker that needs longer is asked again, or another one is.
 const LIMIT: Duration = Duration::from_secs(5);
 /// More than any answer to our questions.
@@ -11,6 +13,7 @@ const ANSWER_MAX: usize = 16 << 20;
 
 const METADATA: (i16, i16) = (3, 5);
 const CREATE_TOPICS: (i16, i16) = (19, 4);
+const CREATE_ACLS: (i16, i16) = (30, 1);
 
 /// What a broker knows of its cluster.
 #[derive(Debug, Default)]
@@ -104,6 +107,46 @@ pub(super) fn create_topic(port: u16, topic: &NewTopic<'_>) -> Option<Result<(),
         (0, _text) => Ok(()),
         (code, text) => Err(format!("error {code}: {text}")),
     })
+}
+
+/// Allows operations, in Kafka's names, to a principal from everywhere; the error if the broker does
+/// not take that, and `None` if it does not answer.
+pub(super) fn allow(
+    port: u16,
+    principal: &str,
+    resource: Resource<'_>,
+    operations: &[&str],
+) -> Option<Result<(), String>> {
+    const LITERAL: u8 = 3;
+    const ALLOW: u8 = 3;
+    let (kind, name) = match resource {
+        Resource::Topic(name) => (2, name),
+        Resource::Group(name) => (3, name),
+    };
+    let mut body = Vec::new();
+    put_i32(&mut body, i32::try_from(operations.len()).expect("a few operations"));
+    for operation in operations {
+        let operation = match *operation {
+            "Read" => 3,
+            "Write" => 4,
+            "Create" => 5,
+            "Describe" => 8,
+            "DescribeConfigs" => 10,
+            other => panic!("{other} is one of these"),
+        };
+        body.push(kind);
+        put_text(&mut body, name);
+        body.push(LITERAL);
+        put_text(&mut body, principal);
+        put_text(&mut body, "*");
+        body.extend([operation, ALLOW]);
+    }
+    let answer = ask(port, CREATE_ACLS, &body)?;
+    let mut reader = Reader(&answer);
+    let _throttle = reader.i32()?;
+    let errors = reader.list(|reader| Some((reader.i16()?, reader.text()?)))?;
+    let refused = errors.into_iter().find(|(code, _text)| *code != 0);
+    Some(refused.map_or(Ok(()), |(code, text)| Err(format!("error {code}: {text}"))))
 }
 
 /// Sends one request and returns the answer without its header.

@@ -11,7 +11,7 @@ use crate::log::Unopened as _;
 use crate::log::kafka::{ConnectError, KafkaTopic, NewTopic, Options, create_topic};
 
 /// Why it is refused for good, in one line.
-fn refused<T: std::fmt::Debug>(result: Result<T, ConnectError>) -> String {
+pub(super) fn refused<T: std::fmt::Debug>(result: Result<T, ConnectError>) -> String {
     match result {
         Err(ConnectError::Refused(why)) => {
             assert!(!why.contains('\n'), "one line: {why}");
@@ -179,12 +179,15 @@ fn a_port_that_is_not_kafkas_is_refused() {
 #[test]
 fn settings_that_the_library_does_not_know_are_refused() {
     for (name, value, expected) in [
-        ("no.such.setting", "1", "no.such.setting = 1: No such configuration property"),
-        ("security.protocol", "SSL", "security.protocol"),
+        ("sasl.pasword", "hunter2", "sasl.pasword: No such configuration property"),
+        ("security.protocol", "TLS", "security.protocol: Invalid value"),
+        ("ssl.key.location", "/no/such/file", "ssl.key.location"),
     ] {
         let mut options = at("127.0.0.1:1".to_owned());
+        options.settings.insert("security.protocol".to_owned(), "SSL".to_owned());
         options.settings.insert(name.to_owned(), value.to_owned());
         let why = refused(KafkaTopic::connect(options));
         assert!(why.contains(expected), "{why}");
+        assert!(!why.contains("hunter2"), "a value may be a password: {why}");
     }
 }
