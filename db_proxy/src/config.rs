@@ -12,8 +12,9 @@ use crate::cache::redis::RedisOptions;
 use crate::partition::Limits;
 use crate::store::mysql::MySqlOptions;
 
-/// Each partition that is owned takes threads and memory of the Kafka library.
-const PARTITIONS_MAX: usize = 256;
+/// The most partitions that a cluster may have: each that is owned takes threads and memory of the Kafka
+/// library.
+pub const PARTITIONS_MAX: u32 = 256;
 
 /// What an operator may write.
 #[derive(Debug, Clone, Deserialize)]
@@ -253,7 +254,7 @@ impl KafkaConfig {
     }
 
     fn check(&self) -> Result<(), ConfigError> {
-        range("kafka.partitions", self.partitions as usize, 1, PARTITIONS_MAX)?;
+        range("kafka.partitions", self.partitions as usize, 1, PARTITIONS_MAX as usize)?;
         for (key, value) in [("kafka.topic", &self.topic), ("kafka.group", &self.group)] {
             if value.is_empty() {
                 return Err(ConfigError::new(key, "must not be empty"));

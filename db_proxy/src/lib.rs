@@ -45,6 +45,8 @@ mod testing;
 pub mod window;
 mod wiring;
 
-pub use config::{CacheConfig, Config, DbRole, KafkaConfig, LimitsConfig, LogConfig, StoreConfig};
+pub use config::{
+    CacheConfig, Config, DbRole, KafkaConfig, LimitsConfig, LogConfig, PARTITIONS_MAX, StoreConfig,
+};
 pub use serve::run;
 pub use wiring::migrate;

@@ -91,6 +91,14 @@ pub enum LogError {
     },
 }
 
+/// Records can be read from the `first` that is held up to `next`, where there is none yet.
+fn check_here(asked: Offset, (first, next): (Offset, Offset)) -> Result<(), LogError> {
+    if (first..=next).contains(&asked) {
+        return Ok(());
+    }
+    Err(LogError::NotHere { asked: asked.0, first: first.0, next: next.0 })
+}
+
 /// A log that nobody else opens, whose records have not been looked at: which it is is known before
 /// the store is asked how far it has applied it.
 pub trait Unopened: Send {

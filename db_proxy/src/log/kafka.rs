@@ -52,7 +52,7 @@ use bytes::Bytes;
 use proto::ids::Offset;
 
 use crate::log::embedded::MAX_PAYLOAD_BYTES;
-use crate::log::{Landed, Log, LogError, LogId, LogRecord};
+use crate::log::{Landed, Log, LogError, LogId, LogRecord, check_here};
 
 pub use looking::KafkaView;
 pub use numbers::Numbers;
@@ -348,11 +348,8 @@ impl Log for KafkaLog {
         from: Offset,
         each: &mut dyn FnMut(LogRecord) -> Result<(), LogError>,
     ) -> Result<(), LogError> {
-        let (first, next) = self.range();
-        if from < first || from > next {
-            return Err(LogError::NotHere { asked: from.0, first: first.0, next: next.0 });
-        }
-        self.reader()?.read((from, next), self.patience, &mut |record| {
+        check_here(from, self.range())?;
+        self.reader()?.read((from, self.next), self.patience, &mut |record| {
             self.saw(&record);
             each(record)
         })

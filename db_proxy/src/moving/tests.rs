@@ -4,6 +4,7 @@ use std::fs;
 use std::ops::ControlFlow;
 use std::path::PathBuf;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
 
 use backends::MariaDb;
 use proto::ids::{ConversationId, GroupId, MsgId, UserId};
@@ -81,6 +82,17 @@ async fn mark(proxy: &Proxy, talk: ConversationId, room: ConversationId, quiet: 
 
 fn on(_step: Step) -> ControlFlow<()> {
     ControlFlow::Continue(())
+}
+
+/// Ends it at the step of that number, counted from 1.
+fn stop_at(number: u64) -> impl Fn(Step) -> ControlFlow<()> {
+    let steps = AtomicU64::new(0);
+    move |_step| {
+        if steps.fetch_add(1, Ordering::Relaxed) + 1 == number {
+            return ControlFlow::Break(());
+        }
+        ControlFlow::Continue(())
+    }
 }
 
 async fn exported(setup: &Setup) -> (TempDir, Moved) {

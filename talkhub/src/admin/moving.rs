@@ -9,14 +9,12 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
 use clap::Args;
+use db_proxy::PARTITIONS_MAX;
 use db_proxy::moving::{self, MoveError, Moved, Step};
 use db_proxy::store::mysql::MySqlOptions;
 
 use super::bar::{Bar, grouped};
 use crate::failure::Failure;
-
-/// No site has more partitions.
-const PARTITIONS_MAX: i64 = 256;
 
 /// The arguments of `export`.
 #[derive(Debug, Args)]
@@ -46,7 +44,8 @@ pub(super) struct ImportArgs {
     #[arg(long, value_name = "FILE")]
     mysql_ca: Option<PathBuf>,
     /// The partitions of the new site, for ever: `kafka.partitions`, or 1 without Kafka
-    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..=PARTITIONS_MAX))]
+    #[arg(long, value_name = "N",
+          value_parser = clap::value_parser!(u32).range(1..=i64::from(PARTITIONS_MAX)))]
     partitions: u32,
     /// Makes the tables first, as `db_proxy migrate` does
     #[arg(long, conflicts_with = "verify_only")]

@@ -1,6 +1,7 @@
 //! The arguments of `talkhub up` that say what is behind the gateways.
 
 use clap::Args;
+use db_proxy::PARTITIONS_MAX;
 
 use super::plan::KafkaLog;
 use super::ports::DB_PROXIES_MAX;
@@ -23,7 +24,7 @@ pub struct StorageArgs {
     pub kafka: Option<String>,
     /// Partitions of that log, 8 if not given; fixed once it is made
     #[arg(long, value_name = "N", requires = "kafka",
-          value_parser = clap::value_parser!(u32).range(1..=256))]
+          value_parser = clap::value_parser!(u32).range(1..=i64::from(PARTITIONS_MAX)))]
     pub kafka_partitions: Option<u32>,
     /// Takes a Kafka that may lose what was acknowledged, such as a single broker; for trying
     #[arg(long, requires = "kafka")]

@@ -12,7 +12,7 @@ use std::path::Path;
 use bytes::Bytes;
 use proto::ids::Offset;
 
-use crate::log::{Landed, Log, LogError, LogId, LogRecord};
+use crate::log::{Landed, Log, LogError, LogId, LogRecord, check_here};
 
 use super::files::{Folder, ReadOnlyFolder, io_error};
 use super::format::{self, Meta};
@@ -44,14 +44,11 @@ impl Held<'_> {
         from: Offset,
         each: &mut dyn FnMut(LogRecord) -> Result<(), LogError>,
     ) -> Result<(), LogError> {
-        let (first, next) = self.range();
-        if from < first || from > next {
-            return Err(LogError::NotHere { asked: from.0, first: first.0, next: next.0 });
-        }
+        check_here(from, self.range())?;
         let segments = self.segments;
         let begin = segments.partition_point(|base| *base <= from.0).saturating_sub(1);
         for (at, &base) in segments.iter().enumerate().skip(begin) {
-            let end = segments.get(at + 1).copied().unwrap_or(next.0);
+            let end = segments.get(at + 1).copied().unwrap_or(self.next);
             self.segment(base..end, from, each)?;
         }
         Ok(())

@@ -10,7 +10,7 @@ use proto::ids::Offset;
 
 use super::reader::Reader;
 use super::topic::PartitionLog;
-use crate::log::{Landed, Log, LogError, LogId, LogRecord};
+use crate::log::{Landed, Log, LogError, LogId, LogRecord, check_here};
 
 /// A partition up to where it was when it was looked at.
 pub struct KafkaView {
@@ -55,10 +55,7 @@ impl Log for KafkaView {
         from: Offset,
         each: &mut dyn FnMut(LogRecord) -> Result<(), LogError>,
     ) -> Result<(), LogError> {
-        if from < self.first || from > self.next {
-            let (first, next) = (self.first.0, self.next.0);
-            return Err(LogError::NotHere { asked: from.0, first, next });
-        }
+        check_here(from, self.range())?;
         self.reader.read((from, self.next), self.patience, each)
     }
 

@@ -1,7 +1,6 @@
 //! From the store to files.
 
 use std::os::unix::fs::PermissionsExt;
-use std::sync::atomic::{AtomicU64, Ordering};
 
 use super::*;
 use crate::moving::folder::{Begun, Making, Source};
@@ -43,21 +42,13 @@ async fn an_export_that_is_whole_is_left_as_it_is() {
 async fn an_export_that_was_stopped_anywhere_goes_on() {
     let site = site().await;
     let (whole, moved) = exported(&site.setup).await;
-    let steps = AtomicU64::new(0);
     let temp = TempDir::new().unwrap();
     let from = site.setup.dir.path();
-    for stop_at in 1_u64.. {
-        steps.store(0, Ordering::Relaxed);
-        let watch = |_step| {
-            if steps.fetch_add(1, Ordering::Relaxed) + 1 == stop_at {
-                return ControlFlow::Break(());
-            }
-            ControlFlow::Continue(())
-        };
-        let stopped = export(from, &folder(&temp), &watch);
+    for step in 1.. {
+        let stopped = export(from, &folder(&temp), &stop_at(step));
         if let Ok(done) = stopped {
             assert_eq!(done.tables, moved.tables);
-            assert!(stop_at > 5, "{stop_at}");
+            assert!(step > 5, "{step}");
             break;
         }
         assert!(matches!(stopped, Err(MoveError::Stopped)), "{stopped:?}");

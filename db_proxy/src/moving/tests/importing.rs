@@ -1,7 +1,5 @@
 //! From files to databases on a server.
 
-use std::sync::atomic::{AtomicU64, Ordering};
-
 use super::*;
 use crate::store::sqlite::{SqliteOptions, SqliteStore};
 use crate::store::{ConversationStore, StoreError};
@@ -47,19 +45,11 @@ async fn an_import_that_was_stopped_anywhere_goes_on_and_serves_nobody_before() 
     let (temp, moved) = exported(&site.setup).await;
     let options = databases(2, true, 3).await;
     MySqlStore::migrate(&options).await.unwrap();
-    let steps = AtomicU64::new(0);
-    for stop_at in 1_u64.. {
-        steps.store(0, Ordering::Relaxed);
-        let watch = |_step| {
-            if steps.fetch_add(1, Ordering::Relaxed) + 1 == stop_at {
-                return ControlFlow::Break(());
-            }
-            ControlFlow::Continue(())
-        };
-        match import(&folder(&temp), &options, false, &watch).await {
+    for step in 1.. {
+        match import(&folder(&temp), &options, false, &stop_at(step)).await {
             Ok(done) => {
                 assert_eq!(done, moved);
-                assert!(stop_at > 9, "{stop_at}");
+                assert!(step > 9, "{step}");
                 break;
             }
             Err(error) => assert!(matches!(error, MoveError::Stopped), "{error}"),
