@@ -18,13 +18,11 @@ use std::time::Duration;
 use daemon::Shutdown;
 use daemon::metrics::Gauge;
 use proto::cluster::wire::Owned;
-use tokio::runtime::Handle;
 use tokio::sync::oneshot;
 use tokio::time::{interval, sleep, timeout};
 use tokio_util::sync::CancellationToken;
 use tracing::{error, info, info_span, warn};
 
-use crate::log::Unopened as _;
 use crate::log::kafka::{ConnectError, Event, KafkaTopic, Ownership};
 use crate::metrics::SharingMetrics;
 use crate::owning::{Ground, Running};
@@ -261,12 +259,7 @@ impl Taker {
         let stores = self.ground.partitions.stores();
         let store = stores.get(partition as usize).map(Arc::clone);
         let store = store.ok_or_else(|| OpenError::Refused("there is no such partition".into()))?;
-        let progress = store.claim(self.owner.clone(), log.id()).await?;
-        let (owner, runtime) = (self.owner.clone(), Handle::current());
-        let opening = tokio::task::spawn_blocking(move || {
-            open::open(Box::new(log), store, progress, &owner, &runtime)
-        });
-        opening.await.map_err(|error| OpenError::Failed(error.to_string()))?
+        open::take(Box::new(log), store, &self.owner).await
     }
 
     /// Shows how far the logs are.
@@ -275,7 +268,7 @@ impl Taker {
         loop {
             ticks.tick().await;
             for (partition, numbers) in (0..).zip(self.topic.numbers()) {
-                if self.ground.partitions.get(partition).is_some() {
+                if self.ground.partitions.owned(partition).is_some() {
                     self.metrics.show_log(partition, numbers.lag(), numbers.margin());
                 }
             }

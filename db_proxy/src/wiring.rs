@@ -13,20 +13,18 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use daemon::{BoxError, Metrics, Shutdown, StartRefused};
-use tokio::runtime::Handle;
 use tokio::time::sleep;
 use tracing::{info, warn};
 
 use crate::cache::redis::{CacheError, RedisCache};
 use crate::cache::{Cache, MemoryCache};
 use crate::config::{CacheConfig, Config, DbRole};
-use crate::log::Unopened;
 use crate::log::embedded::{EmbeddedLog, Options, Prepared};
 use crate::metrics::{CacheMetrics, ReplicaMetrics};
 use crate::partition::open::{self, OpenError, OpenPartition};
 use crate::store::mysql::MySqlStore;
 use crate::store::sqlite::{SqliteOptions, SqliteStore};
-use crate::store::{Progress, Store, StoreError};
+use crate::store::{Store, StoreError};
 
 /// Between two tries to reach a store that is away.
 const AGAIN_AFTER: Duration = Duration::from_secs(1);
@@ -91,38 +89,24 @@ pub(crate) async fn open_partition(
     store: Arc<dyn Store>,
     owner: &str,
 ) -> Result<OpenPartition, BoxError> {
-    let progress = claim(&store, owner, &log).await?;
+    // Each try raises the epoch, even one whose answer was lost; that does no harm.
+    let claim = || async { Ok(store.claim(owner.to_owned(), log.id()).await?) };
+    let progress = until_reached("the store", claim).await?;
     remember_kind(config).map_err(OpenError::boxed)?;
-    let (owner, runtime) = (owner.to_owned(), Handle::current());
-    let opening = tokio::task::spawn_blocking(move || {
-        open::open(Box::new(log), store, progress, &owner, &runtime)
-    });
-    opening.await?.map_err(OpenError::boxed)
+    open::open_claimed(Box::new(log), store, progress, owner).await.map_err(OpenError::boxed)
 }
 
 #[cfg(feature = "kafka")]
 async fn kafka(config: &Config) -> Result<Logs, BoxError> {
-    use crate::log::kafka::{ConnectError, KafkaTopic};
+    use crate::log::kafka::KafkaTopic;
 
-    let mut waited = false;
-    loop {
+    let connect = || async {
         let options = config.kafka.options();
-        let connecting = tokio::task::spawn_blocking(move || KafkaTopic::connect(options));
-        match connecting.await? {
-            Ok(topic) => {
-                remember_kind(config).map_err(OpenError::boxed)?;
-                return Ok(Logs::Kafka(topic));
-            }
-            Err(ConnectError::Refused(why)) => return Err(Box::new(StartRefused(why))),
-            Err(ConnectError::Away(why)) => {
-                if !waited {
-                    warn!(why, "waiting for Kafka");
-                }
-                waited = true;
-                sleep(AGAIN_AFTER).await;
-            }
-        }
-    }
+        Ok(tokio::task::spawn_blocking(move || KafkaTopic::connect(options)).await??)
+    };
+    let topic = until_reached("Kafka", connect).await?;
+    remember_kind(config).map_err(OpenError::boxed)?;
+    Ok(Logs::Kafka(topic))
 }
 
 #[cfg(not(feature = "kafka"))]
@@ -138,15 +122,10 @@ pub(crate) async fn create_topic(
     config: Config,
     new: crate::log::kafka::NewTopic,
 ) -> Result<(), BoxError> {
-    use crate::log::kafka::{self, ConnectError, KafkaTopic};
+    use crate::log::kafka::{ConnectError, ensure_topic};
 
     let options = config.kafka.options();
-    let making = move || match kafka::create_topic(&options, new) {
-        // One that can be used is as good as one that was just made.
-        Err(error) => KafkaTopic::connect(options).map(|_topic| false).map_err(|_| error),
-        Ok(()) => Ok(true),
-    };
-    match tokio::task::spawn_blocking(making).await? {
+    match tokio::task::spawn_blocking(move || ensure_topic(&options, new)).await? {
         Ok(is_new) => {
             let topic = &config.kafka.topic;
             info!(topic, is_new, "the topic is there");
@@ -267,42 +246,69 @@ async fn stores(config: &Config, metrics: &Metrics) -> Result<Vec<Arc<dyn Store>
         return Ok(vec![Arc::new(opened.map_err(|error| OpenError::from(error).boxed())?)]);
     };
     options.replica_metrics = ReplicaMetrics::new(metrics);
-    let store = until_reached(|| MySqlStore::open(options.clone())).await?;
+    let open = || async { Ok(MySqlStore::open(options.clone()).await?) };
+    let store = until_reached("the store", open).await?;
     let parts = (0..options.partitions).filter_map(|part| store.for_partition(part));
     Ok(parts.map(|part| Arc::new(part) as Arc<dyn Store>).collect())
 }
 
-/// Each try raises the epoch, even one whose answer was lost; that does no harm.
-async fn claim(
-    store: &Arc<dyn Store>,
-    owner: &str,
-    log: &impl Unopened,
-) -> Result<Progress, BoxError> {
-    until_reached(|| store.claim(owner.to_owned(), log.id())).await
+/// Why a server cannot be used.
+enum Unreached {
+    /// Nobody answers now. Try again.
+    Away(String),
+    /// Trying again will not help.
+    Final(BoxError),
 }
 
-/// Tries until the store answers, with one line when it begins to wait and one when that is over.
-async fn until_reached<T, F>(mut call: impl FnMut() -> F) -> Result<T, BoxError>
+impl From<StoreError> for Unreached {
+    fn from(error: StoreError) -> Self {
+        match error {
+            StoreError::Unavailable(why) => Self::Away(why),
+            error => Self::Final(OpenError::from(error).boxed()),
+        }
+    }
+}
+
+#[cfg(feature = "kafka")]
+impl From<crate::log::kafka::ConnectError> for Unreached {
+    fn from(error: crate::log::kafka::ConnectError) -> Self {
+        use crate::log::kafka::ConnectError;
+        match error {
+            ConnectError::Away(why) => Self::Away(why),
+            ConnectError::Refused(why) => Self::Final(Box::new(StartRefused(why))),
+        }
+    }
+}
+
+#[cfg(feature = "kafka")]
+impl From<tokio::task::JoinError> for Unreached {
+    fn from(error: tokio::task::JoinError) -> Self {
+        Self::Final(error.into())
+    }
+}
+
+/// Tries until `server` answers, with one line when it begins to wait and one when that is over.
+async fn until_reached<T, F>(server: &str, mut call: impl FnMut() -> F) -> Result<T, BoxError>
 where
-    F: Future<Output = Result<T, StoreError>>,
+    F: Future<Output = Result<T, Unreached>>,
 {
     let mut waited = false;
     loop {
         match call().await {
             Ok(done) => {
                 if waited {
-                    info!("the store is there");
+                    info!("{server} is there");
                 }
                 return Ok(done);
             }
-            Err(StoreError::Unavailable(why)) => {
+            Err(Unreached::Away(why)) => {
                 if !waited {
-                    warn!(why, "waiting for the store");
+                    warn!(why, "waiting for {server}");
                 }
                 waited = true;
                 sleep(AGAIN_AFTER).await;
             }
-            Err(error) => return Err(OpenError::from(error).boxed()),
+            Err(Unreached::Final(error)) => return Err(error),
         }
     }
 }

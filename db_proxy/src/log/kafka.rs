@@ -57,7 +57,7 @@ use crate::log::{Landed, Log, LogError, LogId, LogRecord, check_here};
 pub use looking::KafkaView;
 pub use numbers::Numbers;
 pub use ownership::{Ack, Event, Ownership};
-pub use topic::{ConnectError, KafkaTopic, NewTopic, PartitionLog, create_topic};
+pub use topic::{ConnectError, KafkaTopic, NewTopic, PartitionLog, ensure_topic};
 
 use client::{close, close_within};
 use reader::Reader;

@@ -12,6 +12,7 @@ use prost::Message as _;
 use proto::ids::Offset;
 use proto::log::{Record, record};
 use tokio::runtime::Handle;
+use tokio::task::spawn_blocking;
 use tracing::info;
 
 use crate::admission;
@@ -85,6 +86,28 @@ impl From<StoreError> for OpenError {
             other => Self::Failed(other.to_string()),
         }
     }
+}
+
+/// Claims the partition for `owner`, and opens it: see [`open`].
+pub async fn take(
+    log: Box<dyn Unopened>,
+    store: Arc<dyn Store>,
+    owner: &str,
+) -> Result<OpenPartition, OpenError> {
+    let progress = store.claim(owner.to_owned(), log.id()).await?;
+    open_claimed(log, store, progress, owner).await
+}
+
+/// Opens a partition that `owner` has claimed, off the async workers: see [`open`].
+pub async fn open_claimed(
+    log: Box<dyn Unopened>,
+    store: Arc<dyn Store>,
+    progress: Progress,
+    owner: &str,
+) -> Result<OpenPartition, OpenError> {
+    let (owner, runtime) = (owner.to_owned(), Handle::current());
+    let opening = spawn_blocking(move || open(log, store, progress, &owner, &runtime));
+    opening.await.map_err(|error| OpenError::Failed(error.to_string()))?
 }
 
 /// Opens the log and folds it onto the store, in which `owner` has claimed the partition. Blocks on

@@ -11,7 +11,8 @@ use crate::admission::Change;
 use crate::cache::MemoryCache;
 use crate::config::Config;
 use crate::inspecting::{self, Shown};
-use crate::log::kafka::{NewTopic, Options, create_topic};
+use crate::log::Unopened as _;
+use crate::log::kafka::{NewTopic, Options, ensure_topic};
 use crate::metrics::{OwnedMetrics, PublishMetrics};
 use crate::partition::{Limits, Outcome};
 use crate::partitions::Partitions;
@@ -35,7 +36,7 @@ impl Place {
         settings.group = name.to_owned();
         settings.allow_unsafe_topic = true;
         let making = tokio::task::spawn_blocking(move || {
-            create_topic(&settings, NewTopic::default()).unwrap();
+            ensure_topic(&settings, NewTopic::default()).unwrap();
             (KafkaTopic::connect(settings).unwrap(), MariaDb::shared().fresh_database())
         });
         let (topic, url) = making.await.unwrap();

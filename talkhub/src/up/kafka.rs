@@ -6,29 +6,22 @@ use crate::failure::Failure;
 /// Makes the topic, unless there is one that can keep the promise.
 #[cfg(feature = "kafka")]
 pub(super) async fn make_topic(log: &KafkaLog) -> Result<(), Failure> {
-    use db_proxy::log::kafka::{ConnectError, KafkaTopic, NewTopic, Options, create_topic};
+    use db_proxy::log::kafka::{ConnectError, NewTopic, Options, ensure_topic};
 
     use super::plan::TOPIC;
 
     let mut options = Options::new(log.bootstrap.clone(), TOPIC, log.partitions);
     options.allow_unsafe_topic = log.allow_unsafe;
-    let is_safe = !log.allow_unsafe;
-    let making = tokio::task::spawn_blocking(move || {
-        let why_not = match create_topic(&options, NewTopic::default()) {
-            Ok(()) => return Ok(()),
-            Err(ConnectError::Away(why)) => return Err(Failure::new(why)),
-            Err(ConnectError::Refused(why)) => why,
-        };
-        match KafkaTopic::connect(options) {
-            Ok(_there) => Ok(()),
-            Err(ConnectError::Away(why)) => Err(Failure::new(why)),
-            Err(ConnectError::Refused(why)) => {
-                let way_out = if is_safe { "; --kafka-unsafe is for trying" } else { "" };
-                Err(Failure::config(format!("{why_not}; {why}{way_out}")))
-            }
+    let making = tokio::task::spawn_blocking(move || ensure_topic(&options, NewTopic::default()));
+    let made = making.await;
+    match made.map_err(|error| Failure::new(format!("the topic on Kafka: {error}")))? {
+        Ok(_is_new) => Ok(()),
+        Err(ConnectError::Away(why)) => Err(Failure::new(why)),
+        Err(ConnectError::Refused(why)) => {
+            let way_out = if log.allow_unsafe { "" } else { "; --kafka-unsafe is for trying" };
+            Err(Failure::config(format!("{why}{way_out}")))
         }
-    });
-    making.await.map_err(|error| Failure::new(format!("the topic on Kafka: {error}")))?
+    }
 }
 
 /// Says what is missing.

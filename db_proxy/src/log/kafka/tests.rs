@@ -14,7 +14,7 @@ use std::time::{Duration, Instant};
 use backends::{Kafka, PATIENCE};
 use proto::ids::Offset;
 
-use super::{KafkaTopic, NewTopic, Options, create_topic};
+use super::{KafkaTopic, NewTopic, Options, ensure_topic};
 use crate::log::conformance::{Place, suite};
 use crate::log::{Log, Unopened};
 
@@ -57,7 +57,7 @@ fn topic(kafka: &Kafka, partitions: u32) -> Topic {
 }
 
 fn topic_with(options: Options) -> Topic {
-    create_topic(&options, NewTopic::default()).unwrap();
+    ensure_topic(&options, NewTopic::default()).unwrap();
     Topic { topic: KafkaTopic::connect(options).unwrap() }
 }
 

@@ -67,24 +67,7 @@ impl KafkaTopic {
     /// Finds the topic and looks at its settings.
     pub fn connect(options: Options) -> Result<Self, ConnectError> {
         let cluster = Cluster::reach(&options)?;
-        let replicas = cluster.replicas()?;
-        let Some(fewest) = replicas.iter().min() else {
-            return Err(refused(format!(
-                "there is no topic {} at {}: make it with `db_proxy create-topic`",
-                options.topic, options.bootstrap,
-            )));
-        };
-        if replicas.len() != options.partitions as usize {
-            return Err(refused(format!(
-                "the topic {} has {} partitions, and {} are configured: the number never changes, since \
-                 it says where each conversation is; configure {}, or another topic",
-                options.topic,
-                replicas.len(),
-                options.partitions,
-                replicas.len(),
-            )));
-        }
-        cluster.check_settings(*fewest)?;
+        cluster.check(&cluster.replicas()?)?;
         let id = cluster.id()?;
         let numbers = (0..options.partitions).map(|_| Arc::new(Numbers::default())).collect();
         Ok(Self { options: Arc::new(options), cluster: id, numbers })
@@ -147,52 +130,15 @@ fn log_id(cluster: &str, topic: &str, partition: u32) -> LogId {
     LogId(*digest.as_ref().first_chunk().expect("a digest is longer than that"))
 }
 
-/// Makes the topic with the settings that the promise needs, and waits until it can be used.
-pub fn create_topic(options: &Options, new: NewTopic) -> Result<(), ConnectError> {
+/// Makes the topic with the settings that the promise needs, unless there is one, which must be one that
+/// can be used. Returns whether it was made here.
+pub fn ensure_topic(options: &Options, new: NewTopic) -> Result<bool, ConnectError> {
     let cluster = Cluster::reach(options)?;
-    let topic = &options.topic;
-    if !cluster.replicas()?.is_empty() {
-        return Err(refused(format!("there is a topic {topic} at {} already", options.bootstrap)));
+    if cluster.replicas()?.is_empty() && cluster.create(new)? {
+        return Ok(true);
     }
-    let replicas = cluster.allowed_replicas(new.replicas)?;
-    let retention_ms = u64::try_from(new.retention.as_millis()).unwrap_or(u64::MAX);
-    let settings = rules::settings(replicas, retention_ms);
-    let found = rules::findings(replicas, &|name| {
-        settings.iter().find(|(known, _)| *known == name).map(|(_, value)| value.as_str())
-    });
-    cluster.judge(&found)?;
-
-    let count = client::partition_number(options.partitions);
-    let fixed = TopicReplication::Fixed(i32::try_from(replicas).unwrap_or(i32::MAX));
-    let mut request = rdkafka::admin::NewTopic::new(topic, count, fixed);
-    for (name, value) in &settings {
-        request = request.set(name, value);
-    }
-    let admin = cluster.admin()?;
-    let times = cluster.times().operation_timeout(Some(options.patience));
-    let made = wait(admin.create_topics([&request], &times))?;
-    match made.map_err(|error| Cluster::unanswered("make a topic", &error))?.pop() {
-        Some(Err((_topic, code))) => {
-            let why = match code {
-                RDKafkaErrorCode::TopicAuthorizationFailed
-                | RDKafkaErrorCode::ClusterAuthorizationFailed => {
-                    "not allowed; its user needs Create on the topic".to_owned()
-                }
-                code => code.to_string(),
-            };
-            return Err(refused(format!("Kafka does not make the topic {topic}: {why}")));
-        }
-        Some(Ok(_topic)) => {}
-        None => return Err(refused("Kafka says nothing of the topic".to_owned())),
-    }
-    let began = Instant::now();
-    while cluster.replicas().map_or(0, |replicas| replicas.len()) != options.partitions as usize {
-        if began.elapsed() >= options.patience {
-            return Err(ConnectError::Away(format!("the topic {topic} is made, but is not ready")));
-        }
-        cluster.pause();
-    }
-    Ok(())
+    cluster.check(&cluster.replicas()?)?;
+    Ok(false)
 }
 
 /// A cluster that has answered.
@@ -241,6 +187,79 @@ impl<'a> Cluster<'a> {
             }
         }
         leaders(found)
+    }
+
+    /// Whether the topic can be used, each of whose partitions has so many replicas.
+    fn check(&self, replicas: &[usize]) -> Result<(), ConnectError> {
+        let options = self.options;
+        let Some(fewest) = replicas.iter().min() else {
+            return Err(refused(format!(
+                "there is no topic {} at {}: make it with `db_proxy create-topic`",
+                options.topic, options.bootstrap,
+            )));
+        };
+        if replicas.len() != options.partitions as usize {
+            return Err(refused(format!(
+                "the topic {} has {} partitions, and {} are configured: the number never changes, since \
+                 it says where each conversation is; configure {}, or another topic",
+                options.topic,
+                replicas.len(),
+                options.partitions,
+                replicas.len(),
+            )));
+        }
+        self.check_settings(*fewest)
+    }
+
+    /// Makes the topic, unless somebody else has just done so, and waits until it can be used. Returns
+    /// whether it was made here.
+    fn create(&self, new: NewTopic) -> Result<bool, ConnectError> {
+        let (options, topic) = (self.options, &self.options.topic);
+        let replicas = self.allowed_replicas(new.replicas)?;
+        let retention_ms = u64::try_from(new.retention.as_millis()).unwrap_or(u64::MAX);
+        let settings = rules::settings(replicas, retention_ms);
+        let found = rules::findings(replicas, &|name| {
+            settings.iter().find(|(known, _)| *known == name).map(|(_, value)| value.as_str())
+        });
+        self.judge(&found)?;
+
+        let count = client::partition_number(options.partitions);
+        let fixed = TopicReplication::Fixed(i32::try_from(replicas).unwrap_or(i32::MAX));
+        let mut request = rdkafka::admin::NewTopic::new(topic, count, fixed);
+        for (name, value) in &settings {
+            request = request.set(name, value);
+        }
+        let admin = self.admin()?;
+        let times = self.times().operation_timeout(Some(options.patience));
+        let made = wait(admin.create_topics([&request], &times))?;
+        let made = made.map_err(|error| Self::unanswered("make a topic", &error))?.pop();
+        let is_ours = match made {
+            Some(Ok(_topic)) => true,
+            Some(Err((_topic, RDKafkaErrorCode::TopicAlreadyExists))) => false,
+            Some(Err((_topic, code))) => {
+                let why = match code {
+                    RDKafkaErrorCode::TopicAuthorizationFailed
+                    | RDKafkaErrorCode::ClusterAuthorizationFailed => {
+                        "not allowed; its user needs Create on the topic".to_owned()
+                    }
+                    code => code.to_string(),
+                };
+                return Err(refused(format!("Kafka does not make the topic {topic}: {why}")));
+            }
+            None => return Err(refused("Kafka says nothing of the topic".to_owned())),
+        };
+        let began = Instant::now();
+        let is_ready =
+            |count| if is_ours { count == options.partitions as usize } else { count > 0 };
+        while !is_ready(self.replicas().map_or(0, |replicas| replicas.len())) {
+            if began.elapsed() >= options.patience {
+                return Err(ConnectError::Away(format!(
+                    "the topic {topic} is made, but is not ready"
+                )));
+            }
+            self.pause();
+        }
+        Ok(is_ours)
     }
 
     fn check_settings(&self, replicas: usize) -> Result<(), ConnectError> {

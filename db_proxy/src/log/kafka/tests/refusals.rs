@@ -8,7 +8,7 @@ use backends::Kafka;
 
 use super::{options, three};
 use crate::log::Unopened as _;
-use crate::log::kafka::{ConnectError, KafkaTopic, NewTopic, Options, create_topic};
+use crate::log::kafka::{ConnectError, KafkaTopic, NewTopic, Options, ensure_topic};
 
 /// Why it is refused for good, in one line.
 pub(super) fn refused<T: std::fmt::Debug>(result: Result<T, ConnectError>) -> String {
@@ -102,17 +102,17 @@ fn each_setting_that_cannot_keep_the_promise_is_named() {
 fn a_topic_needs_as_many_brokers_as_replicas() {
     let kafka = Kafka::shared();
     let options = safe(kafka, 2);
-    let why = refused(create_topic(&options, NewTopic::default()));
+    let why = refused(ensure_topic(&options, NewTopic::default()));
     assert!(
         why.starts_with("a topic with 3 replicas needs as many brokers, and there are 1"),
         "{why}"
     );
     let one = NewTopic { replicas: 1, ..NewTopic::default() };
-    let why = refused(create_topic(&options, one));
+    let why = refused(ensure_topic(&options, one));
     assert!(why.contains("the replication factor is 1, must be at least 3; min.insync"), "{why}");
     let soon = NewTopic { retention: Duration::from_mins(1), ..NewTopic::default() };
     let unsafe_options = Options { allow_unsafe_topic: true, ..options.clone() };
-    create_topic(&unsafe_options, soon).unwrap();
+    ensure_topic(&unsafe_options, soon).unwrap();
     let why = refused(KafkaTopic::connect(options));
     assert!(why.contains("; retention.ms is 60000, must be at least 604800000 (7 days)"), "{why}");
     KafkaTopic::connect(unsafe_options).unwrap();
@@ -122,10 +122,13 @@ fn a_topic_needs_as_many_brokers_as_replicas() {
 fn a_topic_made_here_is_good_and_is_not_made_twice() {
     let three = three();
     let options = safe(three.as_ref().unwrap(), 2);
-    create_topic(&options, NewTopic::default()).unwrap();
+    assert!(ensure_topic(&options, NewTopic::default()).unwrap());
     KafkaTopic::connect(options.clone()).unwrap();
-    let why = refused(create_topic(&options, NewTopic::default()));
-    assert!(why.starts_with(&format!("there is a topic {}", options.topic)), "{why}");
+    assert!(!ensure_topic(&options, NewTopic::default()).unwrap());
+    let other = Options { partitions: 3, ..options.clone() };
+    let why = refused(ensure_topic(&other, NewTopic::default()));
+    let expected = format!("the topic {} has 2 partitions, and 3 are configured", options.topic);
+    assert!(why.starts_with(&expected), "{why}");
 }
 
 #[test]

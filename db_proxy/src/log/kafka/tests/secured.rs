@@ -9,7 +9,7 @@ use proto::ids::Offset;
 use super::refusals::refused;
 use super::{Topic, options};
 use crate::log::conformance::{NOW_MS, Place as _, append, read};
-use crate::log::kafka::{Event, KafkaTopic, NewTopic, Options, Ownership, create_topic};
+use crate::log::kafka::{Event, KafkaTopic, NewTopic, Options, Ownership, ensure_topic};
 
 /// Options of who logs in, for a topic and a group that no other test has.
 fn secured(kafka: &SecuredKafka) -> Options {
@@ -38,10 +38,10 @@ fn everything_is_done_over_tls_with_the_rights_that_the_manual_names() {
     kafka.allow(Resource::Group(&options.group), &["Read"]);
     kafka.allow(Resource::Group(&format!("{}.applied", options.group)), &["Read"]);
 
-    let why = refused(create_topic(&options, NewTopic::default()));
+    let why = refused(ensure_topic(&options, NewTopic::default()));
     assert!(why.contains("Create"), "{why}");
     kafka.allow(Resource::Topic(&options.topic), &["Create"]);
-    create_topic(&options, NewTopic::default()).unwrap();
+    ensure_topic(&options, NewTopic::default()).unwrap();
     let topic = Topic { topic: KafkaTopic::connect(options.clone()).unwrap() };
     let mut first = topic.open();
     append(&mut *first, &[Bytes::from_static(b"a"), Bytes::from_static(b"b")], *NOW_MS);
@@ -69,7 +69,7 @@ fn a_right_that_is_missing_is_named() {
     let kafka = SecuredKafka::shared();
     let options = secured(kafka);
     kafka.allow(Resource::Topic(&options.topic), &["Create", "Describe"]);
-    create_topic(&options, NewTopic::default()).unwrap();
+    ensure_topic(&options, NewTopic::default()).unwrap();
     let why = refused(KafkaTopic::connect(options));
     assert!(why.contains("DescribeConfigs"), "{why}");
 }
