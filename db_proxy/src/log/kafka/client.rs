@@ -65,6 +65,8 @@ pub(super) enum Refusal {
 
 impl Refusal {
     fn of(error: &KafkaError, reason: &str) -> Option<Self> {
+        // `SASL authentication error: … (after 311ms in state AUTH_REQ, 1 identical error(s) …)`
+        let reason = reason.rsplit_once(" (after ").map_or(reason, |(why, _how_often)| why);
         match error.rdkafka_error_code()? {
             RDKafkaErrorCode::SSL => Some(Self::Tls(reason.to_owned())),
             RDKafkaErrorCode::Authentication

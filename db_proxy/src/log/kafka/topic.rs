@@ -374,7 +374,11 @@ impl<'a> Cluster<'a> {
                 ));
             }
             Some(Refusal::Tls(why)) => {
-                return refused(format!("there is no TLS with Kafka at {bootstrap}: {why}"));
+                return refused(format!(
+                    "there is no TLS with Kafka at {bootstrap}: {why}; its certificate must be for the \
+                     name that it is reached by, from an authority in ssl.ca.location of \
+                     [kafka.settings]"
+                ));
             }
             None => {}
         }

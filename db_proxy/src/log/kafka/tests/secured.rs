@@ -108,6 +108,7 @@ fn a_certificate_of_another_name_is_refused() {
     options.bootstrap = options.bootstrap.replace("127.0.0.1", "localhost");
     let why = refused(KafkaTopic::connect(options));
     assert!(why.starts_with("there is no TLS with Kafka at localhost:"), "{why}");
+    assert!(why.contains("for the name that it is reached by") && !why.contains("(after"), "{why}");
 }
 
 #[test]
