@@ -213,9 +213,8 @@ impl Fold {
         let Some((conversation, identity)) = identify(message) else { return };
         let (offset, timestamp_ms) = (record.offset, record.timestamp_ms);
         let client_msg_id = identity.client_msg_id;
-        let seen_before = self.window.find(identity, offset, timestamp_ms);
         let new = Known { conversation, msg_id: None, client_msg_id, timestamp_ms };
-        self.window.insert(identity, seen_before.unwrap_or(new), offset, timestamp_ms);
+        self.window.enter(identity, new, offset, timestamp_ms);
         self.published.enter(offset, conversation, None);
     }
 

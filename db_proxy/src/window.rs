@@ -10,11 +10,21 @@
 //!   began or on when an entry was dropped from memory: so every replay decides alike. A repetition
 //!   that became a record is therefore entered like an original.
 //! - Bounded: one entry per record of the window.
+//!
+//! # Size
+//!
+//! There are a million entries for each partition, and whoever takes one over makes them all at once:
+//! the tables have only the places of entries, which stand in log order. About 60 bytes for each in
+//! all.
 
+use std::collections::hash_map::RandomState;
 use std::collections::{HashMap, VecDeque};
+use std::hash::{BuildHasher as _, Hasher as _};
 
 use daemon::clock;
 use daemon::faults::{self, Mutant};
+use hashbrown::HashTable;
+use hashbrown::hash_table::Entry as Slot;
 use proto::ids::{ClientMsgId, ConversationId, MsgId, Offset, UserId};
 
 /// How many records back a repeated id is recognised without asking the store.
@@ -22,6 +32,9 @@ pub const WINDOW_RECORDS: u64 = 1 << 20;
 
 /// How long an equal fingerprint counts as a resend, in milliseconds of log time.
 pub const FINGERPRINT_MS: u64 = 30_000;
+
+/// The newest record, before which the window lies, and one more that has yet to push out the oldest.
+const AND_NEXT: u64 = 2;
 
 /// A message that is known.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -51,39 +64,69 @@ pub struct Identity {
 #[derive(Debug)]
 pub struct Window {
     records_max: u64,
-    by_id: HashMap<(UserId, ClientMsgId), Seen>,
-    by_fingerprint: HashMap<(UserId, u64), Seen>,
-    /// The newest records, for dropping the entries that leave the window.
-    order: VecDeque<Entered>,
-    fingerprints: VecDeque<Fingerprint>,
+    /// The messages among the newest records.
+    entries: Line<Entry>,
+    /// What was known of those that are no new messages. Few: most repetitions are answered before
+    /// they become records.
+    repeated: HashMap<u32, Known>,
+    /// The last entry of each sender and id.
+    by_id: HashTable<u32>,
+    /// The fingerprints of the last 30 s, all of entries that are still there.
+    fingerprints: Line<Fingerprint>,
+    /// The last of each sender and fingerprint.
+    by_fingerprint: HashTable<u32>,
+    /// Keyed, since clients make their ids.
+    hasher: RandomState,
 }
 
-/// A known message, and the last record that was it.
+/// A record that was a message, new or not.
 #[derive(Debug, Clone, Copy)]
-struct Seen {
-    known: Known,
+struct Entry {
+    client_msg_id: ClientMsgId,
+    conversation: ConversationId,
     offset: Offset,
     timestamp_ms: u64,
+    sender: UserId,
+    /// 0 = not known.
+    msg_id: MsgId,
 }
 
-/// What a mutant forgets by the wall clock.
-fn expired(seen: &Seen) -> bool {
-    const KNOWN_FOR_MS: u64 = 200;
-    faults::planted(Mutant::DedupeByWallClock)
-        && clock::unix_ms().saturating_sub(seen.known.timestamp_ms) > KNOWN_FOR_MS
-}
-
-#[derive(Debug, Clone, Copy)]
-struct Entered {
-    offset: Offset,
-    key: (UserId, ClientMsgId),
+impl Entry {
+    /// What is known of a new message.
+    fn as_new(&self) -> Known {
+        Known {
+            conversation: self.conversation,
+            msg_id: (self.msg_id != MsgId(0)).then_some(self.msg_id),
+            client_msg_id: self.client_msg_id,
+            timestamp_ms: self.timestamp_ms,
+        }
+    }
 }
 
 #[derive(Debug, Clone, Copy)]
 struct Fingerprint {
-    offset: Offset,
-    timestamp_ms: u64,
-    key: (UserId, u64),
+    fingerprint: u64,
+    /// Of its entry.
+    place: u32,
+}
+
+/// What a mutant forgets by the wall clock.
+fn expired(known: &Known) -> bool {
+    const KNOWN_FOR_MS: u64 = 200;
+    faults::planted(Mutant::DedupeByWallClock)
+        && clock::unix_ms().saturating_sub(known.timestamp_ms) > KNOWN_FOR_MS
+}
+
+fn hash_id(hasher: &RandomState, sender: UserId, id: ClientMsgId) -> u64 {
+    // Without the length that an array is hashed with: there is one for each record.
+    let mut hasher = hasher.build_hasher();
+    hasher.write(&id.0);
+    hasher.write_u32(sender.0);
+    hasher.finish()
+}
+
+fn hash_fingerprint(hasher: &RandomState, sender: UserId, fingerprint: u64) -> u64 {
+    hasher.hash_one((sender.0, fingerprint))
 }
 
 impl Default for Window {
@@ -97,51 +140,132 @@ impl Window {
     pub fn of(records_max: u64) -> Self {
         Self {
             records_max,
-            by_id: HashMap::new(),
-            by_fingerprint: HashMap::new(),
-            order: VecDeque::new(),
-            fingerprints: VecDeque::new(),
+            entries: Line::default(),
+            repeated: HashMap::new(),
+            by_id: HashTable::new(),
+            fingerprints: Line::default(),
+            by_fingerprint: HashTable::new(),
+            hasher: RandomState::new(),
         }
     }
 
     /// Makes room for so many records at once: growing step by step takes as long again.
     pub fn reserve(&mut self, records: u64) {
-        let records = usize::try_from(records.min(self.records_max)).unwrap_or(0);
-        self.by_id.reserve(records);
-        self.order.reserve(records);
+        let records = records.min(self.records_max).saturating_add(AND_NEXT);
+        let records = usize::try_from(records).unwrap_or(0);
+        self.entries.items.reserve_exact(records);
+        let Self { by_id, entries, hasher, .. } = self;
+        by_id.reserve(records, |place| entries.hash(*place, hasher));
+    }
+
+    /// The most entries there ever are.
+    fn entries_max(&self) -> usize {
+        usize::try_from(self.records_max.saturating_add(AND_NEXT)).unwrap_or(usize::MAX)
     }
 
     /// Looks for a message, as of the record at `offset` written at `now_ms`.
     pub fn find(&self, identity: Identity, offset: Offset, now_ms: u64) -> Option<Known> {
+        let hash = hash_id(&self.hasher, identity.sender, identity.client_msg_id);
+        self.find_hashed(hash, identity, offset, now_ms)
+    }
+
+    fn find_hashed(
+        &self,
+        hash: u64,
+        identity: Identity,
+        offset: Offset,
+        now_ms: u64,
+    ) -> Option<Known> {
         if faults::planted(Mutant::SkipDedupe) {
             return None;
         }
         let Identity { sender, client_msg_id, fingerprint } = identity;
-        let within = |seen: &&Seen| {
-            offset.0.saturating_sub(seen.offset.0) <= self.records_max && !expired(seen)
+        let known = |place: u32| {
+            let entry = self.entries.get(place)?;
+            if offset.0.saturating_sub(entry.offset.0) > self.records_max {
+                return None;
+            }
+            let repeated = self.repeated.get(&place).copied();
+            Some(repeated.unwrap_or_else(|| entry.as_new())).filter(|known| !expired(known))
         };
-        if let Some(seen) = self.by_id.get(&(sender, client_msg_id)).filter(within) {
-            return Some(seen.known);
+        let place = self.by_id.find(hash, |place| self.entries.is(*place, sender, client_msg_id));
+        if let Some(known) = place.and_then(|place| known(*place)) {
+            return Some(known);
         }
-        let lately = |seen: &&Seen| now_ms.saturating_sub(seen.timestamp_ms) <= FINGERPRINT_MS;
-        let seen = self.by_fingerprint.get(&(sender, fingerprint)).filter(|_| fingerprint != 0)?;
-        Some(seen).filter(within).filter(lately).map(|seen| seen.known)
+        if fingerprint == 0 {
+            return None;
+        }
+        let hash = hash_fingerprint(&self.hasher, sender, fingerprint);
+        let key = Some((sender, fingerprint));
+        let is_equal = |number: &u32| self.fingerprints.key(*number, &self.entries) == key;
+        let number = self.by_fingerprint.find(hash, is_equal)?;
+        let place = self.fingerprints.get(*number)?.place;
+        let since_ms = now_ms.saturating_sub(self.entries.get(place)?.timestamp_ms);
+        known(place).filter(|_| since_ms <= FINGERPRINT_MS)
     }
 
     /// Enters the record at `offset`, which is `known`: a new message, or one sent again. Entries
     /// that have left the window are dropped.
     pub fn insert(&mut self, identity: Identity, known: Known, offset: Offset, timestamp_ms: u64) {
+        let hash = hash_id(&self.hasher, identity.sender, identity.client_msg_id);
+        self.insert_hashed(hash, identity, known, (offset, timestamp_ms));
+    }
+
+    /// Enters the record at `offset`, which is `new` unless it is known already.
+    pub fn enter(&mut self, identity: Identity, new: Known, offset: Offset, timestamp_ms: u64) {
+        let hash = hash_id(&self.hasher, identity.sender, identity.client_msg_id);
+        let known = self.find_hashed(hash, identity, offset, timestamp_ms).unwrap_or(new);
+        self.insert_hashed(hash, identity, known, (offset, timestamp_ms));
+    }
+
+    fn insert_hashed(
+        &mut self,
+        hash: u64,
+        identity: Identity,
+        known: Known,
+        (offset, timestamp_ms): (Offset, u64),
+    ) {
         let Identity { sender, client_msg_id, fingerprint } = identity;
-        let seen = Seen { known, offset, timestamp_ms };
-        let key = (sender, client_msg_id);
-        self.by_id.insert(key, seen);
-        self.order.push_back(Entered { offset, key });
+        let entry = Entry {
+            client_msg_id,
+            conversation: known.conversation,
+            offset,
+            timestamp_ms,
+            sender,
+            msg_id: known.msg_id.unwrap_or_default(),
+        };
+        let entries_max = self.entries_max();
+        let Self { entries, by_id, hasher, .. } = self;
+        let place = entries.push(entry, entries_max);
+        if entry.as_new() != known {
+            self.repeated.insert(place, known);
+        }
+        let is_equal = |place: &u32| entries.is(*place, sender, client_msg_id);
+        match by_id.entry(hash, is_equal, |place| entries.hash(*place, hasher)) {
+            Slot::Occupied(mut slot) => *slot.get_mut() = place,
+            Slot::Vacant(slot) => drop(slot.insert(place)),
+        }
         if fingerprint != 0 {
-            let key = (sender, fingerprint);
-            self.by_fingerprint.insert(key, seen);
-            self.fingerprints.push_back(Fingerprint { offset, timestamp_ms, key });
+            self.insert_fingerprint(sender, Fingerprint { fingerprint, place });
         }
         self.drop_old(offset, timestamp_ms);
+    }
+
+    fn insert_fingerprint(&mut self, sender: UserId, fingerprint: Fingerprint) {
+        let max = self.entries_max();
+        let Self { entries, fingerprints, by_fingerprint, hasher, .. } = self;
+        let number = fingerprints.push(fingerprint, max);
+        let key = Some((sender, fingerprint.fingerprint));
+        let is_equal = |number: &u32| fingerprints.key(*number, entries) == key;
+        let hash_of = |number: &u32| {
+            let key = fingerprints.key(*number, entries);
+            key.map_or(0, |(sender, of)| hash_fingerprint(hasher, sender, of))
+        };
+        let hash = hash_fingerprint(hasher, sender, fingerprint.fingerprint);
+        match by_fingerprint.entry(hash, is_equal, hash_of) {
+            Slot::Occupied(mut slot) => *slot.get_mut() = number,
+            Slot::Vacant(slot) => drop(slot.insert(number)),
+        }
     }
 
     /// How many messages are known by id.
@@ -156,22 +280,96 @@ impl Window {
 
     fn drop_old(&mut self, newest: Offset, now_ms: u64) {
         let records_max = self.records_max;
-        while let Some(&Entered { offset, key }) = self.order.front()
-            && newest.0 - offset.0 > records_max
+        let has_left = |entry: &Entry| newest.0 - entry.offset.0 > records_max;
+        // First, since they are found through their entries.
+        while let Some((number, Fingerprint { fingerprint, place })) = self.fingerprints.first()
+            && let Some(entry) = self.entries.get(place)
+            && (now_ms.saturating_sub(entry.timestamp_ms) > FINGERPRINT_MS || has_left(entry))
         {
-            self.order.pop_front();
-            if self.by_id.get(&key).is_some_and(|seen| seen.offset == offset) {
-                self.by_id.remove(&key);
-            }
+            let hash = hash_fingerprint(&self.hasher, entry.sender, fingerprint);
+            remove(&mut self.by_fingerprint, hash, number);
+            self.fingerprints.pop();
         }
-        while let Some(&Fingerprint { offset, timestamp_ms, key }) = self.fingerprints.front()
-            && (now_ms.saturating_sub(timestamp_ms) > FINGERPRINT_MS
-                || newest.0 - offset.0 > records_max)
+        while let Some((place, entry)) = self.entries.first()
+            && has_left(&entry)
         {
-            self.fingerprints.pop_front();
-            if self.by_fingerprint.get(&key).is_some_and(|seen| seen.offset == offset) {
-                self.by_fingerprint.remove(&key);
+            let hash = hash_id(&self.hasher, entry.sender, entry.client_msg_id);
+            remove(&mut self.by_id, hash, place);
+            if !self.repeated.is_empty() {
+                self.repeated.remove(&place);
             }
+            self.entries.pop();
         }
     }
 }
+
+/// Removes a place, unless a later one has taken its turn.
+fn remove(table: &mut HashTable<u32>, hash: u64, place: u32) {
+    if let Ok(slot) = table.find_entry(hash, |other| *other == place) {
+        slot.remove();
+    }
+}
+
+/// Items in the order in which they came. The place of each stays the same while it is there; there
+/// are never so many that two have the same.
+#[derive(Debug)]
+struct Line<T> {
+    items: VecDeque<T>,
+    first: u32,
+}
+
+impl<T> Default for Line<T> {
+    fn default() -> Self {
+        Self { items: VecDeque::new(), first: 0 }
+    }
+}
+
+impl<T: Copy> Line<T> {
+    fn get(&self, place: u32) -> Option<&T> {
+        self.items.get(place.wrapping_sub(self.first) as usize)
+    }
+
+    /// The oldest item, and its place.
+    fn first(&self) -> Option<(u32, T)> {
+        self.items.front().map(|item| (self.first, *item))
+    }
+
+    fn pop(&mut self) {
+        if self.items.pop_front().is_some() {
+            self.first = self.first.wrapping_add(1);
+        }
+    }
+
+    /// Adds an item, and returns its place. There are never more than `max`: to make room for twice
+    /// as many at the end would be a waste.
+    fn push(&mut self, item: T, max: usize) -> u32 {
+        let len = self.items.len();
+        if len == self.items.capacity() {
+            self.items.reserve_exact(len.clamp(64, max.saturating_sub(len).max(64)));
+        }
+        self.items.push_back(item);
+        self.first.wrapping_add(u32::try_from(len).unwrap_or(u32::MAX))
+    }
+}
+
+impl Line<Entry> {
+    fn is(&self, place: u32, sender: UserId, id: ClientMsgId) -> bool {
+        let entry = self.get(place);
+        entry.is_some_and(|entry| entry.client_msg_id == id && entry.sender == sender)
+    }
+
+    fn hash(&self, place: u32, hasher: &RandomState) -> u64 {
+        self.get(place).map_or(0, |entry| hash_id(hasher, entry.sender, entry.client_msg_id))
+    }
+}
+
+impl Line<Fingerprint> {
+    /// Who sent it, and its fingerprint.
+    fn key(&self, number: u32, entries: &Line<Entry>) -> Option<(UserId, u64)> {
+        let Fingerprint { fingerprint, place } = *self.get(number)?;
+        Some((entries.get(place)?.sender, fingerprint))
+    }
+}
+
+#[cfg(test)]
+mod tests;

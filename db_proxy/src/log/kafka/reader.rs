@@ -154,16 +154,15 @@ impl Reader {
         each: &mut dyn FnMut(LogRecord) -> Result<(), LogError>,
     ) -> Result<(), LogError> {
         let mut wanted = from;
-        let mut since = Instant::now();
+        // The clock is looked at only while nothing comes: there may be millions of records.
+        let mut silent_since = None;
         while wanted < next {
-            match self.next(wanted, LOOK_EVERY)? {
-                Some(record) => {
-                    wanted = record.offset.next();
-                    each(record)?;
-                    since = Instant::now();
-                }
-                None if since.elapsed() >= patience => return Err(self.silent(wanted, patience)),
-                None => {}
+            if let Some(record) = self.next(wanted, LOOK_EVERY)? {
+                wanted = record.offset.next();
+                each(record)?;
+                silent_since = None;
+            } else if silent_since.get_or_insert_with(Instant::now).elapsed() >= patience {
+                return Err(self.silent(wanted, patience));
             }
         }
         Ok(())

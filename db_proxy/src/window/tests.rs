@@ -1,0 +1,139 @@
+//! The window beside one that keeps every record and looks at all of them.
+
+use proptest::prelude::*;
+
+use super::*;
+
+/// How many records the windows of these tests have.
+const RECORDS: u64 = 12;
+
+/// A record that was a message; what lies between it and the one before.
+#[derive(Debug, Clone, Copy)]
+struct Sent {
+    sender: u32,
+    id: u8,
+    fingerprint: u64,
+    others_before: u64,
+    pause_ms: u64,
+    /// Whether it got a number.
+    has_number: bool,
+}
+
+fn sent() -> impl Strategy<Value = Sent> {
+    let pause_ms = prop_oneof![8 => 0_u64..3_000, 1 => 29_990_u64..30_010];
+    (1_u32..3, 0_u8..30, 0_u64..6, 0_u64..4, pause_ms, any::<bool>()).prop_map(
+        |(sender, id, fingerprint, others_before, pause_ms, has_number)| Sent {
+            sender,
+            id,
+            fingerprint,
+            others_before,
+            pause_ms,
+            has_number,
+        },
+    )
+}
+
+impl Sent {
+    fn identity(self) -> Identity {
+        Identity {
+            sender: UserId(self.sender),
+            client_msg_id: ClientMsgId([self.id; 16]),
+            fingerprint: self.fingerprint,
+        }
+    }
+}
+
+/// Every record, as the module's documentation has it.
+#[derive(Default)]
+struct Plain(Vec<(Identity, Known, Offset, u64)>);
+
+impl Plain {
+    fn find(&self, identity: Identity, offset: Offset, now_ms: u64) -> Option<Known> {
+        let Identity { sender, client_msg_id, fingerprint } = identity;
+        let newest = |is: &dyn Fn(&Identity) -> bool| {
+            let found = self.0.iter().rev().find(|(of, ..)| of.sender == sender && is(of));
+            found.filter(|(_, _, at, _)| offset.0 - at.0 <= RECORDS)
+        };
+        let by_id = newest(&|of| of.client_msg_id == client_msg_id);
+        let by_fingerprint = newest(&|of| fingerprint != 0 && of.fingerprint == fingerprint)
+            .filter(|(.., timestamp_ms)| now_ms - timestamp_ms <= FINGERPRINT_MS);
+        by_id.or(by_fingerprint).map(|(_, known, ..)| *known)
+    }
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig { failure_persistence: None, ..ProptestConfig::with_cases(500) })]
+
+    #[test]
+    fn what_is_known_depends_on_the_last_records_alone(
+        all in prop::collection::vec(sent(), 1..120),
+        reserved in 0_u64..2 * RECORDS,
+        ahead in 0_u64..3,
+    ) {
+        let (mut window, mut plain) = (Window::of(RECORDS), Plain::default());
+        window.reserve(reserved);
+        let (mut offset, mut now_ms) = (Offset(0), 1_000);
+        for sent in &all {
+            offset = Offset(offset.0 + 1 + sent.others_before);
+            now_ms += sent.pause_ms;
+            let identity = sent.identity();
+            let found = plain.find(identity, offset, now_ms);
+            prop_assert_eq!(window.find(identity, offset, now_ms), found);
+            let new = Known {
+                conversation: ConversationId::single(UserId(sent.sender), UserId(9)).unwrap(),
+                msg_id: sent.has_number.then_some(MsgId(u32::from(sent.id))),
+                client_msg_id: identity.client_msg_id,
+                timestamp_ms: now_ms,
+            };
+            let known = found.unwrap_or(new);
+            if sent.has_number {
+                window.insert(identity, known, offset, now_ms);
+            } else {
+                window.enter(identity, new, offset, now_ms);
+            }
+            plain.0.push((identity, known, offset, now_ms));
+        }
+        let asked = Offset(offset.0 + ahead);
+        for sent in &all {
+            let identity = sent.identity();
+            prop_assert_eq!(window.find(identity, asked, now_ms), plain.find(identity, asked, now_ms));
+        }
+        check_size(&window, &plain, offset)?;
+    }
+}
+
+/// It has the records of the window and nothing else.
+fn check_size(window: &Window, plain: &Plain, newest: Offset) -> Result<(), TestCaseError> {
+    let within =
+        |(_, _, offset, _): &&(Identity, Known, Offset, u64)| newest.0 - offset.0 <= RECORDS;
+    let inside: Vec<_> = plain.0.iter().filter(within).collect();
+    let mut keys: Vec<_> = inside.iter().map(|(of, ..)| (of.sender, of.client_msg_id)).collect();
+    keys.sort_unstable();
+    keys.dedup();
+    prop_assert_eq!(window.len(), keys.len());
+    prop_assert_eq!(window.entries.items.len(), inside.len());
+    prop_assert!(window.repeated.len() <= inside.len());
+    prop_assert!(window.fingerprints.items.len() <= inside.len());
+    prop_assert!(window.by_fingerprint.len() <= window.fingerprints.items.len());
+    Ok(())
+}
+
+#[test]
+fn a_full_window_never_has_room_for_twice_as_many() {
+    let mut window = Window::of(10_000);
+    for number in 1..=40_000_u64 {
+        let client_msg_id = ClientMsgId(u128::from(number).to_be_bytes());
+        let identity = Identity { sender: UserId(1), client_msg_id, fingerprint: number };
+        let known = Known {
+            conversation: ConversationId::single(UserId(1), UserId(2)).unwrap(),
+            msg_id: None,
+            client_msg_id,
+            timestamp_ms: 1,
+        };
+        window.enter(identity, known, Offset(number), 1);
+    }
+    assert_eq!(window.len(), 10_001);
+    assert!(window.entries.items.capacity() < 10_100);
+    assert!(window.fingerprints.items.capacity() < 10_100);
+    assert!(window.repeated.is_empty());
+}
