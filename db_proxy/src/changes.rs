@@ -131,6 +131,10 @@ impl Recent {
             return; // Further back than was asked for.
         }
         debug_assert!(self.entries.back().is_none_or(|last| last.offset < offset), "in log order");
+        // Not after: the queue would make room for twice as many, for the sake of one.
+        if self.entries.len() >= self.entries_max {
+            self.forget_oldest();
+        }
         self.entries.push_back(Entry { offset, conversation, has_members: touched.is_some() });
         if let Some(touched) = touched {
             self.users += touched.count();
