@@ -11,8 +11,6 @@
 //! - Records of an epoch older than the newest epoch record are ignored.
 //! - The conversation a record belongs to must be in the state ([`Fold::needs`]).
 
-mod glance;
-
 use std::collections::hash_map::Entry;
 use std::collections::{BTreeSet, HashMap};
 
@@ -27,7 +25,6 @@ use crate::conversation::{Conversation, Mark, Member};
 use crate::log::LogRecord;
 use crate::store::{Batch, GroupRow, MessageRow};
 use crate::window::{Identity, Known, Window};
-use glance::Glance;
 
 /// The rules this build folds by. A log that asks for newer ones is a roll-out error.
 pub const FOLD_VERSION: u32 = 1;
@@ -172,10 +169,6 @@ impl Fold {
     /// With [`EPOCH_LEAD`] of them, what an owner of an older epoch has written among those that are
     /// remembered is told from what counts.
     pub fn hear(&mut self, record: &LogRecord) {
-        if let Some(glance) = glance::message(&record.payload) {
-            self.epoch = self.epoch.max(glance.written_in_epoch);
-            return;
-        }
         let Ok(decoded) = Record::decode(record.payload.clone()) else { return };
         self.epoch = self.epoch.max(decoded.written_in_epoch.unwrap_or(0));
     }
@@ -184,13 +177,6 @@ impl Fold {
     /// was published. There it may be wrongly: whether it was a repetition, say, the records before
     /// it would tell.
     pub fn remember(&mut self, record: &LogRecord) {
-        if let Some(glance) = glance::message(&record.payload) {
-            if glance.written_in_epoch >= self.epoch {
-                self.epoch = glance.written_in_epoch;
-                self.remember_message(record, glance);
-            }
-            return;
-        }
         let Ok(Record { change: Some(change), written_in_epoch }) =
             Record::decode(record.payload.clone())
         else {
@@ -202,18 +188,7 @@ impl Fold {
         }
         self.epoch = written_in_epoch;
         match change {
-            Change::Message(message) => {
-                let client_msg_id = ClientMsgId::from_slice(&message.client_msg_id);
-                let Some(client_msg_id) = client_msg_id else { return };
-                let glance = Glance {
-                    written_in_epoch,
-                    conversation: message.conversation,
-                    sender: message.sender,
-                    client_msg_id,
-                    fingerprint: message.fingerprint.unwrap_or(0),
-                };
-                self.remember_message(record, glance);
-            }
+            Change::Message(message) => self.remember_message(record, &message),
             Change::GroupCreated(created) => {
                 let Some(id) = ConversationId::group(GroupId(created.group)) else { return };
                 let actor = UserId(created.creator);
@@ -234,11 +209,10 @@ impl Fold {
         }
     }
 
-    fn remember_message(&mut self, record: &LogRecord, glance: Glance) {
-        let Glance { conversation, sender, client_msg_id, fingerprint, .. } = glance;
-        let Some(conversation) = ConversationId::from_number(conversation) else { return };
+    fn remember_message(&mut self, record: &LogRecord, message: &log::Message) {
+        let Some((conversation, identity)) = identify(message) else { return };
         let (offset, timestamp_ms) = (record.offset, record.timestamp_ms);
-        let identity = Identity { sender: UserId(sender), client_msg_id, fingerprint };
+        let client_msg_id = identity.client_msg_id;
         let new = Known { conversation, msg_id: None, client_msg_id, timestamp_ms };
         self.window.enter(identity, new, offset, timestamp_ms);
         self.published.enter(offset, conversation, None);
