@@ -30,7 +30,7 @@ use daemon::clock::unix_ms;
 use db_proxy::log::embedded::{self, EmbeddedLog};
 use db_proxy::log::kafka::{KafkaTopic, NewTopic, Options, ensure_topic};
 use db_proxy::log::{Log as _, LogId, Unopened, fingerprint};
-use db_proxy::partition::open::{self, OpenPartition};
+use db_proxy::partition::open;
 use db_proxy::store::sqlite::{SqliteOptions, SqliteStore};
 use db_proxy::store::{Batch, ConversationStore as _, Store};
 use prost::Message as _;
@@ -38,7 +38,6 @@ use proto::ids::Offset;
 use proto::log::{Epoch, Message, Record, record};
 use rdkafka::config::ClientConfig;
 use rdkafka::producer::{BaseProducer, BaseRecord, Producer as _};
-use tokio::runtime::Handle;
 
 #[global_allocator]
 static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
@@ -274,13 +273,14 @@ fn take(folder: &str, bootstrap: &str, partitions: u32) -> Outcome<()> {
         };
         (0..partitions).map(named).collect()
     };
-    let stores = logs.iter().map(|(_, name)| open_store(&folder, name).map(Arc::new));
-    let stores = stores.collect::<Result<Vec<_>, _>>()?;
+    let stores =
+        logs.iter().map(|(_, name)| Ok(Arc::new(open_store(&folder, name)?) as Arc<dyn Store>));
+    let stores = stores.collect::<Outcome<Vec<_>>>()?;
     let (before, began, cpu_before) = (memory("VmRSS")?, Instant::now(), cpu_seconds(own_pid())?);
     let opened = runtime.block_on(async {
         let mut opening = tokio::task::JoinSet::new();
         for ((log, _), store) in logs.into_iter().zip(stores) {
-            opening.spawn(open_one(log, store));
+            opening.spawn(async move { open::take(log, store, "after").await });
         }
         opening.join_all().await.into_iter().collect::<Result<Vec<_>, _>>()
     })?;
@@ -288,17 +288,6 @@ fn take(folder: &str, bootstrap: &str, partitions: u32) -> Outcome<()> {
     say(&format!("{seconds} {cpu} {} {}", memory("VmRSS")? - before, memory("VmHWM")? - before));
     drop(opened);
     Ok(())
-}
-
-/// As a db_proxy does when the group gives it a partition.
-async fn open_one(log: Box<dyn Unopened>, store: Arc<SqliteStore>) -> Outcome<OpenPartition> {
-    let progress = store.claim("after".to_owned(), log.id()).await?;
-    let runtime = Handle::current();
-    let opening = tokio::task::spawn_blocking(move || {
-        let store: Arc<dyn Store> = store;
-        open::open(log, store, progress, "after", &runtime)
-    });
-    Ok(opening.await??)
 }
 
 fn own_pid() -> u32 {

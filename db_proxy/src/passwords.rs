@@ -7,8 +7,8 @@
 //!
 //! # What bounds it
 //!
-//! - As many hashes at a time as are allowed, by default half as many as there are cores, each on a
-//!   thread that gives way to all others ([`NICE`]): messages do not wait for logins. And as many
+//! - As many hashes at a time as are allowed, by default half as many as there are cores, so that the
+//!   others are left for messages, each on a thread that gives way to all others ([`NICE`]); and as many
 //!   waiting as can be checked within [`WAIT_MAX`], at most [`QUEUE_MAX`]; beyond, "busy" at once.
 //! - [`REMEMBERED_MAX`] pairs of 32 bytes; the least recently used goes first.
 
@@ -27,7 +27,7 @@ use parking_lot::Mutex;
 use ring::hmac;
 use ring::rand::SystemRandom;
 use rustix::process::setpriority_process;
-use tokio::sync::{Semaphore, SemaphorePermit, oneshot};
+use tokio::sync::{OwnedSemaphorePermit, Semaphore, SemaphorePermit, oneshot};
 use tracing::{debug, warn};
 
 /// Logins that wait for a core at most, and those that have one.
@@ -38,7 +38,8 @@ const QUEUE_MAX: usize = 256;
 const WAIT_MAX: Duration = Duration::from_secs(2);
 
 /// How much the threads that compute hashes give way to the others of this machine, as in nice(1):
-/// with 10, a thread that wants the same core gets nine times as much of it, and gets it at once.
+/// with 10, a thread that wants the same core gets nine times as much of it. It may wait for its turn
+/// nevertheless, for as long as the kernel lets a thread run on.
 const NICE: i32 = 10;
 
 /// How much of what is known of the time of a hash comes from the last one: one of so many.
@@ -116,10 +117,11 @@ impl Passwords {
             return (Verdict::Right, false);
         }
         let Some(_place) = self.place() else { return (Verdict::Busy, false) };
-        let Ok(_core) = self.running.acquire().await else { return (Verdict::Busy, false) };
+        let running = Arc::clone(&self.running).acquire_owned();
+        let Ok(core) = running.await else { return (Verdict::Busy, false) };
         let (hash, tried) = (stored.unwrap_or(&self.dummy).to_owned(), credential.to_owned());
         let took = Arc::clone(&self.hash_us);
-        let check = giving_way(move || {
+        let check = giving_way(core, move || {
             let began = Instant::now();
             let right = is_right(&hash, &tried);
             smooth(&took, micros(began.elapsed()));
@@ -167,8 +169,8 @@ impl Passwords {
 
     /// Makes the hash to store for a credential.
     pub async fn hash(&self, credential: String) -> Result<String, daemon::BoxError> {
-        let _core = self.running.acquire().await?;
-        giving_way(move || hash_now(&credential)).await?
+        let core = Arc::clone(&self.running).acquire_owned().await?;
+        giving_way(core, move || hash_now(&credential)).await?
     }
 
     fn tag(&self, stored: &str, credential: &str) -> [u8; 32] {
@@ -194,10 +196,11 @@ impl Drop for Place<'_> {
     }
 }
 
-/// Computes something on a thread of its own that gives way to all others. Not on one that is kept for
-/// the next time and for others: a thread may not take its priority back. Starting one costs a
-/// thousandth of a hash. The caller sees to it that there are not too many.
+/// Computes something on a thread of its own that gives way to all others. Not on one of the runtime's,
+/// which others use too: a thread may not take its priority back. The thread has `core` for as long as it
+/// computes, even if nobody waits for it any more.
 async fn giving_way<T: Send + 'static>(
+    core: OwnedSemaphorePermit,
     work: impl FnOnce() -> T + Send + 'static,
 ) -> Result<T, daemon::BoxError> {
     let (done, result) = oneshot::channel();
@@ -206,7 +209,9 @@ async fn giving_way<T: Send + 'static>(
         if let Err(error) = setpriority_process(None, NICE) {
             debug!(%error, "hashes are computed at the priority of everything else");
         }
-        if done.send(work()).is_err() {
+        let computed = work();
+        drop(core);
+        if done.send(computed).is_err() {
             debug!("nobody waits for the hash any more");
         }
     })?;
@@ -263,9 +268,23 @@ mod tests {
     async fn hashes_give_way_and_nothing_else_does() {
         let nice = || rustix::process::getpriority_process(None).unwrap();
         let before = nice();
-        assert_eq!(giving_way(nice).await.unwrap(), NICE.max(before));
+        let core = Arc::new(Semaphore::new(1)).try_acquire_owned().unwrap();
+        assert_eq!(giving_way(core, nice).await.unwrap(), NICE.max(before));
         assert_eq!(nice(), before);
         assert_eq!(tokio::task::spawn_blocking(nice).await.unwrap(), before);
+    }
+
+    #[tokio::test]
+    async fn a_core_is_taken_until_the_hash_is_computed_though_nobody_waits_for_it() {
+        let cores = Arc::new(Semaphore::new(1));
+        let core = Arc::clone(&cores).try_acquire_owned().unwrap();
+        let (go_on, waits) = std::sync::mpsc::channel::<()>();
+        let mut given_up = Box::pin(giving_way(core, move || waits.recv()));
+        assert!(futures_util::poll!(&mut given_up).is_pending());
+        drop(given_up);
+        assert_eq!(cores.available_permits(), 0);
+        drop(go_on);
+        drop(cores.acquire().await.unwrap());
     }
 
     #[tokio::test]
