@@ -62,6 +62,10 @@ pub enum Mutant {
     /// and is answered as if there were nothing. Devices step over messages (H7), the final read
     /// lacks them (H1, H5).
     PullEmptyOnError,
+    /// db_proxy: a frame that equals one of an earlier connection counts as its repeat, however that
+    /// connection ended. Programs that number all frames alike are acknowledged what is stored
+    /// nowhere (two messages under one number).
+    EqualIsRepeated,
     /// db_proxy: a record that cannot be read is a torn tail wherever it is, and the log is cut
     /// there. It serves instead of refusing, and what the store does not have yet is lost (H1).
     TruncateMidLog,
@@ -69,7 +73,7 @@ pub enum Mutant {
 
 impl Mutant {
     /// All of them.
-    pub const ALL: [Self; 12] = [
+    pub const ALL: [Self; 13] = [
         Self::AckBeforeFlush,
         Self::AckBeforeAppend,
         Self::SkipDedupe,
@@ -81,6 +85,7 @@ impl Mutant {
         Self::IgnoreInsertError,
         Self::OfflineWithoutEpoch,
         Self::PullEmptyOnError,
+        Self::EqualIsRepeated,
         Self::TruncateMidLog,
     ];
 
@@ -98,6 +103,7 @@ impl Mutant {
             Self::IgnoreInsertError => "ignore-insert-error",
             Self::OfflineWithoutEpoch => "offline-without-epoch",
             Self::PullEmptyOnError => "pull-empty-on-error",
+            Self::EqualIsRepeated => "equal-is-repeated",
             Self::TruncateMidLog => "truncate-mid-log",
         }
     }

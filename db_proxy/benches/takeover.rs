@@ -242,6 +242,7 @@ fn payload(offset: u64, now_ms: u64, random: &mut Random) -> Bytes {
             fingerprint: (!is_new).then(|| random.next() | 1),
             r#type: 1,
             body: body.into(),
+            ..Default::default()
         })
     };
     Record { change: Some(change), written_in_epoch: Some(EPOCH) }.encode_to_vec().into()

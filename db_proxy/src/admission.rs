@@ -1,20 +1,21 @@
 //! Whether a change may be appended: known already, allowed, or in need of more facts.
 //!
 //! Pure: reads the fold's state, changes nothing. In this order, so that a retry of a stored message
-//! is never refused: known in the window, known in the store (for resends), and only then whether
-//! the sender may write here now.
+//! is never refused: known in the window by its id, by its frame, known in the store (for resends),
+//! and only then whether the sender may write here now. An id that stands for another message of the
+//! sender is refused: the answer to it would be about that one.
 
 use bytes::Bytes;
 use daemon::faults::{self, Mutant};
 use proto::client::{GroupType, MessageType};
 use proto::cluster::wire::{Origin, Reason};
-use proto::ids::{ClientMsgId, ConversationId, GroupId, MsgId, Parties, UserId};
+use proto::ids::{ClientMsgId, ConversationId, GroupId, MsgId, Offset, Parties, UserId};
 use proto::limits::MESSAGE_BODY_MAX;
 use proto::log::{self, Record, record};
 
 use crate::conversation::Conversation;
 use crate::fold::Fold;
-use crate::window::{Identity, Known};
+use crate::window::{Connection, Frame, Identity, Known};
 
 /// A voice message of no more than its length field has no voice in it.
 const VOICE_HEADER_LEN: usize = 4;
@@ -95,6 +96,8 @@ pub struct Facts {
     pub own_up_to: Option<(MsgId, u32)>,
     /// For a message to a user who did not exist when the conversation was loaded: whether he does.
     pub peers_exist: Option<bool>,
+    /// For a frame that may repeat an earlier one: whether it repeats that of the record here.
+    pub repeats: Option<(Offset, bool)>,
 }
 
 /// What the store says of a message.
@@ -133,6 +136,19 @@ pub enum Need {
     Stored(UserId, ClientMsgId),
     /// Whether both of these users exist.
     PeersExist(UserId, UserId),
+    /// Whether a frame repeats an earlier one.
+    Repeats {
+        /// Where the earlier one came in.
+        connection: Connection,
+        /// Whose both are.
+        sender: UserId,
+        /// The message of the earlier one.
+        client_msg_id: ClientMsgId,
+        /// Its record.
+        offset: Offset,
+        /// How long ago it was.
+        age_ms: u64,
+    },
     /// How many messages of `from..=to` are by the user, to be added to `before`.
     Own {
         /// Whose.
@@ -206,13 +222,24 @@ pub fn admit(fold: &Fold, change: &Change, facts: &Facts, now_ms: u64) -> Admiss
 }
 
 fn known(fold: &Fold, send: &Send, facts: &Facts, now_ms: u64) -> Option<Admission> {
-    let next = fold.last.next();
-    let Identity { sender, client_msg_id, .. } = send.identity;
-    let in_window = fold.window.find(send.identity, next, now_ms.max(fold.last_ms));
+    let Identity { sender, client_msg_id, content_crc, .. } = send.identity;
+    let in_window = match fold.window.find_id(send.identity, fold.last.next()) {
+        Some(known) => Some(known),
+        None => match repeated(fold, send, facts, now_ms) {
+            Ok(known) => known,
+            Err(need) => return Some(Admission::Needs(need)),
+        },
+    };
     if forgets() && in_window.is_none() {
         return None;
     }
+    let is_other = |known: &Known| {
+        known.client_msg_id == client_msg_id && !known.is_of(send.conversation, content_crc)
+    };
     match (in_window, facts.stored) {
+        (Some(known), _) | (None, InStore::Found(known)) if is_other(&known) => {
+            Some(Admission::Refused(Reason::IdReused))
+        }
         // It was stored before this owner started, so the store has its number.
         (Some(Known { msg_id: None, client_msg_id, .. }), InStore::NotAsked) => {
             Some(Admission::Needs(Need::Stored(sender, client_msg_id)))
@@ -224,6 +251,26 @@ fn known(fold: &Fold, send: &Send, facts: &Facts, now_ms: u64) -> Option<Admissi
             Some(Admission::Needs(Need::Stored(sender, client_msg_id)))
         }
         (None, _) => None,
+    }
+}
+
+/// The message whose frame is repeated.
+fn repeated(fold: &Fold, send: &Send, facts: &Facts, now_ms: u64) -> Result<Option<Known>, Need> {
+    let now_ms = now_ms.max(fold.last_ms);
+    let Some(earlier) = fold.window.find_frame(send.identity, fold.last.next(), now_ms) else {
+        return Ok(None);
+    };
+    // Before fold version 2 nothing more was known of it.
+    let Some(connection) = earlier.connection else { return Ok(Some(earlier.known)) };
+    match facts.repeats {
+        Some((offset, repeats)) if offset == earlier.offset => Ok(repeats.then_some(earlier.known)),
+        _ => Err(Need::Repeats {
+            connection,
+            sender: send.identity.sender,
+            client_msg_id: earlier.known.client_msg_id,
+            offset: earlier.offset,
+            age_ms: now_ms.saturating_sub(earlier.known.timestamp_ms),
+        }),
     }
 }
 
@@ -252,14 +299,26 @@ fn may_send(conversation: &Conversation, send: &Send, facts: &Facts) -> Admissio
     if let Some(reason) = refusal {
         return Admission::Refused(reason);
     }
-    Admission::Append(record::Change::Message(log::Message {
-        conversation: conversation.id.number(),
-        sender: sender.0,
+    Admission::Append(record::Change::Message(message(conversation.id, send, facts)))
+}
+
+fn message(conversation: ConversationId, send: &Send, facts: &Facts) -> log::Message {
+    let Frame { fingerprint, connection, repeats_after } = send.identity.frame;
+    let connection = connection.filter(|_| fingerprint != 0);
+    // What was looked at and is not repeated must not be found by the fold either.
+    let not_repeated = facts.repeats.filter(|(_, repeats)| !repeats).map(|(offset, _)| offset);
+    let repeats_after = repeats_after.map(|after| after.max(not_repeated.unwrap_or_default()).0);
+    log::Message {
+        conversation: conversation.number(),
+        sender: send.identity.sender.0,
         client_msg_id: Bytes::copy_from_slice(&send.identity.client_msg_id.0),
-        fingerprint: (send.identity.fingerprint != 0).then_some(send.identity.fingerprint),
+        fingerprint: (fingerprint != 0).then_some(fingerprint),
         r#type: send.kind,
         body: send.body.clone(),
-    }))
+        gateway_boot: connection.map(|connection| connection.gateway_boot),
+        session: connection.map(|connection| connection.session),
+        repeats_after: connection.and(repeats_after),
+    }
 }
 
 /// The gateway has checked the same before; a gateway that did not is not believed.

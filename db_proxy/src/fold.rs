@@ -24,10 +24,14 @@ use crate::changes::{Recent, Touched};
 use crate::conversation::{Conversation, Mark, Member};
 use crate::log::LogRecord;
 use crate::store::{Batch, GroupRow, MessageRow};
-use crate::window::{Identity, Known, Window};
+use crate::window::{Connection, Frame, Identity, Known, Window, content_crc};
 
 /// The rules this build folds by. A log that asks for newer ones is a roll-out error.
-pub const FOLD_VERSION: u32 = 1;
+///
+/// - 1: the first.
+/// - 2: a message carries the connection that its frame came on, and which records the frame may
+///   repeat ([`crate::window`]).
+pub const FOLD_VERSION: u32 = 2;
 
 /// Skipping such a record instead would change the number of every later message.
 const LOADED: &str = "admission and replay load the conversation of a record before it is folded";
@@ -46,6 +50,8 @@ pub enum Effect {
     },
     /// The message was known: nothing happened.
     Duplicate(Known),
+    /// Another message of the sender is known under its id: nothing happened.
+    IdReused,
     /// A group was made or its members changed.
     Members {
         /// Which group.
@@ -212,8 +218,8 @@ impl Fold {
     fn remember_message(&mut self, record: &LogRecord, message: &log::Message) {
         let Some((conversation, identity)) = identify(message) else { return };
         let (offset, timestamp_ms) = (record.offset, record.timestamp_ms);
-        let client_msg_id = identity.client_msg_id;
-        let new = Known { conversation, msg_id: None, client_msg_id, timestamp_ms };
+        let Identity { client_msg_id, content_crc, .. } = identity;
+        let new = Known { conversation, msg_id: None, client_msg_id, content_crc, timestamp_ms };
         self.window.enter(identity, new, offset, timestamp_ms);
         self.published.enter(offset, conversation, None);
     }
@@ -301,7 +307,10 @@ impl Fold {
         let (offset, timestamp_ms) = (record.offset, record.timestamp_ms);
         if let Some(known) = self.window.find(identity, offset, timestamp_ms) {
             self.window.insert(identity, known, offset, timestamp_ms);
-            return Some(Effect::Duplicate(known));
+            // A frame without an id that is repeated has the content of the first.
+            let is_other = known.client_msg_id == identity.client_msg_id
+                && !known.is_of(conversation_id, identity.content_crc);
+            return Some(if is_other { Effect::IdReused } else { Effect::Duplicate(known) });
         }
         let conversation = self.conversations.get_mut(&conversation_id).expect(LOADED);
         let msg_id = conversation.head.next();
@@ -328,6 +337,7 @@ impl Fold {
             conversation: conversation_id,
             msg_id: Some(msg_id),
             client_msg_id: identity.client_msg_id,
+            content_crc: identity.content_crc,
             timestamp_ms,
         };
         self.window.insert(identity, known, offset, timestamp_ms);
@@ -510,9 +520,24 @@ fn identify(message: &log::Message) -> Option<(ConversationId, Identity)> {
     let identity = Identity {
         sender: UserId(message.sender),
         client_msg_id: ClientMsgId::from_slice(&message.client_msg_id)?,
-        fingerprint: message.fingerprint.unwrap_or(0),
+        content_crc: content_crc(message.r#type, &message.body),
+        frame: frame(message),
     };
     Some((ConversationId::from_number(message.conversation)?, identity))
+}
+
+fn frame(message: &log::Message) -> Frame {
+    let fingerprint = message.fingerprint.unwrap_or(0);
+    let connection = match (message.gateway_boot, message.session) {
+        (Some(gateway_boot), Some(session)) => Some(Connection { gateway_boot, session }),
+        _ => None,
+    };
+    let repeats_after = match connection {
+        Some(_) => message.repeats_after.map(Offset),
+        // Before version 2 every frame could repeat every other.
+        None => Some(Offset(0)),
+    };
+    Frame { fingerprint, connection, repeats_after }
 }
 
 #[cfg(test)]

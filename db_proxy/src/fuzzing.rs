@@ -420,6 +420,7 @@ mod tests {
                 fingerprint,
                 r#type: 1,
                 body: Bytes::from_static(b"body"),
+                ..Default::default()
             })
         };
         let (two, group) = (1 << 32 | 2, 7);

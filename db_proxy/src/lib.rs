@@ -33,6 +33,7 @@ pub mod passwords;
 pub mod publish;
 pub mod pulse;
 pub mod queries;
+mod repeats;
 pub mod requests;
 mod serve;
 #[cfg(feature = "kafka")]

@@ -175,6 +175,8 @@ enum Fact {
     Own(MsgId, u32),
     /// Whether both users of a single conversation exist.
     PeersExist(bool),
+    /// Whether a frame repeats that of the record here.
+    Repeats(Offset, bool),
 }
 
 /// The way to a partition. Clones lead to the same one.

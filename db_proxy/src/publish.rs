@@ -192,6 +192,11 @@ impl Publisher {
         }
     }
 
+    /// The link to the gateway of this boot, if there is one.
+    pub(crate) fn gateway(&self, boot: u64) -> Option<Link> {
+        self.gateways.all().iter().find(|gateway| gateway.peer().boot == boot).cloned()
+    }
+
     fn serve_directly(&self, body: &[u8]) {
         self.metrics.direct.inc();
         for gateway in self.gateways.all().iter() {

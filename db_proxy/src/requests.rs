@@ -14,7 +14,7 @@ use proto::cluster::wire::{
     AdminAnswer, AdminRequest, Answer, Ask, AskStatus, FetchRequest, Fetched, Follow, Memberships,
     MembershipsRequest, Origin, Outcome, Submit, SubmitAnswer, Verified, Verify,
 };
-use proto::ids::{ClientMsgId, ConversationId, UserId};
+use proto::ids::{ClientMsgId, ConversationId, Offset, UserId};
 use tokio::sync::Semaphore;
 use tracing::{debug, debug_span, warn};
 
@@ -26,7 +26,7 @@ use crate::partition::{self, Reply};
 use crate::partitions::Partitions;
 use crate::publish::seconds;
 use crate::queries::{self, Asker};
-use crate::window::Identity;
+use crate::window::{Connection, Frame, Identity, content_crc};
 
 /// The handler of all links that others dial.
 #[derive(Debug, Clone)]
@@ -294,7 +294,15 @@ fn read_submit(submit: &Submit) -> Option<Send> {
         identity: Identity {
             sender: UserId(submit.sender),
             client_msg_id,
-            fingerprint: submit.fingerprint.unwrap_or(0),
+            content_crc: content_crc(submit.r#type, &submit.body),
+            frame: Frame {
+                fingerprint: submit.fingerprint.unwrap_or(0),
+                connection: Some(Connection {
+                    gateway_boot: submit.origin.gateway_boot,
+                    session: submit.origin.session,
+                }),
+                repeats_after: submit.may_repeat().then_some(Offset(0)),
+            },
         },
         resend: submit.resend.unwrap_or(false),
         // Gateways of an older release do not say.

@@ -312,12 +312,12 @@ pub trait ConversationStore: Send + Sync {
     /// These messages, those that exist, in no order.
     fn messages_at(&self, places: Vec<(ConversationId, MsgId)>) -> Stored<'_, Vec<MessageRow>>;
 
-    /// Where a sender's message was stored, if it was.
+    /// The first message that a sender gave this id, if one was stored.
     fn find_message(
         &self,
         sender: UserId,
         client_msg_id: ClientMsgId,
-    ) -> Stored<'_, Option<(ConversationId, MsgId, u64)>>;
+    ) -> Stored<'_, Option<MessageRow>>;
 
     /// How many of the messages `from..=to` are by `sender`.
     fn count_own(

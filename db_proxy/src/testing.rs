@@ -29,7 +29,7 @@ use crate::state::State;
 use crate::store::sqlite::{SqliteOptions, SqliteStore};
 use crate::store::{ConversationStore, NewUser, UserStore};
 use crate::storing::{self, StopStoring};
-use crate::window::Identity;
+use crate::window::{Frame, Identity, content_crc};
 
 pub(crate) mod far;
 pub(crate) mod gated;
@@ -286,15 +286,27 @@ pub(crate) fn group(number: u32) -> ConversationId {
 
 /// A message that nobody has sent before.
 pub(crate) fn message(conversation: ConversationId, sender: u32) -> Send {
+    let words = Bytes::from(format!("{:?}", new_id().0));
+    saying(conversation, sender, words)
+}
+
+/// A message that nobody has sent before, with this body.
+pub(crate) fn saying(conversation: ConversationId, sender: u32, body: Bytes) -> Send {
     let sender = UserId(sender);
     let client_msg_id = new_id();
+    let kind = if conversation.as_group().is_some() { 0x11 } else { 1 };
     Send {
         conversation,
-        identity: Identity { sender, client_msg_id, fingerprint: 0 },
+        identity: Identity {
+            sender,
+            client_msg_id,
+            content_crc: content_crc(kind, &body),
+            frame: Frame::default(),
+        },
         resend: false,
         first: false,
-        kind: if conversation.as_group().is_some() { 0x11 } else { 1 },
-        body: Bytes::from(format!("{:?}", client_msg_id.0)),
+        kind,
+        body,
         origin: None,
     }
 }

@@ -1,8 +1,18 @@
 //! The dedupe window: which messages have been seen lately.
 //!
 //! A message is known if one of the last [`WINDOW_RECORDS`] records was sent under the same
-//! `(sender, client_msg_id)`, or, for old clients that send no id, if one of them carried the same
-//! fingerprint less than [`FINGERPRINT_MS`] of log time ago.
+//! `(sender, client_msg_id)`, or if its frame repeats the frame of one of them.
+//!
+//! Clients of the original protocol name no messages, and one kind of them repeats a frame that was
+//! not answered (`sends.rs` of the gateway says which, and marks their frames with a fingerprint).
+//! A frame repeats an earlier one only if all of this stands in the two records:
+//!
+//! - The fingerprints are equal.
+//! - The frames came on different connections. On one connection the gateway recognises a repeat by
+//!   itself: there a frame that was answered is never repeated.
+//! - The later record allows it: the earlier one lies behind its `repeats_after`. Admission sets that
+//!   by what became of the answer to the earlier frame (`repeats.rs`).
+//! - Less than [`FINGERPRINT_MS`] of log time lie between them.
 //!
 //! # Invariants
 //!
@@ -14,7 +24,7 @@
 //! # Size
 //!
 //! There are a million entries for each partition, and whoever takes one over makes them all at once:
-//! the tables have only the places of entries, which stand in log order. About 60 bytes for each in
+//! the tables have only the places of entries, which stand in log order. About 70 bytes for each in
 //! all.
 
 use std::collections::hash_map::RandomState;
@@ -30,7 +40,8 @@ use proto::ids::{ClientMsgId, ConversationId, MsgId, Offset, UserId};
 /// How many records back a repeated id is recognised without asking the store.
 pub const WINDOW_RECORDS: u64 = 1 << 20;
 
-/// How long an equal fingerprint counts as a resend, in milliseconds of log time.
+/// How long a frame may be repeated, in milliseconds of log time. The client that does repeats after
+/// six seconds; this leaves it time to reconnect.
 pub const FINGERPRINT_MS: u64 = 30_000;
 
 /// The newest record, before which the window lies, and one more that has yet to push out the oldest.
@@ -43,10 +54,28 @@ pub struct Known {
     pub conversation: ConversationId,
     /// Its number; `None` if it was stored before this owner started: the store knows it.
     pub msg_id: Option<MsgId>,
-    /// The id it was appended with (another one than asked for, if found by fingerprint).
+    /// The id it was appended with (another one than asked for, if found by its frame).
     pub client_msg_id: ClientMsgId,
+    /// Of its type and body: [`content_crc`].
+    pub content_crc: u32,
     /// Unix milliseconds of its record.
     pub timestamp_ms: u64,
+}
+
+impl Known {
+    /// Whether it is the message that is being sent, and not another one under the same id.
+    pub fn is_of(&self, conversation: ConversationId, content_crc: u32) -> bool {
+        self.conversation == conversation && self.content_crc == content_crc
+    }
+}
+
+/// CRC-32 of a message's type and body. Tells two messages under one id apart; an id that was used
+/// twice by mistake passes once in four billion times.
+pub fn content_crc(kind: u32, body: &[u8]) -> u32 {
+    let mut hasher = crc32fast::Hasher::new();
+    hasher.update(&kind.to_le_bytes());
+    hasher.update(body);
+    hasher.finalize()
 }
 
 /// What identifies a message that is being sent.
@@ -56,8 +85,41 @@ pub struct Identity {
     pub sender: UserId,
     /// The author's id for it.
     pub client_msg_id: ClientMsgId,
-    /// Fingerprint of an old client's frame; 0 = none.
+    /// Of its type and body: [`content_crc`].
+    pub content_crc: u32,
+    /// The frame that it came in.
+    pub frame: Frame,
+}
+
+/// The frame of a client that repeats frames by itself; the default for all others.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct Frame {
+    /// Equal for equal frames; 0 = not one that is repeated.
     pub fingerprint: u64,
+    /// Where it came in.
+    pub connection: Option<Connection>,
+    /// It may repeat a frame of a record after this offset; `None`: it repeats none.
+    pub repeats_after: Option<Offset>,
+}
+
+/// One connection of a client to a gateway.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Connection {
+    /// The gateway, and which of its starts.
+    pub gateway_boot: u64,
+    /// The session, unique in that start.
+    pub session: u64,
+}
+
+/// An earlier frame that a frame may repeat.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Earlier {
+    /// Its message.
+    pub known: Known,
+    /// Where it came in; `None` in records from before fold version 2.
+    pub connection: Option<Connection>,
+    /// Its record.
+    pub offset: Offset,
 }
 
 /// The window of one partition.
@@ -89,6 +151,7 @@ struct Entry {
     sender: UserId,
     /// 0 = not known.
     msg_id: MsgId,
+    content_crc: u32,
 }
 
 impl Entry {
@@ -98,6 +161,7 @@ impl Entry {
             conversation: self.conversation,
             msg_id: (self.msg_id != MsgId(0)).then_some(self.msg_id),
             client_msg_id: self.client_msg_id,
+            content_crc: self.content_crc,
             timestamp_ms: self.timestamp_ms,
         }
     }
@@ -106,6 +170,7 @@ impl Entry {
 #[derive(Debug, Clone, Copy)]
 struct Fingerprint {
     fingerprint: u64,
+    connection: Option<Connection>,
     /// Of its entry.
     place: u32,
 }
@@ -163,10 +228,20 @@ impl Window {
         usize::try_from(self.records_max.saturating_add(AND_NEXT)).unwrap_or(usize::MAX)
     }
 
-    /// Looks for a message, as of the record at `offset` written at `now_ms`.
+    /// Looks for a message, as of the record at `offset` written at `now_ms`: by its id, or else
+    /// by its frame.
     pub fn find(&self, identity: Identity, offset: Offset, now_ms: u64) -> Option<Known> {
         let hash = hash_id(&self.hasher, identity.sender, identity.client_msg_id);
         self.find_hashed(hash, identity, offset, now_ms)
+    }
+
+    /// Looks for a message by its id alone, as of the record at `offset`.
+    pub fn find_id(&self, identity: Identity, offset: Offset) -> Option<Known> {
+        self.find_id_hashed(
+            hash_id(&self.hasher, identity.sender, identity.client_msg_id),
+            identity,
+            offset,
+        )
     }
 
     fn find_hashed(
@@ -176,32 +251,50 @@ impl Window {
         offset: Offset,
         now_ms: u64,
     ) -> Option<Known> {
+        let by_id = self.find_id_hashed(hash, identity, offset);
+        by_id.or_else(|| self.find_frame(identity, offset, now_ms).map(|earlier| earlier.known))
+    }
+
+    fn find_id_hashed(&self, hash: u64, identity: Identity, offset: Offset) -> Option<Known> {
         if faults::planted(Mutant::SkipDedupe) {
             return None;
         }
-        let Identity { sender, client_msg_id, fingerprint } = identity;
-        let known = |place: u32| {
-            let entry = self.entries.get(place)?;
-            if offset.0.saturating_sub(entry.offset.0) > self.records_max {
-                return None;
-            }
-            let repeated = self.repeated.get(&place).copied();
-            Some(repeated.unwrap_or_else(|| entry.as_new())).filter(|known| !expired(known))
-        };
+        let Identity { sender, client_msg_id, .. } = identity;
         let place = self.by_id.find(hash, |place| self.entries.is(*place, sender, client_msg_id));
-        if let Some(known) = place.and_then(|place| known(*place)) {
-            return Some(known);
-        }
-        if fingerprint == 0 {
+        self.known(*place?, offset)
+    }
+
+    /// Looks for the frame that a message's frame may repeat, as of the record at `offset` written at
+    /// `now_ms`: the last equal one, if all conditions hold.
+    pub fn find_frame(&self, identity: Identity, offset: Offset, now_ms: u64) -> Option<Earlier> {
+        let Identity { sender, frame, .. } = identity;
+        let repeats_after = frame.repeats_after?;
+        if frame.fingerprint == 0 || faults::planted(Mutant::SkipDedupe) {
             return None;
         }
-        let hash = hash_fingerprint(&self.hasher, sender, fingerprint);
-        let key = Some((sender, fingerprint));
+        let hash = hash_fingerprint(&self.hasher, sender, frame.fingerprint);
+        let key = Some((sender, frame.fingerprint));
         let is_equal = |number: &u32| self.fingerprints.key(*number, &self.entries) == key;
         let number = self.by_fingerprint.find(hash, is_equal)?;
-        let place = self.fingerprints.get(*number)?.place;
-        let since_ms = now_ms.saturating_sub(self.entries.get(place)?.timestamp_ms);
-        known(place).filter(|_| since_ms <= FINGERPRINT_MS)
+        let Fingerprint { connection, place, .. } = *self.fingerprints.get(*number)?;
+        let entry = self.entries.get(place)?;
+        let is_late = now_ms.saturating_sub(entry.timestamp_ms) > FINGERPRINT_MS;
+        let is_here = connection.is_some() && connection == frame.connection;
+        if is_late || is_here || entry.offset <= repeats_after {
+            return None;
+        }
+        let known = self.known(place, offset)?;
+        Some(Earlier { known, connection, offset: entry.offset })
+    }
+
+    /// What is known of the record at a place, as of the record at `offset`.
+    fn known(&self, place: u32, offset: Offset) -> Option<Known> {
+        let entry = self.entries.get(place)?;
+        if offset.0.saturating_sub(entry.offset.0) > self.records_max {
+            return None;
+        }
+        let repeated = self.repeated.get(&place).copied();
+        Some(repeated.unwrap_or_else(|| entry.as_new())).filter(|known| !expired(known))
     }
 
     /// Enters the record at `offset`, which is `known`: a new message, or one sent again. Entries
@@ -225,7 +318,7 @@ impl Window {
         known: Known,
         (offset, timestamp_ms): (Offset, u64),
     ) {
-        let Identity { sender, client_msg_id, fingerprint } = identity;
+        let Identity { sender, client_msg_id, content_crc, frame } = identity;
         let entry = Entry {
             client_msg_id,
             conversation: known.conversation,
@@ -233,6 +326,7 @@ impl Window {
             timestamp_ms,
             sender,
             msg_id: known.msg_id.unwrap_or_default(),
+            content_crc,
         };
         let entries_max = self.entries_max();
         let Self { entries, by_id, hasher, .. } = self;
@@ -245,8 +339,9 @@ impl Window {
             Slot::Occupied(mut slot) => *slot.get_mut() = place,
             Slot::Vacant(slot) => drop(slot.insert(place)),
         }
-        if fingerprint != 0 {
-            self.insert_fingerprint(sender, Fingerprint { fingerprint, place });
+        if frame.fingerprint != 0 {
+            let Frame { fingerprint, connection, .. } = frame;
+            self.insert_fingerprint(sender, Fingerprint { fingerprint, connection, place });
         }
         self.drop_old(offset, timestamp_ms);
     }
@@ -282,7 +377,7 @@ impl Window {
         let records_max = self.records_max;
         let has_left = |entry: &Entry| newest.0 - entry.offset.0 > records_max;
         // First, since they are found through their entries.
-        while let Some((number, Fingerprint { fingerprint, place })) = self.fingerprints.first()
+        while let Some((number, Fingerprint { fingerprint, place, .. })) = self.fingerprints.first()
             && let Some(entry) = self.entries.get(place)
             && (now_ms.saturating_sub(entry.timestamp_ms) > FINGERPRINT_MS || has_left(entry))
         {
@@ -366,7 +461,7 @@ impl Line<Entry> {
 impl Line<Fingerprint> {
     /// Who sent it, and its fingerprint.
     fn key(&self, number: u32, entries: &Line<Entry>) -> Option<(UserId, u64)> {
-        let Fingerprint { fingerprint, place } = *self.get(number)?;
+        let Fingerprint { fingerprint, place, .. } = *self.get(number)?;
         Some((entries.get(place)?.sender, fingerprint))
     }
 }

@@ -7,6 +7,8 @@ use daemon::metrics::EncodeLabelValue;
 pub(crate) enum CloseReason {
     #[error("the client left")]
     ClientLeft,
+    #[error("the connection to the client broke")]
+    ClientReset,
     #[error("the client logged out")]
     LoggedOut,
     #[error("the client did not log in in time")]

@@ -133,7 +133,7 @@ impl Connection {
 
         // From here on nobody finds the session.
         self.work = None;
-        self.service.leave();
+        self.service.leave(reason);
         if matches!(self.outbox.ending(), Ending::Polite(_)) {
             // Unread bytes would make the kernel reset the connection, and the client might never
             // read what it was told. And a client that is told to go closes first if it can.
@@ -305,7 +305,7 @@ impl Connection {
             Ok(_read) => Poll::Ready(Ok(())),
             Err(error) => {
                 debug!(%error, "cannot read");
-                Poll::Ready(Err(CloseReason::ClientLeft))
+                Poll::Ready(Err(CloseReason::ClientReset))
             }
         }
     }

@@ -18,6 +18,7 @@ use tracing::Span;
 use crate::config::{Config, LimitsConfig};
 use crate::connections::Connections;
 use crate::delivery::{Delivery, Following};
+use crate::frames::EndedFrames;
 use crate::hub::Hub;
 use crate::limits::Rate;
 use crate::marks::{Mark, Marks};
@@ -50,6 +51,7 @@ pub(crate) struct Gateway {
     pub(crate) partitions: Arc<Partitions>,
     pub(crate) storage: Storage,
     pub(crate) sends: Sends,
+    pub(crate) frames: EndedFrames,
     pub(crate) delivery: Delivery,
     pub(crate) following: Following,
     marks: Mutex<Marks>,
@@ -72,6 +74,7 @@ impl Gateway {
             storage: Storage::new(Arc::clone(&partitions)),
             partitions,
             sends: Sends::new(&limits, metrics.clone()),
+            frames: EndedFrames::default(),
             delivery: Delivery::new(limits.conversations_max),
             following: Following::default(),
             marks: Mutex::default(),

@@ -38,6 +38,7 @@ mod connection;
 mod connections;
 mod delivery;
 mod drain;
+mod frames;
 mod gateway;
 mod hub;
 mod limits;

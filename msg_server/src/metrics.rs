@@ -24,6 +24,7 @@ pub(crate) struct GatewayMetrics {
     pub(crate) pushes_dropped: Counter,
     pub(crate) sends: Family<SendLabel, Counter>,
     pub(crate) resubmitted: Counter,
+    pub(crate) frames_repeated: Counter,
     pub(crate) refused_commands: Counter,
     pub(crate) malformed: Counter,
     pub(crate) receipts: Counter,
@@ -103,6 +104,8 @@ impl GatewayMetrics {
         let help = "Pushes dropped because a client, or all together, left too much unread.";
         counter("pushes_dropped", help, &new.pushes_dropped);
         counter("resubmitted", "Messages handed to storage again.", &new.resubmitted);
+        let help = "Frames of clients that repeat one of theirs that is not answered yet.";
+        counter("frames_repeated", help, &new.frames_repeated);
         let help = "Commands that the client may not send, or that nobody knows.";
         counter("refused_commands", help, &new.refused_commands);
         counter("malformed", "Frames or bodies that could not be read.", &new.malformed);

@@ -26,6 +26,7 @@ use std::task::{Context, Poll, Waker};
 
 use bytes::{Buf, Bytes};
 use parking_lot::{Mutex, MutexGuard};
+use proto::ids::ClientMsgId;
 use tokio::io::AsyncWrite;
 use tokio::net::TcpStream;
 use tokio::net::tcp::OwnedWriteHalf;
@@ -34,6 +35,7 @@ use tokio_rustls::server::TlsStream;
 
 use crate::closing::CloseReason;
 use crate::config::LimitsConfig;
+use crate::frames::FramesTold;
 use crate::metrics::GatewayMetrics;
 
 /// Frames given to one write at most.
@@ -120,6 +122,8 @@ struct State {
     unflushed: bool,
     ending: Ending,
     progress_at: Option<Instant>,
+    /// The last frame without a name that was answered; `None` if that answer was never written.
+    last_frame: Option<(ClientMsgId, Instant)>,
     /// The connection's task.
     waker: Option<Waker>,
 }
@@ -154,6 +158,7 @@ impl Outbox {
             unflushed: false,
             ending: Ending::Open,
             progress_at: None,
+            last_frame: None,
             waker: None,
         };
         Self { socket, extended: AtomicBool::new(false), state: Mutex::new(state), pool }
@@ -191,7 +196,7 @@ impl Outbox {
                 Ok(written) => written,
                 Err(error) if error.kind() == io::ErrorKind::WouldBlock => 0,
                 Err(_gone) => {
-                    self.end(state, Ending::Now(CloseReason::ClientLeft));
+                    self.end(state, Ending::Now(CloseReason::ClientReset));
                     return false;
                 }
             },
@@ -249,7 +254,7 @@ impl Outbox {
             match socket.try_write(&bytes) {
                 Ok(written) => bytes.advance(written),
                 Err(error) if error.kind() == io::ErrorKind::WouldBlock => {}
-                Err(_gone) => return self.end(state, Ending::Now(CloseReason::ClientLeft)),
+                Err(_gone) => return self.end(state, Ending::Now(CloseReason::ClientReset)),
             }
         }
         if !bytes.is_empty() {
@@ -302,6 +307,18 @@ impl Outbox {
         }
     }
 
+    /// A frame of a client that repeats frames is answered now.
+    pub(crate) fn frame_answered(&self, id: ClientMsgId) {
+        self.state.lock().last_frame = Some((id, Instant::now()));
+    }
+
+    /// What the client was told of such frames.
+    pub(crate) fn frames_told(&self) -> FramesTold {
+        let state = self.state.lock();
+        let last = state.last_frame.filter(|_| state.answers == 0);
+        FramesTold { last, unanswered: state.unanswered > 0 }
+    }
+
     /// How far the end has come.
     pub(crate) fn ending(&self) -> Ending {
         self.state.lock().ending
@@ -344,6 +361,9 @@ impl Outbox {
 
     fn forget_queue(&self, state: &mut State) {
         self.pool.queued.fetch_sub(state.push_bytes, Ordering::Relaxed);
+        if state.answers > 0 {
+            state.last_frame = None;
+        }
         state.queue = VecDeque::new();
         state.push_bytes = 0;
         state.push_frames = 0;
@@ -370,7 +390,7 @@ impl Outbox {
                 Poll::Ready(Ok(written)) => self.consume(&mut state, written),
                 Poll::Ready(Err(error)) if error.kind() == io::ErrorKind::WouldBlock => {}
                 Poll::Ready(Err(_gone)) => {
-                    state.ending = Ending::Now(CloseReason::ClientLeft);
+                    state.ending = Ending::Now(CloseReason::ClientReset);
                     self.forget_queue(&mut state);
                 }
                 Poll::Pending => break,

@@ -8,11 +8,13 @@ use parking_lot::Mutex;
 use prost::Message;
 use proto::cluster::Kind;
 use proto::cluster::wire::{
-    Changes, Forward, Kick, Ownership, PresenceChanges, Publish, SubmitAnswer,
+    Changes, Forward, FrameQuestion, Kick, Ownership, PresenceChanges, Publish, SubmitAnswer,
 };
+use tokio::time::Instant;
 use tracing::{debug, warn};
 
 use crate::delivery::Batch;
+use crate::frames;
 use crate::gateway::Gateway;
 use crate::load::Load;
 
@@ -135,6 +137,14 @@ impl LinkHandler for StorageLinks {
             Some(Kind::SubmitAnswer) => {
                 if let Some(answer) = read::<SubmitAnswer>(link, &frame) {
                     gateway.sends.answered(link, &answer);
+                }
+            }
+            Some(Kind::FrameFate) => {
+                if let Some(question) = read::<FrameQuestion>(link, &frame) {
+                    let fate = frames::fate(gateway, &question, Instant::now());
+                    if link.answer(&frame, frame.kind, &fate).is_err() {
+                        debug!(?link, "who asked about a frame has gone");
+                    }
                 }
             }
             Some(Kind::Changes) => {

@@ -31,7 +31,7 @@ use bytes::Bytes;
 use daemon::{Link, LinkError};
 use lru::LruCache;
 use parking_lot::Mutex;
-use proto::cluster::wire::{Outcome, Submit, SubmitAnswer};
+use proto::cluster::wire::{Outcome, Reason, Submit, SubmitAnswer};
 use proto::cluster::{Kind, partition_of};
 use proto::ids::{ClientMsgId, ConversationId};
 use proto::{Command, client, encode_message};
@@ -133,13 +133,17 @@ impl Sends {
         let named = client_msg_id.is_some();
         let id = client_msg_id.unwrap_or_else(minted_id);
         let to = message.to_session_id;
+        let is_repeated = !named && session.repeats_frames() && seq != 0;
+        let frame = is_repeated.then(|| fingerprint(user, conversation, seq, &message));
         let submit = Submit {
             origin: session.origin(gateway_boot),
             sender: user,
             conversation: conversation.number(),
             client_msg_id: Bytes::copy_from_slice(&id.0),
             resend: message.resend.filter(|_repeat| named),
-            fingerprint: (!named).then(|| fingerprint(user, to, seq, &message.msg_data)),
+            fingerprint: frame,
+            // A client that repeats frames has one of them unanswered at a time.
+            may_repeat: frame.map(|_| session.outbox.frames_told().last.is_none()),
             r#type: u32::try_from(message.msg_type).unwrap_or(0),
             body: message.msg_data,
             first: None,
@@ -150,6 +154,13 @@ impl Sends {
         let key = Key { sender: user, id };
 
         let mut lanes = self.lanes.lock();
+        if frame.is_some() && lanes.is_repeated(session.id(), &submit) {
+            drop(lanes);
+            // The answer to the first is the answer to both.
+            self.metrics.frames_repeated.inc();
+            session.outbox.end_send(None);
+            return;
+        }
         if named && !lanes.is_in_turn(session.id(), submit.conversation, id) {
             drop(lanes);
             self.ended(&submit, &waiter, client::SendOutcome::Retry, None);
@@ -162,11 +173,22 @@ impl Sends {
             }
             Put::Waits => None,
             Put::Repeated(earlier) => Some(earlier),
+            Put::Reused(submit, waiter) => {
+                drop(lanes);
+                let reason = Some(Reason::IdReused as u32);
+                self.ended(&submit, &waiter, client::SendOutcome::Refused, reason);
+                return;
+            }
         };
         drop(lanes);
         if let Some(session) = replaced.and_then(|waiter| waiter.session.upgrade()) {
             session.outbox.end_send(None);
         }
+    }
+
+    /// Whether a message is not answered yet.
+    pub(crate) fn is_unanswered(&self, sender: u32, id: ClientMsgId) -> bool {
+        self.lanes.lock().table.entry(&Key { sender, id }).is_some()
     }
 
     /// It is known how many partitions there are.
@@ -296,6 +318,11 @@ impl Sends {
                 msg_id,
                 session_type: session_type.into(),
             };
+            if submit.fingerprint.is_some()
+                && let Some(id) = ClientMsgId::from_slice(&submit.client_msg_id)
+            {
+                session.outbox.frame_answered(id);
+            }
             encode_message(Command::MessageAck, waiter.seq, &ack)
         };
         session.outbox.end_send(Some(answer));
@@ -379,6 +406,13 @@ impl Lanes {
         false
     }
 
+    /// Whether the frame of a message repeats one of the same session that is not answered.
+    fn is_repeated(&self, session: u64, submit: &Submit) -> bool {
+        self.table.any_in_line(submit.sender, submit.conversation, |entry| {
+            entry.waiter.session_id == session && entry.submit.fingerprint == submit.fingerprint
+        })
+    }
+
     /// Takes out a message that is stored, and remembers whom it came from.
     fn take_answered(&mut self, key: &Key) -> Option<Entry<Waiter>> {
         let entry = self.table.take(key)?;
@@ -436,17 +470,21 @@ fn minted_id() -> ClientMsgId {
     ClientMsgId(uuid::Uuid::new_v7(now).into_bytes())
 }
 
-/// A number by which a message without a name of its own is recognised when the client repeats it.
-/// 0 never is: clients that send no seq do not repeat.
-fn fingerprint(user: u32, to: u32, seq: u16, body: &[u8]) -> u64 {
-    if seq == 0 {
-        return 0;
-    }
+/// A number by which a frame without a name is recognised when the client repeats it. Of one that
+/// repeats frames by itself, with a seq that is not 0.
+fn fingerprint(
+    user: u32,
+    conversation: ConversationId,
+    seq: u16,
+    message: &client::MessageData,
+) -> u64 {
     let mut context = digest::Context::new(&digest::SHA256);
     context.update(&user.to_be_bytes());
-    context.update(&to.to_be_bytes());
+    // Users and groups count from 1 alike: the number of a conversation tells the two apart.
+    context.update(&conversation.number().to_be_bytes());
     context.update(&seq.to_be_bytes());
-    context.update(body);
+    context.update(&message.msg_type.to_be_bytes());
+    context.update(&message.msg_data);
     let digest = context.finish();
     let short = digest.as_ref().first_chunk::<8>().map(|bytes| u64::from_be_bytes(*bytes));
     // A digest of 0 would count as "never a repeat"; that is harmless, and one in 2^64.
@@ -455,20 +493,35 @@ fn fingerprint(user: u32, to: u32, seq: u16, body: &[u8]) -> u64 {
 
 #[cfg(test)]
 mod tests {
+    use proto::client::MessageType;
+    use proto::ids::{GroupId, UserId};
+
     use super::*;
+
+    fn print(user: u32, conversation: ConversationId, seq: u16, words: &str) -> u64 {
+        let group = conversation.as_group().is_some();
+        let kind = if group { MessageType::GroupText } else { MessageType::SingleText };
+        let message = client::MessageData {
+            msg_type: kind.into(),
+            msg_data: words.to_owned().into(),
+            ..Default::default()
+        };
+        fingerprint(user, conversation, seq, &message)
+    }
 
     #[test]
     fn a_fingerprint_tells_messages_apart_and_recognises_a_repeat() {
-        let first = fingerprint(1, 2, 3, b"hello");
-        assert_eq!(first, fingerprint(1, 2, 3, b"hello"));
+        let two = |other| ConversationId::single(UserId(1), UserId(other)).unwrap();
+        let first = print(1, two(2), 3, "hello");
+        assert_eq!(first, print(1, two(2), 3, "hello"));
         for other in [
-            fingerprint(9, 2, 3, b"hello"),
-            fingerprint(1, 9, 3, b"hello"),
-            fingerprint(1, 2, 9, b"hello"),
-            fingerprint(1, 2, 3, b"hellO"),
+            print(2, two(2), 3, "hello"),
+            print(1, two(9), 3, "hello"),
+            print(1, ConversationId::group(GroupId(2)).unwrap(), 3, "hello"),
+            print(1, two(2), 9, "hello"),
+            print(1, two(2), 3, "hellO"),
         ] {
             assert_ne!(first, other);
         }
-        assert_eq!(fingerprint(1, 2, 0, b"hello"), 0, "seq 0 is never a repeat");
     }
 }

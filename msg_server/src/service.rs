@@ -12,6 +12,7 @@ use prost::Message;
 use proto::client::{self, TransferMode};
 use proto::ids::ClientMsgId;
 use proto::{Command, Frame, State, encode_message};
+use tokio::time::Instant;
 
 use crate::closing::CloseReason;
 use crate::commands::{Judgement, Task, judge};
@@ -88,8 +89,10 @@ impl Service {
     }
 
     /// The session is over.
-    pub(crate) fn leave(&mut self) {
-        self.entered = None;
+    pub(crate) fn leave(&mut self, reason: CloseReason) {
+        if let Some(entered) = self.entered.take() {
+            self.gateway.frames.ended(&entered.session, reason, Instant::now());
+        }
     }
 
     /// Serves one frame.

@@ -7,6 +7,7 @@ use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use bytes::Bytes;
 use daemon::faults::{self, Mutant};
 use parking_lot::Mutex;
+use proto::client::ClientType;
 use proto::cluster::device_class;
 use proto::cluster::wire::{Kick, Origin, UserInterest};
 use proto::{Command, client, encode_message};
@@ -81,6 +82,12 @@ impl Session {
 
     pub(crate) fn is_pc(&self) -> bool {
         self.class() == 0
+    }
+
+    /// Whether the client repeats frames by itself, those that were not answered: of the original's
+    /// clients only Windows does (TeamTalk protocol, timers of clients).
+    pub(crate) fn repeats_frames(&self) -> bool {
+        self.login.client_type == ClientType::Windows as u32
     }
 
     pub(crate) fn epoch(&self) -> u64 {

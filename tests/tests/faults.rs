@@ -22,6 +22,11 @@ fn nothing_acknowledged_is_lost_when_any_daemon_is_killed() {
 }
 
 #[test]
+fn old_clients_with_their_habits_lose_nothing_and_repeat_nothing() {
+    check("habits");
+}
+
+#[test]
 fn nothing_is_lost_when_a_daemon_stands_still_for_a_while() {
     check("pause");
 }

@@ -8,6 +8,8 @@ use crate::conversation::{Mark, Member};
 use crate::store::{GroupRow, StoredConversation};
 
 const NOW_MS: u64 = 1_800_000_000_000;
+/// Of the body of every message here.
+const CONTENT_CRC: u32 = 9;
 
 /// Made the group. A member.
 const CREATOR: u32 = 1;
@@ -258,8 +260,9 @@ fn a_first_try_is_not_looked_up_in_the_store() {
 #[test]
 fn a_message_of_an_earlier_owner_is_known_and_its_number_is_in_the_store() {
     let mut state = with_group(GroupType::Normal);
-    let sent = Send { identity: Identity { fingerprint: 3, ..identity(9) }, ..send(group(), 2) };
-    let original = Identity { fingerprint: 3, ..identity(8) };
+    let sent = Send { identity: framed(9, 2, Some(0)), ..send(group(), 2) };
+    let original =
+        Identity { frame: Frame { connection: None, ..framed(8, 1, None).frame }, ..identity(8) };
     let known = Known { msg_id: None, client_msg_id: original.client_msg_id, ..known_at(5) };
     state.window.insert(original, known, Offset(4), NOW_MS);
     let change = Change::Send(sent);
@@ -278,15 +281,80 @@ fn a_message_of_an_earlier_owner_is_known_and_its_number_is_in_the_store() {
 #[test]
 fn fingerprints_count_by_the_later_of_the_clock_and_the_log() {
     let mut state = with_group(GroupType::Normal);
-    let original = Identity { fingerprint: 3, ..identity(8) };
+    let original =
+        Identity { frame: Frame { connection: None, ..framed(8, 1, None).frame }, ..identity(8) };
     state.window.insert(original, known_at(5), Offset(4), NOW_MS);
     state.last_ms = NOW_MS;
-    let again = Send { identity: Identity { fingerprint: 3, ..identity(9) }, ..send(group(), 2) };
+    let again = Send { identity: framed(9, 2, Some(0)), ..send(group(), 2) };
     let change = Change::Send(again);
     let at = |now_ms| admit(&state, &change, &Facts::default(), now_ms);
     assert_eq!(at(NOW_MS + 30_000), Admission::Known(known_at(5)));
     assert!(matches!(at(NOW_MS + 30_001), Admission::Append(_)));
     assert_eq!(at(0), Admission::Known(known_at(5)), "the clock was set back");
+}
+
+#[test]
+fn the_gateway_of_the_earlier_connection_is_asked_about_a_frame_that_may_repeat() {
+    let mut state = with_group(GroupType::Normal);
+    state.window.insert(framed(8, 1, None), known_at(5), Offset(4), NOW_MS - 6_000);
+    let change = Change::Send(Send { identity: framed(9, 2, Some(0)), ..send(group(), 2) });
+    let need = Need::Repeats {
+        connection: Connection { gateway_boot: 77, session: 1 },
+        sender: UserId(MEMBER),
+        client_msg_id: known_at(5).client_msg_id,
+        offset: Offset(4),
+        age_ms: 0,
+    };
+    assert_eq!(judge(&state, &change), Admission::Needs(need));
+    let told = |repeats| Facts { repeats, ..Facts::default() };
+    let judged = |repeats| admit(&state, &change, &told(repeats), NOW_MS);
+    assert_eq!(judged(Some((Offset(4), true))), Admission::Known(known_at(5)));
+    assert_eq!(
+        judged(Some((Offset(3), true))),
+        Admission::Needs(need),
+        "what was said of another record says nothing of this one"
+    );
+    let Admission::Append(record::Change::Message(message)) = judged(Some((Offset(4), false)))
+    else {
+        panic!("it is a new message")
+    };
+    assert_eq!(message.repeats_after, Some(4), "the fold must not find that record either");
+    assert_eq!((message.gateway_boot, message.session), (Some(77), Some(2)));
+}
+
+#[test]
+fn a_frame_on_the_same_connection_or_after_an_answer_repeats_none() {
+    let mut state = with_group(GroupType::Normal);
+    state.window.insert(framed(8, 1, None), known_at(5), Offset(4), NOW_MS);
+    for identity in [framed(9, 1, Some(0)), framed(9, 2, None), framed(9, 2, Some(4))] {
+        let change = Change::Send(Send { identity, ..send(group(), 2) });
+        let Admission::Append(record::Change::Message(message)) = judge(&state, &change) else {
+            panic!("{identity:?}")
+        };
+        assert_eq!(message.repeats_after.map(Offset), identity.frame.repeats_after);
+    }
+}
+
+#[test]
+fn an_id_that_stands_for_another_message_is_refused() {
+    let mut state = with_group(GroupType::Normal);
+    state.window.insert(identity(1), known_at(5), Offset(4), NOW_MS);
+    let sent = send(group(), MEMBER);
+    assert_eq!(judge(&state, &Change::Send(sent.clone())), Admission::Known(known_at(5)));
+    let other_content = Identity { content_crc: CONTENT_CRC + 1, ..sent.identity };
+    let others = [
+        Send { identity: other_content, ..sent.clone() },
+        Send { conversation: two(), ..sent.clone() },
+    ];
+    for other in others {
+        assert_eq!(judge(&state, &Change::Send(other)), Admission::Refused(Reason::IdReused));
+    }
+    // And the same where only the store knows it.
+    let state = with_group(GroupType::Normal);
+    let resent = Send { resend: true, identity: other_content, ..sent };
+    let facts = Facts { stored: InStore::Found(known_at(5)), ..Facts::default() };
+    let judged = admit(&state, &Change::Send(resent), &facts, NOW_MS);
+    assert_eq!(judged, Admission::Refused(Reason::IdReused));
 }
 
 #[test]
@@ -405,7 +473,22 @@ fn change(actor: Option<u32>, add: &[u32], remove: &[u32]) -> Change {
 }
 
 fn identity(number: u8) -> Identity {
-    Identity { sender: UserId(MEMBER), client_msg_id: ClientMsgId([number; 16]), fingerprint: 0 }
+    Identity {
+        sender: UserId(MEMBER),
+        client_msg_id: ClientMsgId([number; 16]),
+        content_crc: CONTENT_CRC,
+        frame: Frame::default(),
+    }
+}
+
+/// A frame of equal fingerprint that came on this connection.
+fn framed(number: u8, session: u64, repeats_after: Option<u64>) -> Identity {
+    let frame = Frame {
+        fingerprint: 3,
+        connection: Some(Connection { gateway_boot: 77, session }),
+        repeats_after: repeats_after.map(Offset),
+    };
+    Identity { frame, ..identity(number) }
 }
 
 fn send(conversation: ConversationId, sender: u32) -> Send {
@@ -425,6 +508,7 @@ fn known_at(msg_id: u32) -> Known {
         conversation: group(),
         msg_id: Some(MsgId(msg_id)),
         client_msg_id: identity(1).client_msg_id,
+        content_crc: CONTENT_CRC,
         timestamp_ms: NOW_MS,
     }
 }

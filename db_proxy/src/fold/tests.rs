@@ -41,22 +41,44 @@ fn a_message_names_the_record_that_was_published_before_it() {
 }
 
 #[test]
-fn the_same_id_again_is_the_same_message_wherever_it_is_sent() {
+fn the_same_id_again_is_the_same_message_and_never_another_one() {
     let mut partition = Partition::new();
     let again = id();
     let first = partition.send(two(), ALICE, again);
-    for conversation in [two(), group()] {
-        let Effect::Duplicate(known) = partition.fold(message(conversation, ALICE, again, 0))
-        else {
-            panic!("known")
-        };
+    let Change::Message(same) = message(two(), ALICE, again, 0) else { unreachable!() };
+    let other_body = log::Message { body: Bytes::from_static(b"other"), ..same.clone() };
+    let other_type = log::Message { r#type: 2, ..same.clone() };
+    let to_others = log::Message { conversation: group().number(), ..same.clone() };
+    for _ in 0..2 {
+        let effect = partition.fold(Change::Message(same.clone()));
+        let Effect::Duplicate(known) = effect else { panic!("{effect:?}") };
         assert_eq!((known.conversation, known.msg_id), (two(), Some(first)));
+        for other in [&other_body, &other_type, &to_others] {
+            assert_eq!(partition.fold(Change::Message(other.clone())), Effect::IdReused);
+        }
     }
     assert_eq!(partition.send(two(), BOB, again), MsgId(2), "another sender's id is another id");
 }
 
 #[test]
-fn an_equal_fingerprint_within_thirty_seconds_is_the_same_message() {
+fn a_frame_repeats_one_of_another_connection_and_only_behind_the_place_that_its_record_names() {
+    let mut partition = Partition::new();
+    let is_new = |effect: Effect| matches!(effect, Effect::Message { .. });
+    assert!(is_new(partition.fold(framed(9, 1, None))));
+    assert!(is_new(partition.fold(framed(9, 1, Some(0)))), "on the same connection");
+    let last = partition.fold.last.0;
+    let effect = partition.fold(framed(9, 2, Some(0)));
+    assert!(matches!(effect, Effect::Duplicate(known) if known.msg_id == Some(MsgId(2))));
+    // That record was itself a frame of connection 2.
+    assert!(is_new(partition.fold(framed(9, 2, Some(0)))));
+    assert!(is_new(partition.fold(framed(9, 3, None))), "it repeats none");
+    assert!(is_new(partition.fold(framed(9, 4, Some(last + 3)))), "the one there was answered");
+    let effect = partition.fold(framed(9, 5, Some(last + 3)));
+    assert!(matches!(effect, Effect::Duplicate(known) if known.msg_id == Some(MsgId(5))));
+}
+
+#[test]
+fn before_version_2_an_equal_fingerprint_within_thirty_seconds_is_the_same_message() {
     let mut partition = Partition::new();
     partition.fold(message(two(), ALICE, id(), 99));
     partition.now_ms += FINGERPRINT_LIMIT;
@@ -364,6 +386,18 @@ fn message(conversation: ConversationId, sender: u32, id: ClientMsgId, fingerpri
         fingerprint: (fingerprint != 0).then_some(fingerprint),
         r#type: 1,
         body: Bytes::from_static(b"body"),
+        ..Default::default()
+    })
+}
+
+/// A frame that came on this connection.
+fn framed(fingerprint: u64, session: u64, repeats_after: Option<u64>) -> Change {
+    let Change::Message(message) = message(two(), ALICE, id(), fingerprint) else { unreachable!() };
+    Change::Message(log::Message {
+        gateway_boot: Some(5),
+        session: Some(session),
+        repeats_after,
+        ..message
     })
 }
 

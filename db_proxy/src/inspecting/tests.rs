@@ -262,6 +262,7 @@ fn payload(epoch: u64) -> Bytes {
         fingerprint: None,
         r#type: 1,
         body: Bytes::from_static(WRITTEN.as_bytes()),
+        ..Default::default()
     };
     let change = proto::log::record::Change::Message(message);
     let record: Record = admission::record(change, epoch);

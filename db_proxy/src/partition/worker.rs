@@ -7,13 +7,14 @@
 //! - What is taken at once fits one append, however many were waiting.
 
 use std::collections::{HashMap, VecDeque};
+use std::sync::Arc;
 use std::sync::mpsc::{Receiver, RecvTimeoutError, TrySendError};
 use std::time::{Duration, Instant};
 
 use bytes::Bytes;
 use daemon::Shutdown;
 use prost::Message as _;
-use proto::cluster::wire::{Origin, Owned, Reason};
+use proto::cluster::wire::{FrameQuestion, Origin, Owned, Reason};
 use proto::ids::{ConversationId, Offset};
 use tokio::sync::oneshot;
 use tokio::time::timeout;
@@ -29,10 +30,11 @@ use crate::fold::Effect;
 use crate::log::embedded::MAX_PAYLOAD_BYTES;
 use crate::log::{Landed, LogError, LogRecord};
 use crate::metrics;
-use crate::publish::MembersChange;
+use crate::publish::{MembersChange, Publisher};
+use crate::repeats;
 use crate::state::{Inner, State};
-use crate::store::StoreError;
-use crate::window::{Known, WINDOW_RECORDS};
+use crate::store::{MessageRow, StoreError};
+use crate::window::{Known, WINDOW_RECORDS, content_crc};
 
 #[cfg(feature = "faults")]
 mod mutants;
@@ -263,8 +265,9 @@ impl Worker {
 
     fn look_up(&self, id: ConversationId, need: Need) {
         let (state, partition) = (self.owner.state.clone(), self.partition.clone());
+        let publisher = Arc::clone(&self.owner.publisher);
         self.shutdown.spawn(Span::current(), async move {
-            let fact = timeout(LOOK_UP_LIMIT, look_up(&state, id, need)).await;
+            let fact = timeout(LOOK_UP_LIMIT, look_up(&state, &publisher, id, need)).await;
             let late = |_| Err(StoreError::Unavailable("it takes too long".to_owned()));
             let mut event = Event::Fact(id, fact.unwrap_or_else(late));
             // A fact must not be lost, or its conversation would wait for ever. There are at most
@@ -302,6 +305,7 @@ impl Worker {
                     conversation.peers_exist |= exist;
                 }
             }
+            Fact::Repeats(offset, repeats) => first.facts.repeats = Some((offset, repeats)),
         }
         self.ready.push_back(id);
     }
@@ -456,6 +460,7 @@ impl Worker {
                 self.owner.publisher.message(&row, place, self.owner.owned, origin);
             }
             Effect::Duplicate(known) => waiter.tell(sent_before(known)),
+            Effect::IdReused => waiter.tell(Outcome::Refused(Reason::IdReused)),
             Effect::Members { group, actor, added, removed, previous, created } => {
                 let conversation = ConversationId::group(group)
                     .and_then(|id| inner.fold.conversations.get(&id))
@@ -536,8 +541,22 @@ fn unchanged(inner: &Inner, change: &Change) -> Outcome {
     }
 }
 
-async fn look_up(state: &State, id: ConversationId, need: Need) -> Result<Fact, StoreError> {
+async fn look_up(
+    state: &State,
+    publisher: &Publisher,
+    id: ConversationId,
+    need: Need,
+) -> Result<Fact, StoreError> {
     match need {
+        Need::Repeats { connection, sender, client_msg_id, offset, age_ms } => {
+            let question = FrameQuestion {
+                session: connection.session,
+                sender: sender.0,
+                client_msg_id: Bytes::copy_from_slice(&client_msg_id.0),
+            };
+            let gateway = publisher.gateway(connection.gateway_boot);
+            Ok(Fact::Repeats(offset, repeats::is_repeat(gateway, question, age_ms).await))
+        }
         Need::Conversation => state.load(id).await.map(|()| Fact::Loaded),
         Need::PeersExist(one, other) => {
             let found = state.store().users(vec![one, other]).await?;
@@ -545,9 +564,14 @@ async fn look_up(state: &State, id: ConversationId, need: Need) -> Result<Fact, 
         }
         Need::Stored(sender, client_msg_id) => {
             let found = state.store().find_message(sender, client_msg_id).await?;
-            let known = |(conversation, msg_id, timestamp_ms)| {
-                let msg_id = Some(msg_id);
-                InStore::Found(Known { conversation, msg_id, client_msg_id, timestamp_ms })
+            let known = |row: MessageRow| {
+                InStore::Found(Known {
+                    conversation: row.conversation,
+                    msg_id: Some(row.msg_id),
+                    client_msg_id,
+                    content_crc: content_crc(row.kind, &row.body),
+                    timestamp_ms: row.timestamp_ms,
+                })
             };
             Ok(Fact::Stored(found.map_or(InStore::Missing, known)))
         }

@@ -314,7 +314,7 @@ impl ConversationStore for MySqlStore {
         &self,
         sender: UserId,
         client_msg_id: ClientMsgId,
-    ) -> Stored<'_, Option<(ConversationId, MsgId, u64)>> {
+    ) -> Stored<'_, Option<MessageRow>> {
         let reads = &self.shard().reads;
         Box::pin(reads.run(move |link| history::find_message(link, sender, client_msg_id).boxed()))
     }

@@ -139,7 +139,7 @@ impl ConversationStore for SqliteStore {
         &self,
         sender: UserId,
         client_msg_id: ClientMsgId,
-    ) -> Stored<'_, Option<(ConversationId, MsgId, u64)>> {
+    ) -> Stored<'_, Option<MessageRow>> {
         Box::pin(
             self.reads
                 .run(move |connection| history::find_message(connection, sender, client_msg_id)),

@@ -125,7 +125,7 @@ impl ConversationStore for GatedStore {
         &self,
         sender: UserId,
         client_msg_id: ClientMsgId,
-    ) -> Stored<'_, Option<(ConversationId, MsgId, u64)>> {
+    ) -> Stored<'_, Option<MessageRow>> {
         Box::pin(async move {
             self.read().await?;
             self.store.find_message(sender, client_msg_id).await

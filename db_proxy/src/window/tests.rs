@@ -12,7 +12,7 @@ const RECORDS: u64 = 12;
 struct Sent {
     sender: u32,
     id: u8,
-    fingerprint: u64,
+    frame: Frame,
     others_before: u64,
     pause_ms: u64,
     /// Whether it got a number.
@@ -21,11 +21,22 @@ struct Sent {
 
 fn sent() -> impl Strategy<Value = Sent> {
     let pause_ms = prop_oneof![8 => 0_u64..3_000, 1 => 29_990_u64..30_010];
-    (1_u32..3, 0_u8..30, 0_u64..6, 0_u64..4, pause_ms, any::<bool>()).prop_map(
-        |(sender, id, fingerprint, others_before, pause_ms, has_number)| Sent {
+    let connection = |session| Connection { gateway_boot: session % 2, session };
+    let frame = (
+        0_u64..6,
+        prop::option::weighted(0.8, (0_u64..3).prop_map(connection)),
+        prop::option::weighted(0.7, prop_oneof![2 => Just(0), 1 => 0_u64..300].prop_map(Offset)),
+    );
+    let frame = frame.prop_map(|(fingerprint, connection, repeats_after)| Frame {
+        fingerprint,
+        connection,
+        repeats_after,
+    });
+    (1_u32..3, 0_u8..30, frame, 0_u64..4, pause_ms, any::<bool>()).prop_map(
+        |(sender, id, frame, others_before, pause_ms, has_number)| Sent {
             sender,
             id,
-            fingerprint,
+            frame,
             others_before,
             pause_ms,
             has_number,
@@ -38,7 +49,8 @@ impl Sent {
         Identity {
             sender: UserId(self.sender),
             client_msg_id: ClientMsgId([self.id; 16]),
-            fingerprint: self.fingerprint,
+            content_crc: u32::from(self.id) / 2,
+            frame: self.frame,
         }
     }
 }
@@ -49,15 +61,20 @@ struct Plain(Vec<(Identity, Known, Offset, u64)>);
 
 impl Plain {
     fn find(&self, identity: Identity, offset: Offset, now_ms: u64) -> Option<Known> {
-        let Identity { sender, client_msg_id, fingerprint } = identity;
+        let Identity { sender, client_msg_id, frame, .. } = identity;
         let newest = |is: &dyn Fn(&Identity) -> bool| {
             let found = self.0.iter().rev().find(|(of, ..)| of.sender == sender && is(of));
             found.filter(|(_, _, at, _)| offset.0 - at.0 <= RECORDS)
         };
         let by_id = newest(&|of| of.client_msg_id == client_msg_id);
-        let by_fingerprint = newest(&|of| fingerprint != 0 && of.fingerprint == fingerprint)
-            .filter(|(.., timestamp_ms)| now_ms - timestamp_ms <= FINGERPRINT_MS);
-        by_id.or(by_fingerprint).map(|(_, known, ..)| *known)
+        let is_equal = |of: &Identity| of.frame.fingerprint == frame.fingerprint;
+        let by_frame = newest(&|of| frame.fingerprint != 0 && is_equal(of))
+            .filter(|(.., timestamp_ms)| now_ms - timestamp_ms <= FINGERPRINT_MS)
+            .filter(|(of, ..)| {
+                of.frame.connection.is_none() || of.frame.connection != frame.connection
+            })
+            .filter(|(_, _, at, _)| frame.repeats_after.is_some_and(|after| *at > after));
+        by_id.or(by_frame).map(|(_, known, ..)| *known)
     }
 }
 
@@ -83,6 +100,7 @@ proptest! {
                 conversation: ConversationId::single(UserId(sent.sender), UserId(9)).unwrap(),
                 msg_id: sent.has_number.then_some(MsgId(u32::from(sent.id))),
                 client_msg_id: identity.client_msg_id,
+                content_crc: identity.content_crc,
                 timestamp_ms: now_ms,
             };
             let known = found.unwrap_or(new);
@@ -123,11 +141,13 @@ fn a_full_window_never_has_room_for_twice_as_many() {
     let mut window = Window::of(10_000);
     for number in 1..=40_000_u64 {
         let client_msg_id = ClientMsgId(u128::from(number).to_be_bytes());
-        let identity = Identity { sender: UserId(1), client_msg_id, fingerprint: number };
+        let frame = Frame { fingerprint: number, ..Frame::default() };
+        let identity = Identity { sender: UserId(1), client_msg_id, content_crc: 0, frame };
         let known = Known {
             conversation: ConversationId::single(UserId(1), UserId(2)).unwrap(),
             msg_id: None,
             client_msg_id,
+            content_crc: 0,
             timestamp_ms: 1,
         };
         window.enter(identity, known, Offset(number), 1);

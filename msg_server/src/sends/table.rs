@@ -39,6 +39,17 @@ pub(crate) struct Entry<W> {
     next_wait: Duration,
 }
 
+impl<W> Entry<W> {
+    /// It may be stored already. And while it waited, its client may have repeated its frame
+    /// elsewhere.
+    fn is_handed_over_again(&mut self) {
+        self.submit.resend = Some(true);
+        if self.submit.fingerprint.is_some() {
+            self.submit.may_repeat = Some(true);
+        }
+    }
+}
+
 /// What became of a message that was put into the table.
 #[derive(Debug, PartialEq, Eq)]
 pub(crate) enum Put<W> {
@@ -48,6 +59,8 @@ pub(crate) enum Put<W> {
     Waits,
     /// It is there already; this one waited for its answer before.
     Repeated(W),
+    /// Another message is there under its name. Given back.
+    Reused(Box<Submit>, W),
 }
 
 /// A sender and a conversation: what is said there must stay in order.
@@ -83,6 +96,12 @@ impl<W> Table<W> {
     /// Takes a message in.
     pub(crate) fn put(&mut self, key: Key, submit: Submit, waiter: W, now: Instant) -> Put<W> {
         if let Some(entry) = self.entries.get_mut(&key) {
+            let (old, new) = (&entry.submit, &submit);
+            let is_same = (old.conversation, old.r#type) == (new.conversation, new.r#type)
+                && old.body == new.body;
+            if !is_same {
+                return Put::Reused(Box::new(submit), waiter);
+            }
             return Put::Repeated(std::mem::replace(&mut entry.waiter, waiter));
         }
         let line = self.lines.entry((key.sender, submit.conversation)).or_default();
@@ -125,7 +144,7 @@ impl<W> Table<W> {
     /// Lets a message wait: storage could not take it. Whether there is such a message.
     pub(crate) fn retry_later(&mut self, key: &Key, now: Instant) -> bool {
         let Some(entry) = self.entries.get_mut(key) else { return false };
-        entry.submit.resend = Some(true);
+        entry.is_handed_over_again();
         let was_waiting = entry.retry_at.replace(now + entry.next_wait).is_some();
         entry.next_wait = (entry.next_wait * 2).min(LAST_RETRY);
         let line = (key.sender, entry.submit.conversation);
@@ -160,7 +179,7 @@ impl<W> Table<W> {
         let mut keys = Vec::new();
         for (key, entry) in &mut self.entries {
             if is_meant(entry.submit.conversation) {
-                entry.submit.resend = Some(true);
+                entry.is_handed_over_again();
                 keys.push((entry.order, *key));
             }
         }
@@ -219,6 +238,18 @@ impl<W> Table<W> {
         entry.submit.first = Some(first.is_some_and(|(order, _key)| *order == entry.order));
         entry.submit.epoch = Some(epoch);
         Some(&entry.submit)
+    }
+
+    /// Whether there is a message in a line of which this is true.
+    pub(crate) fn any_in_line(
+        &self,
+        sender: u32,
+        conversation: u64,
+        is_it: impl Fn(&Entry<W>) -> bool,
+    ) -> bool {
+        let line = self.lines.get(&(sender, conversation));
+        let mut keys = line.into_iter().flat_map(|line| &line.keys);
+        keys.any(|(_order, key)| self.entries.get(key).is_some_and(&is_it))
     }
 
     /// A message.

@@ -169,7 +169,7 @@ async fn a_repeat_on_a_new_connection_is_answered_there() {
 }
 
 #[tokio::test]
-async fn a_frame_that_an_old_client_repeats_is_recognisable_as_the_same() {
+async fn a_frame_that_windows_repeats_before_its_answer_is_sent_once_and_answered_once() {
     let world = World::start().await;
     world.db.answers_sends.store(false, Ordering::SeqCst);
     let mut client = world.client(5, WINDOWS).await;
@@ -177,17 +177,84 @@ async fn a_frame_that_an_old_client_repeats_is_recognisable_as_the_same() {
         client.send(Command::MessageData, 7, &text(6, content)).await;
     }
     let first = world.db.next_submit().await;
-    let repeat = world.db.next_submit().await;
     let other = world.db.next_submit().await;
-    assert_ne!(first.fingerprint(), 0);
-    assert_eq!(first.fingerprint(), repeat.fingerprint());
-    assert_ne!(first.client_msg_id, repeat.client_msg_id, "each has an answer of its own");
+    assert_eq!(&other.body[..], b"other", "the repeat was not handed on");
     assert_ne!(first.fingerprint(), other.fingerprint());
-    for submit in [&first, &repeat] {
-        world.db.answer(submit, wire::Outcome::Ok, Some(3));
-        let ack: client::MessageAck = client.expect(Command::MessageAck, 7).await;
-        assert_eq!(ack.msg_id, 3);
+    assert!(first.may_repeat() && other.may_repeat(), "nothing was answered before");
+    world.db.answer(&first, wire::Outcome::Ok, Some(3));
+    let ack: client::MessageAck = client.expect(Command::MessageAck, 7).await;
+    assert_eq!(ack.msg_id, 3);
+    client.expect_quiet().await;
+
+    client.send(Command::MessageData, 7, &text(6, "hello")).await;
+    let again = world.db.next_submit().await;
+    assert_eq!(again.fingerprint(), first.fingerprint());
+    assert_ne!(again.client_msg_id, first.client_msg_id);
+    assert!(!again.may_repeat(), "what was answered on this connection is said again");
+    world.stop().await;
+}
+
+#[tokio::test]
+async fn frames_of_clients_that_repeat_nothing_are_never_taken_for_repeats() {
+    let world = World::start().await;
+    world.db.answers_sends.store(false, Ordering::SeqCst);
+    for kind in [MAC, ANDROID] {
+        let mut client = world.client(5, kind).await;
+        for _ in 0..2 {
+            client.send(Command::MessageData, 7, &text(6, "hello")).await;
+            let submit = world.db.next_submit().await;
+            assert_eq!((submit.fingerprint, submit.may_repeat), (None, None), "{kind}");
+        }
     }
+    world.stop().await;
+}
+
+#[tokio::test]
+async fn the_owner_is_told_what_became_of_a_frame() {
+    let world = World::start().await;
+    world.db.answers_sends.store(false, Ordering::SeqCst);
+    let mut client = world.client(5, WINDOWS).await;
+    client.send(Command::MessageData, 7, &text(6, "hello")).await;
+    let submit = world.db.next_submit().await;
+    let question = wire::FrameQuestion {
+        session: submit.origin.session,
+        sender: 5,
+        client_msg_id: submit.client_msg_id.clone(),
+    };
+    let fate = world.db.ask_fate(&question).await;
+    assert_eq!(fate.answered(), wire::frame_fate::Answered::No);
+    world.db.answer(&submit, wire::Outcome::Ok, Some(3));
+    client.expect::<client::MessageAck>(Command::MessageAck, 7).await;
+    let fate = world.db.ask_fate(&question).await;
+    assert_eq!(fate.answered(), wire::frame_fate::Answered::Last);
+    assert_eq!(fate.end(), wire::frame_fate::End::Open);
+    client.send(Command::LogoutRequest, 8, &client::LogoutRequest {}).await;
+    client.expect::<client::LogoutReply>(Command::LogoutReply, 8).await;
+    client.expect_closed().await;
+    let fate = world.db.ask_fate(&question).await;
+    assert_eq!(fate.answered(), wire::frame_fate::Answered::Last);
+    assert_eq!(fate.end(), wire::frame_fate::End::LoggedOut);
+    world.stop().await;
+}
+
+#[tokio::test]
+async fn a_name_of_another_message_is_refused() {
+    let world = World::start().await;
+    world.db.answers_sends.store(false, Ordering::SeqCst);
+    let mut client = world.extended(5, WINDOWS).await;
+    let named =
+        |message| client::MessageData { client_msg_id: Some(vec![1; 16].into()), ..message };
+    client.send(Command::MessageData, 1, &named(text(6, "hello"))).await;
+    let submit = world.db.next_submit().await;
+    for other in [text(6, "other words"), text(7, "hello")] {
+        client.send(Command::MessageData, 2, &named(other)).await;
+        let told: client::SendResult = client.expect(Command::SendResult, 2).await;
+        assert_eq!(told.outcome(), client::SendOutcome::Refused);
+        assert_eq!(told.reason(), client::RefuseReason::IdReused);
+    }
+    world.db.answer(&submit, wire::Outcome::Ok, Some(4));
+    let told: client::SendResult = client.expect(Command::SendResult, 1).await;
+    assert_eq!(told.msg_id(), 4);
     world.stop().await;
 }
 

@@ -59,6 +59,7 @@ fn refusal(reason: RefuseReason) -> &'static str {
         RefuseReason::BadType => "the server does not take such a message",
         RefuseReason::Muted => "you may not write at present",
         RefuseReason::Self_ => "you cannot write to yourself",
+        RefuseReason::IdReused => "its id belongs to another message",
     }
 }
 

@@ -1,6 +1,7 @@
 //! What clients do to themselves: they move from gateway to gateway, log in while something is said,
 //! and send again what they have sent.
 
+mod habits;
 mod hop;
 mod login_race;
 mod resend;
@@ -22,6 +23,13 @@ pub(super) const SCENARIOS: &[Scenario] = &[
         short: 60,
         long: 2_000,
         run: login_race::run,
+    },
+    Scenario {
+        name: "habits",
+        about: "old clients with their habits: one number for every frame, numbers from 1 after a restart, the same words from a PC and a phone, to a user and to a group of one number, Windows' repeats over lost answers, kills and standing still: what was acknowledged is stored, each as its own; a repeat is stored once",
+        short: 12,
+        long: 400,
+        run: habits::run,
     },
     Scenario {
         name: "windows-resend",

@@ -42,6 +42,12 @@ const HUNTS: &[Hunt] = &[
     Hunt { mutant: "pull-empty-on-error", scenario: "kill", rounds: 12, says: BROKEN },
     Hunt { mutant: "watermark-max", scenario: "kill", rounds: 24, says: BROKEN },
     Hunt { mutant: "offline-without-epoch", scenario: "hop", rounds: 4, says: &["hop "] },
+    Hunt {
+        mutant: "equal-is-repeated",
+        scenario: "habits",
+        rounds: 8,
+        says: &["was another message before"],
+    },
     Hunt { mutant: "truncate-mid-log", scenario: "log-bits", rounds: 3, says: &["refuse", "78"] },
     Hunt { mutant: "ack-before-flush", scenario: "power", rounds: 4, says: BROKEN },
 ];

@@ -30,7 +30,7 @@ pub(super) enum Entry {
         conversation: usize,
         sender: u32,
         id: u64,
-        fingerprint: u64,
+        frame: RandomFrame,
     },
     Created(Vec<u32>),
     Changed(Vec<u32>, Vec<u32>),
@@ -64,6 +64,24 @@ pub(super) enum Entry {
     Garbage(Vec<u8>),
 }
 
+/// The frame of a message: its fingerprint, its connection, and which records it may repeat.
+#[derive(Debug, Clone, Copy, Default)]
+pub(super) struct RandomFrame {
+    pub(super) fingerprint: u64,
+    pub(super) session: Option<u64>,
+    pub(super) repeats_after: Option<u64>,
+}
+
+fn frame() -> impl Strategy<Value = RandomFrame> {
+    let fingerprint = prop_oneof![3 => Just(0), 2 => 1_u64..4];
+    let session = prop::option::weighted(0.7, 1_u64..4);
+    let repeats_after =
+        prop::option::weighted(0.7, prop_oneof![2 => Just(0), 1 => 0..LEN_MAX as u64]);
+    (fingerprint, session, repeats_after).prop_map(|(fingerprint, session, repeats_after)| {
+        RandomFrame { fingerprint, session, repeats_after }
+    })
+}
+
 /// No field of any message begins with this.
 const NO_RECORD: u8 = 7;
 
@@ -72,9 +90,12 @@ pub(super) fn entry() -> impl Strategy<Value = Entry> {
     let user = || 1_u32..5;
     let users = || prop::collection::vec(1_u32..5, 0..3);
     prop_oneof![
-        20 => (conversation(), user(), 0_u64..20, prop_oneof![3 => Just(0), 1 => 1_u64..4])
-            .prop_map(|(conversation, sender, id, fingerprint)| {
-                Entry::Message { conversation, sender, id, fingerprint }
+        // Most ids are repeated where they were used first.
+        20 => (prop::option::weighted(0.25, conversation()), user(), 0_u64..20, frame())
+            .prop_map(|(conversation, sender, id, frame)| {
+                let of_id = usize::try_from(id % 3).unwrap_or(0);
+                let conversation = conversation.unwrap_or(of_id);
+                Entry::Message { conversation, sender, id, frame }
             }),
         2 => users().prop_map(Entry::Created),
         6 => (users(), users()).prop_map(|(added, removed)| Entry::Changed(added, removed)),
@@ -150,8 +171,15 @@ pub(super) fn write(entries: Vec<(Entry, u64)>) -> Vec<LogRecord> {
 fn change(entry: Entry, epoch_now: u64) -> Change {
     let conversation = |at: usize| conversations()[at];
     match entry {
-        Entry::Message { conversation: at, sender, id, fingerprint } => {
-            message(conversation(at), sender, numbered_id(id), fingerprint)
+        Entry::Message { conversation: at, sender, id, frame } => {
+            let RandomFrame { fingerprint, session, repeats_after } = frame;
+            let mut change = message(conversation(at), sender, numbered_id(id), fingerprint);
+            if let Change::Message(message) = &mut change {
+                message.session = session;
+                message.gateway_boot = session.map(|session| session % 2);
+                message.repeats_after = repeats_after;
+            }
+            change
         }
         Entry::Created(members) => created(&members),
         Entry::Changed(added, removed) => changed(&added, &removed),
@@ -218,6 +246,7 @@ impl Counts {
         let what = match effect {
             Effect::Message { .. } => "messages",
             Effect::Duplicate(_) => "repetitions",
+            Effect::IdReused => "ids of other messages",
             Effect::Members { .. } => "changes of members",
             Effect::Marked { .. } => "marks",
             Effect::Nothing => "records without effect",

@@ -7,14 +7,22 @@ use proptest::prelude::*;
 
 use super::random_log::{Counts, LEN_MAX, WINDOW, Writing, conversations, entry, for_all, start};
 use super::*;
-use crate::window::FINGERPRINT_MS;
+use crate::window::{Connection, FINGERPRINT_MS, Frame, content_crc};
 
 #[test]
 fn the_fold_comes_to_what_a_model_without_shortcuts_comes_to() {
     let zombie = prop::option::weighted(0.1, 1_u64..3);
     let entries = prop::collection::vec((entry(), 0_u64..9_000, zombie), 1..=LEN_MAX);
-    let expected =
-        ["messages", "repetitions", "changes of members", "marks", "unreadable", "zombies", "left"];
+    let expected = [
+        "messages",
+        "repetitions",
+        "changes of members",
+        "marks",
+        "unreadable",
+        "zombies",
+        "left",
+        "ids of other messages",
+    ];
     for_all("reference model", (300, &expected), entries, |entries, counts| {
         let mut writing = Writing::begin();
         for (entry, pause_ms, zombie) in entries {
@@ -137,12 +145,28 @@ impl Model {
             return self.unreadable(record);
         };
         let sender = UserId(message.sender);
+        let connection = message.session.map(|session| Connection {
+            gateway_boot: message.gateway_boot.unwrap_or_default(),
+            session,
+        });
+        let repeats_after = match connection {
+            Some(_) => message.repeats_after.map(Offset),
+            None => Some(Offset(0)),
+        };
         let fingerprint = message.fingerprint.unwrap_or(0);
-        let identity = Identity { sender, client_msg_id: ClientMsgId(id), fingerprint };
+        let identity = Identity {
+            sender,
+            client_msg_id: ClientMsgId(id),
+            content_crc: content_crc(message.r#type, &message.body),
+            frame: Frame { fingerprint, connection, repeats_after },
+        };
         let (offset, timestamp_ms) = (record.offset, record.timestamp_ms);
         if let Some(known) = self.known(identity, record) {
             self.entered.push(Entered { offset, timestamp_ms, identity, known });
-            return Effect::Duplicate(known);
+            // All bodies here are equal.
+            let is_other =
+                known.client_msg_id == identity.client_msg_id && known.conversation != conversation;
+            return if is_other { Effect::IdReused } else { Effect::Duplicate(known) };
         }
         let msg_id = self.head(conversation).next();
         let row = MessageRow {
@@ -159,6 +183,7 @@ impl Model {
             conversation,
             msg_id: Some(msg_id),
             client_msg_id: identity.client_msg_id,
+            content_crc: identity.content_crc,
             timestamp_ms,
         };
         self.entered.push(Entered { offset, timestamp_ms, identity, known });
@@ -181,12 +206,18 @@ impl Model {
         let by_id = of_sender()
             .find(|old| old.identity.client_msg_id == identity.client_msg_id)
             .filter(near);
-        let by_fingerprint = of_sender()
-            .find(|old| old.identity.fingerprint == identity.fingerprint)
-            .filter(|_| identity.fingerprint != 0)
+        let frame = identity.frame;
+        let by_frame = of_sender()
+            .find(|old| old.identity.frame.fingerprint == frame.fingerprint)
+            .filter(|_| frame.fingerprint != 0)
             .filter(near)
-            .filter(|old| now.timestamp_ms - old.timestamp_ms <= FINGERPRINT_MS);
-        by_id.or(by_fingerprint).map(|old| old.known)
+            .filter(|old| now.timestamp_ms - old.timestamp_ms <= FINGERPRINT_MS)
+            .filter(|old| {
+                let there = old.identity.frame.connection;
+                there.is_none() || there != frame.connection
+            })
+            .filter(|old| frame.repeats_after.is_some_and(|after| old.offset > after));
+        by_id.or(by_frame).map(|old| old.known)
     }
 
     fn created(&mut self, record: &LogRecord, created: log::GroupCreated) -> Effect {

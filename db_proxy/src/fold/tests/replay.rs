@@ -23,6 +23,7 @@ use super::random_log::{
     write,
 };
 use super::*;
+use crate::window::Frame;
 
 /// How often owners repeat their epoch here.
 const EPOCH_EVERY: u64 = 6;
@@ -293,6 +294,13 @@ fn check_same(
         counts.add("known to the store only", 1);
         return check_in_store(found, expected, (stored, counts));
     }
+    // Neither stores anything. Which of the messages under one id was the first cannot be told if
+    // what is remembered begins behind it.
+    let is_known = |effect: &Effect| matches!(effect, Effect::Duplicate(_) | Effect::IdReused);
+    if is_known(effect) && is_known(expected) && effect != expected {
+        counts.add("ids whose first message was not remembered", 1);
+        return Ok(());
+    }
     prop_assert_eq!(effect, expected);
     Ok(())
 }
@@ -342,7 +350,8 @@ fn check_end(
     for sender in (1..5).map(UserId) {
         for (id, fingerprint) in (0..20).map(|id| (id, 0)).chain((1..4).map(|print| (99, print))) {
             let client_msg_id = numbered_id(id);
-            let identity = Identity { sender, client_msg_id, fingerprint };
+            let frame = Frame { fingerprint, connection: None, repeats_after: Some(Offset(0)) };
+            let identity = Identity { sender, client_msg_id, content_crc: 0, frame };
             let find = |of: &Partition| of.fold.window.find(identity, of.fold.last.next(), now_ms);
             let (expected, found) = (find(whole), find(cut));
             prop_assert_eq!(expected.is_some(), found.is_some(), "{:?}", identity);

@@ -219,7 +219,12 @@ impl World {
 fn send(conversation: ConversationId, user: u32) -> Send {
     Send {
         conversation,
-        identity: Identity { sender: UserId(user), client_msg_id: id(), fingerprint: 0 },
+        identity: Identity {
+            sender: UserId(user),
+            client_msg_id: id(),
+            content_crc: 0,
+            frame: Frame::default(),
+        },
         resend: false,
         first: false,
         kind: if conversation.as_group().is_some() { 0x11 } else { 1 },

@@ -93,6 +93,7 @@ fn payload(number: u64) -> Bytes {
         fingerprint: None,
         r#type: 1,
         body: Bytes::from(vec![7; BODY_LEN]),
+        ..Default::default()
     });
     admission::record(change, 1).encode_to_vec().into()
 }

@@ -7,10 +7,10 @@ use proto::cluster::wire::Reason;
 use proto::ids::{GroupId, UserId};
 
 use super::sending::Outcomes;
-use crate::admission::{Change, Send};
+use crate::admission::Change;
 use crate::partition::{Ended, Limits, Outcome};
 use crate::testing::gated::Gate;
-use crate::testing::{PATIENCE, Proxy, Setup, USERS, message, resent, single};
+use crate::testing::{PATIENCE, Proxy, Setup, USERS, message, resent, saying, single};
 
 fn limited(change: impl FnOnce(&mut Limits)) -> Setup {
     let mut setup = Setup::new();
@@ -67,7 +67,7 @@ async fn a_store_that_is_far_behind_turns_away_until_it_has_caught_up() {
     proxy.store.commits.send_replace(Gate::Closed);
     let mut accepted = 0;
     let refused = loop {
-        let send = Send { body: Bytes::from(vec![1; 1_000]), ..message(single(1, 2), 1) };
+        let send = saying(single(1, 2), 1, Bytes::from(vec![1; 1_000]));
         match proxy.change(Change::Send(send.clone())).await {
             Outcome::Sent { .. } => accepted += 1,
             Outcome::Retry => break send,
@@ -113,7 +113,7 @@ async fn a_full_log_turns_away_until_there_is_room() {
         .collect();
     let mut sent = Vec::new();
     let refused = loop {
-        let send = Send { body: Bytes::from(vec![1; 10_000]), ..message(single(1, 2), 1) };
+        let send = saying(single(1, 2), 1, Bytes::from(vec![1; 10_000]));
         match proxy.change(Change::Send(send.clone())).await {
             Outcome::Sent { msg_id, .. } => sent.push((send, msg_id.0)),
             Outcome::Retry => break send,
@@ -159,7 +159,7 @@ async fn many_large_changes_that_waited_are_appended_in_pieces() {
     let outcomes = Outcomes::default();
     let body = Bytes::from(vec![1; 400_000]);
     for number in 0..60 {
-        let send = Send { body: body.clone(), ..message(single(1, 2), 1) };
+        let send = saying(single(1, 2), 1, body.clone());
         outcomes.submit(&proxy, number, Change::Send(send));
     }
     proxy.store.reads.send_replace(Gate::Open);

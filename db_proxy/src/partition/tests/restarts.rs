@@ -12,8 +12,8 @@ use crate::partition::Outcome;
 use crate::store::ConversationStore;
 use crate::store::sqlite::{SqliteOptions, SqliteStore};
 use crate::testing::gated::Gate;
-use crate::testing::{Proxy, Setup, copy_dir, group, message, resent, single};
-use crate::window::Identity;
+use crate::testing::{Proxy, Setup, copy_dir, group, message, resent, saying, single};
+use crate::window::{Connection, Frame, Identity};
 
 /// Messages to two users and to a group, with their numbers.
 async fn talk(proxy: &Proxy, count: u32) -> Vec<(Send, u32)> {
@@ -160,7 +160,7 @@ async fn a_stored_message_is_found_in_the_store_if_the_log_has_it_no_more() {
     let number = proxy.send(early.clone()).await;
     let mut filler = message(single(1, 2), 1);
     for _ in 0..8 {
-        filler = Send { body: Bytes::from(vec![7; 20_000]), ..message(single(1, 2), 1) };
+        filler = saying(single(1, 2), 1, Bytes::from(vec![7; 20_000]));
         while proxy.change(Change::Send(filler.clone())).await == Outcome::Retry {
             tokio::task::yield_now().await; // The next segment is still being made.
         }
@@ -187,17 +187,22 @@ async fn an_old_clients_second_try_is_recognised_after_a_restart() {
     for storing in [true, false] {
         let setup = Setup { storing, ..Setup::new() };
         let proxy = setup.start().await;
-        let minted_twice = || {
+        let minted_twice = |session| {
             let send = message(single(1, 2), 1);
-            Send { identity: Identity { fingerprint: 77, ..send.identity }, ..send }
+            let frame = Frame {
+                fingerprint: 77,
+                connection: Some(Connection { gateway_boot: 6, session }),
+                repeats_after: Some(Offset(0)),
+            };
+            Send { identity: Identity { frame, ..send.identity }, ..send }
         };
-        assert_eq!(proxy.send(minted_twice()).await, 1);
+        assert_eq!(proxy.send(minted_twice(1)).await, 1);
         if storing {
             proxy.stored().await;
         }
         proxy.kill().await;
         let proxy = setup.start().await;
-        assert_eq!(proxy.send(minted_twice()).await, 1, "the store has it: {storing}");
+        assert_eq!(proxy.send(minted_twice(2)).await, 1, "the store has it: {storing}");
         assert_eq!(proxy.send(message(single(1, 2), 1)).await, 2);
         proxy.kill().await;
     }

@@ -19,6 +19,7 @@ fn submit(conversation: ConversationId, sender: u32) -> Submit {
         body: Bytes::from_static(b"body"),
         first: None,
         epoch: None,
+        may_repeat: None,
     }
 }
 

@@ -141,7 +141,7 @@ pub(in crate::store) async fn the_greatest_numbers_come_back_as_they_were(store:
     assert_eq!(stored.recent, std::slice::from_ref(&last));
     assert_eq!(stored.marks, [mark]);
     let found = store.find_message(UserId(USERS_MAX), last.client_msg_id).await.unwrap();
-    assert_eq!(found, Some((two, MsgId::MAX, u64::MAX)));
+    assert_eq!(found, Some(last.clone()));
     let of_group_stored = store.conversation(group(u32::MAX), 1).await.unwrap();
     assert_eq!(of_group_stored.row, Some(of_group));
     assert_eq!(of_group_stored.members, [member]);

@@ -45,7 +45,7 @@ pub(in crate::store) async fn a_message_is_found_by_its_senders_id(store: &dyn S
     let second = message(single(1, 2), 2, 2);
 
     let found = store.find_message(UserId(2), second.client_msg_id).await.unwrap();
-    assert_eq!(found, Some((single(1, 2), MsgId(2), second.timestamp_ms)));
+    assert_eq!(found, Some(second.clone()));
     let of_another = store.find_message(UserId(1), second.client_msg_id).await.unwrap();
     assert_eq!(of_another, None);
     assert_eq!(store.find_message(UserId(2), ClientMsgId([0xff; 16])).await.unwrap(), None);
@@ -61,8 +61,8 @@ pub(in crate::store) async fn of_two_messages_with_one_id_the_first_is_found(sto
 
     owner.write(Batch { messages: vec![early, late], ..Batch::default() }).await;
 
-    let (conversation, msg_id, _) = store.find_message(UserId(1), id).await.unwrap().unwrap();
-    assert_eq!((conversation, msg_id), (single(1, 3), MsgId(1)));
+    let found = store.find_message(UserId(1), id).await.unwrap().unwrap();
+    assert_eq!((found.conversation, found.msg_id), (single(1, 3), MsgId(1)));
 }
 
 pub(in crate::store) async fn own_messages_are_counted_within_the_range(store: &dyn Store) {

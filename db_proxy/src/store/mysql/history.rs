@@ -181,17 +181,16 @@ pub(super) async fn find_message(
     link: &mut Link,
     sender: UserId,
     client_msg_id: ClientMsgId,
-) -> Result<Option<(ConversationId, MsgId, u64)>, Failure> {
+) -> Result<Option<MessageRow>, Failure> {
     let row = link
         .row(
-            "SELECT conversation, msg_id, timestamp_ms FROM message
-             WHERE sender = ? AND client_msg_id = ? ORDER BY log_offset LIMIT 1",
+            "SELECT conversation, msg_id, sender, client_msg_id, log_offset, timestamp_ms, kind,
+                    body
+             FROM message WHERE sender = ? AND client_msg_id = ? ORDER BY log_offset LIMIT 1",
             values![sender.0, &client_msg_id.0[..]],
         )
         .await?;
-    row::one(row, |columns| {
-        Ok((columns.conversation_id()?, MsgId(columns.next()?), columns.next()?))
-    })
+    row::one(row, Columns::message)
 }
 
 /// How many messages of a range are by `sender`.

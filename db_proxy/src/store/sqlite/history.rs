@@ -65,14 +65,12 @@ pub(super) fn find_message(
     connection: &Connection,
     sender: UserId,
     client_msg_id: ClientMsgId,
-) -> Result<Option<(ConversationId, MsgId, u64)>, StoreError> {
+) -> Result<Option<MessageRow>, StoreError> {
     let mut statement = connection.prepare_cached(
-        "SELECT conversation, msg_id, timestamp_ms FROM message
-         WHERE sender = ?1 AND client_msg_id = ?2 ORDER BY log_offset LIMIT 1",
+        "SELECT conversation, msg_id, sender, client_msg_id, log_offset, timestamp_ms, kind, body
+         FROM message WHERE sender = ?1 AND client_msg_id = ?2 ORDER BY log_offset LIMIT 1",
     )?;
-    let found = statement.query_row(params![sender.0, client_msg_id.0], |row| {
-        Ok((row::conversation_id(row, 0)?, MsgId(row.get(1)?), row::number(row, 2)?))
-    });
+    let found = statement.query_row(params![sender.0, client_msg_id.0], row::message);
     Ok(found.optional()?)
 }
 

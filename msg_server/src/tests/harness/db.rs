@@ -145,6 +145,14 @@ impl FakeDb {
         timeout(LIMIT, self.fetched.lock().await.recv()).await.expect("in time").unwrap()
     }
 
+    /// What the gateway says became of a frame.
+    pub(in crate::tests) async fn ask_fate(
+        &self,
+        question: &wire::FrameQuestion,
+    ) -> wire::FrameFate {
+        self.link().call(Kind::FrameFate.number(), question, LIMIT).await.unwrap()
+    }
+
     /// The link that came up last.
     pub(in crate::tests) fn link(&self) -> Link {
         self.links.lock().last().cloned().expect("linked")

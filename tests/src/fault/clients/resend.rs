@@ -23,6 +23,8 @@ const USER: u32 = 1;
 const TOGETHER: u64 = 4;
 /// One try to get an answer.
 const TRY_LIMIT: Duration = Duration::from_secs(2);
+/// How long an answer may be on its way that was given before the owner stood still.
+const LAST_ANSWERS: Duration = Duration::from_millis(200);
 /// Longer than a gateway waits for the owner before it says that it does not know.
 const TIMEOUT: Duration = Duration::from_secs(12);
 /// A round of the long form in which time runs out, among so many.
@@ -133,7 +135,8 @@ impl Sender {
         site.kill(name);
     }
 
-    /// As the Windows client does it: the same frame again on the same connection.
+    /// As the Windows client does it: the same frame again on the same connection, if it was not
+    /// answered. What was answered would be a message of its own.
     async fn same_connection(&mut self, site: &mut Site, here: usize, to: Session, hurt: Hurt) {
         let mut connection = get_in(site, here, ClientType::Windows, false).await;
         let mut frames = HashMap::new();
@@ -147,46 +150,47 @@ impl Sender {
         let is_hurt = hurt == Hurt::Owner;
         if is_hurt {
             self.kill(site, "db_proxy");
+        } else {
+            site.signal("db_proxy", Signal::STOP);
+            crate::wait_until("the owner stands still", PATIENCE, || stands_still(site));
         }
+        // What it has answered before is on its way for a moment.
+        self.acks(&mut connection, &mut frames, LAST_ANSWERS).await;
         for (frame, _index) in frames.values() {
-            if self.random.below(2) == 0 {
-                self.repeats += 1;
-                connection.send_frame(frame).await.expect("the gateway lives");
-            }
-        }
-        if is_hurt {
-            site.start_daemon("db_proxy");
+            self.repeats += 1;
+            connection.send_frame(frame).await.expect("the gateway lives");
         }
         self.a_moment().await;
-        // Again until there is an answer, and once more after it.
+        if is_hurt {
+            site.start_daemon("db_proxy");
+        } else {
+            site.signal("db_proxy", Signal::CONT);
+        }
         let began = Instant::now();
-        let mut answered: HashMap<u16, usize> = HashMap::new();
-        while frames.keys().any(|seq| answered.get(seq).is_none_or(|count| *count < 2)) {
-            assert!(began.elapsed() < PATIENCE, "everything is answered: {answered:?}");
-            for (frame, _index) in frames.values() {
-                self.repeats += 1;
-                connection.send_frame(frame).await.expect("the gateway lives");
-            }
-            self.acks(&mut connection, &frames, &mut answered).await;
+        while !frames.is_empty() {
+            assert!(began.elapsed() < PATIENCE, "everything is answered: {frames:?}");
+            self.acks(&mut connection, &mut frames, TRY_LIMIT).await;
+        }
+        if let Some(more) = no_answer(&mut connection, LAST_ANSWERS).await {
+            self.wrong.push(format!("one answer for a frame and its repeat, not {more}"));
         }
     }
 
-    /// Reads acknowledgements until each message has one more, or none comes for a while.
+    /// Reads acknowledgements, and takes out what they are for, until all is answered or none comes
+    /// for a while.
     async fn acks(
         &mut self,
         connection: &mut Connection,
-        frames: &HashMap<u16, (Frame, usize)>,
-        answered: &mut HashMap<u16, usize>,
+        frames: &mut HashMap<u16, (Frame, usize)>,
+        limit: Duration,
     ) {
-        let wanted: usize = answered.values().sum::<usize>() + frames.len();
-        while answered.values().sum::<usize>() < wanted {
-            match connection.next_frame(TRY_LIMIT).await {
+        while !frames.is_empty() {
+            match connection.next_frame(limit).await {
                 Ok(frame) if frame.seq == 0 => {}
-                Ok(frame) => match (frame.known_command(), frames.get(&frame.seq)) {
+                Ok(frame) => match (frame.known_command(), frames.remove(&frame.seq)) {
                     (Some(Command::MessageAck), Some((_frame, index))) => {
                         let ack: MessageAck = frame.parse().expect("an ack can be read");
-                        self.truth.acked(*index, ack.msg_id);
-                        *answered.entry(frame.seq).or_default() += 1;
+                        self.truth.acked(index, ack.msg_id);
                     }
                     _ => self.wrong.push(format!("an old client is told {frame:?}")),
                 },
@@ -271,7 +275,7 @@ impl Sender {
     /// The owner stands still for longer than a gateway waits: old clients hear nothing, others hear
     /// that nobody knows, and later all of it is there once.
     async fn too_late(&mut self, site: &mut Site, to: Session) {
-        let mut old = get_in(site, 0, ClientType::Android, false).await;
+        let mut old = get_in(site, 0, ClientType::Windows, false).await;
         let mut new = get_in(site, 1, ClientType::Mac, true).await;
         new.set_limit(TIMEOUT);
         site.signal("db_proxy", Signal::STOP);
@@ -283,6 +287,8 @@ impl Sender {
         let (told, heard) =
             tokio::join!(new.send_message(&named.draft), no_answer(&mut old, TIMEOUT));
         assert!(stands_still(site), "nobody else has woken the owner");
+        self.repeats += 1;
+        old.send_frame(&frame).await.expect("the gateway lives");
         site.signal("db_proxy", Signal::CONT);
         match told {
             Ok(SendReply::Result(result)) if result.outcome() == SendOutcome::Retry => {}
@@ -291,16 +297,11 @@ impl Sender {
         if let Some(answer) = heard {
             self.wrong.push(format!("an old client, when time runs out: {answer}"));
         }
-        let frames = HashMap::from([(seq, (frame, unnamed.index))]);
-        let mut answered = HashMap::new();
+        let mut frames = HashMap::from([(seq, (frame, unnamed.index))]);
         let began = Instant::now();
-        while answered.is_empty() {
+        while !frames.is_empty() {
             assert!(began.elapsed() < PATIENCE, "the owner is back");
-            for (frame, _index) in frames.values() {
-                self.repeats += 1;
-                old.send_frame(frame).await.expect("the gateway lives");
-            }
-            self.acks(&mut old, &frames, &mut answered).await;
+            self.acks(&mut old, &mut frames, TRY_LIMIT).await;
         }
         loop {
             assert!(began.elapsed() < PATIENCE, "the owner is back");

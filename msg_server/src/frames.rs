@@ -1,0 +1,153 @@
+//! What became of the frames of clients that repeat frames by themselves.
+//!
+//! A frame on one connection may repeat one that came on an earlier connection, to any gateway. The
+//! owner of the conversation finds the earlier one in its log, and asks the gateway that it came to
+//! ([`FrameQuestion`]): was it answered, and may the answer not have arrived? Only this gateway knows
+//! how the connection ended. What follows from it is the owner's to say.
+//!
+//! Pure but for the clock that is handed in.
+//!
+//! # What bounds it
+//!
+//! [`ENDED_MAX`] connections that have ended are remembered. Of one that is forgotten nothing can be
+//! said: its frames count as answered, so that what may be new is stored.
+
+use std::num::NonZeroUsize;
+
+use lru::LruCache;
+use parking_lot::Mutex;
+use proto::cluster::wire::frame_fate::{Answered, End};
+use proto::cluster::wire::{FrameFate, FrameQuestion};
+use proto::ids::ClientMsgId;
+use tokio::time::Instant;
+
+use crate::closing::CloseReason;
+use crate::gateway::Gateway;
+use crate::session::Session;
+
+/// Connections that are remembered after their end, of 64 bytes each. At 500 that end in a second,
+/// for as long as a frame may be repeated (30 s of log time).
+const ENDED_MAX: NonZeroUsize = NonZeroUsize::new(16_384).expect("not zero");
+
+/// What one connection was told of its frames.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub(crate) struct FramesTold {
+    /// The last message that was answered, and when that answer was written.
+    pub(crate) last: Option<(ClientMsgId, Instant)>,
+    /// Whether any message is not answered.
+    pub(crate) unanswered: bool,
+}
+
+#[derive(Debug, Clone, Copy)]
+struct Ended {
+    told: FramesTold,
+    end: End,
+    at: Instant,
+}
+
+/// The connections that have ended lately.
+#[derive(Debug)]
+pub(crate) struct EndedFrames(Mutex<LruCache<u64, Ended>>);
+
+impl Default for EndedFrames {
+    fn default() -> Self {
+        // Bounded, but without taking the memory for all of them at once.
+        let mut ended = LruCache::unbounded();
+        ended.resize(ENDED_MAX);
+        Self(Mutex::new(ended))
+    }
+}
+
+impl EndedFrames {
+    /// The connection of a session has ended.
+    pub(crate) fn ended(&self, session: &Session, reason: CloseReason, now: Instant) {
+        let told = session.outbox.frames_told();
+        if !session.repeats_frames() || told == FramesTold::default() {
+            return;
+        }
+        let end = match reason {
+            CloseReason::LoggedOut => End::LoggedOut,
+            CloseReason::ClientLeft => End::Closed,
+            CloseReason::ClientReset => End::Reset,
+            _ => End::Other,
+        };
+        self.0.lock().put(session.id(), Ended { told, end, at: now });
+    }
+
+    fn of(&self, session: u64) -> Option<Ended> {
+        self.0.lock().peek(&session).copied()
+    }
+}
+
+/// Answers the owner of a conversation.
+pub(crate) fn fate(gateway: &Gateway, question: &FrameQuestion, now: Instant) -> FrameFate {
+    let Some(id) = ClientMsgId::from_slice(&question.client_msg_id) else {
+        return told_of(None, ClientMsgId([0; 16]));
+    };
+    if gateway.sends.is_unanswered(question.sender, id) {
+        return FrameFate { answered: Answered::No.into(), end: End::Open.into(), kept_ms: None };
+    }
+    let sessions = gateway.registry.sessions_of(question.sender);
+    let open = sessions.iter().find(|session| session.id() == question.session);
+    let open =
+        open.map(|session| Ended { told: session.outbox.frames_told(), end: End::Open, at: now });
+    told_of(open.or_else(|| gateway.frames.of(question.session)), id)
+}
+
+fn told_of(connection: Option<Ended>, id: ClientMsgId) -> FrameFate {
+    let Some(Ended { told: FramesTold { last, unanswered }, end, at }) = connection else {
+        return FrameFate {
+            answered: Answered::Earlier.into(),
+            end: End::Other.into(),
+            kept_ms: None,
+        };
+    };
+    let (answered, kept_ms) = match last {
+        Some((last, answered_at)) if last == id => {
+            let kept = at.saturating_duration_since(answered_at).as_millis();
+            (Answered::Last, Some(u64::try_from(kept).unwrap_or(u64::MAX)))
+        }
+        Some(_) if !unanswered => (Answered::Earlier, None),
+        _ => (Answered::No, None),
+    };
+    FrameFate { answered: answered.into(), end: end.into(), kept_ms }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::time::Duration;
+
+    use super::*;
+
+    const ONE: ClientMsgId = ClientMsgId([1; 16]);
+    const TWO: ClientMsgId = ClientMsgId([2; 16]);
+
+    fn fate_of(last: Option<ClientMsgId>, unanswered: bool, asked: ClientMsgId) -> FrameFate {
+        let answered_at = Instant::now();
+        let told = FramesTold { last: last.map(|id| (id, answered_at)), unanswered };
+        let at = answered_at + Duration::from_millis(1234);
+        told_of(Some(Ended { told, end: End::Closed, at }), asked)
+    }
+
+    #[test]
+    fn the_last_answer_is_told_with_how_long_the_connection_was_kept_after_it() {
+        let fate = fate_of(Some(ONE), false, ONE);
+        assert_eq!(
+            (fate.answered(), fate.end(), fate.kept_ms()),
+            (Answered::Last, End::Closed, 1234)
+        );
+        assert_eq!(fate_of(Some(ONE), true, ONE).answered(), Answered::Last);
+    }
+
+    #[test]
+    fn what_was_answered_before_another_is_told_apart_from_what_never_was() {
+        assert_eq!(fate_of(Some(TWO), false, ONE).answered(), Answered::Earlier);
+        assert_eq!(fate_of(Some(TWO), true, ONE).answered(), Answered::No);
+        assert_eq!(fate_of(None, true, ONE).answered(), Answered::No);
+    }
+
+    #[test]
+    fn of_a_connection_that_is_not_remembered_every_frame_counts_as_answered() {
+        assert_eq!(told_of(None, ONE).answered(), Answered::Earlier);
+    }
+}
