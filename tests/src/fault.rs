@@ -23,6 +23,7 @@ mod old;
 mod overload;
 mod power;
 mod slow;
+mod speakers;
 mod store;
 mod syscalls;
 mod talk;

@@ -4,6 +4,8 @@ use std::time::{Duration, Instant};
 
 use rustix::process::Signal;
 
+use super::speakers::{SPEAKERS, Speakers, Spoken};
+use super::talk::nothing_wrong;
 use super::{Run, Scenario, Skipped, hold, percentile};
 use crate::history::Thresholds;
 use crate::{Crowd, CrowdOptions, Options, Site, SiteOptions};
@@ -51,9 +53,23 @@ pub(super) fn crowd_of(site: &Site, people: u32, outsiders: u32) -> Crowd {
     crowd
 }
 
-/// A site whose demo users are all in group 1.
+/// Old clients with their habits beside these people, who begin to talk.
+pub(super) fn speakers_of(site: &Site, people: u32, run: &mut Run) -> Speakers {
+    Speakers::start(site, people + OUTSIDERS + 1, &mut run.random)
+}
+
+/// Shows what they said, and fails if it is not so.
+pub(super) fn tell_spoken(run: &mut Run, spoken: &Spoken) {
+    let Spoken { counts, repeats, wrong } = spoken;
+    run.figure("old clients: said, acknowledged, stored", format_args!("{counts:?}"));
+    run.figure("old clients: frames repeated", repeats);
+    nothing_wrong(wrong);
+    assert!(counts.1 > 0, "old clients talked");
+}
+
+/// A site whose people are all in group 1. Behind them come outsiders, and speakers.
 pub(super) fn site_of(people: u32) -> SiteOptions {
-    let users = people + OUTSIDERS;
+    let users = people + OUTSIDERS + SPEAKERS;
     let cluster = Options { users, group: people, ..Options::default() };
     SiteOptions { cluster, ..SiteOptions::default() }
 }
@@ -62,6 +78,7 @@ fn kill(run: &mut Run) -> Result<(), Skipped> {
     const ACKS_BETWEEN: usize = 20;
     let mut site = run.start(&site_of(PEOPLE));
     let mut crowd = crowd_of(&site, PEOPLE, OUTSIDERS);
+    let speakers = speakers_of(&site, PEOPLE, run);
     let names = site.names();
     let mut kills = vec![0_usize; names.len()];
     let (mut owner_back, mut recognised) = (Vec::new(), 0);
@@ -109,7 +126,9 @@ fn kill(run: &mut Run) -> Result<(), Skipped> {
         freshness: Some(CONVERGE_LIMIT),
         ..Thresholds::default()
     };
+    let spoken = speakers.finish(&site);
     let (summary, _report) = crowd.verdict(&site.gateways[0], None, &wanted);
+    tell_spoken(run, &spoken);
     assert!(kills.iter().all(|count| *count > 0), "each daemon was killed: {kills:?}");
     // In a few kills it may happen that each hits before storage or after the answer.
     let showed = recognised > 0 || !run.is_long;

@@ -17,7 +17,7 @@ use tokio::sync::watch;
 use tokio::task::JoinSet;
 use tokio::time::sleep;
 
-use super::daemons::site_of;
+use super::daemons::{site_of, speakers_of, tell_spoken};
 use super::old::{Book, Line, content};
 use super::talk::{Talker, Talkers, Truth, conversation, nothing_wrong};
 use super::{Run, Scenario, Skipped};
@@ -73,7 +73,9 @@ fn run(run: &mut Run) -> Result<(), Skipped> {
         };
         comers.spawn_on(comer.come_and_go(changes.clone(), run.rounds), runtime.handle());
     }
+    let speakers = speakers_of(&site, TALKERS + COMERS, run);
     let kills = kill_now_and_then(run, &mut site, &runtime, changed);
+    let spoken = speakers.finish(&site);
     let seen: Vec<Comings> = runtime.block_on(async {
         let mut seen = Vec::new();
         while let Some(comings) = comers.join_next().await {
@@ -98,6 +100,7 @@ fn run(run: &mut Run) -> Result<(), Skipped> {
     run.figure("checked", format!("{sum:?}"));
     nothing_wrong(&wrong);
     truth.check();
+    tell_spoken(run, &spoken);
     assert!(2 * count("stays") >= run.rounds, "there were changes: {sum:?}");
     assert!(count("pushed inside") > 0 && count("read inside") > 0, "members heard: {sum:?}");
     assert!(count("certainly before") > 0 && count("certainly after") > 0, "{sum:?}");

@@ -11,12 +11,13 @@ use rustix::process::Signal;
 use tokio::runtime::Runtime;
 use tokio::time::{sleep, sleep_until, timeout_at};
 
-use super::super::daemons::site_of;
+use super::super::daemons::{site_of, speakers_of, tell_spoken};
 use super::super::old::{Book, Line, Source};
 use super::super::talk::{Talker, Talkers, Truth, nothing_wrong};
 use super::super::{Run, Skipped, percentile};
 use crate::{Ends, PASSWORD, Random, Site, SiteOptions};
 
+const PEOPLE: u32 = 10;
 const USER: u32 = 1;
 const TALKERS: std::ops::RangeInclusive<u32> = 2..=6;
 /// All of them together: 50 messages a second.
@@ -53,15 +54,17 @@ impl Way {
 
 /// The scenario.
 pub(super) fn run(run: &mut Run) -> Result<(), Skipped> {
-    let site = run.start(&SiteOptions { wires: true, ..site_of(10) });
+    let site = run.start(&SiteOptions { wires: true, ..site_of(PEOPLE) });
     let runtime = Runtime::new().expect("start a runtime");
     let truth = Truth::default();
     let talker =
         |user| Talker { user, to: vec![Session::user(USER), Session::group(1)], every: TALK_EVERY };
     let talkers =
         Talkers::start(runtime.handle(), &site.login, TALKERS.map(talker).collect(), &truth);
+    let speakers = speakers_of(&site, PEOPLE, run);
     let mut hopping = Hopping::new(&site, &truth);
     let ended = runtime.block_on(hopping.hop(run, talkers));
+    let spoken = speakers.finish(&site);
     let heard = (hopping.old.book.heard.len(), hopping.library.book.heard.len());
     let rate = ended.rate;
     let mut wrong = truth.against(USER, &hopping.old.book, &sessions());
@@ -81,6 +84,7 @@ pub(super) fn run(run: &mut Run) -> Result<(), Skipped> {
     }
     nothing_wrong(&wrong);
     truth.check();
+    tell_spoken(run, &spoken);
     assert!(rate >= 25, "there was something to receive: {rate}/s");
     assert!(heard.0 > run.rounds, "the old client lives on pushes: {heard:?}");
     Ok(())

@@ -7,7 +7,7 @@ use rustix::process::Signal;
 
 use super::pulse::Pulse;
 use super::{PARTITIONS, PEOPLE, needs_kafka, owned, shared_site, turned_away};
-use crate::fault::daemons::{CONVERGE_LIMIT, OUTSIDERS, PHONES};
+use crate::fault::daemons::{CONVERGE_LIMIT, OUTSIDERS, PHONES, speakers_of, tell_spoken};
 use crate::fault::{Run, Skipped, hold, percentile};
 use crate::history::Thresholds;
 use crate::{Crowd, CrowdOptions, PATIENCE, Site, wait_until};
@@ -57,6 +57,7 @@ pub(super) fn run(run: &mut Run) -> Result<(), Skipped> {
     let mut site = run.start(&options);
     let mut crowd = crowd_of(&site);
     let pulse = Pulse::start(&site, users);
+    let speakers = speakers_of(&site, PEOPLE, run);
     // The first half of the rounds is with two of them.
     let (status, _took) = site.stop(NAMES[2]);
     assert!(status.success(), "one that leaves ends well, not {status}");
@@ -85,6 +86,7 @@ pub(super) fn run(run: &mut Run) -> Result<(), Skipped> {
     let turned_away = turned_away(&site);
     let said = pulse.acked();
     pulse.finish();
+    let spoken = speakers.finish(&site);
     let wanted = Thresholds {
         min_acked: (run.rounds * ACKS_BETWEEN) as u64,
         min_faults: run.rounds as u64,
@@ -97,6 +99,7 @@ pub(super) fn run(run: &mut Run) -> Result<(), Skipped> {
         "acknowledged, reconnects",
         format!("{} and {said}, {}", summary.acked, summary.reconnects),
     );
+    tell_spoken(run, &spoken);
     tell(run, counts, turned_away);
     Ok(())
 }
