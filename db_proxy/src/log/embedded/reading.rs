@@ -6,6 +6,7 @@
 //!   the log, and it never keeps one from starting.
 
 use std::collections::VecDeque;
+use std::io;
 use std::ops::Range;
 use std::path::Path;
 
@@ -103,7 +104,7 @@ impl EmbeddedLog {
         let folder = ReadOnlyFolder(dir.to_owned());
         let names = match folder.names() {
             Ok(names) => names,
-            Err(error) if error.kind() == std::io::ErrorKind::NotFound => return Ok(None),
+            Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
             Err(source) => return Err(io_error("list", dir.display(), source)),
         };
         if !names.iter().any(|name| name == META) {
@@ -153,7 +154,16 @@ impl Log for ReadOnlyLog {
         from: Offset,
         each: &mut dyn FnMut(LogRecord) -> Result<(), LogError>,
     ) -> Result<(), LogError> {
-        self.held().read(from, each)
+        let read = self.held().read(from, each);
+        let Err(LogError::Io { source, .. }) = &read else { return read };
+        // Somebody else may have trimmed it since the look.
+        let bases = self.folder.names().map(|names| segment::bases(&names)).unwrap_or_default();
+        match bases.first() {
+            Some(&first) if first > from.0 && source.kind() == io::ErrorKind::NotFound => {
+                Err(LogError::NotHere { asked: from.0, first, next: self.next })
+            }
+            _ => read,
+        }
     }
 
     fn idle(&mut self) -> Result<Vec<LogRecord>, LogError> {

@@ -1,6 +1,7 @@
 //! What the log keeps, whatever happens to it. The parts look at opening and room, at torn writes,
 //! at damage, at long lives of a log against a model, and at many images of logs of every kind.
 
+mod changing;
 mod damage;
 mod images;
 mod model;
