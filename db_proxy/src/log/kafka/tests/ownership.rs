@@ -7,6 +7,7 @@ use std::sync::mpsc::{self, Receiver, RecvTimeoutError};
 use std::time::{Duration, Instant};
 
 use backends::{Kafka, PATIENCE};
+use rustix::process::{Pid, Signal, kill_process};
 
 use super::topic;
 use crate::log::kafka::ownership::{SESSION, STOP_LIMIT};
@@ -181,9 +182,10 @@ impl Process {
         }
     }
 
-    fn signal(&self, signal: &str) {
-        let pid = self.child.id().to_string();
-        assert!(Command::new("kill").args([signal, &pid]).status().unwrap().success());
+    /// By the system call: the program `kill` is not on every machine.
+    fn signal(&self, signal: Signal) {
+        let pid = i32::try_from(self.child.id()).ok().and_then(Pid::from_raw);
+        kill_process(pid.expect("a process has a number"), signal).expect("it is ours");
     }
 }
 
@@ -208,7 +210,7 @@ fn with_a_process() -> (Member, Process) {
 #[test]
 fn the_partitions_of_a_killed_owner_have_another_in_time() {
     let (mut member, process) = with_a_process();
-    process.signal("-KILL");
+    process.signal(Signal::KILL);
     let began = Instant::now();
     member.take_until(6);
     println!("taken over after {:?}", began.elapsed());
@@ -218,9 +220,9 @@ fn the_partitions_of_a_killed_owner_have_another_in_time() {
 #[test]
 fn an_owner_that_was_stopped_for_long_is_told_what_it_lost() {
     let (mut member, mut process) = with_a_process();
-    process.signal("-STOP");
+    process.signal(Signal::STOP);
     member.take_until(6);
-    process.signal("-CONT");
+    process.signal(Signal::CONT);
     process.hear("lost 3");
     member.take_until(3);
     process.hear("assigned 3");
