@@ -201,7 +201,10 @@ pub fn admit(fold: &Fold, change: &Change, facts: &Facts, now_ms: u64) -> Admiss
             may_change_members(conversation, *group, *actor, (add, remove))
         }
         Change::Read { user, upto, .. } => read(conversation, *user, *upto, facts),
-        Change::RemoveSession { user, .. } if !conversation.has_member(*user) => {
+        // Lists, marks and settings are the user's own, also after the user has left.
+        Change::RemoveSession { user, .. } | Change::Shield { user, .. }
+            if conversation.newest_seen_by(*user).is_none() =>
+        {
             Admission::Refused(Reason::NotMember)
         }
         Change::RemoveSession { user, .. } => {
@@ -209,9 +212,6 @@ pub fn admit(fold: &Fold, change: &Change, facts: &Facts, now_ms: u64) -> Admiss
                 conversation: conversation.id.number(),
                 user: user.0,
             }))
-        }
-        Change::Shield { user, .. } if !conversation.has_member(*user) => {
-            Admission::Refused(Reason::NotMember)
         }
         Change::Shield { user, on, .. } => Admission::Append(record::Change::Shield(log::Shield {
             conversation: conversation.id.number(),
@@ -375,8 +375,9 @@ fn may_change_members(
 
 fn read(conversation: &Conversation, user: UserId, upto: MsgId, facts: &Facts) -> Admission {
     let mark = conversation.marks.get(&user).copied().unwrap_or_default();
-    let upto = if upto.0 == 0 { conversation.head } else { upto.min(conversation.head) };
-    if !conversation.has_member(user) || upto <= mark.read {
+    let Some(newest) = conversation.newest_seen_by(user) else { return Admission::Unchanged };
+    let upto = if upto.0 == 0 { newest } else { upto.min(newest) };
+    if upto <= mark.read {
         return Admission::Unchanged;
     }
     let counted = facts.own_up_to.filter(|(counted_to, _)| *counted_to == upto);

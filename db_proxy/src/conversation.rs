@@ -109,6 +109,18 @@ impl Conversation {
         }
     }
 
+    /// The newest message that `user` may have seen; `None` if the user never took part. Somebody who
+    /// has left a group still has it in lists and settings, which are nobody else's business.
+    pub fn newest_seen_by(&self, user: UserId) -> Option<MsgId> {
+        match self.id.parties() {
+            Parties::Single(..) => self.has_member(user).then_some(self.head),
+            Parties::Group(_) => {
+                let member = self.members.get(&user)?;
+                Some(member.leave.map_or(self.head, |last| last.min(self.head)))
+            }
+        }
+    }
+
     /// The members a group has now, in order of their numbers.
     pub fn current_members(&self) -> Vec<UserId> {
         let mut members: Vec<_> = self

@@ -199,16 +199,18 @@ fn a_group_is_made_once_and_group_zero_never() {
 }
 
 #[test]
-fn only_members_mark_remove_and_mute() {
+fn who_is_or_was_a_member_marks_removes_and_mutes_and_nobody_else() {
     let mut state = with_group(GroupType::Normal);
-    state.conversations.get_mut(&group()).unwrap().head = MsgId(3);
+    let conversation = state.conversations.get_mut(&group()).unwrap();
+    conversation.head = MsgId(3);
+    conversation.members.get_mut(&UserId(FORMER)).unwrap().leave = Some(MsgId(2));
     for user in EVERYBODY {
-        let is_member = [CREATOR, MEMBER].contains(&user);
+        let took_part = [CREATOR, MEMBER, FORMER].contains(&user);
         let (conversation, user) = (group(), UserId(user));
         let read = judge(&state, &Change::Read { conversation, user, upto: MsgId(0) });
         let remove = judge(&state, &Change::RemoveSession { conversation, user });
         let mute = judge(&state, &Change::Shield { conversation, user, on: true });
-        if is_member {
+        if took_part {
             for admission in [read, remove, mute] {
                 assert!(matches!(admission, Admission::Append(_)), "{user:?}: {admission:?}");
             }

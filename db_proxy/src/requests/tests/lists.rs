@@ -159,6 +159,30 @@ async fn more_sessions_than_fit_are_cut_to_the_newest() {
     server.stop().await;
 }
 
+#[tokio::test]
+async fn who_has_left_a_group_still_tidies_up_what_it_left_behind() {
+    let server = Server::start().await;
+    server.proxy.make_group(5, &[1, 2]).await;
+    for _ in 0..3 {
+        server.proxy.send(message(group(5), 1)).await;
+    }
+    server.proxy.change_members(5, &[], &[2]).await;
+    server.proxy.send(message(group(5), 1)).await;
+    for (msg_id, changed) in [(2, true), (0, true), (9, false)] {
+        let ack = ReadAck { user_id: 0, session_id: 5, msg_id, session_type: GROUP };
+        let answer = server.answer(2, Command::ReadAck, &ack).await;
+        assert_eq!(answer.changed, Some(changed), "up to {msg_id}");
+    }
+    for changed in [true, false] {
+        let answer = server.answer(2, Command::RemoveSessionRequest, &remove(GROUP, 5)).await;
+        let reply = RemoveSessionReply::decode(answer.body.unwrap()).unwrap();
+        assert_eq!((reply.result_code, answer.changed), (0, Some(changed)));
+    }
+    assert_eq!(server.recent(2, 0).await.sessions, [], "it is no member again by that");
+    assert_eq!(server.unread(2).await.total_count, 0);
+    server.stop().await;
+}
+
 fn remove(session_type: i32, session_id: u32) -> RemoveSessionRequest {
     RemoveSessionRequest { user_id: 0, session_type, session_id, attach_data: None }
 }
