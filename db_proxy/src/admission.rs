@@ -98,6 +98,9 @@ pub struct Facts {
     pub peers_exist: Option<bool>,
     /// For a frame that may repeat an earlier one: whether it repeats that of the record here.
     pub repeats: Option<(Offset, bool)>,
+    /// For a change of members: whether others of the same group are appended and not folded yet. Then
+    /// nobody knows who is a member when this one comes, and whether it changes anything.
+    pub changing: bool,
 }
 
 /// What the store says of a message.
@@ -198,7 +201,8 @@ pub fn admit(fold: &Fold, change: &Change, facts: &Facts, now_ms: u64) -> Admiss
             Admission::Append(record::Change::GroupCreated(created.clone()))
         }
         Change::Members { group, actor, add, remove } => {
-            may_change_members(conversation, *group, *actor, (add, remove))
+            let changing = facts.changing;
+            may_change_members(conversation, (*group, changing), *actor, (add, remove))
         }
         Change::Read { user, upto, .. } => read(conversation, *user, *upto, facts),
         // Lists, marks and settings are the user's own, also after the user has left.
@@ -344,7 +348,7 @@ fn bad_content(conversation: ConversationId, send: &Send) -> Option<Reason> {
 /// for its creator (TeamTalk protocol, groups) and for administrators.
 fn may_change_members(
     conversation: &Conversation,
-    group: GroupId,
+    (group, changing): (GroupId, bool),
     actor: Option<UserId>,
     (add, remove): (&[UserId], &[UserId]),
 ) -> Admission {
@@ -359,7 +363,8 @@ fn may_change_members(
     if !allowed {
         return Admission::Refused(Reason::NotMember);
     }
-    let changes = add.iter().any(|user| !conversation.has_member(*user))
+    let changes = changing
+        || add.iter().any(|user| !conversation.has_member(*user))
         || remove.iter().any(|user| conversation.has_member(*user));
     if !changes {
         return Admission::Unchanged;

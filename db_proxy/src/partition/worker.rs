@@ -6,7 +6,7 @@
 //!   nothing else until that request is judged.
 //! - What is taken at once fits one append, however many were waiting.
 
-use std::collections::{HashMap, VecDeque};
+use std::collections::{HashMap, HashSet, VecDeque};
 use std::sync::Arc;
 use std::sync::mpsc::{Receiver, RecvTimeoutError, TrySendError};
 use std::time::{Duration, Instant};
@@ -73,6 +73,8 @@ pub(super) struct Worker {
     ready: VecDeque<ConversationId>,
     batch: Vec<(Bytes, Admitted)>,
     batch_bytes: usize,
+    /// Groups whose members the batch changes: what is judged after that does not know them yet.
+    changing: HashSet<ConversationId>,
     /// When the log last had no room, unless that is over.
     full_at: Option<Instant>,
     /// The partition is not ours any more.
@@ -112,6 +114,7 @@ impl Worker {
             ready: VecDeque::new(),
             batch: Vec::new(),
             batch_bytes: 0,
+            changing: HashSet::new(),
             full_at: None,
             lost: None,
             stopping: None,
@@ -234,9 +237,14 @@ impl Worker {
     fn admit(
         &mut self,
         inner: &mut Inner,
-        request: Request,
+        mut request: Request,
         now_ms: u64,
     ) -> Option<(Request, Need)> {
+        let group = match &request.change {
+            Change::Members { .. } => request.change.conversation(),
+            _ => None,
+        };
+        request.facts.changing = group.is_some_and(|group| self.changing.contains(&group));
         match admission::admit(&inner.fold, &request.change, &request.facts, now_ms) {
             Admission::Needs(need) => return Some((request, need)),
             Admission::Append(change) => {
@@ -247,6 +255,7 @@ impl Worker {
                     return None;
                 }
                 self.batch_bytes += payload.len();
+                self.changing.extend(group);
                 let Request { waiter, origin, .. } = request;
                 self.batch.push((payload.into(), Admitted { waiter, origin }));
             }
@@ -350,6 +359,7 @@ impl Worker {
         self.repeat_epoch();
         let (payloads, admitted): (Vec<_>, Vec<_>) = self.batch.drain(..).unzip();
         self.batch_bytes = 0;
+        self.changing.clear();
         #[cfg(feature = "faults")]
         let admitted = self.too_early(&payloads, admitted);
         let now_ms = self.clock.now_ms();

@@ -39,6 +39,33 @@ async fn a_message_sent_again_keeps_its_number() {
     proxy.stop().await;
 }
 
+/// The second of two changes is no repeat of how things were before the first.
+#[tokio::test]
+async fn a_change_of_members_is_judged_by_those_before_it_in_its_batch() {
+    let proxy = Proxy::start().await;
+    let id = proxy.make_group(1, &[1, 2]).await;
+    let outcomes = Outcomes::default();
+    let change = |add: &[u32], remove: &[u32]| Change::Members {
+        group: proto::ids::GroupId(1),
+        actor: Some(UserId(1)),
+        add: add.iter().copied().map(UserId).collect(),
+        remove: remove.iter().copied().map(UserId).collect(),
+    };
+    let inner = proxy.state().lock();
+    // 3 comes and goes, 2 goes and comes back.
+    for (number, (add, remove)) in
+        [(&[3][..], &[][..]), (&[], &[3]), (&[], &[2]), (&[2], &[])].into_iter().enumerate()
+    {
+        let number = u32::try_from(number).unwrap();
+        outcomes.submit(&proxy, number, change(add, remove));
+    }
+    drop(inner);
+    outcomes.wait_for(4).await;
+    let members = proxy.state().with(id, |group| group.current_members()).await.unwrap();
+    assert_eq!(members, [UserId(1), UserId(2)]);
+    proxy.stop().await;
+}
+
 /// Whoever waits for the lock of the state takes all that came meanwhile.
 #[tokio::test]
 async fn what_comes_while_a_batch_is_made_is_the_next_batch() {
