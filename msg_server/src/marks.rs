@@ -1,6 +1,10 @@
 //! Read marks on their way to storage: the first at once, then at most one a second for each user
 //! and conversation, with the largest number.
 //!
+//! Only storage knows what a mark comes to: one that says 0, or a number that is not given out yet,
+//! means everything that there is when it is stored. So a mark is never dropped for being no larger
+//! than one that was stored before; of those that wait together the one that reaches farthest stays.
+//!
 //! Pure: time is an argument.
 //!
 //! # What bounds it
@@ -47,9 +51,8 @@ pub(crate) struct Marks {
 struct Line {
     session_type: i32,
     session_id: u32,
-    /// When a mark went to storage last, and which.
+    /// When a mark went to storage last.
     sent_at: Instant,
-    sent: u32,
     pending: Option<Mark>,
 }
 
@@ -62,15 +65,11 @@ impl Marks {
                 session_type: mark.session_type,
                 session_id: mark.session_id,
                 sent_at: now,
-                sent: mark.msg_id,
                 pending: None,
             });
             return Some(mark);
         };
-        let newest = line.pending.map_or(line.sent, |pending| pending.msg_id);
-        if mark.msg_id > newest {
-            line.pending = Some(mark);
-        }
+        line.put(mark);
         None
     }
 
@@ -82,14 +81,11 @@ impl Marks {
         }
         let lines = self.users.entry(mark.by.login.user).or_default();
         match lines.iter_mut().find(|line| line.is_of(&mark)) {
-            Some(line) => {
-                line.pending.get_or_insert(mark);
-            }
+            Some(line) => line.put(mark),
             None => lines.push(Line {
                 session_type: mark.session_type,
                 session_id: mark.session_id,
                 sent_at: now,
-                sent: 0,
                 pending: Some(mark),
             }),
         }
@@ -105,7 +101,6 @@ impl Marks {
                 }
                 let Some(mark) = line.pending.take() else { return false };
                 line.sent_at = now;
-                line.sent = mark.msg_id;
                 due.push(mark);
                 true
             });
@@ -121,7 +116,6 @@ impl Marks {
             .filter_map(|line| {
                 let mark = line.pending.take()?;
                 line.sent_at = now;
-                line.sent = mark.msg_id;
                 Some(mark)
             })
             .collect()
@@ -129,6 +123,11 @@ impl Marks {
 }
 
 impl Mark {
+    /// How far it reaches: 0 is everything that there is.
+    fn reach(&self) -> u64 {
+        if self.msg_id == 0 { u64::MAX } else { u64::from(self.msg_id) }
+    }
+
     /// What storage is handed.
     pub(crate) fn ack(&self) -> Bytes {
         let Self { by, session_type, session_id, msg_id, .. } = *self;
@@ -138,6 +137,13 @@ impl Mark {
 }
 
 impl Line {
+    /// Keeps the mark, unless one waits that reaches farther.
+    fn put(&mut self, mark: Mark) {
+        if self.pending.is_none_or(|pending| pending.reach() <= mark.reach()) {
+            self.pending = Some(mark);
+        }
+    }
+
     fn is_of(&self, mark: &Mark) -> bool {
         (self.session_type, self.session_id) == (mark.session_type, mark.session_id)
     }
@@ -176,6 +182,23 @@ mod tests {
         assert_eq!(ids(&marks.due(now + PERIOD * 2)), [(7, 16)]);
         assert!(marks.due(now + PERIOD * 4).is_empty());
         assert!(marks.users.is_empty(), "nothing is kept");
+    }
+
+    #[test]
+    fn a_mark_of_everything_is_no_repeat_of_the_one_before() {
+        let (mut marks, now) = (Marks::default(), Instant::now());
+        // Beyond the newest message, everything, and the same once more when there is more to read.
+        for (first, then) in [(10, 0), (0, 0), (u32::MAX, u32::MAX), (u32::MAX, 12), (0, 11)] {
+            assert!(marks.put(mark(1, 7, first), now).is_some(), "{first}");
+            assert!(marks.put(mark(1, 7, then), now).is_none(), "{then}");
+            assert_eq!(ids(&marks.due(now + PERIOD)), [(7, then)]);
+            assert!(marks.due(now + PERIOD * 3).is_empty());
+        }
+        marks.put(mark(1, 7, 1), now);
+        for msg_id in [20, 0, 21] {
+            marks.put(mark(1, 7, msg_id), now);
+        }
+        assert_eq!(ids(&marks.flush(1, now)), [(7, 0)], "everything reaches farther than 21");
     }
 
     #[test]
