@@ -31,7 +31,7 @@ use crate::session::Session;
 use crate::storage::{ASK_LIMIT, Asker, Storage};
 
 /// Signals that one client passes on in a second, and at once. They are not stored, so they have a
-/// limit of their own.
+/// limit of their own; beyond it they are dropped.
 const SIGNALS_PER_S: u32 = 20;
 const SIGNALS_BURST: u32 = 100;
 

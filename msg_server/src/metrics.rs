@@ -40,6 +40,8 @@ pub(crate) struct GatewayMetrics {
     pub(crate) cursor_forgotten: Counter,
     pub(crate) asks_unanswered: Counter,
     pub(crate) forwards_lost: Counter,
+    pub(crate) signals_dropped: Counter,
+    pub(crate) parts: Counter,
 }
 
 /// Why a connection was closed.
@@ -135,6 +137,9 @@ impl GatewayMetrics {
         counter("asks_unanswered", help, &new.asks_unanswered);
         let help = "Signals between clients that found no route_server.";
         counter("forwards_lost", help, &new.forwards_lost);
+        let help = "Signals dropped because their client sent too many.";
+        counter("signals_dropped", help, &new.signals_dropped);
+        counter("parts", "Further frames of answers that take several.", &new.parts);
         page.register("closed", "Connections closed, by reason.", new.closed.clone());
         page.register("logins", "Logins, by result code (0 accepted).", new.logins.clone());
         page.register("sends", "Messages from clients, by outcome.", new.sends.clone());

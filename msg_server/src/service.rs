@@ -121,7 +121,7 @@ impl Service {
         };
         match task {
             Task::Send => return self.send(&session, frame),
-            Task::PassOn => return self.pass_on(&session, frame),
+            Task::PassOn => return self.pass_on(&session, &frame),
             Task::MarkRead => return self.mark_read(&session, &frame),
             Task::AskStatus => return self.ask_status(session, frame),
             Task::Ask => {
@@ -241,12 +241,14 @@ impl Service {
         self.outbox.answer(encode_message(Command::SendResult, frame.seq, &result));
     }
 
-    fn pass_on(&mut self, session: &Session, frame: Frame) -> Served {
+    fn pass_on(&mut self, session: &Session, frame: &Frame) -> Served {
         let gateway = &self.gateway;
-        if let Err(wait) = self.signals.take(gateway.signal_rate, gateway.now_us()) {
-            return Served::Later(frame, wait);
+        if self.signals.take(gateway.signal_rate, gateway.now_us()).is_err() {
+            // Nobody was promised a signal, and messages stand behind it: it is dropped, not waited for.
+            gateway.metrics.signals_dropped.inc();
+            return Served::Done;
         }
-        if let Some(signal) = self.read(&frame) {
+        if let Some(signal) = self.read(frame) {
             requests::pass_on(gateway, session, signal);
         }
         Served::Done

@@ -196,6 +196,37 @@ async fn a_frame_that_is_begun_must_be_finished() {
 }
 
 #[tokio::test]
+async fn signals_beyond_the_limit_are_dropped_and_hold_nothing_up() {
+    let world = World::start().await;
+    let mut other = world.client(6, WINDOWS).await;
+    let mut client = world.client(5, WINDOWS).await;
+    let data = "writing".to_owned();
+    let signal = client::PeerSignal { from_user_id: 5, to_user_id: 6, data };
+    let mut wire = Vec::new();
+    for _ in 0..400 {
+        wire.extend_from_slice(&encode_message(Command::PeerSignal, 0, &signal));
+    }
+    wire.extend_from_slice(&encode_message(Command::MessageData, 9, &text(6, "behind them")));
+    let started = Instant::now();
+    client.write(&wire).await;
+    client.expect::<client::MessageAck>(Command::MessageAck, 9).await;
+    let took = started.elapsed();
+    assert!(
+        took < Duration::from_secs(5),
+        "they would take 15 s if they were waited for: {took:?}"
+    );
+    let mut heard = 0_u64;
+    other.write(&heartbeat(3)).await;
+    while other.next().await.expect("a signal or the echo").known_command()
+        == Some(Command::PeerSignal)
+    {
+        heard += 1;
+    }
+    assert!((100..=100 + 20 * (1 + took.as_secs())).contains(&heard), "{heard} in {took:?}");
+    world.stop().await;
+}
+
+#[tokio::test]
 async fn silence_ends_the_connection_and_a_heartbeat_keeps_it() {
     let world = World::start_with(|limits| limits.idle_pc_limit_s = 2).await;
     let mut silent = world.client(5, WINDOWS).await;
