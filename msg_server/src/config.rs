@@ -51,8 +51,10 @@ pub struct LimitsConfig {
     pub connections_per_ip_max: usize,
     /// From the connection to the accepted login.
     pub login_limit_s: u64,
-    /// From the first byte of a frame to its last.
+    /// From one byte of a frame to the next; before the login from its first byte to its last.
     pub partial_frame_limit_s: u64,
+    /// A frame that was begun may take as long as it would at so many bytes a second, besides.
+    pub frame_bytes_per_s_min: u32,
     /// Silence of a PC client.
     pub idle_pc_limit_s: u64,
     /// Silence of a mobile client. Android is silent for four minutes.
@@ -110,6 +112,7 @@ impl Default for LimitsConfig {
             connections_per_ip_max: 0,
             login_limit_s: 15,
             partial_frame_limit_s: 10,
+            frame_bytes_per_s_min: 2_048,
             idle_pc_limit_s: 120,
             idle_mobile_limit_s: 300,
             write_limit_s: 30,
@@ -134,7 +137,7 @@ impl LimitsConfig {
         Duration::from_secs(self.login_limit_s)
     }
 
-    /// From the first byte of a frame to its last.
+    /// From one byte of a frame to the next; before the login from its first byte to its last.
     pub fn partial_frame_limit(&self) -> Duration {
         Duration::from_secs(self.partial_frame_limit_s)
     }
@@ -156,6 +159,7 @@ impl LimitsConfig {
             ("connections_max", self.connections_max > 0),
             ("login_limit_s", self.login_limit_s > 0),
             ("partial_frame_limit_s", self.partial_frame_limit_s > 0),
+            ("frame_bytes_per_s_min", self.frame_bytes_per_s_min > 0),
             ("idle_pc_limit_s", self.idle_pc_limit_s > 0),
             ("idle_mobile_limit_s", self.idle_mobile_limit_s > 0),
             ("write_limit_s", self.write_limit_s > 0),

@@ -9,8 +9,8 @@
 //!
 //! - Memory: what was read and not served yet, at most one frame and one read; the outbox; one
 //!   request. An idle connection keeps no buffer: reading goes through one of the thread's.
-//! - Time: the login, each frame from its first byte to its last, silence, and writing without
-//!   progress, each with a limit of its own.
+//! - Time: the login, a frame that was begun ([`Partial`]), silence, and writing without progress, each
+//!   with a limit of its own. While a frame comes, its sender is not silent.
 
 use std::cell::RefCell;
 use std::future::{Future, poll_fn};
@@ -37,6 +37,7 @@ use crate::gateway::Gateway;
 use crate::login::Entered;
 use crate::metrics::ClosedLabel;
 use crate::outbox::{Ending, Outbox, View};
+use crate::partial::Partial;
 use crate::service::{Served, Service};
 
 /// Bytes read at once.
@@ -80,7 +81,7 @@ pub(crate) struct Connection {
     stalled: Option<Box<Stalled>>,
     opened_at: Instant,
     frame_at: Instant,
-    partial_since: Option<Instant>,
+    partial: Option<Partial>,
     ending_since: Option<Instant>,
     /// Since the end has begun, everything that was read has been served.
     all_served: bool,
@@ -118,7 +119,7 @@ impl Connection {
             stalled: None,
             opened_at,
             frame_at: opened_at,
-            partial_since: None,
+            partial: None,
             ending_since: None,
             all_served: false,
             _place: place,
@@ -239,7 +240,7 @@ impl Connection {
     ) -> Poll<Result<(), CloseReason>> {
         if !self.can_serve(view) {
             // It is us who do not read: a frame that was begun cannot be finished meanwhile.
-            self.partial_since = None;
+            self.partial = None;
             return Poll::Pending;
         }
         if let Some(stalled) = self.stalled.take() {
@@ -254,7 +255,7 @@ impl Connection {
                 if self.buffer.is_empty() {
                     self.buffer = BytesMut::new();
                 }
-                self.partial_since = None;
+                self.partial = None;
                 self.frame_at = Instant::now();
                 self.gateway.metrics.frames_in.inc();
                 self.serve(frame)
@@ -266,7 +267,7 @@ impl Connection {
             }
             Ok(None) => {
                 if !self.buffer.is_empty() {
-                    self.partial_since.get_or_insert_with(Instant::now);
+                    self.partial.get_or_insert_with(|| Partial::begin(Instant::now()));
                 }
                 self.poll_read(context)
             }
@@ -302,7 +303,12 @@ impl Connection {
         });
         match std::task::ready!(read) {
             Ok(0) => Poll::Ready(Err(CloseReason::ClientLeft)),
-            Ok(_read) => Poll::Ready(Ok(())),
+            Ok(_read) => {
+                if let Some(partial) = &mut self.partial {
+                    partial.progress(Instant::now());
+                }
+                Poll::Ready(Ok(()))
+            }
             Err(error) => {
                 debug!(%error, "cannot read");
                 Poll::Ready(Err(CloseReason::ClientReset))
@@ -333,9 +339,11 @@ impl Connection {
             None => (self.opened_at + limits.login_limit(), Some(CloseReason::LoginTimedOut)),
             Some(class) => (self.frame_at + limits.idle_limit(class), Some(CloseReason::Idle)),
         };
-        let partial = self
-            .partial_since
-            .map(|since| (since + limits.partial_frame_limit(), Some(CloseReason::PartialFrame)));
+        let logged_in = self.service.class().is_some();
+        let partial = self.partial.map(|partial| {
+            let deadline = partial.deadline(&self.buffer, limits, logged_in);
+            (deadline, Some(CloseReason::PartialFrame))
+        });
         let blocked = view
             .blocked_since
             .map(|since| (since + limits.write_limit(), Some(CloseReason::SlowReader)));
@@ -344,8 +352,9 @@ impl Connection {
         let finishing = matches!(view.ending, Ending::AfterWork(_));
         let ending = self.ending_since.filter(|_since| finishing);
         let ending = ending.map(|since| (since + WORK_LIMIT, None));
-        // Work has limits of its own, and whoever waits for our answer is not silent.
-        let quiet = if self.work.is_some() && self.service.class().is_some() {
+        // Work has limits of its own, and whoever waits for our answer is not silent; nor is one whose
+        // frame is coming, which has a limit as well.
+        let quiet = if logged_in && (self.work.is_some() || partial.is_some()) {
             (Instant::now() + WORK_LIMIT, None)
         } else {
             quiet

@@ -51,6 +51,7 @@ mod merging;
 mod metrics;
 mod outbox;
 mod ownership;
+mod partial;
 mod partitions;
 mod peers;
 mod presence;

@@ -196,6 +196,25 @@ async fn a_frame_that_is_begun_must_be_finished() {
 }
 
 #[tokio::test]
+async fn a_frame_that_comes_slowly_is_taken_and_its_sender_is_not_silent() {
+    let world = World::start_with(|limits| {
+        limits.partial_frame_limit_s = 2;
+        limits.idle_pc_limit_s = 2;
+    })
+    .await;
+    let mut client = world.client(5, WINDOWS).await;
+    let frame = encode_message(Command::MessageData, 7, &text(6, &"slow ".repeat(3_000)));
+    let started = Instant::now();
+    for piece in frame.chunks(frame.len() / 8) {
+        tokio::time::sleep(Duration::from_millis(500)).await;
+        client.write(piece).await;
+    }
+    assert!(started.elapsed() > Duration::from_secs(4), "longer than either limit");
+    client.expect::<client::MessageAck>(Command::MessageAck, 7).await;
+    world.stop().await;
+}
+
+#[tokio::test]
 async fn signals_beyond_the_limit_are_dropped_and_hold_nothing_up() {
     let world = World::start().await;
     let mut other = world.client(6, WINDOWS).await;
