@@ -155,6 +155,11 @@ async fn sessions_are_listed_for_both_sides_and_come_back_with_the_next_message(
     assert_eq!(changed.sessions, [], "nothing has happened since");
 }
 
+    let again: RecentSessionsReply = anna.ask(Command::RecentSessionsRequest, &since).await;
+    assert!(!again.sessions.is_empty(), "more may have been said in that very second");
+    assert!(again.sessions.iter().all(|session| Some(session.updated_time) == newest));
+    let latest_update_time = since.latest_update_time + 1;
+    let since = RecentSessionsRequest { latest_update_time, ..since };
 #[tokio::test]
 async fn what_a_body_says_about_its_author_and_time_means_nothing() {
     let cluster = Cluster::start();

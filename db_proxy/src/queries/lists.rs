@@ -55,12 +55,13 @@ pub(crate) async fn unread(asker: &Asker) -> Reply {
     Ok(Answer { newest_ms: stamps(&unread), ..answered(Command::UnreadCountReply, &reply) })
 }
 
-/// 0x0201: sessions changed since, newest first.
+/// 0x0201: sessions changed since, newest first. Whatever changed in the very second that the client
+/// names comes again: it may have changed once more after it was told.
 pub(crate) async fn recent(asker: &Asker, body: Bytes) -> Reply {
     let request = RecentSessionsRequest::decode(body)?;
     let mut recent = conversations_of(asker).await?;
     recent.retain(|(_, seen)| {
-        seen.listed() && seconds(seen.row.last_message_ms) > request.latest_update_time
+        seen.listed() && seconds(seen.row.last_message_ms) >= request.latest_update_time
     });
     newest_first(&mut recent);
     recent.truncate(SESSIONS_MAX);
