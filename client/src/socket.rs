@@ -5,12 +5,14 @@
 
 use std::fmt;
 use std::io;
+use std::time::Duration;
 
 use bytes::BytesMut;
 use proto::frame::{self, Frame, FrameError};
 use proto::limits::LIMIT_AFTER_LOGIN;
 use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt, ReadHalf, WriteHalf};
 use tokio::net::TcpStream;
+use tokio::time::Instant;
 
 use crate::tls::TlsConfig;
 
@@ -23,6 +25,8 @@ impl<T: AsyncRead + AsyncWrite + Send + Unpin + 'static> Socket for T {}
 pub struct FrameReader {
     socket: ReadHalf<Box<dyn Socket>>,
     buffer: BytesMut,
+    /// When the first and the last bytes came of a frame that is not whole yet.
+    coming: Option<(Instant, Instant)>,
 }
 
 /// The writing half of a connection.
@@ -40,7 +44,7 @@ pub struct FrameWriter {
 /// Takes `socket` apart.
 pub(crate) fn halves(socket: Box<dyn Socket>) -> (FrameReader, FrameWriter) {
     let (reader, writer) = tokio::io::split(socket);
-    let reader = FrameReader { socket: reader, buffer: BytesMut::new() };
+    let reader = FrameReader { socket: reader, buffer: BytesMut::new(), coming: None };
     let writer = FrameWriter { socket: writer, buffer: BytesMut::new(), is_dirty: false };
     (reader, writer)
 }
@@ -66,6 +70,8 @@ impl FrameReader {
     pub async fn next(&mut self) -> Result<Option<Frame>, FrameError> {
         loop {
             if let Some(frame) = frame::decode(&mut self.buffer, LIMIT_AFTER_LOGIN)? {
+                let rest = self.coming.filter(|_times| !self.buffer.is_empty());
+                self.coming = rest.map(|(_began, last)| (last, last));
                 return Ok(Some(frame));
             }
             if self.socket.read_buf(&mut self.buffer).await? == 0 {
@@ -75,7 +81,15 @@ impl FrameReader {
                     Err(io::Error::from(io::ErrorKind::UnexpectedEof).into())
                 };
             }
+            let now = Instant::now();
+            self.coming = Some((self.coming.map_or(now, |(began, _last)| began), now));
         }
+    }
+
+    /// Whether a frame is on its way in: its last bytes came less than `pause` ago, its first ones less
+    /// than `whole`.
+    pub(crate) fn is_reading(&self, now: Instant, pause: Duration, whole: Duration) -> bool {
+        self.coming.is_some_and(|(began, last)| now < last + pause && now < began + whole)
     }
 }
 

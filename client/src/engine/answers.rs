@@ -210,6 +210,12 @@ impl Engine {
 
     pub(super) fn on_due(&mut self, due: Due, now: Instant) {
         match due {
+            // The answer may be in the frame that is coming, or behind it.
+            Due::Answer(seq) if self.link.is_reading(now, self.limits.answer) => {
+                if let Some((waits, _)) = self.pending.remove(seq) {
+                    self.wait_for(seq, waits);
+                }
+            }
             Due::Answer(seq) => {
                 if let Some((waits, _)) = self.pending.remove(seq) {
                     self.on_no_answer(waits, seq);

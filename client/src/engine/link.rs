@@ -1,5 +1,7 @@
 //! The connection, or the way to one.
 
+use std::time::Duration;
+
 use proto::{Frame, FrameError};
 use tokio::time::{Instant, sleep_until};
 
@@ -8,6 +10,9 @@ use crate::socket::{FrameReader, FrameWriter};
 
 /// Frames are not queued behind more bytes than this.
 const QUEUED_MAX: usize = 256 * 1024;
+
+/// How long one frame may take to come: the largest on a line of 2 KB/s.
+const FRAME_MAX: Duration = Duration::from_secs(200);
 
 type Dialing = futures_util::future::BoxFuture<'static, Result<Box<Dialed>, DialError>>;
 
@@ -61,6 +66,12 @@ impl Link {
             Self::Up(online) if online.writer.queued() < QUEUED_MAX => Some(&mut online.writer),
             _ => None,
         }
+    }
+
+    /// Whether a frame is on its way in, whose last bytes came less than `pause` ago. The largest takes
+    /// 100 seconds on a line of 4 KB/s.
+    pub(super) fn is_reading(&self, now: Instant, pause: Duration) -> bool {
+        matches!(self, Self::Up(online) if online.reader.is_reading(now, pause, FRAME_MAX))
     }
 
     pub(super) const fn is_up(&self) -> bool {

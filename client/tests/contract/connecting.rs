@@ -7,7 +7,7 @@ use client::{
     Client, ClientType, Connection, ConnectionError, Draft, Event, LoginError, Push, SendReply,
     Servers, hello, lookup, lookup_any,
 };
-use proto::client::{KickReason, LoginReply, LoginResult, TimeReply, TimeRequest};
+use proto::client::{KickReason, LoginReply, LoginResult, MessageData, TimeReply, TimeRequest};
 use proto::{Command, encode_message};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpListener;
@@ -79,6 +79,32 @@ async fn a_gateway_that_falls_silent_is_left() {
     served.next_of(Command::Heartbeat).await; // And no answer.
     assert!(matches!(next(&mut events).await, Event::Disconnected { .. }));
     let _served = gateway.accept().await;
+}
+
+#[tokio::test]
+async fn a_gateway_whose_frame_comes_slowly_is_not_silent() {
+    let gateway = Gateway::start().await;
+    let mut options = gateway.options();
+    options.limits.heartbeat = Duration::from_millis(50);
+    options.limits.answer = Duration::from_millis(400);
+    let (_client, mut events, mut served) = gateway.client_with(options, &[]).await;
+    let heartbeat = served.next_of(Command::Heartbeat).await;
+    let data = MessageData {
+        from_user_id: PEER.number(),
+        to_session_id: ME.0,
+        msg_id: 1,
+        msg_type: 1,
+        msg_data: proto::text::encrypt(&"slow ".repeat(2_000)),
+        ..MessageData::default()
+    };
+    // Longer than an answer may take, and the answer is behind it.
+    let frame = encode_message(Command::MessageData, 0, &data);
+    for piece in frame.chunks(frame.len() / 10) {
+        served.connection.send_bytes(piece).await.unwrap();
+        tokio::time::sleep(Duration::from_millis(100)).await;
+    }
+    served.connection.send_frame(&heartbeat).await.unwrap();
+    assert!(matches!(next(&mut events).await, Event::Message(message) if message.msg_id.0 == 1));
 }
 
 #[tokio::test]
