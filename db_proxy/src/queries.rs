@@ -9,7 +9,7 @@ use bytes::Bytes;
 use parking_lot::Mutex;
 use proto::Command;
 use proto::client;
-use proto::cluster::wire::{Answer, Ask, Origin, Owned};
+use proto::cluster::wire::{Answer, Ask, Origin, Owned, Rest};
 use proto::ids::{ConversationId, UserId};
 
 use crate::login::Logins;
@@ -24,6 +24,7 @@ pub mod lists;
 pub(crate) mod missed;
 #[cfg(feature = "faults")]
 pub(crate) mod mutants;
+mod parts;
 pub mod people;
 mod stored;
 
@@ -40,6 +41,8 @@ pub struct Asker {
     pub partitions: Arc<Partitions>,
     /// Of a question about several conversations: only those of these partitions; all if none is named.
     pub asked: Vec<u32>,
+    /// Where the answer goes on, if its beginning was told before.
+    pub rest: Option<Rest>,
     /// The login side.
     pub logins: Logins,
     /// Whose partitions the answer was read from, so far.

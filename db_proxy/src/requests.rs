@@ -147,6 +147,7 @@ impl Requests {
         let asker = Asker {
             client_type: ask.client_type,
             origin: ask.origin,
+            rest: ask.rest,
             ..self.asker(ask.user, ask.partitions)
         };
         let answer = queries::answer(&asker, ask.command, ask.body).await;
@@ -164,6 +165,7 @@ impl Requests {
             origin: Origin::default(),
             partitions: Arc::clone(&self.partitions),
             asked,
+            rest: None,
             logins: self.logins.clone(),
             by: Mutex::default(),
         }

@@ -246,6 +246,22 @@ pub struct DepartmentRow {
     pub stamp: u32,
 }
 
+/// A place in a list that is ordered by stamp, then by number.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, PartialOrd, Ord)]
+pub struct Since {
+    /// The stamp.
+    pub stamp: u32,
+    /// The least number that counts among those of this stamp.
+    pub id: u32,
+}
+
+impl Since {
+    /// Everything with this stamp or a later one.
+    pub const fn stamp(stamp: u32) -> Self {
+        Self { stamp, id: 0 }
+    }
+}
+
 /// One change to a user's record, made by the user or an administrator.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum UserChange {
@@ -344,9 +360,9 @@ pub trait UserStore: Send + Sync {
     /// The users of these numbers, those that exist.
     fn users(&self, ids: Vec<UserId>) -> Stored<'_, Vec<UserRow>>;
 
-    /// Users with a stamp at or after `stamp`, ordered by stamp, at most `count`; and the newest
+    /// Users at or after `since`, ordered by stamp and number, at most `count`; and the newest
     /// stamp of all users.
-    fn users_since(&self, stamp: u32, count: usize) -> Stored<'_, (Vec<UserRow>, u32)>;
+    fn users_since(&self, since: Since, count: usize) -> Stored<'_, (Vec<UserRow>, u32)>;
 
     /// Users with a name after `after`, ordered by name, at most `count`.
     fn users_by_name(&self, after: String, count: usize) -> Stored<'_, Vec<UserRow>>;
@@ -359,8 +375,13 @@ pub trait UserStore: Send + Sync {
     /// Changes one user's record and raises the stamp of users.
     fn change_user(&self, user: UserId, change: UserChange) -> Stored<'_, ()>;
 
-    /// Departments with a stamp above `stamp`, and the newest stamp of all.
-    fn departments_since(&self, stamp: u32) -> Stored<'_, (Vec<DepartmentRow>, u32)>;
+    /// Departments at or after `since`, ordered by stamp and number, at most `count`; and the newest
+    /// stamp of all.
+    fn departments_since(
+        &self,
+        since: Since,
+        count: usize,
+    ) -> Stored<'_, (Vec<DepartmentRow>, u32)>;
 
     /// Sets the push token of a user's phone, or forgets it.
     fn set_device_token(

@@ -28,7 +28,7 @@ use crate::partitions::Partitions;
 use crate::registry::Registry;
 use crate::sends::Sends;
 use crate::session::Session;
-use crate::storage::{ASK_LIMIT, Asker, Storage};
+use crate::storage::{ASK_LIMIT, Asked, Asker, Storage};
 
 /// Signals that one client passes on in a second, and at once. They are not stored, so they have a
 /// limit of their own; beyond it they are dropped.
@@ -235,7 +235,7 @@ impl Gateway {
     async fn store_mark(&self, mark: Mark, until: Instant) {
         let Mark { by, session_type, session_id, msg_id, .. } = mark;
         let user_id = by.login.user;
-        match self.storage.ask(by, Command::ReadAck, mark.ack(), until).await {
+        match self.storage.ask(by, Asked::of(Command::ReadAck, mark.ack()), until).await {
             Ok(answer) if answer.status() == AskStatus::Unavailable => {
                 self.marks.lock().put_back(mark, Instant::now());
             }

@@ -7,28 +7,23 @@
 //!
 //! - What is merged is complete: an answer is missing only if there is none as a whole.
 //! - The result fits a frame to a client, by the rules by which one owner makes its own fit
-//!   ([`proto::lists`]).
+//!   ([`proto::lists`]). What does not fit is in its `rest`: nothing of any owner's is left out.
 
 use std::cmp::Reverse;
 use std::collections::HashMap;
 
-use bytes::Bytes;
 use prost::{DecodeError, Message};
 use proto::Command;
 use proto::client::{
-    GroupInfo, GroupInfoReply, GroupInfoRequest, NormalGroupsReply, RecentSession,
+    GroupInfo, GroupInfoReply, GroupInfoRequest, GroupVersion, NormalGroupsReply, RecentSession,
     RecentSessionsReply, UnreadCountReply, UnreadSession,
 };
-use proto::cluster::wire::{Answer, AskStatus};
-use proto::lists::{ENTRIES_MAX, GROUPS_MAX, Room, SESSIONS_MAX};
+use proto::cluster::wire::{Answer, Ask, AskStatus, Rest};
+use proto::ids::{ConversationId, UserId};
+use proto::lists::{ENTRIES_MAX, NORMAL_GROUPS_MAX, Room, SESSIONS_MAX, rest_after};
 
 /// Makes one answer of several. An answer that is none makes the whole none.
-pub(crate) fn merge(
-    command: Command,
-    user: u32,
-    asked: &Bytes,
-    mut answers: Vec<Answer>,
-) -> Answer {
+pub(crate) fn merge(command: Command, ask: &Ask, mut answers: Vec<Answer>) -> Answer {
     if answers.len() == 1
         && let Some(only) = answers.pop()
     {
@@ -41,10 +36,10 @@ pub(crate) fn merge(
         return Answer { status: status.into(), ..Answer::default() };
     }
     let merged = match command {
-        Command::UnreadCountRequest => unread(user, &answers),
-        Command::RecentSessionsRequest => recent(user, &answers),
-        Command::NormalGroupsRequest => normal_groups(user, &answers),
-        Command::GroupInfoRequest => group_info(user, asked, &answers),
+        Command::UnreadCountRequest => unread(ask, &answers),
+        Command::RecentSessionsRequest => recent(ask.user, &answers),
+        Command::NormalGroupsRequest => normal_groups(ask.user, &answers),
+        Command::GroupInfoRequest => group_info(ask, &answers),
         _ => Err(Unmergeable),
     };
     merged.unwrap_or_else(|Unmergeable| Answer {
@@ -63,21 +58,34 @@ impl From<DecodeError> for Unmergeable {
     }
 }
 
-fn unread(user_id: u32, answers: &[Answer]) -> Result<Answer, Unmergeable> {
-    let mut dated: Vec<(u64, UnreadSession)> = Vec::new();
+fn unread(ask: &Ask, answers: &[Answer]) -> Result<Answer, Unmergeable> {
+    let mut dated: Vec<((u64, u64), UnreadSession)> = Vec::new();
     let mut total_count = 0_u32;
     for answer in answers {
         let reply: UnreadCountReply = decode(answer)?;
         total_count = total_count.saturating_add(reply.total_count);
-        dated.extend(with_times(answer, reply.sessions)?);
+        let placed = with_times(answer, reply.sessions)?.map(|(ms, session)| {
+            let (kind, number) = (session.session_type, session.session_id);
+            let id = ConversationId::of_session(UserId(ask.user), kind, number);
+            ((ms, id.map_or(0, ConversationId::number)), session)
+        });
+        dated.extend(placed);
     }
-    let mut sessions = newest_first(dated, ENTRIES_MAX);
+    // What an owner has not told is below all that it has, which is as many as fit.
+    dated.sort_unstable_by_key(|(place, _session)| Reverse(*place));
+    let is_cut = dated.len() > ENTRIES_MAX || answers.iter().any(|answer| answer.rest.is_some());
+    dated.truncate(ENTRIES_MAX);
+    let ends = dated.first().zip(dated.last()).filter(|_ends| is_cut);
+    let rest = ends.map(|((first, _), (last, _))| rest_after(*first, *last, ask.rest.as_ref()));
+    let mut sessions: Vec<UnreadSession> =
+        dated.into_iter().map(|(_place, session)| session).collect();
     let mut room = Room::of_sessions(sessions.len());
     for session in &mut sessions {
         room.fit(session.latest_msg_type, &mut session.latest_msg_data);
     }
+    let user_id = ask.user;
     let reply = UnreadCountReply { user_id, total_count, sessions, attach_data: None };
-    Ok(answered(Command::UnreadCountReply, &reply))
+    Ok(Answer { rest, ..answered(Command::UnreadCountReply, &reply) })
 }
 
 fn recent(user_id: u32, answers: &[Answer]) -> Result<Answer, Unmergeable> {
@@ -101,32 +109,44 @@ fn normal_groups(user_id: u32, answers: &[Answer]) -> Result<Answer, Unmergeable
         let reply: NormalGroupsReply = decode(answer)?;
         groups.extend(reply.groups);
     }
-    groups.sort_unstable_by_key(|group| group.group_id);
+    groups.sort_unstable_by_key(|group: &GroupVersion| group.group_id);
+    // What an owner has not told begins at a group of its own.
+    let of_owners = answers.iter().filter_map(|answer| answer.rest.as_ref()?.id);
+    let of_these = groups.get(NORMAL_GROUPS_MAX).map(|next| next.group_id);
+    let next = of_owners.chain(of_these).min();
+    groups.retain(|group| next.is_none_or(|next| group.group_id < next));
+    let rest = next.map(|next| Rest { id: Some(next), ..Rest::default() });
     let reply = NormalGroupsReply { user_id, groups, attach_data: None };
-    Ok(answered(Command::NormalGroupsReply, &reply))
+    Ok(Answer { rest, ..answered(Command::NormalGroupsReply, &reply) })
 }
 
-/// The groups in the order in which they were asked for, as far as they fit a frame: the client asks
-/// for the rest again. The first of an owner's may have been cut to fit alone; it fits here only if it
-/// is the first of all.
-fn group_info(user_id: u32, asked: &Bytes, answers: &[Answer]) -> Result<Answer, Unmergeable> {
-    let request = GroupInfoRequest::decode(asked.clone())?;
+/// The groups in the order in which they were asked for, as far as they fit a frame and all owners have
+/// come. The first of an owner's may have been cut to fit alone; it fits here only if it is the first
+/// of all.
+fn group_info(ask: &Ask, answers: &[Answer]) -> Result<Answer, Unmergeable> {
+    let request = GroupInfoRequest::decode(ask.body.clone())?;
+    let from = ask.rest.as_ref().map_or(0, |rest| rest.id() as usize);
+    let of_owners = answers.iter().filter_map(|answer| answer.rest.as_ref()?.id);
+    let mut next = of_owners.min().map_or(request.groups.len(), |next| next as usize);
     let mut described: HashMap<u32, GroupInfo> = HashMap::new();
     for answer in answers {
         let reply: GroupInfoReply = decode(answer)?;
         described.extend(reply.groups.into_iter().map(|group| (group.group_id, group)));
     }
-    let mut room = Room::of_groups();
+    let mut room = Room::of_records();
     let mut groups = Vec::new();
-    for asked in request.groups.iter().take(GROUPS_MAX) {
+    for (at, asked) in request.groups.iter().enumerate().take(next).skip(from) {
         let Some(info) = described.remove(&asked.group_id) else { continue };
-        if !room.take_group(&info) {
+        if !room.take_record(&info) {
+            next = at;
             break;
         }
         groups.push(info);
     }
-    let reply = GroupInfoReply { user_id, groups, attach_data: None };
-    Ok(answered(Command::GroupInfoReply, &reply))
+    let rest = (next < request.groups.len())
+        .then(|| Rest { id: u32::try_from(next).ok(), ..Rest::default() });
+    let reply = GroupInfoReply { user_id: ask.user, groups, attach_data: None };
+    Ok(Answer { rest, ..answered(Command::GroupInfoReply, &reply) })
 }
 
 fn decode<M: Message + Default>(answer: &Answer) -> Result<M, Unmergeable> {
@@ -161,7 +181,8 @@ fn answered(command: Command, reply: &impl Message) -> Answer {
 
 #[cfg(test)]
 mod tests {
-    use proto::client::{GroupType, GroupVersion, MessageType, SessionStatus, SessionType};
+    use bytes::Bytes;
+    use proto::client::{GroupType, MessageType, SessionStatus, SessionType};
     use proto::limits::{HEADER_LEN, LIMIT_TO_CLIENT};
     use proto::text::VOICE_PLACEHOLDER;
 
@@ -192,8 +213,12 @@ mod tests {
         }
     }
 
+    fn asked(rest: Option<Rest>) -> Ask {
+        Ask { user: USER, rest, ..Ask::default() }
+    }
+
     fn merged(command: Command, answers: Vec<Answer>) -> Answer {
-        merge(command, USER, &Bytes::new(), answers)
+        merge(command, &asked(None), answers)
     }
 
     fn read<M: Message + Default>(answer: &Answer) -> M {
@@ -238,10 +263,16 @@ mod tests {
         let ms = |from: u64| (0..4_000).map(move |n| (10_000 - 2 * n - from, 2_000));
         let (one, other) = (ms(0).collect::<Vec<_>>(), ms(1).collect::<Vec<_>>());
         let answers = vec![unread_answer(&one), unread_answer(&other)];
-        let reply: UnreadCountReply = read(&merged(Command::UnreadCountRequest, answers));
+        let answer = merged(Command::UnreadCountRequest, answers);
+        let reply: UnreadCountReply = read(&answer);
         assert_eq!(reply.sessions.len(), ENTRIES_MAX);
         assert!(reply.sessions.is_sorted_by_key(|session| Reverse(session.session_id)));
         assert_eq!(reply.total_count, 8_020, "all of them are counted");
+        let last = reply.sessions.last().map(|session| u64::from(session.session_id));
+        assert_eq!(
+            answer.rest.map(|rest| (rest.below_ms, rest.above_ms)),
+            Some((last, Some(10_000)))
+        );
     }
 
     #[test]
@@ -283,21 +314,29 @@ mod tests {
         };
         let asked: Bytes = asked.encode_to_vec().into();
         let ids = |answers: Vec<Answer>| {
-            let reply: GroupInfoReply =
-                read(&merge(Command::GroupInfoRequest, USER, &asked, answers));
-            reply.groups.iter().map(|group| group.group_id).collect::<Vec<_>>()
+            let ask = Ask { body: asked.clone(), ..self::asked(None) };
+            let answer = merge(Command::GroupInfoRequest, &ask, answers);
+            let reply: GroupInfoReply = read(&answer);
+            let ids = reply.groups.iter().map(|group| group.group_id).collect::<Vec<_>>();
+            (ids, answer.rest.and_then(|rest| rest.id))
         };
         assert_eq!(
             ids(vec![answer(vec![info(2, 3), info(4, 3)]), answer(vec![info(1, 3)])]),
-            [1, 2, 4]
+            (vec![1, 2, 4], None)
         );
         let (long, longer) = (info(2, 30_000), info(4, 30_000));
         let first = answer(vec![info(1, 20_000), info(3, 20_000)]);
         assert_eq!(
             ids(vec![answer(vec![long, longer]), first]),
-            [1, 2],
-            "3 waits for the next time"
+            (vec![1, 2], Some(2)),
+            "3 begins the next part"
         );
+        // One owner has come to 1 and the other to the end: what is after 1 waits.
+        let cut = Answer {
+            rest: Some(Rest { id: Some(1), ..Rest::default() }),
+            ..answer(vec![info(1, 3)])
+        };
+        assert_eq!(ids(vec![answer(vec![info(2, 3), info(4, 3)]), cut]), (vec![1], Some(1)));
     }
 
     #[test]
@@ -312,12 +351,20 @@ mod tests {
         let reply: NormalGroupsReply = read(&merged(Command::NormalGroupsRequest, answers));
         let ids: Vec<u32> = reply.groups.iter().map(|group| group.group_id).collect();
         assert_eq!(ids, [3, 4, 9]);
+        // One owner has more from 5 on: what the other has above that waits.
+        let rest = Some(Rest { id: Some(5), ..Rest::default() });
+        let cut = Answer { rest, ..answer(&[3, 4]) };
+        let merged = merged(Command::NormalGroupsRequest, vec![cut, answer(&[1, 9])]);
+        let reply: NormalGroupsReply = read(&merged);
+        let ids: Vec<u32> = reply.groups.iter().map(|group| group.group_id).collect();
+        assert_eq!((ids, merged.rest), (vec![1, 3, 4], rest));
     }
 
     #[test]
     fn a_part_that_is_missing_makes_the_whole_unavailable_and_never_short() {
         let status = |status: AskStatus| Answer { status: status.into(), ..Answer::default() };
         let whole = || unread_answer(&[(9, 40)]);
+        let merged_of = merged;
         let merged = |other| merged(Command::UnreadCountRequest, vec![whole(), other]).status();
         assert_eq!(merged(status(AskStatus::Unavailable)), AskStatus::Unavailable);
         assert_eq!(merged(status(AskStatus::Ignored)), AskStatus::Unavailable);
@@ -326,7 +373,7 @@ mod tests {
         let unreadable = Answer { body: Some(Bytes::from_static(&[0xff; 3])), ..whole() };
         assert_eq!(merged(unreadable), AskStatus::Unavailable);
         let ignored = vec![status(AskStatus::Ignored), status(AskStatus::Ignored)];
-        let ignored = merge(Command::RecentSessionsRequest, USER, &Bytes::new(), ignored);
+        let ignored = merged_of(Command::RecentSessionsRequest, ignored);
         assert_eq!(ignored.status(), AskStatus::Ignored);
     }
 

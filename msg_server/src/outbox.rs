@@ -18,6 +18,7 @@
 
 use std::collections::VecDeque;
 use std::fmt;
+use std::future::poll_fn;
 use std::io::{self, IoSlice};
 use std::pin::Pin;
 use std::sync::Arc;
@@ -126,6 +127,8 @@ struct State {
     last_frame: Option<(ClientMsgId, Instant)>,
     /// The connection's task.
     waker: Option<Waker>,
+    /// Who waits for the answers to be written.
+    written: Option<Waker>,
 }
 
 struct Item {
@@ -160,6 +163,7 @@ impl Outbox {
             progress_at: None,
             last_frame: None,
             waker: None,
+            written: None,
         };
         Self { socket, extended: AtomicBool::new(false), state: Mutex::new(state), pool }
     }
@@ -262,6 +266,20 @@ impl Outbox {
             enqueue(&mut state, Item { bytes, pushes: 0 });
             wake(state);
         }
+    }
+
+    /// Waits until every answer is written, or will not be. For one waiter: the work of the
+    /// connection, which puts an answer of several frames here one by one. Cancel-safe.
+    pub(crate) async fn written(&self) {
+        poll_fn(|context| {
+            let mut state = self.state.lock();
+            if state.answers == 0 || matches!(state.ending, Ending::Now(_)) {
+                return Poll::Ready(());
+            }
+            state.written = Some(context.waker().clone());
+            Poll::Pending
+        })
+        .await;
     }
 
     /// Writes the answer to an accepted login, then what was held back.
@@ -369,6 +387,7 @@ impl Outbox {
         state.push_frames = 0;
         state.answers = 0;
         state.progress_at = None;
+        wake_written(state);
     }
 
     /// For the connection's task: writes what the socket takes, and says how things stand. The task
@@ -424,6 +443,9 @@ impl Outbox {
                 state.push_frames -= item.pushes;
             } else {
                 state.answers -= 1;
+                if state.answers == 0 {
+                    wake_written(state);
+                }
             }
             state.queue.pop_front();
         }
@@ -463,6 +485,13 @@ fn enqueue(state: &mut State, item: Item) {
         state.progress_at = Some(Instant::now());
     }
     state.queue.push_back(item);
+}
+
+/// Wakes who waits for the answers to be written, which is the connection's task: it is polling now.
+fn wake_written(state: &mut State) {
+    if let Some(waker) = state.written.take() {
+        waker.wake();
+    }
 }
 
 /// Wakes the connection's task, after giving back the lock that it will want.

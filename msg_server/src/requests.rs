@@ -17,8 +17,9 @@ use crate::closing::CloseReason;
 use crate::gateway::Gateway;
 use crate::login;
 use crate::marks::Mark;
+use crate::parts::{self, Begun};
 use crate::session::Session;
-use crate::storage::ASK_LIMIT;
+use crate::storage::{ASK_LIMIT, Asked};
 
 /// Kick reason of the client protocol: the user's phone asked for it.
 const BY_MOBILE: u32 = 2;
@@ -29,21 +30,24 @@ const STATUS_MAX: usize = 20_000;
 /// The reason in a refusal that says only "not now".
 const NOT_NOW: u32 = 0;
 
-/// Passes a request on to storage, writes the answer, and tells whom it concerns.
+/// Passes a request on to storage, writes the answer, in as many frames as it takes, and tells whom
+/// it concerns.
 pub(crate) async fn ask(
     gateway: Arc<Gateway>,
     session: Arc<Session>,
     command: Command,
     request: Frame,
+    begun: Option<Arc<Begun>>,
 ) {
     let until = Instant::now() + ASK_LIMIT;
     if matches!(command, Command::UnreadCountRequest | Command::RecentSessionsRequest) {
         // Whoever has read something must not be told that it is unread.
         gateway.flush_marks(session.user(), until).await;
     }
-    let (asker, body) = (gateway.asker(&session), request.body.clone());
-    let asked = gateway.storage.ask(asker, command, body, until).await;
-    let answer = match asked {
+    let rest = begun.as_ref().and_then(|begun| begun.begins_at(command, &request.body));
+    let asked = Asked { command, body: request.body.clone(), rest };
+    let answer = gateway.storage.ask(gateway.asker(&session), asked.clone(), until).await;
+    let answer = match answer {
         Ok(answer) => answer,
         Err(error) => {
             debug!(%error, command = command.name(), "not answered");
@@ -54,6 +58,10 @@ pub(crate) async fn ask(
         (AskStatus::Answered, Some(reply)) => {
             session.outbox.answer(reply);
             tell(&gateway, &session, command, &request, &answer);
+            if let Some(begun) = begun {
+                begun.told(command, &request.body, answer.rest);
+            }
+            parts::go_on(&gateway, &session, asked, request.seq, answer.rest).await;
         }
         (AskStatus::Ignored, _) => {}
         (AskStatus::Unavailable | AskStatus::NotOwner | AskStatus::Answered, _) => {
@@ -63,7 +71,7 @@ pub(crate) async fn ask(
 }
 
 /// The frame that a client gets, unless no client would take it.
-fn reply(answer: &Answer, seq: u16) -> Option<Bytes> {
+pub(crate) fn reply(answer: &Answer, seq: u16) -> Option<Bytes> {
     let command = u16::try_from(answer.command?).ok()?;
     let body = answer.body.clone().unwrap_or_default();
     if HEADER_LEN.saturating_add(body.len()) > LIMIT_TO_CLIENT {
@@ -162,7 +170,8 @@ pub(crate) async fn log_out(gateway: Arc<Gateway>, session: Arc<Session>, reques
     if !session.is_pc() {
         let (asker, body) = (gateway.asker(&session), request.body.clone());
         let until = Instant::now() + ASK_LIMIT;
-        let asked = gateway.storage.ask(asker, Command::LogoutRequest, body, until).await;
+        let asked = Asked::of(Command::LogoutRequest, body);
+        let asked = gateway.storage.ask(asker, asked, until).await;
         if let Err(error) = asked {
             debug!(%error, "a device token may not be forgotten");
         }

@@ -12,7 +12,6 @@ use proto::client::{
     MessageListRequest, MessagesByIdRequest, ReadAck, RemoveSessionRequest,
 };
 use proto::ids::{ConversationId, GroupId, UserId};
-use proto::lists::GROUPS_MAX;
 
 /// Who answers a request.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -82,8 +81,8 @@ pub(crate) fn is_repeatable(command: Command) -> bool {
 
 fn of_groups(body: Bytes) -> Result<Route, DecodeError> {
     let request = GroupInfoRequest::decode(body)?;
-    let asked = request.groups.iter().take(GROUPS_MAX);
-    let groups = asked.filter_map(|asked| ConversationId::group(GroupId(asked.group_id)));
+    let groups =
+        request.groups.iter().filter_map(|asked| ConversationId::group(GroupId(asked.group_id)));
     let groups: Vec<ConversationId> = groups.collect();
     Ok(if groups.is_empty() { Route::AnyOwner } else { Route::Conversations(groups) })
 }

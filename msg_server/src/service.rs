@@ -23,6 +23,7 @@ use crate::login::{self, Attempt, Entered};
 use crate::marks::Mark;
 use crate::metrics::SendEnd;
 use crate::outbox::Outbox;
+use crate::parts::{self, Begun};
 use crate::requests;
 use crate::sending;
 use crate::sends::Outgoing;
@@ -58,6 +59,7 @@ pub(crate) struct Service {
     sends: Bucket,
     signals: Bucket,
     junk: Bucket,
+    begun: Option<Arc<Begun>>,
 }
 
 impl Service {
@@ -70,6 +72,7 @@ impl Service {
             sends: Bucket::default(),
             signals: Bucket::default(),
             junk: Bucket::default(),
+            begun: None,
         }
     }
 
@@ -126,7 +129,8 @@ impl Service {
             Task::AskStatus => return self.ask_status(session, frame),
             Task::Ask => {
                 let gateway = Arc::clone(&self.gateway);
-                return work(requests::ask(gateway, session, command, frame));
+                let begun = parts::begun(&mut self.begun, &self.outbox, command);
+                return work(requests::ask(gateway, session, command, frame, begun));
             }
             Task::LogOut => {
                 return work(requests::log_out(Arc::clone(&self.gateway), session, frame));

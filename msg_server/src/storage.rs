@@ -34,7 +34,7 @@ use tokio::time::{Instant, timeout_at};
 use crate::claims::{Claims, Move};
 use crate::partitions::Partitions;
 
-pub(crate) use asking::{ASK_LIMIT, Asker, Joined};
+pub(crate) use asking::{ASK_LIMIT, Asked, Asker, Joined};
 
 /// How soon somebody is asked again who has refused, if the owner does not change before.
 const PAUSE: Duration = Duration::from_millis(200);

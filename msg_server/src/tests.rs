@@ -4,6 +4,7 @@ mod delivering;
 mod encrypted;
 mod following;
 mod harness;
+mod in_parts;
 mod limiting;
 mod logging_in;
 mod memory;

@@ -1,4 +1,5 @@
-//! How a list fits a frame to a client: of sessions, each with its newest message, or of groups.
+//! How a list fits a frame to a client, or several: of sessions, each with its newest message, or of
+//! groups.
 //!
 //! Who makes a list and who merges the lists of several cut it by the same rules: what a client gets
 //! does not depend on how many db_proxies there are.
@@ -12,6 +13,7 @@ use bytes::Bytes;
 use prost::Message;
 
 use crate::client::{GroupInfo, MessageType};
+use crate::cluster::wire::Rest;
 use crate::limits::LIMIT_TO_CLIENT;
 use crate::text::{VOICE_PLACEHOLDER, encrypt};
 
@@ -33,14 +35,38 @@ const PREVIEW_LEN_MIN: usize = VOICE_PLACEHOLDER.len();
 /// What a session takes at least.
 const ENTRY_LEN_MIN: usize = ENTRY_OVERHEAD + PREVIEW_LEN_MIN;
 
-/// What a reply takes besides its groups, with the frame's header.
-const GROUPS_OVERHEAD: usize = 64;
+/// Normal groups that fit a frame: a number and a version each, as large as can be.
+pub const NORMAL_GROUPS_MAX: usize = (LIMIT_TO_CLIENT - RECORDS_OVERHEAD) / 16;
 
-/// What a group takes besides its record.
-const GROUP_OVERHEAD: usize = 8;
+/// What a reply takes besides its records, with the frame's header.
+const RECORDS_OVERHEAD: usize = 64;
+
+/// What a record takes besides itself.
+const RECORD_OVERHEAD: usize = 8;
 
 /// Stands for a text that does not fit any more.
 const TOO_LONG: &str = "…";
+
+/// Whether a session is still to be told, after the part that ended as `told` says. `place` is the
+/// time of its newest message and its conversation: lists go from the newest down. What is newer than
+/// all that was told has changed since, and comes again.
+pub fn is_left(told: &Rest, place: (u64, u64)) -> bool {
+    place < (told.below_ms(), told.conversation()) || place.0 > told.above_ms()
+}
+
+/// Where a list of sessions goes on of which a part from `first` down to `last` is told. `before` is
+/// what the part before this one left.
+pub fn rest_after(first: (u64, u64), last: (u64, u64), before: Option<&Rest>) -> Rest {
+    // What came again stands above what was told before: the list has not got below that yet.
+    let lowest = before.map_or(last, |told| (told.below_ms(), told.conversation()));
+    let (below_ms, conversation) = last.min(lowest);
+    Rest {
+        conversation: Some(conversation),
+        below_ms: Some(below_ms),
+        above_ms: Some(first.0.max(before.map_or(0, Rest::above_ms))),
+        ..Rest::default()
+    }
+}
 
 /// The bytes of a frame that a list has not taken yet.
 #[derive(Debug)]
@@ -55,9 +81,9 @@ impl Room {
         Self { left: LIMIT_TO_CLIENT.saturating_sub((sessions + 2) * ENTRY_LEN_MIN) }
     }
 
-    /// What groups may take together.
-    pub const fn of_groups() -> Self {
-        Self { left: LIMIT_TO_CLIENT - GROUPS_OVERHEAD }
+    /// What groups may take together, or other records.
+    pub const fn of_records() -> Self {
+        Self { left: LIMIT_TO_CLIENT - RECORDS_OVERHEAD }
     }
 
     /// How many bytes there are.
@@ -76,10 +102,34 @@ impl Room {
         }
     }
 
-    /// Whether a group still fits. The first that does not ends the list: the client asks again for
-    /// the others, in its order.
-    pub fn take_group(&mut self, group: &GroupInfo) -> bool {
-        self.take(group.encoded_len() + GROUP_OVERHEAD)
+    /// Whether a record still fits. The first that does not begins the next frame.
+    pub fn take_record(&mut self, record: &impl Message) -> bool {
+        self.take(record.encoded_len() + RECORD_OVERHEAD)
+    }
+
+    /// Makes the member list of a group fit that comes first in a frame: of members without end those
+    /// with the lowest numbers stay, and always `user`, who must not think that he is none, and the
+    /// creator. No client can put a list together from parts: each takes the last one as the whole.
+    pub fn cut_members(&self, group: &mut GroupInfo, user: u32) {
+        let members = std::mem::take(&mut group.member_ids);
+        let kept = [user, group.creator_id];
+        let field = |member: u32| 1 + prost::encoding::encoded_len_varint(u64::from(member));
+        let others = group.encoded_len() + RECORD_OVERHEAD + 2 * 6;
+        let mut left = self.left.saturating_sub(others);
+        let mut is_full = false;
+        group.member_ids = members
+            .into_iter()
+            .filter(|member| {
+                if kept.contains(member) {
+                    return true;
+                }
+                match left.checked_sub(field(*member)).filter(|_rest| !is_full) {
+                    Some(rest) => left = rest,
+                    None => is_full = true,
+                }
+                !is_full
+            })
+            .collect();
     }
 
     fn take(&mut self, len: usize) -> bool {
@@ -174,6 +224,42 @@ mod tests {
     }
 
     #[test]
+    fn sessions_that_were_told_are_not_left_unless_they_have_changed_since() {
+        let told = rest_after((90, 7), (50, 3), None);
+        assert!(!is_left(&told, (90, 7)) && !is_left(&told, (50, 3)) && !is_left(&told, (60, 9)));
+        assert!(is_left(&told, (50, 2)) && is_left(&told, (49, 99)));
+        assert!(is_left(&told, (91, 3)), "it was told with less than it has now");
+        let told = rest_after((91, 3), (91, 3), Some(&told));
+        assert!(is_left(&told, (49, 99)) && !is_left(&told, (60, 9)) && !is_left(&told, (91, 3)));
+        let told = rest_after((49, 9), (20, 9), Some(&told));
+        assert!(!is_left(&told, (49, 9)) && is_left(&told, (20, 8)));
+        assert!(!is_left(&told, (91, 3)) && is_left(&told, (92, 3)));
+    }
+
+    #[test]
+    fn a_member_list_is_cut_to_a_frame_with_the_asker_and_the_creator_in_it() {
+        for members in [10, 200_000] {
+            let mut info = GroupInfo {
+                group_id: u32::MAX,
+                creator_id: 4_199_999,
+                group_type: GroupType::Temporary.into(),
+                member_ids: (4_000_000..4_000_000 + members).collect(),
+                ..GroupInfo::default()
+            };
+            let room = Room::of_records();
+            let user = 4_000_000 + members - 2;
+            room.cut_members(&mut info, user);
+            assert!(info.member_ids.contains(&user), "{members} members");
+            assert!(info.member_ids.is_sorted());
+            let kept = info.member_ids.len();
+            assert_eq!(kept == 10, members == 10);
+            assert!(kept == 10 || info.member_ids.contains(&4_199_999) && kept > 80_000);
+            let reply = GroupInfoReply { user_id: u32::MAX, groups: vec![info], attach_data: None };
+            assert!(HEADER_LEN + reply.encoded_len() <= LIMIT_TO_CLIENT, "{members} members");
+        }
+    }
+
+    #[test]
     fn groups_fit_up_to_the_first_that_does_not() {
         let info = |name_len, members| GroupInfo {
             group_id: u32::MAX,
@@ -186,15 +272,15 @@ mod tests {
         };
         for members in [1, 100, 20_000] {
             let one = info(256, members);
-            let mut room = Room::of_groups();
+            let mut room = Room::of_records();
             let mut groups = Vec::new();
-            while room.take_group(&one) {
+            while room.take_record(&one) {
                 groups.push(one.clone());
             }
             let left = room.left();
-            assert!(!room.take_group(&one) && room.left() == left, "that takes nothing");
+            assert!(!room.take_record(&one) && room.left() == left, "that takes nothing");
             let mut last = info(left, 0);
-            while !room.take_group(&last) {
+            while !room.take_record(&last) {
                 last.name.pop();
             }
             groups.push(last);

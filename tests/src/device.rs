@@ -214,15 +214,31 @@ impl Device {
         counts
     }
 
-    /// One page of history, the newest first.
+    /// One page of history, the newest first. What does not fit one frame follows in others.
     pub async fn page(&mut self, session: Session, begin: u32, count: u32) -> Vec<MessageInfo> {
         let request = page_request(session, begin, count);
-        let reply: MessageListReply = self.ask(Command::MessageListRequest, &request).await;
-        assert_eq!(reply.user_id, self.user);
-        assert_eq!((reply.session_id, reply.msg_id_begin), (session.number(), begin), "as asked");
-        assert!(reply.messages.is_sorted_by(|one, next| one.msg_id > next.msg_id), "newest first");
-        assert!(reply.messages.len() <= count as usize, "no more than asked");
-        reply.messages
+        let seq = self.send(Command::MessageListRequest, &request).await;
+        let end = self.send(Command::TimeRequest, &TimeRequest {}).await;
+        let mut messages: Vec<MessageInfo> = Vec::new();
+        loop {
+            let frame = self.connection.next_frame(PATIENCE).await;
+            let frame = frame.unwrap_or_else(|error| panic!("u{} reads: {error:?}", self.user));
+            if frame.seq == end {
+                break;
+            }
+            if frame.seq != seq {
+                self.keep(frame);
+                continue;
+            }
+            assert_eq!(frame.known_command(), Some(Command::MessageListReply));
+            let reply: MessageListReply = frame.parse().expect("a page can be read");
+            assert_eq!(reply.user_id, self.user);
+            assert_eq!((reply.session_id, reply.msg_id_begin), (session.number(), begin));
+            messages.extend(reply.messages);
+        }
+        assert!(messages.is_sorted_by(|one, next| one.msg_id > next.msg_id), "newest first");
+        assert!(messages.len() <= count as usize, "no more than asked");
+        messages
     }
 
     /// The whole history that this user may see, the newest first.

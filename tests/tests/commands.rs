@@ -108,6 +108,10 @@ async fn people_have_records_pictures_and_signatures_that_others_hear_of() {
     assert_eq!(departments.user_id, 1);
     let later =
         DepartmentsRequest { latest_update_time: departments.latest_update_time, ..request };
+    let again: DepartmentsReply = anna.ask(Command::DepartmentsRequest, &later).await;
+    assert_eq!(again, departments, "one may have changed in that very second");
+    let latest_update_time = departments.latest_update_time + 1;
+    let later = DepartmentsRequest { latest_update_time, ..later };
     let later: DepartmentsReply = anna.ask(Command::DepartmentsRequest, &later).await;
     assert_eq!(later.departments, [], "nothing has changed since");
 }
@@ -151,15 +155,15 @@ async fn sessions_are_listed_for_both_sides_and_come_back_with_the_next_message(
         latest_update_time: newest.expect("there are some"),
         ..RecentSessionsRequest::default()
     };
-    let changed: RecentSessionsReply = anna.ask(Command::RecentSessionsRequest, &since).await;
-    assert_eq!(changed.sessions, [], "nothing has happened since");
-}
-
     let again: RecentSessionsReply = anna.ask(Command::RecentSessionsRequest, &since).await;
     assert!(!again.sessions.is_empty(), "more may have been said in that very second");
     assert!(again.sessions.iter().all(|session| Some(session.updated_time) == newest));
     let latest_update_time = since.latest_update_time + 1;
     let since = RecentSessionsRequest { latest_update_time, ..since };
+    let changed: RecentSessionsReply = anna.ask(Command::RecentSessionsRequest, &since).await;
+    assert_eq!(changed.sessions, [], "nothing has happened since");
+}
+
 #[tokio::test]
 async fn what_a_body_says_about_its_author_and_time_means_nothing() {
     let cluster = Cluster::start();

@@ -11,10 +11,10 @@ use proto::client::{
     GroupCreateRequest, GroupInfo, GroupInfoReply, GroupInfoRequest, GroupMuteReply,
     GroupMuteRequest, GroupType, GroupVersion, NormalGroupsReply,
 };
-use proto::cluster::wire::{Membership, Memberships, Reached, Reason};
+use proto::cluster::wire::{Answer, Membership, Memberships, Reached, Reason, Rest};
 use proto::ids::{ConversationId, GroupId, UserId};
 use proto::limits::LIMIT_TO_CLIENT;
-use proto::lists::{GROUPS_MAX, Room};
+use proto::lists::{GROUPS_MAX, NORMAL_GROUPS_MAX, Room};
 use proto::log::GroupCreated;
 
 use crate::admission::Change;
@@ -31,17 +31,15 @@ const NAME_MAX: usize = 256;
 /// What one member takes in a reply, at most.
 const MEMBER_LEN: usize = 6;
 
-/// What the record of a group takes besides its name, its avatar and its members.
-const FIXED_LEN: usize = 64;
-
 /// Numbers that are passed over at most for one that belongs here: with 8 db_proxies all but one of a
 /// million groups are made.
 const NUMBERS_PASSED_MAX: usize = 128;
 
-/// 0x0401: the user's normal groups and their versions.
+/// 0x0401: the user's normal groups and their versions, by number, in as many parts as it takes.
 pub(crate) async fn normal(asker: &Asker) -> Reply {
     let conversations = lists::conversations_of(asker).await?;
-    let groups = conversations
+    let from = asker.rest.as_ref().map_or(0, Rest::id);
+    let mut groups: Vec<GroupVersion> = conversations
         .iter()
         .filter(|(_, seen)| seen.visible_from().is_some())
         .filter_map(|(_, seen)| {
@@ -51,19 +49,26 @@ pub(crate) async fn normal(asker: &Asker) -> Reply {
                 version: group.version,
             })
         })
+        .filter(|group| group.group_id >= from)
         .collect();
+    groups.sort_unstable_by_key(|group| group.group_id);
+    let next = groups.get(NORMAL_GROUPS_MAX);
+    let rest = next.map(|next| Rest { id: Some(next.group_id), ..Rest::default() });
+    groups.truncate(NORMAL_GROUPS_MAX);
     let reply = NormalGroupsReply { user_id: asker.user.0, groups, attach_data: None };
-    Ok(answered(Command::NormalGroupsReply, &reply))
+    Ok(Answer { rest, ..answered(Command::NormalGroupsReply, &reply) })
 }
 
-/// 0x0403: records of those groups, of which the asker is a member, that are newer than he has.
-/// Groups past what fits a frame are left for the next request; the member list of a group that
-/// does not fit even alone is cut.
+/// 0x0403: records of those groups, of which the asker is a member, that are newer than the version
+/// asked with, in as many parts as it takes. The member list of a group that does not fit a frame even
+/// alone is cut.
 pub(crate) async fn info(asker: &Asker, body: Bytes) -> Reply {
     let request = GroupInfoRequest::decode(body)?;
-    let mut room = Room::of_groups();
+    let mut room = Room::of_records();
     let mut groups: Vec<GroupInfo> = Vec::new();
-    for asked in request.groups.iter().take(GROUPS_MAX) {
+    let from = asker.rest.as_ref().map_or(0, |rest| rest.id() as usize);
+    let mut next = request.groups.len().min(from.saturating_add(GROUPS_MAX));
+    for (at, asked) in request.groups.iter().enumerate().take(next).skip(from) {
         let id = ConversationId::group(GroupId(asked.group_id));
         let Some(id) = id.filter(|id| asker.asks_about(*id)) else { continue };
         let served = asker.of(id)?;
@@ -75,16 +80,18 @@ pub(crate) async fn info(asker: &Asker, body: Bytes) -> Reply {
         });
         let Some(mut info) = look.await? else { continue };
         if groups.is_empty() {
-            let others = FIXED_LEN + info.name.len() + info.avatar_url.len();
-            info.member_ids.truncate(room.left().saturating_sub(others) / MEMBER_LEN);
+            room.cut_members(&mut info, asker.user.0);
         }
-        if !room.take_group(&info) {
+        if !room.take_record(&info) {
+            next = at;
             break;
         }
         groups.push(info);
     }
+    let rest = (next < request.groups.len())
+        .then(|| Rest { id: u32::try_from(next).ok(), ..Rest::default() });
     let reply = GroupInfoReply { user_id: asker.user.0, groups, attach_data: None };
-    Ok(answered(Command::GroupInfoReply, &reply))
+    Ok(Answer { rest, ..answered(Command::GroupInfoReply, &reply) })
 }
 
 fn describe(conversation: &Conversation, user: UserId) -> Option<GroupInfo> {

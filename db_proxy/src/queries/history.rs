@@ -2,6 +2,9 @@
 //!
 //! Answered from the unstored tail in memory and the store together. Visible to members only, and
 //! only from where a member joined.
+//!
+//! A client that was given fewer messages than it asked for takes the last of them for the beginning.
+//! So what does not fit one frame follows in another, until everything that was asked for is told.
 
 use bytes::Bytes;
 use prost::Message as _;
@@ -10,6 +13,7 @@ use proto::client::{
     LatestMessageIdReply, LatestMessageIdRequest, MessageInfo, MessageListReply,
     MessageListRequest, MessagesByIdReply, MessagesByIdRequest,
 };
+use proto::cluster::wire::{Answer, Rest};
 use proto::ids::{ConversationId, MsgId, UserId};
 use proto::limits::{HEADER_LEN, LIMIT_TO_CLIENT};
 
@@ -34,20 +38,23 @@ const PAGE_BYTES_MAX: usize = LIMIT_TO_CLIENT - 64 - HEADER_LEN;
 /// Messages read at once before it is known how large they are: each may be as large as a frame.
 pub(super) const FIRST_PIECE: u32 = 16;
 
-/// 0x0309: the newest messages up to an id, newest first. Of those asked for, the newest that fit a
-/// frame are given; the client asks for the rest below the last it got.
+/// 0x0309: the newest messages up to an id, newest first, in as many parts as it takes.
 pub(crate) async fn page(asker: &Asker, body: Bytes) -> Reply {
     let request = MessageListRequest::decode(body)?;
     let id = ConversationId::of_session(asker.user, request.session_type, request.session_id);
     let id = id.ok_or(NoReply::Ignored)?;
-    let count = request.msg_count.min(PAGE_MAX);
+    let (begin, count) = match &asker.rest {
+        Some(rest) => (rest.id(), rest.count()),
+        None => (request.msg_id_begin, request.msg_count),
+    };
+    let count = count.min(PAGE_MAX);
     let served = asker.of(id)?;
     let state = served.partition.state();
-    let mut page = Page::default();
+    let (mut page, mut rest) = (Page::default(), None);
     if let Some((first, head)) = visible(state, id, asker.user).await?
         && count > 0
     {
-        let begin = if request.msg_id_begin == 0 { head.0 } else { request.msg_id_begin };
+        let begin = if begin == 0 { head.0 } else { begin };
         let mut to = MsgId(begin.min(head.0));
         let from = MsgId(to.0.saturating_sub(count - 1)).max(first);
         while from <= to && !page.is_full {
@@ -57,18 +64,19 @@ pub(crate) async fn page(asker: &Asker, body: Bytes) -> Reply {
             }
             to = MsgId(piece.0 - 1);
         }
+        if page.is_full {
+            rest = page.rest(from);
+        }
     }
-    Ok(answered(
-        Command::MessageListReply,
-        &MessageListReply {
-            user_id: asker.user.0,
-            session_type: request.session_type,
-            session_id: request.session_id,
-            msg_id_begin: request.msg_id_begin,
-            messages: page.messages,
-            attach_data: None,
-        },
-    ))
+    let reply = MessageListReply {
+        user_id: asker.user.0,
+        session_type: request.session_type,
+        session_id: request.session_id,
+        msg_id_begin: request.msg_id_begin,
+        messages: page.messages,
+        attach_data: None,
+    };
+    Ok(Answer { rest, ..answered(Command::MessageListReply, &reply) })
 }
 
 /// 0x030b: the newest id that the user may see.
@@ -90,20 +98,25 @@ pub(crate) async fn latest(asker: &Asker, body: Bytes) -> Reply {
     ))
 }
 
-/// 0x030d: these messages, newest first.
+/// 0x030d: these messages, newest first, in as many parts as it takes. Of more than are answered, the
+/// newest.
 pub(crate) async fn by_id(asker: &Asker, body: Bytes) -> Reply {
     let request = MessagesByIdRequest::decode(body)?;
     let id = ConversationId::of_session(asker.user, request.session_type, request.session_id);
     let id = id.ok_or(NoReply::Ignored)?;
     let served = asker.of(id)?;
     let state = served.partition.state();
-    let mut page = Page::default();
+    let (mut page, mut rest) = (Page::default(), None);
     if let Some((first, head)) = visible(state, id, asker.user).await? {
+        let (upto, count) = asker
+            .rest
+            .as_ref()
+            .map_or((head, IDS_MAX), |rest| (MsgId(rest.id()).min(head), rest.count() as usize));
         let mut wanted: Vec<MsgId> = request.msg_ids.iter().copied().map(MsgId).collect();
-        wanted.retain(|wanted| (first..=head).contains(wanted));
+        wanted.retain(|wanted| (first..=upto).contains(wanted));
         wanted.sort_unstable();
         wanted.dedup();
-        wanted.truncate(IDS_MAX);
+        wanted.drain(..wanted.len().saturating_sub(count));
         for piece in wanted.rchunks(FIRST_PIECE as usize) {
             let mut messages = at(state, id, piece).await?;
             messages.sort_unstable_by_key(|message| std::cmp::Reverse(message.msg_id));
@@ -111,20 +124,20 @@ pub(crate) async fn by_id(asker: &Asker, body: Bytes) -> Reply {
                 page.add(message);
             }
             if page.is_full {
+                let given = page.messages.len();
+                rest = page.rest_of(wanted.len().saturating_sub(given));
                 break;
             }
         }
     }
-    Ok(answered(
-        Command::MessagesByIdReply,
-        &MessagesByIdReply {
-            user_id: asker.user.0,
-            session_type: request.session_type,
-            session_id: request.session_id,
-            messages: page.messages,
-            attach_data: None,
-        },
-    ))
+    let reply = MessagesByIdReply {
+        user_id: asker.user.0,
+        session_type: request.session_type,
+        session_id: request.session_id,
+        messages: page.messages,
+        attach_data: None,
+    };
+    Ok(Answer { rest, ..answered(Command::MessagesByIdReply, &reply) })
 }
 
 /// The range of ids that `user` may see; `None` if he takes no part.
@@ -213,6 +226,19 @@ impl Page {
             msg_type: i32::try_from(message.kind).unwrap_or_default(),
             msg_data: message.body,
         });
+    }
+
+    /// What is still to come of the messages from `from` on.
+    fn rest(&self, from: MsgId) -> Option<Rest> {
+        let lowest = self.messages.last()?.msg_id;
+        self.rest_of(usize::try_from(lowest.saturating_sub(from.0)).unwrap_or_default())
+    }
+
+    /// Where it goes on, if so many messages below these are still to come.
+    fn rest_of(&self, count: usize) -> Option<Rest> {
+        let below = self.messages.last()?.msg_id.checked_sub(1)?;
+        let count = u32::try_from(count).ok().filter(|count| *count > 0)?;
+        Some(Rest { id: Some(below), count: Some(count), ..Rest::default() })
     }
 
     /// How many messages to read next, so that little is read that does not fit.

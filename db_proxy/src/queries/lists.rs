@@ -13,7 +13,7 @@ use proto::client::{
 };
 use proto::cluster::wire::Answer;
 use proto::ids::{ConversationId, MsgId};
-use proto::lists::{ENTRIES_MAX, Room, SESSIONS_MAX};
+use proto::lists::{ENTRIES_MAX, Room, SESSIONS_MAX, is_left, rest_after};
 
 use crate::admission::Change;
 use crate::partition::Outcome;
@@ -26,14 +26,22 @@ use crate::store::{MessageRow, StoreError, UserConversation};
 /// Newest messages read at once: each may be as large as a frame.
 const PIECE: usize = 16;
 
-/// 0x0307: every session with unread messages. Of more than fit a frame, the newest.
+/// 0x0307: every session with unread messages, the newest first, in as many parts as it takes. Each
+/// part tells how many messages there are in all.
 pub(crate) async fn unread(asker: &Asker) -> Reply {
     let mut unread = conversations_of(asker).await?;
     unread.retain(|(_, seen)| seen.unread() > 0);
     newest_first(&mut unread);
     let count = |sum: u32, (_, seen): &Mine| sum.saturating_add(seen.unread());
     let total_count = unread.iter().fold(0, count);
+    if let Some(told) = &asker.rest {
+        unread.retain(|(_, seen)| is_left(told, place(seen)));
+    }
+    let is_cut = unread.len() > ENTRIES_MAX;
     unread.truncate(ENTRIES_MAX);
+    let ends = unread.first().zip(unread.last()).filter(|_ends| is_cut);
+    let rest = ends
+        .map(|((_, first), (_, last))| rest_after(place(first), place(last), asker.rest.as_ref()));
     let newest = newest_messages(&unread).await?;
     let sessions = unread
         .iter()
@@ -52,7 +60,8 @@ pub(crate) async fn unread(asker: &Asker) -> Reply {
         .collect();
     let user_id = asker.user.0;
     let reply = UnreadCountReply { user_id, total_count, sessions, attach_data: None };
-    Ok(Answer { newest_ms: stamps(&unread), ..answered(Command::UnreadCountReply, &reply) })
+    let newest_ms = stamps(&unread);
+    Ok(Answer { newest_ms, rest, ..answered(Command::UnreadCountReply, &reply) })
 }
 
 /// 0x0201: sessions changed since, newest first. Whatever changed in the very second that the client
@@ -101,7 +110,12 @@ pub(super) async fn conversations_of(asker: &Asker) -> Result<Vec<Mine>, NoReply
 }
 
 fn newest_first(of: &mut [Mine]) {
-    of.sort_unstable_by_key(|(_, seen)| std::cmp::Reverse(seen.row.last_message_ms));
+    of.sort_unstable_by_key(|(_, seen)| std::cmp::Reverse(place(seen)));
+}
+
+/// Its place in the order of lists.
+fn place(seen: &UserConversation) -> (u64, u64) {
+    (seen.row.last_message_ms, seen.row.id.number())
 }
 
 fn stamps(of: &[Mine]) -> Vec<u64> {

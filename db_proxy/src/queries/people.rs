@@ -1,5 +1,7 @@
 //! Users, departments, signatures, avatars, device tokens: the login side, straight from the store.
 
+use std::collections::HashMap;
+
 use bytes::Bytes;
 use prost::Message as _;
 use proto::Command;
@@ -10,12 +12,14 @@ use proto::client::{
     SetPushShieldReply, SetPushShieldRequest, UserInfo, UsersInfoReply, UsersInfoRequest,
 };
 use proto::cluster::device_class;
+use proto::cluster::wire::{Answer, Rest};
 use proto::ids::UserId;
-use proto::limits::LIMIT_TO_CLIENT;
+use proto::lists::Room;
 
+use crate::queries::parts::{Filled, Part};
 use crate::queries::{Asker, NoReply, Reply};
 use crate::requests::answered;
-use crate::store::{DepartmentRow, StoreError, UserChange, UserRow};
+use crate::store::{DepartmentRow, Since, StoreError, UserChange, UserRow};
 
 /// The longest signature line, in bytes (TeamTalk protocol).
 const SIGNATURE_MAX: usize = 128;
@@ -24,8 +28,9 @@ const SIGNATURE_MAX: usize = 128;
 const AVATAR_MAX: usize = 1024;
 const TOKEN_MAX: usize = 512;
 
-/// Users read from the store for one reply.
-const USERS_MAX: usize = 8_192;
+/// Users or departments read from the store at once: of what was read, no more than this is dropped
+/// because it does not fit.
+const PIECE: usize = 1_024;
 
 /// The status of a user who has left: hidden from lists, may not log in.
 pub(crate) const STATUS_LEFT: u32 = 3;
@@ -47,77 +52,86 @@ pub(crate) fn user_info(row: UserRow) -> UserInfo {
     }
 }
 
-/// 0x0208: users changed since, in order of their stamps. What does not fit a frame is left for the
-/// next request, which goes on from the stamp that this reply reached.
+/// 0x0208: users changed since, in order of their stamps, in as many parts as it takes.
 pub(crate) async fn all_users(asker: &Asker, body: Bytes) -> Reply {
-    let request = AllUsersRequest::decode(body)?;
-    let asked = request.latest_update_time;
+    let asked = AllUsersRequest::decode(body)?.latest_update_time;
     let store = asker.logins.store();
-    let (rows, newest) = store.users_since(asked, USERS_MAX).await?;
-    asker.logins.profiles().told(&rows);
-    let mut cut_at = (rows.len() == USERS_MAX).then(|| rows.last().map(|row| row.stamp)).flatten();
-    let mut room = LIMIT_TO_CLIENT - 64;
-    let mut users = Vec::with_capacity(rows.len());
-    for row in rows {
-        // At the first request nobody needs to hear of those who have left.
-        if row.status == STATUS_LEFT && asked == 0 {
-            continue;
-        }
-        let stamp = row.stamp;
-        let info = user_info(row);
-        let Some(rest) = room.checked_sub(info.encoded_len() + 4) else {
-            cut_at = Some(stamp);
+    let mut part = Part::begin(asked, asker.rest.as_ref());
+    let mut newest = asked;
+    while let Some(since) = part.next() {
+        let (rows, stamp) = store.users_since(since, PIECE).await?;
+        newest = newest.max(stamp);
+        asker.logins.profiles().told(&rows);
+        let is_last = rows.len() < PIECE;
+        let takes_more = rows.into_iter().all(|row| {
+            let at = Since { stamp: row.stamp, id: row.id.0 };
+            // At the first request nobody needs to hear of those who have left.
+            let is_told = row.status != STATUS_LEFT || asked != 0;
+            part.take(at, is_told.then(|| user_info(row)))
+        });
+        if is_last || !takes_more {
             break;
-        };
-        room = rest;
-        users.push(info);
+        }
     }
-    let latest_update_time = match cut_at {
-        None => newest.max(asked),
-        // The next request asks for stamps "at or after": those of this stamp come again, whole.
-        Some(stamp) if stamp > asked => stamp,
-        // More have one stamp than fit a frame. Whoever asks the same again gets the same again.
-        Some(_) => asked.saturating_add(1),
-    };
-    let reply =
-        AllUsersReply { user_id: asker.user.0, latest_update_time, users, attach_data: None };
-    Ok(answered(Command::AllUsersReply, &reply))
+    let Filled { records: users, latest_update_time, rest } = part.end(newest);
+    let user_id = asker.user.0;
+    let reply = AllUsersReply { user_id, latest_update_time, users, attach_data: None };
+    Ok(Answer { rest, ..answered(Command::AllUsersReply, &reply) })
 }
 
-/// 0x0204: the records of these users, as many as fit a frame.
+/// 0x0204: the records of these users, in as many parts as it takes.
 pub(crate) async fn users_info(asker: &Asker, body: Bytes) -> Reply {
-    let request = UsersInfoRequest::decode(body)?;
-    let mut ids: Vec<UserId> = request.user_ids.into_iter().map(UserId).collect();
-    ids.truncate(USERS_MAX);
-    let found = asker.logins.profiles().of(asker.user, &ids).await?;
-    let mut room = LIMIT_TO_CLIENT - 64;
-    let users = found
-        .into_iter()
-        .take_while(|info| match room.checked_sub(info.encoded_len() + 4) {
-            Some(rest) => {
-                room = rest;
-                true
+    let ids = UsersInfoRequest::decode(body)?.user_ids;
+    let from = asker.rest.as_ref().map_or(0, |rest| rest.id() as usize);
+    let (mut room, mut users, mut rest) = (Room::of_records(), Vec::new(), None);
+    let mut at = from;
+    'asked: for piece in ids.get(from..).unwrap_or_default().chunks(PIECE) {
+        let piece: Vec<UserId> = piece.iter().copied().map(UserId).collect();
+        let found = asker.logins.profiles().of(asker.user, &piece).await?;
+        let mut found: HashMap<u32, UserInfo> =
+            found.into_iter().map(|info| (info.user_id, info)).collect();
+        for id in piece {
+            // Who is asked for twice is told once.
+            let Some(info) = found.remove(&id.0) else {
+                at += 1;
+                continue;
+            };
+            if room.take_record(&info) {
+                users.push(info);
+            } else if !users.is_empty() {
+                let id = u32::try_from(at).ok();
+                rest = Some(Rest { id, ..Rest::default() });
+                break 'asked;
             }
-            None => false,
-        })
-        .collect();
+            at += 1;
+        }
+    }
     let reply = UsersInfoReply { user_id: asker.user.0, users, attach_data: None };
-    Ok(answered(Command::UsersInfoReply, &reply))
+    Ok(Answer { rest, ..answered(Command::UsersInfoReply, &reply) })
 }
 
-/// 0x0210: departments changed since.
+/// 0x0210: departments changed since, in as many parts as it takes.
 pub(crate) async fn departments(asker: &Asker, body: Bytes) -> Reply {
-    let request = DepartmentsRequest::decode(body)?;
-    let asked = request.latest_update_time;
+    let asked = DepartmentsRequest::decode(body)?.latest_update_time;
     let store = asker.logins.store();
-    let (rows, newest) = store.departments_since(asked).await?;
-    let reply = DepartmentsReply {
-        user_id: asker.user.0,
-        latest_update_time: newest.max(asked),
-        departments: rows.into_iter().map(department).collect(),
-        attach_data: None,
-    };
-    Ok(answered(Command::DepartmentsReply, &reply))
+    let mut part = Part::begin(asked, asker.rest.as_ref());
+    let mut newest = asked;
+    while let Some(since) = part.next() {
+        let (rows, stamp) = store.departments_since(since, PIECE).await?;
+        newest = newest.max(stamp);
+        let is_last = rows.len() < PIECE;
+        let takes_more = rows.into_iter().all(|row| {
+            let at = Since { stamp: row.stamp, id: row.id };
+            part.take(at, Some(department(row)))
+        });
+        if is_last || !takes_more {
+            break;
+        }
+    }
+    let Filled { records: departments, latest_update_time, rest } = part.end(newest);
+    let user_id = asker.user.0;
+    let reply = DepartmentsReply { user_id, latest_update_time, departments, attach_data: None };
+    Ok(Answer { rest, ..answered(Command::DepartmentsReply, &reply) })
 }
 
 fn department(row: DepartmentRow) -> Department {

@@ -120,6 +120,7 @@ impl Server {
             command: u32::from(command.number()),
             body: body.into(),
             partitions: Vec::new(),
+            rest: None,
         };
         self.link.call(Kind::Ask.number(), &ask, PATIENCE).await.unwrap()
     }
@@ -137,6 +138,38 @@ impl Server {
         let body = answer.body.expect("an answer has a body");
         assert!(body.len() + HEADER_LEN <= LIMIT_TO_CLIENT, "{command:?}: {} bytes", body.len());
         R::decode(body).unwrap()
+    }
+
+    /// All parts of the reply to a client's request, as the gateway asks for them one after another.
+    async fn parts<R: Message + Default>(
+        &self,
+        user: u32,
+        (command, reply): (Command, Command),
+        request: &impl Message,
+    ) -> Vec<R> {
+        let mut ask = Ask {
+            user,
+            client_type: 1,
+            origin: origin(),
+            command: u32::from(command.number()),
+            body: request.encode_to_vec().into(),
+            ..Ask::default()
+        };
+        let mut parts = Vec::new();
+        loop {
+            let answer: Answer = self.link.call(Kind::Ask.number(), &ask, PATIENCE).await.unwrap();
+            assert_eq!(answer.status, AskStatus::Answered as i32, "{command:?}");
+            assert_eq!(answer.command, Some(u32::from(reply.number())));
+            let body = answer.body.expect("an answer has a body");
+            let len = body.len() + HEADER_LEN;
+            assert!(len <= LIMIT_TO_CLIENT, "{command:?}: {len} bytes");
+            parts.push(R::decode(body).unwrap());
+            assert!(parts.len() < 1_000, "it comes to an end");
+            ask.rest = answer.rest;
+            if ask.rest.is_none() {
+                return parts;
+            }
+        }
     }
 
     /// An administrator's link.

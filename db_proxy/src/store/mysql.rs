@@ -32,7 +32,7 @@ use self::people::{Adding, Numbers};
 use self::site::{Database, Databases};
 use super::{
     Batch, Claimed, ConversationRow, ConversationStore, DepartmentRow, MessageRow, NewUser,
-    Progress, StoreError, Stored, StoredConversation, UserChange, UserConversation, UserRow,
+    Progress, Since, StoreError, Stored, StoredConversation, UserChange, UserConversation, UserRow,
     UserStore, rules,
 };
 use crate::log::LogId;
@@ -359,9 +359,9 @@ impl UserStore for MySqlStore {
         Box::pin(reads.run(move |link| people::users(link, Arc::clone(&ids)).boxed()))
     }
 
-    fn users_since(&self, stamp: u32, count: usize) -> Stored<'_, (Vec<UserRow>, u32)> {
+    fn users_since(&self, since: Since, count: usize) -> Stored<'_, (Vec<UserRow>, u32)> {
         let reads = &self.people().reads;
-        Box::pin(reads.run(move |link| people::users_since(link, stamp, count).boxed()))
+        Box::pin(reads.run(move |link| people::users_since(link, since, count).boxed()))
     }
 
     fn users_by_name(&self, after: String, count: usize) -> Stored<'_, Vec<UserRow>> {
@@ -386,9 +386,13 @@ impl UserStore for MySqlStore {
         )
     }
 
-    fn departments_since(&self, stamp: u32) -> Stored<'_, (Vec<DepartmentRow>, u32)> {
+    fn departments_since(
+        &self,
+        since: Since,
+        count: usize,
+    ) -> Stored<'_, (Vec<DepartmentRow>, u32)> {
         let reads = &self.people().reads;
-        Box::pin(reads.run(move |link| people::departments_since(link, stamp).boxed()))
+        Box::pin(reads.run(move |link| people::departments_since(link, since, count).boxed()))
     }
 
     fn set_device_token(

@@ -17,7 +17,7 @@ use proto::ids::{ClientMsgId, ConversationId, GroupId, MsgId, Offset, UserId};
 use self::pool::Pool;
 use self::schema::Flush;
 use super::{
-    Batch, ConversationRow, ConversationStore, DepartmentRow, MessageRow, NewUser, Progress,
+    Batch, ConversationRow, ConversationStore, DepartmentRow, MessageRow, NewUser, Progress, Since,
     StoreError, Stored, StoredConversation, UserChange, UserConversation, UserRow, UserStore,
     rules,
 };
@@ -177,8 +177,8 @@ impl UserStore for SqliteStore {
         Box::pin(self.reads.run(move |connection| people::users(connection, &ids)))
     }
 
-    fn users_since(&self, stamp: u32, count: usize) -> Stored<'_, (Vec<UserRow>, u32)> {
-        Box::pin(self.reads.run(move |connection| people::users_since(connection, stamp, count)))
+    fn users_since(&self, since: Since, count: usize) -> Stored<'_, (Vec<UserRow>, u32)> {
+        Box::pin(self.reads.run(move |connection| people::users_since(connection, since, count)))
     }
 
     fn users_by_name(&self, after: String, count: usize) -> Stored<'_, Vec<UserRow>> {
@@ -196,8 +196,14 @@ impl UserStore for SqliteStore {
         Box::pin(self.records.run(move |connection| people::change_user(connection, user, &change)))
     }
 
-    fn departments_since(&self, stamp: u32) -> Stored<'_, (Vec<DepartmentRow>, u32)> {
-        Box::pin(self.reads.run(move |connection| people::departments_since(connection, stamp)))
+    fn departments_since(
+        &self,
+        since: Since,
+        count: usize,
+    ) -> Stored<'_, (Vec<DepartmentRow>, u32)> {
+        Box::pin(
+            self.reads.run(move |connection| people::departments_since(connection, since, count)),
+        )
     }
 
     fn set_device_token(

@@ -9,7 +9,7 @@ use super::PATIENCE;
 use crate::log::LogId;
 use crate::store::sqlite::SqliteStore;
 use crate::store::{
-    Batch, ConversationRow, ConversationStore, DepartmentRow, MessageRow, NewUser, Progress,
+    Batch, ConversationRow, ConversationStore, DepartmentRow, MessageRow, NewUser, Progress, Since,
     StoreError, Stored, StoredConversation, UserChange, UserConversation, UserRow, UserStore,
 };
 
@@ -169,8 +169,8 @@ impl UserStore for GatedStore {
         self.store.users(ids)
     }
 
-    fn users_since(&self, stamp: u32, count: usize) -> Stored<'_, (Vec<UserRow>, u32)> {
-        self.store.users_since(stamp, count)
+    fn users_since(&self, since: Since, count: usize) -> Stored<'_, (Vec<UserRow>, u32)> {
+        self.store.users_since(since, count)
     }
 
     fn users_by_name(&self, after: String, count: usize) -> Stored<'_, Vec<UserRow>> {
@@ -185,8 +185,12 @@ impl UserStore for GatedStore {
         self.store.change_user(user, change)
     }
 
-    fn departments_since(&self, stamp: u32) -> Stored<'_, (Vec<DepartmentRow>, u32)> {
-        self.store.departments_since(stamp)
+    fn departments_since(
+        &self,
+        since: Since,
+        count: usize,
+    ) -> Stored<'_, (Vec<DepartmentRow>, u32)> {
+        self.store.departments_since(since, count)
     }
 
     fn set_device_token(

@@ -7,7 +7,7 @@ use daemon::{CallError, Link};
 use proto::Command;
 use proto::cluster::wire::{
     Answer, Ask, AskStatus, FetchRequest, Fetched, Membership, Memberships, MembershipsRequest,
-    Origin, Owned, Verified, Verify,
+    Origin, Owned, Rest, Verified, Verify,
 };
 use proto::cluster::{Kind, rendezvous_weight};
 use tokio::time::Instant;
@@ -32,6 +32,15 @@ const MEMBERSHIPS_PAUSE: Duration = Duration::from_secs(1);
 
 /// How long questions of our own may take, which are asked until they are answered.
 const OWN_LIMIT: Duration = Duration::from_secs(5);
+
+/// What a client asks for.
+#[derive(Debug, Clone)]
+pub(crate) struct Asked {
+    pub(crate) command: Command,
+    pub(crate) body: Bytes,
+    /// Where the answer goes on, if its beginning was told before.
+    pub(crate) rest: Option<Rest>,
+}
 
 /// On whose behalf something is asked.
 #[derive(Debug, Clone, Copy)]
@@ -136,13 +145,12 @@ impl Storage {
     pub(crate) async fn ask(
         &self,
         asker: Asker,
-        command: Command,
-        body: Bytes,
+        asked: Asked,
         until: Instant,
     ) -> Result<Answer, CallError> {
-        let user = asker.login.user;
-        let route = route(command, &body, user);
-        let ask = asker.ask(command, body);
+        let (user, command) = (asker.login.user, asked.command);
+        let route = route(command, &asked.body, user);
+        let ask = asker.ask(asked);
         let wanted = match &route {
             Route::Conversation(conversation) => {
                 let partition =
@@ -183,7 +191,7 @@ impl Storage {
                 }
         };
         let answers = self.ask_all(round, question, counts).await?;
-        Ok(merge(command, user, &ask.body, answers))
+        Ok(merge(command, &ask, answers))
     }
 
     async fn pass_on(
@@ -206,8 +214,16 @@ impl Storage {
     }
 }
 
+impl Asked {
+    /// From the beginning.
+    pub(crate) fn of(command: Command, body: Bytes) -> Self {
+        Self { command, body, rest: None }
+    }
+}
+
 impl Asker {
-    fn ask(self, command: Command, body: Bytes) -> Ask {
+    fn ask(self, asked: Asked) -> Ask {
+        let Asked { command, body, rest } = asked;
         let Self { login, origin } = self;
         Ask {
             user: login.user,
@@ -216,6 +232,7 @@ impl Asker {
             command: u32::from(command.number()),
             body,
             partitions: Vec::new(),
+            rest,
         }
     }
 }

@@ -2,7 +2,7 @@
 
 use super::*;
 use crate::store::sqlite::{SqliteOptions, SqliteStore};
-use crate::store::{ConversationStore, StoreError};
+use crate::store::{ConversationStore, Since, StoreError};
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_site_is_moved_and_is_the_same() {
@@ -218,9 +218,12 @@ async fn same_people(site: &Site, options: &MySqlOptions) {
     let path = site.setup.store_path();
     let old = blocking(move || SqliteStore::open(&path, SqliteOptions::default()).unwrap()).await;
     let new = MySqlStore::open(options.clone()).await.unwrap();
-    assert_eq!(old.users_since(0, 100).await.unwrap(), new.users_since(0, 100).await.unwrap());
-    let departments = old.departments_since(0).await.unwrap();
-    assert_eq!(departments, new.departments_since(0).await.unwrap());
+    assert_eq!(
+        old.users_since(Since::default(), 100).await.unwrap(),
+        new.users_since(Since::default(), 100).await.unwrap()
+    );
+    let departments = old.departments_since(Since::default(), 10).await.unwrap();
+    assert_eq!(departments, new.departments_since(Since::default(), 10).await.unwrap());
     for expected in [2, 3] {
         // Two groups have numbers that the counter did not give out.
         assert_eq!(new.allocate_group(None).await.unwrap(), GroupId(expected));

@@ -109,7 +109,7 @@ async fn a_group_is_described_to_members_who_do_not_know_its_newest_version() {
 }
 
 #[tokio::test]
-async fn groups_that_do_not_fit_a_frame_wait_for_the_next_request_with_all_their_members() {
+async fn groups_that_do_not_fit_a_frame_come_in_parts_with_all_their_members() {
     let server = Server::start().await;
     let ids = 1_000_000..1_030_000;
     let users = ids.clone().map(|id| user(id, &format!("p{id}"))).collect();
@@ -118,15 +118,23 @@ async fn groups_that_do_not_fit_a_frame_wait_for_the_next_request_with_all_their
     for number in 0..5 {
         server.create(1, &format!("group {number}"), &members).await;
     }
-    let (mut asked, mut known) = (vec![(1, 0), (2, 0), (3, 0), (4, 0), (5, 0)], 0);
-    while !asked.is_empty() {
-        let infos = server.info(1, &asked).await;
-        assert!(!infos.is_empty(), "progress");
-        assert!(infos.iter().all(|info| info.member_ids.len() == members.len() + 1));
-        known += infos.len();
-        asked.retain(|(id, _version)| infos.iter().all(|info| info.group_id != *id));
-    }
-    assert_eq!(known, 5);
+    let parts = server.info_parts(1, &[(3, 0), (1, 0), (77, 0), (5, 0), (2, 9), (4, 0)]).await;
+    assert!(parts.len() > 1);
+    let infos: Vec<&GroupInfo> = parts.iter().flatten().collect();
+    let ids: Vec<u32> = infos.iter().map(|info| info.group_id).collect();
+    assert_eq!(ids, [3, 1, 5, 4], "in the order in which they were asked for");
+    assert!(infos.iter().all(|info| info.member_ids.len() == members.len() + 1));
+    server.stop().await;
+}
+
+#[tokio::test]
+async fn more_groups_than_are_looked_at_for_one_frame_are_described_as_well() {
+    let server = Server::start().await;
+    server.create(1, "us", &[2]).await;
+    let nobody = (0..2_500).map(|number| (100 + number, 0));
+    let asked: Vec<(u32, u32)> = nobody.chain([(1, 0)]).collect();
+    let parts = server.info_parts(1, &asked).await;
+    assert_eq!(parts.iter().flatten().map(|info| info.group_id).collect::<Vec<_>>(), [1]);
     server.stop().await;
 }
 
@@ -141,6 +149,10 @@ async fn a_group_too_large_for_a_frame_is_cut() {
     let infos = server.info(1, &[(1, 0), (1, 0)]).await;
     assert_eq!(infos.len(), 1);
     assert!(infos[0].member_ids.len() > 60_000, "{}", infos[0].member_ids.len());
+    // Whoever is not in the list that it gets may think that it is no member.
+    let last = 1_000_089_999;
+    let infos = server.info(last, &[(1, 0)]).await;
+    assert!(infos[0].member_ids.contains(&last) && infos[0].member_ids.contains(&1));
     server.stop().await;
 }
 
@@ -162,12 +174,21 @@ impl Server {
     }
 
     async fn info(&self, user: u32, groups: &[(u32, u32)]) -> Vec<GroupInfo> {
-        let groups = groups
-            .iter()
-            .map(|(group_id, version)| GroupVersion { group_id: *group_id, version: *version })
-            .collect();
-        let request = GroupInfoRequest { user_id: 0, groups, attach_data: None };
         let commands = (Command::GroupInfoRequest, Command::GroupInfoReply);
-        self.ask::<GroupInfoReply>(user, commands, &request).await.groups
+        self.ask::<GroupInfoReply>(user, commands, &info_of(groups)).await.groups
     }
+
+    async fn info_parts(&self, user: u32, groups: &[(u32, u32)]) -> Vec<Vec<GroupInfo>> {
+        let commands = (Command::GroupInfoRequest, Command::GroupInfoReply);
+        let parts: Vec<GroupInfoReply> = self.parts(user, commands, &info_of(groups)).await;
+        parts.into_iter().map(|part| part.groups).collect()
+    }
+}
+
+fn info_of(groups: &[(u32, u32)]) -> GroupInfoRequest {
+    let groups = groups
+        .iter()
+        .map(|(group_id, version)| GroupVersion { group_id: *group_id, version: *version })
+        .collect();
+    GroupInfoRequest { user_id: 0, groups, attach_data: None }
 }

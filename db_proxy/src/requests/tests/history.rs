@@ -43,25 +43,26 @@ async fn a_session_type_that_some_clients_send_means_a_single_one() {
 }
 
 #[tokio::test]
-async fn large_messages_come_in_pages_that_fit_a_frame() {
+async fn large_messages_come_in_parts_that_fit_a_frame() {
     for size in [60_000, 150_000, 400_000] {
         let server = Server::start().await;
         server.talk(20, size).await;
         server.proxy.stored().await;
-        let (mut begin, mut seen) = (20, Vec::new());
-        while begin > 0 {
-            // `ask` checks the size of every reply.
-            let page = server.page(1, SINGLE, 2, (begin, 100)).await;
-            let ids = ids(&page);
-            assert!(!ids.is_empty(), "no progress from {begin}");
-            begin = ids.last().unwrap() - 1;
-            seen.extend(ids);
+        for (asked, expected) in [((0, 18), 3..21), ((2, 18), 1..3), ((20, 100), 1..21)] {
+            let commands = (Command::MessageListRequest, Command::MessageListReply);
+            let request = list(SINGLE, 2, asked);
+            let parts: Vec<MessageListReply> = server.parts(1, commands, &request).await;
+            assert!(parts.iter().all(|part| !part.messages.is_empty()));
+            assert!(parts.iter().all(|part| part.msg_id_begin == asked.0), "as asked");
+            let seen: Vec<u32> = parts.iter().flat_map(ids).collect();
+            assert_eq!(seen, expected.rev().collect::<Vec<_>>(), "{asked:?}, {size} bytes each");
         }
-        assert_eq!(seen, (1..=20).rev().collect::<Vec<_>>(), "{size} bytes each");
-
-        let request = by_id(SINGLE, 2, (1..=20).collect());
-        let reply: MessagesByIdReply = server.by_id(1, &request).await;
-        assert_eq!(reply.messages.first().unwrap().msg_id, 20, "the newest of them");
+        let request = by_id(SINGLE, 2, (1..=20).step_by(2).collect());
+        let commands = (Command::MessagesByIdRequest, Command::MessagesByIdReply);
+        let parts: Vec<MessagesByIdReply> = server.parts(1, commands, &request).await;
+        let seen: Vec<u32> =
+            parts.iter().flat_map(|part| &part.messages).map(|message| message.msg_id).collect();
+        assert_eq!(seen, (0..10).rev().map(|n| 2 * n + 1).collect::<Vec<_>>(), "{size} bytes each");
         server.stop().await;
     }
 }
@@ -86,8 +87,8 @@ async fn messages_are_given_by_number() {
     let ids: Vec<u32> = reply.messages.iter().map(|message| message.msg_id).collect();
     assert_eq!(ids, [199, 150, 7]);
     let all = server.by_id(1, &by_id(SINGLE, 2, (1..=200).collect())).await;
-    assert_eq!(all.messages.len(), 100);
-    assert!(all.messages.is_sorted_by(|one, other| one.msg_id > other.msg_id));
+    let ids: Vec<u32> = all.messages.iter().map(|message| message.msg_id).collect();
+    assert_eq!(ids, (101..=200).rev().collect::<Vec<_>>(), "of too many the newest");
     server.stop().await;
 }
 

@@ -147,7 +147,7 @@ async fn every_unread_session_is_told_though_their_texts_do_not_fit_a_frame() {
 }
 
 #[tokio::test]
-async fn more_sessions_than_fit_are_cut_to_the_newest() {
+async fn more_unread_sessions_than_fit_come_in_parts_the_newest_first() {
     let server = Server::start().await;
     let peers = 100..5_100;
     let users = peers.clone().map(|id| user(id, &format!("p{id}"))).collect();
@@ -156,10 +156,18 @@ async fn more_sessions_than_fit_are_cut_to_the_newest() {
         let sends = some.iter().map(|peer| server.proxy.send(message(single(1, *peer), *peer)));
         futures_util::future::join_all(sends).await;
     }
-    let unread = server.unread(1).await;
-    assert_eq!(unread.total_count, 5_000);
-    assert!(unread.sessions.len() > 4_000, "{}", unread.sessions.len());
-    assert_eq!(server.recent(1, 0).await.sessions.len(), 100);
+    let commands = (Command::UnreadCountRequest, Command::UnreadCountReply);
+    let request = UnreadCountRequest::default();
+    let parts: Vec<UnreadCountReply> = server.parts(1, commands, &request).await;
+    assert_eq!(parts.len(), 2);
+    assert!(parts.iter().all(|part| part.total_count == 5_000), "the total is that of all");
+    let mut told: Vec<u32> =
+        parts.iter().flat_map(|part| &part.sessions).map(|session| session.session_id).collect();
+    let recent: Vec<u32> =
+        server.recent(1, 0).await.sessions.iter().map(|session| session.session_id).collect();
+    assert_eq!(told[..100], recent, "the newest are first");
+    told.sort_unstable();
+    assert_eq!(told, (100..5_100).collect::<Vec<_>>(), "each is told once");
     server.stop().await;
 }
 

@@ -21,9 +21,18 @@ async fn five_thousand_users_come_in_as_many_replies_as_it_takes() {
         NewUser { nick, ..user(id, &format!("p{id}")) }
     });
     server.proxy.store.add_users(users.collect(), false).await.unwrap();
-    let seen = server.all_users(0).await;
     let expected: BTreeSet<u32> = (1..=USERS).chain(1_000..6_000).collect();
-    assert_eq!(seen, expected);
+    let parts = server.user_parts(0).await;
+    assert!(parts.len() > 1);
+    let stamps: Vec<u32> = parts.iter().map(|part| part.latest_update_time).collect();
+    assert!(stamps.is_sorted_by(|one, next| one < next), "{stamps:?}");
+    assert!(parts.iter().all(|part| part.user_id == 1), "Android takes no other");
+    let told = parts.iter().flat_map(|part| &part.users).map(|user| user.user_id);
+    let told: Vec<u32> = told.collect();
+    assert_eq!(told.len(), expected.len(), "each once");
+    assert_eq!(told.into_iter().collect::<BTreeSet<_>>(), expected);
+    // A client that takes only the first part of each answer gets on from login to login.
+    assert_eq!(server.first_parts(0).await, expected);
     server.stop().await;
 }
 
@@ -37,8 +46,8 @@ async fn a_list_of_users_gets_on_whatever_their_records_hold() {
     });
     server.proxy.store.add_users(users.collect(), false).await.unwrap();
     server.proxy.store.add_users(vec![user(2_000, "last")], false).await.unwrap();
-    let seen = server.all_users(0).await;
-    assert!(seen.contains(&1_000) && seen.contains(&2_000), "{}", seen.len());
+    let expected: BTreeSet<u32> = (1..=USERS).chain(1_000..1_200).chain([2_000]).collect();
+    assert_eq!(server.all_users(0).await, expected);
     server.stop().await;
 }
 
@@ -57,7 +66,8 @@ async fn those_who_have_left_are_told_of_only_to_those_who_knew_them() {
     .await
     .unwrap();
     let seen = server.all_users(0).await;
-    assert!(seen.is_superset(&(9_991..10_000).collect()), "those behind 8,991 who have left");
+    let expected: BTreeSet<u32> = (1..=USERS).chain(9_991..10_000).collect();
+    assert_eq!(seen, expected, "those behind 8,991 who have left, and none of these");
 
     let before = server.users_since(0).await.latest_update_time;
     server.proxy.store.change_user(UserId(5), UserChange::Status(3)).await.unwrap();
@@ -127,7 +137,54 @@ async fn users_are_given_by_number() {
 }
 
 #[tokio::test]
-async fn departments_are_given_once() {
+async fn more_records_than_fit_a_frame_come_in_parts() {
+    let server = Server::start().await;
+    let users = (1_000..4_000).map(|id| {
+        let nick = format!("{id:x>300}");
+        NewUser { nick, ..user(id, &format!("p{id}")) }
+    });
+    server.proxy.store.add_users(users.collect(), false).await.unwrap();
+    let mut asked: Vec<u32> = (1_000..4_000).rev().collect();
+    // Nobody, and somebody for a second time.
+    asked.splice(1_500..1_500, [999_999, 3_999]);
+    let request = UsersInfoRequest { user_ids: asked, ..Default::default() };
+    let commands = (Command::UsersInfoRequest, Command::UsersInfoReply);
+    let parts: Vec<UsersInfoReply> = server.parts(1, commands, &request).await;
+    assert!(parts.len() > 1);
+    let told = parts.iter().flat_map(|part| &part.users).map(|user| user.user_id);
+    assert_eq!(told.collect::<BTreeSet<u32>>(), (1_000..4_000).collect());
+    server.stop().await;
+}
+
+#[tokio::test]
+async fn ten_thousand_departments_come_in_parts() {
+    let server = Server::start().await;
+    let path = server.proxy.setup.store_path();
+    tokio::task::spawn_blocking(move || {
+        let connection = rusqlite::Connection::open(path).unwrap();
+        connection
+            .execute(
+                "INSERT INTO department (id, priority, name, parent, status, stamp)
+                 WITH RECURSIVE n(id) AS (SELECT 2 UNION ALL SELECT id + 1 FROM n WHERE id < 10000)
+                 SELECT id, id, printf('department %029d', id), 1, 0, 5 FROM n",
+                [],
+            )
+            .unwrap();
+    })
+    .await
+    .unwrap();
+    let commands = (Command::DepartmentsRequest, Command::DepartmentsReply);
+    let parts: Vec<DepartmentsReply> =
+        server.parts(1, commands, &DepartmentsRequest::default()).await;
+    assert!(parts.len() > 1);
+    let told = parts.iter().flat_map(|part| &part.departments).map(|one| one.department_id);
+    assert_eq!(told.collect::<Vec<u32>>(), (1..=10_000).collect::<Vec<_>>());
+    assert!(parts.is_sorted_by(|one, next| one.latest_update_time < next.latest_update_time));
+    server.stop().await;
+}
+
+#[tokio::test]
+async fn departments_of_the_second_that_a_client_names_come_again() {
     let server = Server::start().await;
     let commands = (Command::DepartmentsRequest, Command::DepartmentsReply);
     let all: DepartmentsReply = server.ask(1, commands, &DepartmentsRequest::default()).await;
@@ -136,9 +193,12 @@ async fn departments_are_given_once() {
         latest_update_time: all.latest_update_time,
         ..DepartmentsRequest::default()
     };
+    let again: DepartmentsReply = server.ask(1, commands, &request).await;
+    assert_eq!(again, all, "one that changed in this very second must not be missed");
+    let latest_update_time = all.latest_update_time + 1;
+    let request = DepartmentsRequest { latest_update_time, ..request };
     let none: DepartmentsReply = server.ask(1, commands, &request).await;
-    assert!(none.departments.is_empty());
-    assert_eq!(none.latest_update_time, all.latest_update_time);
+    assert_eq!((none.departments, none.latest_update_time), (Vec::new(), latest_update_time));
     server.stop().await;
 }
 
@@ -202,8 +262,19 @@ impl Server {
         }
     }
 
-    /// Everybody that requests one after the other bring, until nothing is new.
+    async fn user_parts(&self, latest_update_time: u32) -> Vec<AllUsersReply> {
+        let request = AllUsersRequest { latest_update_time, ..Default::default() };
+        self.parts(1, (Command::AllUsersRequest, Command::AllUsersReply), &request).await
+    }
+
+    /// Everybody whom one request brings.
     async fn all_users(&self, since: u32) -> BTreeSet<u32> {
+        let parts = self.user_parts(since).await;
+        parts.iter().flat_map(|part| &part.users).map(|user| user.user_id).collect()
+    }
+
+    /// Everybody whom the first parts of requests one after the other bring, until nothing is new.
+    async fn first_parts(&self, since: u32) -> BTreeSet<u32> {
         let (mut stamp, mut seen) = (since, BTreeSet::new());
         for requests in 0.. {
             let reply = self.users_since(stamp).await;

@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 use proto::ids::{GroupId, UserId};
 
 use super::{Owner, group, numbered, row, someone};
-use crate::store::{Batch, DepartmentRow, Store, StoreError, UserChange, UserRow};
+use crate::store::{Batch, DepartmentRow, Since, Store, StoreError, UserChange, UserRow};
 
 pub(in crate::store) async fn a_user_is_found_by_exact_name_and_by_number(store: &dyn Store) {
     store.add_users(vec![numbered(5, "Alice"), numbered(6, "bob")], false).await.unwrap();
@@ -87,22 +87,22 @@ pub(in crate::store) async fn users_come_by_name_in_pages(store: &dyn Store) {
 }
 
 pub(in crate::store) async fn every_change_raises_the_stamp(store: &dyn Store) {
-    let (users, none) = store.users_since(0, 10).await.unwrap();
+    let (users, none) = store.users_since(Since::default(), 10).await.unwrap();
     assert_eq!((users, none), (Vec::new(), 0));
     store.add_users(vec![someone("a"), someone("b")], false).await.unwrap();
-    let (_, mut newest) = store.users_since(0, 10).await.unwrap();
+    let (_, mut newest) = store.users_since(Since::default(), 10).await.unwrap();
     assert!(newest > 0);
 
     for change in changes() {
         store.change_user(UserId(1), change.clone()).await.unwrap();
-        let (changed, stamp) = store.users_since(newest + 1, 10).await.unwrap();
+        let (changed, stamp) = store.users_since(Since::stamp(newest + 1), 10).await.unwrap();
         assert!(stamp > newest, "{change:?}");
         assert_eq!(changed.iter().map(|user| user.stamp).collect::<Vec<_>>(), [stamp]);
         assert_eq!(numbers(changed), [1], "{change:?}");
         newest = stamp;
     }
     store.add_users(vec![someone("c")], false).await.unwrap();
-    assert!(store.users_since(0, 10).await.unwrap().1 > newest);
+    assert!(store.users_since(Since::default(), 10).await.unwrap().1 > newest);
 }
 
 pub(in crate::store) async fn a_change_is_kept(store: &dyn Store) {
@@ -135,7 +135,7 @@ pub(in crate::store) async fn few_users_share_a_stamp(store: &dyn Store) {
     let users = (0..5_000).map(|number| someone(&format!("user{number}"))).collect();
     assert_eq!(store.add_users(users, false).await.unwrap().len(), 5_000);
 
-    let (users, newest) = store.users_since(0, usize::MAX).await.unwrap();
+    let (users, newest) = store.users_since(Since::default(), usize::MAX).await.unwrap();
     let mut sharing = BTreeMap::<u32, u32>::new();
     for user in &users {
         *sharing.entry(user.stamp).or_default() += 1;
@@ -151,7 +151,7 @@ pub(in crate::store) async fn users_come_by_stamp_and_number(store: &dyn Store) 
     store.change_user(UserId(2), UserChange::Sign(String::new())).await.unwrap();
 
     let order = async |stamp, count| {
-        let (users, _) = store.users_since(stamp, count).await.unwrap();
+        let (users, _) = store.users_since(Since::stamp(stamp), count).await.unwrap();
         users.into_iter().map(|user| user.id.0).collect::<Vec<_>>()
     };
     let stamp_of_8 = store.users(vec![UserId(8)]).await.unwrap()[0].stamp;
@@ -159,16 +159,25 @@ pub(in crate::store) async fn users_come_by_stamp_and_number(store: &dyn Store) 
     assert_eq!(order(0, 2).await, [9, 1]);
     assert_eq!(order(stamp_of_8, 10).await, [1, 8, 2]);
     assert_eq!(order(stamp_of_8 + 1, 10).await, [2]);
+    // A list that was cut goes on in the middle of a stamp.
+    let from_8 = Since { stamp: stamp_of_8, id: 8 };
+    let (users, _) = store.users_since(from_8, 10).await.unwrap();
+    assert_eq!(users.iter().map(|user| user.id.0).collect::<Vec<_>>(), [8, 2]);
 }
 
 pub(in crate::store) async fn there_is_one_department_to_begin_with(store: &dyn Store) {
-    let (departments, newest) = store.departments_since(0).await.unwrap();
+    let (departments, newest) = store.departments_since(Since::default(), 10).await.unwrap();
 
     let name = "All".to_owned();
     let first = DepartmentRow { id: 1, priority: 0, name, parent: 0, status: 0, stamp: newest };
     assert_eq!(departments, [first]);
     assert!(newest > 0);
-    assert_eq!(store.departments_since(newest).await.unwrap(), (Vec::new(), newest));
+    // What a client has, it gets again: something may have changed in the same second.
+    let again = store.departments_since(Since::stamp(newest), 10).await.unwrap();
+    assert_eq!(again, (departments, newest));
+    let later = Since { stamp: newest, id: 2 };
+    assert_eq!(store.departments_since(later, 10).await.unwrap(), (Vec::new(), newest));
+    assert_eq!(store.departments_since(Since::default(), 0).await.unwrap().0, []);
 }
 
 pub(in crate::store) async fn device_tokens_are_taken_and_forgotten(store: &dyn Store) {

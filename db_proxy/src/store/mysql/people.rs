@@ -16,7 +16,7 @@ use super::bulk::{self, Insert};
 use super::failure::Failure;
 use super::link::Link;
 use super::row::{self, Columns, limit, values};
-use crate::store::{DepartmentRow, NewUser, StoreError, UserChange, UserRow, rules};
+use crate::store::{DepartmentRow, NewUser, Since, StoreError, UserChange, UserRow, rules};
 
 /// What a row weighs besides its texts.
 const ROW_BYTES: usize = 128;
@@ -81,15 +81,16 @@ pub(super) async fn users(link: &mut Link, ids: Arc<[UserId]>) -> Result<Vec<Use
 /// Users changed since, and the newest stamp.
 pub(super) async fn users_since(
     link: &mut Link,
-    stamp: u32,
+    since: Since,
     count: usize,
 ) -> Result<(Vec<UserRow>, u32), Failure> {
     // Read before the users: whoever gets these and asks again from this stamp on misses nobody.
     let newest = newest_stamp(link).await?;
     let rows = link
         .rows(
-            "SELECT * FROM user WHERE stamp >= ? ORDER BY stamp, id LIMIT ?",
-            values![stamp, limit(count)],
+            "SELECT * FROM user WHERE stamp >= ? AND (stamp > ? OR id >= ?)
+             ORDER BY stamp, id LIMIT ?",
+            values![since.stamp, since.stamp, since.id, limit(count)],
         )
         .await?;
     Ok((row::all(rows, Columns::user)?, newest))
@@ -260,15 +261,17 @@ pub(super) async fn change_user(
 /// Departments changed since, and the newest stamp.
 pub(super) async fn departments_since(
     link: &mut Link,
-    stamp: u32,
+    since: Since,
+    count: usize,
 ) -> Result<(Vec<DepartmentRow>, u32), Failure> {
+    // Read before the departments, for the same reason as that of users.
     let newest = link.row("SELECT COALESCE(MAX(stamp), 0) FROM department", Vec::new()).await?;
     let newest = row::one(newest, Columns::next)?.unwrap_or_default();
     let rows = link
         .rows(
             "SELECT id, priority, name, parent, status, stamp FROM department
-             WHERE stamp > ? ORDER BY stamp, id",
-            values![stamp],
+             WHERE stamp >= ? AND (stamp > ? OR id >= ?) ORDER BY stamp, id LIMIT ?",
+            values![since.stamp, since.stamp, since.id, limit(count)],
         )
         .await?;
     Ok((row::all(rows, Columns::department)?, newest))

@@ -5,7 +5,7 @@ use rusqlite::{Connection, OptionalExtension, Transaction, TransactionBehavior, 
 
 use super::history::collect;
 use super::row::{self, limit};
-use crate::store::{DepartmentRow, NewUser, StoreError, UserChange, UserRow, rules};
+use crate::store::{DepartmentRow, NewUser, Since, StoreError, UserChange, UserRow, rules};
 
 /// Who has this login name.
 pub(super) fn user_by_name(
@@ -33,14 +33,15 @@ pub(super) fn users(
 /// Users changed since, and the newest stamp.
 pub(super) fn users_since(
     connection: &mut Connection,
-    stamp: u32,
+    since: Since,
     count: usize,
 ) -> Result<(Vec<UserRow>, u32), StoreError> {
     let snapshot = connection.transaction()?;
     let changed = collect(
         &snapshot,
-        "SELECT * FROM user WHERE stamp >= ?1 ORDER BY stamp, id LIMIT ?2",
-        params![stamp, limit(count)],
+        "SELECT * FROM user WHERE stamp >= ?1 AND (stamp > ?1 OR id >= ?2)
+         ORDER BY stamp, id LIMIT ?3",
+        params![since.stamp, since.id, limit(count)],
         row::user,
     )?;
     Ok((changed, newest_stamp(&snapshot)?))
@@ -127,14 +128,15 @@ pub(super) fn change_user(
 /// Departments changed since, and the newest stamp.
 pub(super) fn departments_since(
     connection: &mut Connection,
-    stamp: u32,
+    since: Since,
+    count: usize,
 ) -> Result<(Vec<DepartmentRow>, u32), StoreError> {
     let snapshot = connection.transaction()?;
     let changed = collect(
         &snapshot,
         "SELECT id, priority, name, parent, status, stamp FROM department
-         WHERE stamp > ?1 ORDER BY stamp, id",
-        params![stamp],
+         WHERE stamp >= ?1 AND (stamp > ?1 OR id >= ?2) ORDER BY stamp, id LIMIT ?3",
+        params![since.stamp, since.id, limit(count)],
         row::department,
     )?;
     let newest =

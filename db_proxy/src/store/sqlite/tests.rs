@@ -165,7 +165,7 @@ async fn opening_twice_migrates_once() {
     let path = folder.path().join("store.db");
     SqliteStore::migrate(&path).unwrap();
     SqliteStore::migrate(&path).unwrap();
-    let (departments, _) = open(&path).departments_since(0).await.unwrap();
+    let (departments, _) = open(&path).departments_since(Since::default(), 10).await.unwrap();
     assert_eq!(departments.len(), 1);
 }
 

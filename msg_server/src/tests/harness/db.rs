@@ -232,7 +232,7 @@ impl LinkHandler for FakeDb {
                         body: Some(Bytes::from_static(b"\x08\x07")),
                         changed: Some(true),
                         by: self.by(&ask.partitions),
-                        newest_ms: Vec::new(),
+                        ..wire::Answer::default()
                     };
                     link.answer(&frame, frame.kind, &answer).unwrap();
                 }

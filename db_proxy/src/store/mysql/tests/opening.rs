@@ -43,7 +43,7 @@ async fn migrating_again_or_at_once_changes_nothing() {
     assert_eq!(store.allocate_group(None).await.unwrap(), GroupId(1));
 
     MySqlStore::migrate(&owner).await.unwrap();
-    assert_eq!(store.departments_since(0).await.unwrap().0.len(), 1);
+    assert_eq!(store.departments_since(Since::default(), 10).await.unwrap().0.len(), 1);
     assert_eq!(store.users(vec![UserId(1)]).await.unwrap()[0].name, "alice");
     assert_eq!(store.allocate_group(None).await.unwrap(), GroupId(2));
 }

@@ -137,7 +137,7 @@ async fn several_db_proxies_give_out_each_number_name_and_stamp_once() {
     let groups: HashSet<_> = done.iter().flat_map(|(_, groups, _)| groups).collect();
     assert_eq!((users.len(), groups.len()), (45, 45));
     assert_eq!(done.iter().map(|(_, _, named)| named).sum::<u32>(), ROUNDS);
-    let (all, newest) = fresh.users_since(0, usize::MAX).await.unwrap();
+    let (all, newest) = fresh.users_since(Since::default(), usize::MAX).await.unwrap();
     let stamps: HashSet<_> = all.iter().map(|user| user.stamp).collect();
     assert_eq!((all.len(), stamps.len()), (60, 60));
     assert_eq!(stamps.into_iter().max(), Some(newest));

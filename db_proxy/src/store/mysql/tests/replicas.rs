@@ -96,7 +96,7 @@ async fn whatever_changes_is_read_from_the_primary() {
     assert_eq!(found, Some(first));
     assert_eq!(fresh.count_own(two(), UserId(1), MsgId(1), MsgId(30)).await.unwrap(), 30);
     assert_eq!(fresh.conversations_of(UserId(1)).await.unwrap().len(), 1);
-    assert_eq!(fresh.departments_since(0).await.unwrap().0.len(), 1);
+    assert_eq!(fresh.departments_since(Since::default(), 10).await.unwrap().0.len(), 1);
     assert_dense(&fresh, 5).await;
     let recent = fresh.conversation(two(), 50).await.unwrap().recent;
     assert!(recent.iter().all(|row| row.body != MARKED));
