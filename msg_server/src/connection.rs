@@ -352,7 +352,7 @@ impl Connection {
         let finishing = matches!(view.ending, Ending::AfterWork(_));
         let ending = self.ending_since.filter(|_since| finishing);
         let ending = ending.map(|since| (since + WORK_LIMIT, None));
-        // Work has limits of its own, and whoever waits for our answer is not silent; nor is one whose
+        // Work has limits of its own, and a client that waits for our answer is not silent; nor is one whose
         // frame is coming, which has a limit as well.
         let quiet = if logged_in && (self.work.is_some() || partial.is_some()) {
             (Instant::now() + WORK_LIMIT, None)

@@ -108,7 +108,7 @@ impl Room {
     }
 
     /// Makes the member list of a group fit that comes first in a frame: of members without end those
-    /// with the lowest numbers stay, and always `user`, who must not think that he is none, and the
+    /// with the lowest numbers stay, and always `user`, whose client must find itself in it, and the
     /// creator. No client can put a list together from parts: each takes the last one as the whole.
     pub fn cut_members(&self, group: &mut GroupInfo, user: u32) {
         let members = std::mem::take(&mut group.member_ids);

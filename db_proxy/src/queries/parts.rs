@@ -239,7 +239,7 @@ mod tests {
     }
 
     #[test]
-    fn whoever_takes_only_the_first_part_of_each_answer_gets_on_from_login_to_login() {
+    fn a_client_that_takes_only_the_first_part_of_each_answer_gets_on_from_login_to_login() {
         let list: Vec<(u32, u32)> = (1..=300).map(|id| (1_000 + id / 9, id)).collect();
         let (mut asked, mut seen) = (0, std::collections::BTreeSet::new());
         for _login in 0..30 {

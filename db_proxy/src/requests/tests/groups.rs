@@ -149,7 +149,7 @@ async fn a_group_too_large_for_a_frame_is_cut() {
     let infos = server.info(1, &[(1, 0), (1, 0)]).await;
     assert_eq!(infos.len(), 1);
     assert!(infos[0].member_ids.len() > 60_000, "{}", infos[0].member_ids.len());
-    // Whoever is not in the list that it gets may think that it is no member.
+    // A client whose user is not in the list may think that the user is no member.
     let last = 1_000_089_999;
     let infos = server.info(last, &[(1, 0)]).await;
     assert!(infos[0].member_ids.contains(&last) && infos[0].member_ids.contains(&1));
