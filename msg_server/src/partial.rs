@@ -92,8 +92,8 @@ mod tests {
     #[test]
     fn before_the_login_the_first_byte_counts() {
         // After it, a frame of that length would have two seconds more.
-        assert_eq!(cut_after(4_096, 1, 5_000, false), Some(Duration::from_secs(10)));
-        assert_eq!(cut_after(4_096, 1, 5_000, true), Some(Duration::from_secs(12)));
+        assert_eq!(cut_after(4_096, 4, 5_000, false), Some(Duration::from_secs(10)));
+        assert_eq!(cut_after(4_096, 4, 5_000, true), Some(Duration::from_secs(12)));
         assert_eq!(cut_after(4_096, 1_000, 2_000, false), None);
     }
 }
