@@ -138,6 +138,7 @@ struct Request {
 }
 
 /// What wakes the thread.
+#[expect(clippy::large_enum_variant, reason = "nearly all of them are requests")]
 enum Event {
     Request(Request, Counted),
     /// The fact that the first waiting request of a conversation needs, or that it cannot be had.

@@ -169,7 +169,7 @@ impl Entry {
 
 #[derive(Debug, Clone, Copy)]
 struct Fingerprint {
-    fingerprint: u64,
+    value: u64,
     connection: Option<Connection>,
     /// Of its entry.
     place: u32,
@@ -341,7 +341,7 @@ impl Window {
         }
         if frame.fingerprint != 0 {
             let Frame { fingerprint, connection, .. } = frame;
-            self.insert_fingerprint(sender, Fingerprint { fingerprint, connection, place });
+            self.insert_fingerprint(sender, Fingerprint { value: fingerprint, connection, place });
         }
         self.drop_old(offset, timestamp_ms);
     }
@@ -350,13 +350,13 @@ impl Window {
         let max = self.entries_max();
         let Self { entries, fingerprints, by_fingerprint, hasher, .. } = self;
         let number = fingerprints.push(fingerprint, max);
-        let key = Some((sender, fingerprint.fingerprint));
+        let key = Some((sender, fingerprint.value));
         let is_equal = |number: &u32| fingerprints.key(*number, entries) == key;
         let hash_of = |number: &u32| {
             let key = fingerprints.key(*number, entries);
             key.map_or(0, |(sender, of)| hash_fingerprint(hasher, sender, of))
         };
-        let hash = hash_fingerprint(hasher, sender, fingerprint.fingerprint);
+        let hash = hash_fingerprint(hasher, sender, fingerprint.value);
         match by_fingerprint.entry(hash, is_equal, hash_of) {
             Slot::Occupied(mut slot) => *slot.get_mut() = number,
             Slot::Vacant(slot) => drop(slot.insert(number)),
@@ -377,7 +377,8 @@ impl Window {
         let records_max = self.records_max;
         let has_left = |entry: &Entry| newest.0 - entry.offset.0 > records_max;
         // First, since they are found through their entries.
-        while let Some((number, Fingerprint { fingerprint, place, .. })) = self.fingerprints.first()
+        while let Some((number, Fingerprint { value: fingerprint, place, .. })) =
+            self.fingerprints.first()
             && let Some(entry) = self.entries.get(place)
             && (now_ms.saturating_sub(entry.timestamp_ms) > FINGERPRINT_MS || has_left(entry))
         {
@@ -461,8 +462,8 @@ impl Line<Entry> {
 impl Line<Fingerprint> {
     /// Who sent it, and its fingerprint.
     fn key(&self, number: u32, entries: &Line<Entry>) -> Option<(UserId, u64)> {
-        let Fingerprint { fingerprint, place, .. } = *self.get(number)?;
-        Some((entries.get(place)?.sender, fingerprint))
+        let Fingerprint { value, place, .. } = *self.get(number)?;
+        Some((entries.get(place)?.sender, value))
     }
 }
 

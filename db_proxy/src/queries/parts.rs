@@ -188,8 +188,7 @@ mod tests {
 
     #[test]
     fn all_parts_together_are_the_list_and_each_says_what_was_told() {
-        let list: Vec<(u32, u32)> = (0..300).map(|n| (1_000 + n / 7, 900 - n)).collect();
-        let mut sorted = list.clone();
+        let mut sorted: Vec<(u32, u32)> = (0..300).map(|n| (1_000 + n / 7, 900 - n)).collect();
         sorted.sort_unstable();
         for asked in [0, 1_000, 1_020] {
             let parts = parts(&sorted, asked, None);

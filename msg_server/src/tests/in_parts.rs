@@ -140,9 +140,9 @@ async fn a_client_that_asks_on_by_itself_gets_one_frame() {
 #[tokio::test]
 async fn a_part_is_asked_for_when_the_one_before_is_written() {
     const PARTS: u32 = 200;
-    let world = World::start().await;
     // What two sockets on one machine hold, and no more.
     const AHEAD_MAX: usize = 60;
+    let world = World::start().await;
     let (asked, read, ahead) = (Arc::default(), Arc::default(), Arc::<AtomicUsize>::default());
     let count: Arc<AtomicUsize> = Arc::clone(&asked);
     let (read_too, ahead_too): (Arc<AtomicUsize>, _) = (Arc::clone(&read), Arc::clone(&ahead));

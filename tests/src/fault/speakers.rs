@@ -22,8 +22,8 @@ use tokio::time::{sleep, sleep_until, timeout};
 use super::old::{Book, Line};
 use crate::{PASSWORD, Random, Site};
 
-/// How many users talk, and one who only listens.
-pub(super) const SPEAKERS: u32 = HABITS.len() as u32 + 1;
+/// A user for each habit, and one who only listens.
+pub(super) const SPEAKERS: u32 = 5;
 
 /// How long a client waits for an answer: Windows repeats then, others give up.
 const ANSWER_LIMIT: Duration = Duration::from_secs(6);
@@ -44,7 +44,8 @@ enum Habit {
     TwoDevices,
 }
 
-const HABITS: [Habit; 4] = [Habit::Windows, Habit::Restart, Habit::OneNumber, Habit::TwoDevices];
+const HABITS: [Habit; SPEAKERS as usize - 1] =
+    [Habit::Windows, Habit::Restart, Habit::OneNumber, Habit::TwoDevices];
 
 /// People who talk with old clients until they are stopped.
 #[derive(Debug)]

@@ -9,6 +9,7 @@ use proto::ids::{MsgId, UserId};
 use tokio::time::timeout;
 
 use crate::admission::Change;
+use crate::conversation::Conversation;
 use crate::partition::Outcome;
 use crate::store::UserStore;
 use crate::testing::gated::Gate;
@@ -61,7 +62,7 @@ async fn a_change_of_members_is_judged_by_those_before_it_in_its_batch() {
     }
     drop(inner);
     outcomes.wait_for(4).await;
-    let members = proxy.state().with(id, |group| group.current_members()).await.unwrap();
+    let members = proxy.state().with(id, Conversation::current_members).await.unwrap();
     assert_eq!(members, [UserId(1), UserId(2)]);
     proxy.stop().await;
 }

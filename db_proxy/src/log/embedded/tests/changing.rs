@@ -21,8 +21,8 @@ struct Busy<D> {
     meanwhile: Mutex<D>,
 }
 
-impl<D> std::fmt::Debug for Busy<D> {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+impl<D> fmt::Debug for Busy<D> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         self.folder.fmt(f)
     }
 }
