@@ -138,8 +138,7 @@ impl Admin<'_> {
         let change = UserChange::Status(status);
         self.logins.profiles().change(user.id, change).await.map_err(say)?;
         if status == STATUS_LEFT {
-            let kick =
-                Kick { user: user.id.0, device_class: None, below_epoch: None, reason: None };
+            let kick = Kick { user: user.id.0, ..Kick::default() };
             for gateway in self.gateways.all().iter() {
                 if gateway.send(Kind::Kick.number(), 0, &kick).is_err() {
                     gateway.reset("it does not take kicks");

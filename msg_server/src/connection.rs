@@ -241,6 +241,11 @@ impl Connection {
         if !self.can_serve(view) {
             // It is us who do not read: a frame that was begun cannot be finished meanwhile.
             self.partial = None;
+            let logs_in = self.work.is_some() && self.service.class().is_none();
+            if logs_in && self.buffer.is_empty() && view.ending == Ending::Open {
+                // A client that has gone must not throw out whoever it is elsewhere by now.
+                return self.poll_read(context);
+            }
             return Poll::Pending;
         }
         if let Some(stalled) = self.stalled.take() {

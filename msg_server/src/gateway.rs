@@ -11,6 +11,7 @@ use daemon::{Metrics, Shutdown};
 use parking_lot::Mutex;
 use prost::Message;
 use proto::cluster::wire::{AskStatus, Forward, InterestChange, Kick, Origin};
+use proto::seat::Judgement;
 use proto::{Command, client, encode_message};
 use tokio::time::Instant;
 use tracing::Span;
@@ -175,12 +176,26 @@ impl Gateway {
         self.forward(&forward, 0);
     }
 
-    /// Ends the sessions that are meant.
+    /// Ends the sessions that are meant. One that came later than the login for which it should end
+    /// stays, and everybody is told its new epoch.
     pub(crate) fn kicked(&self, kick: &Kick) {
+        let order = self.hub.in_order();
+        let now_us = self.now_us();
+        let mut ended = Vec::new();
+        let mut add_users = Vec::new();
         for session in self.registry.sessions_of(kick.user) {
-            if session.is_meant(kick) {
-                session.kick(kick.reason);
+            match session.judge(kick, now_us) {
+                Judgement::Stays => {}
+                Judgement::Rises => add_users.push(session.claim(now_us)),
+                Judgement::Goes => ended.push(session),
             }
+        }
+        if !add_users.is_empty() {
+            order.tell(&InterestChange { add_users, ..InterestChange::default() });
+        }
+        drop(order);
+        for session in ended {
+            session.kick(kick.reason);
         }
     }
 

@@ -31,7 +31,7 @@ const REGISTER_LIMIT: Duration = Duration::from_millis(500);
 const STATUS_LIMIT: Duration = Duration::from_secs(1);
 
 /// Entries of one part of a table, so that a part stays below 64 KiB.
-const PART_USERS: usize = 1_500;
+const PART_USERS: usize = 1_200;
 const PART_GROUPS: usize = 10_000;
 
 /// The links to the route_servers.
@@ -64,12 +64,17 @@ pub(crate) struct Announced {
 }
 
 /// What the replicas said together.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+#[derive(Debug, Clone, Default, PartialEq)]
 pub(crate) struct Settled {
-    /// How many answered.
-    pub(crate) replicas: usize,
-    pub(crate) largest_epoch: u64,
-    pub(crate) pc_online: bool,
+    /// What each said that answered in time.
+    pub(crate) answers: Vec<Registered>,
+}
+
+impl Settled {
+    /// Whether a PC client of the user is logged in anywhere.
+    pub(crate) fn pc_online(&self) -> bool {
+        self.answers.iter().any(Registered::pc_online)
+    }
 }
 
 impl Hub {
@@ -84,17 +89,17 @@ impl Hub {
     }
 
     /// A replica is linked: it is told everything.
-    pub(crate) fn up(&self, link: &Link, registry: &Registry) {
+    pub(crate) fn up(&self, link: &Link, registry: &Registry, now_us: u64) {
         let _order = self.in_order();
         // After the table, so that no change is sent before it; the lock keeps changes waiting.
-        send_table(link, registry);
+        send_table(link, registry, now_us);
         self.links.add(link);
     }
 
     /// A replica noticed that it knows something else.
-    pub(crate) fn send_again(&self, link: &Link, registry: &Registry) {
+    pub(crate) fn send_again(&self, link: &Link, registry: &Registry, now_us: u64) {
         let _order = self.in_order();
-        send_table(link, registry);
+        send_table(link, registry, now_us);
     }
 
     /// A replica is gone: nobody needs to wait for its answers.
@@ -133,12 +138,7 @@ impl Hub {
         let mut settled = Settled::default();
         for (link, request, answer) in announced.answers {
             match timeout_at(deadline, answer).await {
-                Ok(Ok(registered)) => {
-                    settled.replicas += 1;
-                    settled.largest_epoch =
-                        settled.largest_epoch.max(registered.largest_epoch.unwrap_or(0));
-                    settled.pc_online |= registered.pc_online.unwrap_or(false);
-                }
+                Ok(Ok(registered)) => settled.answers.push(registered),
                 // The link is down; when it comes up again the replica gets the whole table.
                 Ok(Err(_gone)) => {}
                 Err(_elapsed) => {
@@ -245,8 +245,8 @@ fn sent(link: &Link, result: Result<(), LinkError>) -> bool {
     }
 }
 
-fn send_table(link: &Link, registry: &Registry) {
-    let (users, groups) = registry.interest();
+fn send_table(link: &Link, registry: &Registry, now_us: u64) {
+    let (users, groups) = registry.interest(now_us);
     let mut parts = table_parts(&users, &groups).into_iter();
     if !parts.all(|part| sent(link, link.send(Kind::InterestTable.number(), 0, &part))) {
         debug!(?link, "it went while it was told of our sessions");
@@ -279,6 +279,7 @@ mod tests {
                 session: u64::MAX,
                 client_type: 0x12,
                 epoch: u64::MAX,
+                age_us: Some(u64::MAX),
             })
             .collect();
         let groups: Vec<u32> = (0..50_000).map(|group| u32::MAX - group).collect();

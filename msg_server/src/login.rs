@@ -3,6 +3,9 @@
 //! The order is what makes it safe: the hub is told of the session before storage is asked for its
 //! groups, so that whatever changes from then on reaches us; what comes meanwhile waits until the
 //! login is answered.
+//!
+//! A login counts from when its request came, not from when it was checked: somebody may have given up
+//! waiting for it, and have logged in elsewhere meanwhile.
 
 use std::net::IpAddr;
 use std::sync::Arc;
@@ -12,6 +15,7 @@ use daemon::clock::{unix_ms, unix_s};
 use prost::Message;
 use proto::client::{self, LoginResult, UserStatus};
 use proto::cluster::wire::{InterestChange, Membership, Verified, Verify};
+use proto::seat::Judgement;
 use proto::{Command, encode_message};
 use tracing::debug;
 
@@ -26,7 +30,7 @@ use crate::storage::Joined;
 /// Kick reason of the client protocol: another device of the class has logged in.
 const OTHER_LOGIN: u32 = 1;
 
-/// How often an epoch is raised because somebody else has a larger one.
+/// How often an epoch is raised during a login. What is larger still is met by the kicks that follow.
 const EPOCH_ROUNDS: u32 = 3;
 
 const WELCOME: &str = "welcome";
@@ -48,6 +52,14 @@ pub(crate) struct Attempt {
     pub(crate) request: client::LoginRequest,
 }
 
+/// When a request came, by both clocks.
+#[derive(Debug, Clone, Copy)]
+struct Came {
+    unix_ms: u64,
+    /// Since the start of the gateway.
+    us: u64,
+}
+
 /// A login that is not accepted.
 #[derive(Debug)]
 struct Refusal {
@@ -63,9 +75,10 @@ impl Refusal {
 
 /// Logs a client in, or ends its connection after telling it why not.
 pub(crate) async fn log_in(gateway: Arc<Gateway>, attempt: Attempt) -> Option<Entered> {
+    let came = Came { unix_ms: unix_ms(), us: gateway.now_us() };
     let Attempt { outbox, seq, .. } = &attempt;
     let count = |result| gateway.metrics.logins.get_or_create(&LoginLabel { result }).inc();
-    match accept(&gateway, &attempt).await {
+    match accept(&gateway, &attempt, came).await {
         Ok((entered, reply, pc_online)) => {
             count(0);
             outbox.release(encode_message(Command::LoginReply, *seq, &reply));
@@ -74,6 +87,7 @@ pub(crate) async fn log_in(gateway: Arc<Gateway>, attempt: Attempt) -> Option<En
                 let notify = client::PcStatusNotify { user_id, status: UserStatus::Online.into() };
                 entered.session.push(&encode_message(Command::PcStatusNotify, 0, &notify));
             }
+            entered.session.login_answered();
             Some(entered)
         }
         Err(Refusal { result, text }) => {
@@ -96,6 +110,7 @@ pub(crate) async fn log_in(gateway: Arc<Gateway>, attempt: Attempt) -> Option<En
 async fn accept(
     gateway: &Arc<Gateway>,
     attempt: &Attempt,
+    came: Came,
 ) -> Result<(Entered, client::LoginReply, bool), Refusal> {
     let (user, user_info) = verify(gateway, attempt).await?;
     let login = Login {
@@ -105,10 +120,13 @@ async fn accept(
     };
     attempt.outbox.hold();
     let partitions = gateway.partitions.count();
-    let session = Arc::new(Session::new(login, Arc::clone(&attempt.outbox), partitions));
-    let (entered, announced) = Entered::enter(gateway, session);
+    let session = Session::new(login, Arc::clone(&attempt.outbox), partitions).came_at(came.us);
+    let (entered, announced) = Entered::enter(gateway, Arc::new(session), came.unix_ms);
     let settled = entered.register(announced).await;
-    entered.join_groups().await?;
+    // A client that is thrown out already is answered all the same, and told so then.
+    if !entered.session.is_over() {
+        entered.join_groups().await?;
+    }
 
     let asked = UserStatus::try_from(attempt.request.online_status);
     let reply = client::LoginReply {
@@ -118,7 +136,7 @@ async fn accept(
         online_status: Some(asked.unwrap_or(UserStatus::Online).into()),
         user_info: Some(user_info),
     };
-    Ok((entered, reply, settled.pc_online))
+    Ok((entered, reply, settled.pc_online()))
 }
 
 /// Asks storage who this is.
@@ -151,11 +169,11 @@ fn client_type(request: &client::LoginRequest) -> u32 {
 
 impl Entered {
     /// Enters a session, and throws out those that it displaces here.
-    fn enter(gateway: &Arc<Gateway>, session: Arc<Session>) -> (Self, Announced) {
+    fn enter(gateway: &Arc<Gateway>, session: Arc<Session>, epoch: u64) -> (Self, Announced) {
         let order = gateway.hub.in_order();
-        let displaced = gateway.registry.enter(&session, unix_ms());
+        let displaced = gateway.registry.enter(&session, epoch);
         let announced = order.announce(&InterestChange {
-            add_users: vec![session.interest()],
+            add_users: vec![session.claim(gateway.now_us())],
             ..InterestChange::default()
         });
         drop(order);
@@ -165,20 +183,23 @@ impl Entered {
         (Self { gateway: Arc::clone(gateway), session }, announced)
     }
 
-    /// Waits for the hub, and raises the epoch above every other that the hub knows. Without a hub
-    /// the login goes on, unlike in the original: the owner serves us directly, whatever passes us
-    /// by comes with the cursor, and other sessions of the class end when a replica is back.
+    /// Waits for the hub, and raises the epoch above every other that the hub knows of a login which
+    /// came before this one. Without a hub the login goes on, unlike in the original: the owner serves
+    /// us directly, whatever passes us by comes with the cursor, and other sessions of the class end
+    /// when a replica is back.
     async fn register(&self, announced: Announced) -> Settled {
         let Self { gateway, session } = self;
         let mut settled = gateway.hub.settle(announced).await;
         for _round in 0..EPOCH_ROUNDS {
-            if settled.largest_epoch <= session.epoch() {
-                break;
-            }
-            let announced = self.raise_epoch(settled.largest_epoch);
+            let Some(announced) = self.raise_epoch(&settled) else { break };
             settled = gateway.hub.settle(announced).await;
         }
-        session.settle();
+        let order = gateway.hub.in_order();
+        let stays = session.settle();
+        drop(order);
+        if !stays {
+            session.kick(Some(OTHER_LOGIN));
+        }
         settled
     }
 
@@ -203,13 +224,17 @@ impl Entered {
         Ok(())
     }
 
-    fn raise_epoch(&self, above: u64) -> Announced {
-        let order = self.gateway.hub.in_order();
-        self.session.set_epoch(above.saturating_add(1));
-        order.announce(&InterestChange {
-            add_users: vec![self.session.interest()],
-            ..InterestChange::default()
-        })
+    /// Announces a larger epoch, if the answers demand one.
+    fn raise_epoch(&self, settled: &Settled) -> Option<Announced> {
+        let Self { gateway, session } = self;
+        let order = gateway.hub.in_order();
+        let now_us = gateway.now_us();
+        let mut rises = false;
+        for answer in &settled.answers {
+            rises |= session.hear(answer, now_us) == Judgement::Rises;
+        }
+        let add_users = vec![session.claim(now_us)];
+        rises.then(|| order.announce(&InterestChange { add_users, ..InterestChange::default() }))
     }
 
     /// Enters the session into its groups; `None` if the hub knows all of them as ours.
@@ -222,7 +247,7 @@ impl Entered {
         }
         let announced = order.announce(&InterestChange {
             // A change that adds a user is confirmed; to add the same one again changes nothing.
-            add_users: vec![session.interest()],
+            add_users: vec![session.claim(gateway.now_us())],
             add_groups: add_groups.clone(),
             ..InterestChange::default()
         });

@@ -10,8 +10,8 @@
 #[derive(Debug, Default)]
 pub(crate) struct Groups {
     /// Sorted by group. A user who was removed keeps an entry, so that late news cannot bring him
-    /// back.
-    known: Vec<Known>,
+    /// back. No larger than it must be, since there is one for each session.
+    known: Box<[Known]>,
 }
 
 #[derive(Debug, Clone, Copy)]
@@ -45,7 +45,9 @@ impl Groups {
                 _ => return Change::None,
             },
             Err(index) => {
-                self.known.insert(index, Known { group, version, member });
+                let mut known = std::mem::take(&mut self.known).into_vec();
+                known.insert(index, Known { group, version, member });
+                self.known = known.into_boxed_slice();
                 false
             }
         };
@@ -59,11 +61,6 @@ impl Groups {
     /// The groups that the user is in.
     pub(crate) fn joined(&self) -> impl Iterator<Item = u32> {
         self.known.iter().filter(|known| known.member).map(|known| known.group)
-    }
-
-    /// Gives back the memory that growing has left over.
-    pub(crate) fn shrink(&mut self) {
-        self.known.shrink_to_fit();
     }
 }
 

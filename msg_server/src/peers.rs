@@ -78,7 +78,7 @@ impl Batches {
 
 impl LinkHandler for HubLinks {
     fn up(&self, link: &Link) {
-        self.gateway.hub.up(link, &self.gateway.registry);
+        self.gateway.hub.up(link, &self.gateway.registry, self.gateway.now_us());
         self.ready.set(true);
     }
 
@@ -87,7 +87,9 @@ impl LinkHandler for HubLinks {
         match Kind::from_number(frame.kind) {
             Some(Kind::Publish) => take_publish(gateway, batches, link, &frame),
             Some(Kind::InterestChange) if frame.answer => gateway.hub.registered(link, &frame),
-            Some(Kind::InterestAgain) => gateway.hub.send_again(link, &gateway.registry),
+            Some(Kind::InterestAgain) => {
+                gateway.hub.send_again(link, &gateway.registry, gateway.now_us());
+            }
             Some(Kind::Kick) => {
                 if let Some(kick) = read::<Kick>(link, &frame) {
                     gateway.kicked(&kick);

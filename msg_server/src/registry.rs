@@ -2,7 +2,7 @@
 //!
 //! # Invariants
 //!
-//! - Of one user and device class, the session that entered last has the largest epoch here.
+//! - Of one user and device class, the session whose login came last has the largest epoch here.
 //! - A group's list is never changed while somebody delivers by it: a delivery works on the list as
 //!   it was, and takes no lock while it writes to sockets.
 //! - Whatever changes what the hub is told of us is changed under [`Hub`](crate::hub::Hub)'s order,
@@ -22,6 +22,7 @@ use parking_lot::RwLock;
 use proto::cluster::wire::{InterestChecksum, Membership, UserInterest};
 use proto::cluster::{interest_hash_group, interest_hash_user};
 use proto::ids::Parties;
+use proto::seat::{Phase, Standing};
 
 use crate::membership::Change;
 use crate::session::Session;
@@ -79,16 +80,25 @@ impl Registry {
         self.last_session.fetch_add(1, Ordering::Relaxed) + 1
     }
 
-    /// Enters a session, with an epoch of at least `epoch` that is larger than those of the user's
-    /// other sessions. Returns the sessions of the same class, which it displaces.
+    /// Enters a session, with an epoch of at least `epoch` that is larger than those of the sessions
+    /// which it displaces: the user's others of this class. Returns them. One whose login came later
+    /// is not displaced; then the session that enters is the one that will not stay.
     pub(crate) fn enter(&self, session: &Arc<Session>, epoch: u64) -> Vec<Arc<Session>> {
         let mut tables = self.tables.write();
         tables.sessions += 1;
         let others = tables.users.entry(session.user()).or_insert_with(|| Vec::with_capacity(1));
-        let largest = others.iter().map(|other| other.epoch() + 1).max();
-        session.set_epoch(epoch.max(largest.unwrap_or(0)));
-        let displaced = others.iter().filter(|other| other.class() == session.class());
-        let displaced = displaced.cloned().collect();
+        let of_class = others.iter().filter(|other| other.class() == session.class());
+        let mut standing = session.standing();
+        standing.enter(epoch, of_class.clone().map(|other| other.standing()));
+        session.set_standing(standing);
+        let displaced = of_class.filter(|other| {
+            let other = other.standing();
+            other.phase != Phase::Over && standing.displaces(&other)
+        });
+        let displaced: Vec<Arc<Session>> = displaced.cloned().collect();
+        for older in &displaced {
+            older.set_standing(Standing { phase: Phase::Over, ..older.standing() });
+        }
         others.push(Arc::clone(session));
         displaced
     }
@@ -162,7 +172,6 @@ impl Registry {
                 tables.add_member(membership.group, session, membership.join_msg_id);
             }
         }
-        known.shrink();
         let unconfirmed = |group: &u32| tables.groups.get(group).is_some_and(|g| !g.confirmed);
         known.joined().filter(unconfirmed).collect()
     }
@@ -232,11 +241,11 @@ impl Registry {
         taken
     }
 
-    /// What the hub should know of us.
-    pub(crate) fn interest(&self) -> (Vec<UserInterest>, Vec<u32>) {
+    /// What the hub should know of us, `now_us` after the start of the gateway.
+    pub(crate) fn interest(&self, now_us: u64) -> (Vec<UserInterest>, Vec<u32>) {
         let tables = self.tables.read();
         let sessions = tables.users.values().flatten();
-        let users = sessions.map(|session| session.interest()).collect();
+        let users = sessions.map(|session| session.claim(now_us)).collect();
         (users, tables.groups.keys().copied().collect())
     }
 

@@ -202,8 +202,8 @@ pub(crate) fn kick_pc(gateway: &Gateway, session: &Session, seq: u16) {
     let kick = Kick {
         user: session.user(),
         device_class: Some(0),
-        below_epoch: None,
         reason: Some(BY_MOBILE),
+        ..Kick::default()
     };
     gateway.kicked(&kick);
     if !gateway.hub.kick(&kick) {

@@ -2,14 +2,15 @@
 
 use std::fmt;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::atomic::{AtomicU64, Ordering};
 
 use bytes::Bytes;
 use daemon::faults::{self, Mutant};
 use parking_lot::Mutex;
 use proto::client::ClientType;
 use proto::cluster::device_class;
-use proto::cluster::wire::{Kick, Origin, UserInterest};
+use proto::cluster::wire::{Kick, Origin, Registered, UserInterest};
+use proto::seat::{Judgement, Phase, Rival, Standing};
 use proto::{Command, client, encode_message};
 
 use crate::closing::CloseReason;
@@ -18,6 +19,21 @@ use crate::outbox::Outbox;
 
 /// A floor that is not known yet.
 const NO_FLOOR: u64 = u64::MAX;
+
+/// [`Session::phase`] of a session that is settled.
+const SETTLED: u64 = u64::MAX;
+
+/// That of one that is over, plus the reason that its client is given (0: none, or not yet known). What
+/// is smaller is the epoch that is needed to stay.
+const OVER: u64 = SETTLED - 1 - u32::MAX as u64;
+
+/// What [`Session::came`] is counted in, as a power of two of microseconds: 8 ms, of which 32 bits hold
+/// 400 days. Logins that came closer together are told apart by their epochs alone, and so are all
+/// logins of a gateway that runs for longer.
+const CAME_UNIT: u32 = 13;
+
+/// When it came is not known any more.
+const CAME_TOO_LATE: u32 = u32::MAX;
 
 /// Users that one client hears of when many are online.
 const WATCHED_MAX: usize = 1000;
@@ -43,10 +59,13 @@ enum Floors {
 pub(crate) struct Session {
     pub(crate) login: Login,
     pub(crate) outbox: Arc<Outbox>,
-    /// Of two sessions of one user and device class, the one with the larger epoch stays.
+    /// Of two sessions of one user and device class, the one with the larger epoch stays. Changed, like
+    /// the phase, only under the hub's order.
     epoch: AtomicU64,
-    /// Whether the epoch is final: until then a kick by epoch is meant for the number, not for us.
-    settled: AtomicBool,
+    /// Its [`Phase`], in one word.
+    phase: AtomicU64,
+    /// When the request for the login came, since the start of the gateway.
+    came: u32,
     floors: Floors,
     /// Changed only by the registry.
     pub(crate) groups: Mutex<Groups>,
@@ -61,11 +80,17 @@ impl Session {
             login,
             outbox,
             epoch: AtomicU64::new(0),
-            settled: AtomicBool::new(false),
+            phase: AtomicU64::new(0),
+            came: 0,
             floors: Floors::new(partitions),
             groups: Mutex::default(),
             watched: Mutex::default(),
         }
+    }
+
+    /// The request for the login came then, in microseconds since the start of the gateway.
+    pub(crate) fn came_at(self, came_us: u64) -> Self {
+        Self { came: u32::try_from(came_us >> CAME_UNIT).unwrap_or(CAME_TOO_LATE), ..self }
     }
 
     pub(crate) fn id(&self) -> u64 {
@@ -94,13 +119,41 @@ impl Session {
         self.epoch.load(Ordering::Relaxed)
     }
 
-    pub(crate) fn set_epoch(&self, epoch: u64) {
-        self.epoch.store(epoch, Ordering::Relaxed);
+    /// What is known of its claim.
+    pub(crate) fn standing(&self) -> Standing {
+        let phase = match self.phase.load(Ordering::Relaxed) {
+            SETTLED => Phase::Settled,
+            over if over >= OVER => Phase::Over,
+            below => Phase::Entering { below },
+        };
+        Standing { epoch: self.epoch(), came_us: u64::from(self.came) << CAME_UNIT, phase }
     }
 
-    /// The epoch is final.
-    pub(crate) fn settle(&self) {
-        self.settled.store(true, Ordering::Relaxed);
+    /// Changes what is known of its claim. Only under the hub's order.
+    pub(crate) fn set_standing(&self, standing: Standing) {
+        self.epoch.store(standing.epoch, Ordering::Relaxed);
+        let phase = match standing.phase {
+            Phase::Settled => SETTLED,
+            // What was over before keeps its reason.
+            Phase::Over if self.is_over() => return,
+            Phase::Over => OVER,
+            Phase::Entering { below } => below.min(OVER - 1),
+        };
+        self.phase.store(phase, Ordering::Relaxed);
+    }
+
+    /// The epoch is final: judges what was heard until now. Whether the session stays. Only under the
+    /// hub's order.
+    pub(crate) fn settle(&self) -> bool {
+        let mut standing = self.standing();
+        let stays = standing.settle();
+        self.set_standing(standing);
+        stays
+    }
+
+    /// Whether it has lost its place, and is only to be closed.
+    pub(crate) fn is_over(&self) -> bool {
+        self.standing().phase == Phase::Over
     }
 
     /// Up to where in the log of a partition the client asks for everything itself; `None` before its
@@ -123,34 +176,82 @@ impl Session {
         Origin { gateway_boot, session: self.id() }
     }
 
-    /// What the hub is told of this session.
+    /// By what the hub knows this session.
     pub(crate) fn interest(&self) -> UserInterest {
         UserInterest {
             user: self.user(),
             session: self.id(),
             client_type: self.login.client_type,
             epoch: self.epoch(),
+            age_us: None,
         }
     }
 
-    /// Whether `kick` is meant for this session.
-    pub(crate) fn is_meant(&self, kick: &Kick) -> bool {
-        let class = kick.device_class.is_none_or(|class| class == self.class());
-        let epoch = kick
-            .below_epoch
-            .is_none_or(|below| self.settled.load(Ordering::Relaxed) && self.epoch() < below);
-        let epoch = epoch || faults::planted(Mutant::OfflineWithoutEpoch);
-        kick.user == self.user() && class && epoch
+    /// What the hub is told of this session, `now_us` after the start of the gateway.
+    pub(crate) fn claim(&self, now_us: u64) -> UserInterest {
+        let age_us = now_us.saturating_sub(self.standing().came_us);
+        let age_us = Some(age_us).filter(|_age| self.came != CAME_TOO_LATE);
+        UserInterest { age_us, ..self.interest() }
     }
 
-    /// Ends the session, telling the client why if there is a reason that clients know.
+    /// Takes in what a replica answers to the login. Only under the hub's order.
+    pub(crate) fn hear(&self, answer: &Registered, now_us: u64) -> Judgement {
+        let Some(largest) = answer.largest_epoch else { return Judgement::Stays };
+        let mut standing = self.standing();
+        let judgement = standing.on_answer(Rival::told(largest, answer.largest_age_us, now_us));
+        self.set_standing(standing);
+        judgement
+    }
+
+    /// What a kick means for this session. Only under the hub's order.
+    pub(crate) fn judge(&self, kick: &Kick, now_us: u64) -> Judgement {
+        let class = kick.device_class.is_none_or(|class| class == self.class());
+        let mut standing = self.standing();
+        if kick.user != self.user() || !class || standing.phase == Phase::Over {
+            return Judgement::Stays;
+        }
+        let judgement = match kick.below_epoch {
+            Some(below) if !faults::planted(Mutant::OfflineWithoutEpoch) => {
+                standing.on_kick(Rival::told(below, kick.winner_age_us, now_us))
+            }
+            _ => {
+                standing.phase = Phase::Over;
+                Judgement::Goes
+            }
+        };
+        self.set_standing(standing);
+        judgement
+    }
+
+    /// Ends the session, telling the client why if there is a reason that clients know. A client whose
+    /// login is not answered yet is told after the answer ([`Self::login_answered`]): one that heard
+    /// neither would come back and throw out whoever is here instead.
     pub(crate) fn kick(&self, reason: Option<u32>) {
-        let notice = reason.and_then(|reason| i32::try_from(reason).ok()).map(|reason| {
-            let notice = client::KickNotify { user_id: self.user(), reason };
-            encode_message(Command::KickNotify, 0, &notice)
-        });
-        // A login that is not answered yet just ends: nothing may come before its answer.
-        self.outbox.finish(notice.filter(|_| !self.outbox.is_held()), CloseReason::Kicked);
+        let over = OVER + u64::from(reason.unwrap_or(0));
+        // The reason first, and then the look: `login_answered` does it the other way round.
+        let first = |phase: u64| (phase <= OVER || phase == SETTLED).then_some(over);
+        if self.phase.fetch_update(Ordering::Relaxed, Ordering::Relaxed, first).is_err() {
+            // It was told a reason already.
+        }
+        let notice = self.notice(reason);
+        if notice.is_none() || !self.outbox.is_held() {
+            self.outbox.finish(notice, CloseReason::Kicked);
+        }
+    }
+
+    /// The login is answered: a kick that came before is told now.
+    pub(crate) fn login_answered(&self) {
+        let phase = self.phase.load(Ordering::Relaxed);
+        let reason = phase.checked_sub(OVER).filter(|reason| phase != SETTLED && *reason > 0);
+        if let Some(reason) = reason {
+            self.outbox.finish(self.notice(u32::try_from(reason).ok()), CloseReason::Kicked);
+        }
+    }
+
+    fn notice(&self, reason: Option<u32>) -> Option<Bytes> {
+        let reason = reason.and_then(|reason| i32::try_from(reason).ok())?;
+        let notice = client::KickNotify { user_id: self.user(), reason };
+        Some(encode_message(Command::KickNotify, 0, &notice))
     }
 
     /// Remembers that the client asked about these users.
@@ -213,6 +314,9 @@ impl fmt::Debug for Session {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::config::LimitsConfig;
+    use crate::metrics::GatewayMetrics;
+    use crate::outbox::OutboxPool;
 
     #[test]
     fn floors_are_unknown_until_they_are_set_and_each_partition_has_its_own() {
@@ -226,6 +330,79 @@ mod tests {
             assert!((0..partitions).all(unknown));
             assert!(floors.get(partitions).is_none());
         }
+    }
+
+    fn session() -> Session {
+        let pool = OutboxPool::new(&LimitsConfig::default(), GatewayMetrics::default());
+        let outbox = Arc::new(Outbox::queued(Arc::new(pool)));
+        let session = Session::new(Login { id: 1, user: 5, client_type: 1 }, outbox, 1);
+        let session = session.came_at(1_000_000);
+        session.set_standing(Standing { epoch: 100, ..session.standing() });
+        session
+    }
+
+    #[test]
+    fn a_kick_is_meant_for_its_user_and_class_and_for_smaller_epochs() {
+        use Judgement::{Goes, Rises, Stays};
+        let kick = Kick { user: 5, reason: Some(1), ..Kick::default() };
+        let below = |below| Kick { below_epoch: Some(below), device_class: Some(0), ..kick };
+        let older = |below_epoch| Kick { winner_age_us: Some(3_000_000), ..below(below_epoch) };
+        let table = [
+            (kick, true, Goes),
+            (kick, false, Goes),
+            (Kick { user: 6, ..kick }, true, Stays),
+            (Kick { device_class: Some(0), ..kick }, true, Goes),
+            (Kick { device_class: Some(1), ..kick }, true, Stays),
+            (Kick { device_class: Some(1), ..below(101) }, true, Stays),
+            (Kick { user: 6, ..below(101) }, true, Stays),
+            (below(99), true, Stays),
+            (below(100), true, Stays),
+            (below(101), true, Goes),
+            (older(100), true, Stays),
+            (older(101), true, Rises),
+            // Not settled: it is remembered, and judged then.
+            (below(100), false, Stays),
+            (below(101), false, Stays),
+            (older(101), false, Rises),
+        ];
+        for (kick, settled, expected) in table {
+            let session = session();
+            assert!(!settled || session.settle());
+            assert_eq!(session.judge(&kick, 2_000_000), expected, "{kick:?}");
+            assert_eq!(session.epoch(), if expected == Rises { 102 } else { 100 }, "{kick:?}");
+            let stays = expected != Goes && (settled || kick != below(101));
+            assert_eq!(session.settle(), stays, "{kick:?}");
+            assert_eq!(session.is_over(), !stays, "{kick:?}");
+        }
+    }
+
+    #[test]
+    fn what_is_known_of_a_claim_survives_its_short_form() {
+        let session = session();
+        for phase in [
+            Phase::Entering { below: 0 },
+            Phase::Entering { below: 1_700_000_000_000 },
+            Phase::Settled,
+            Phase::Over,
+        ] {
+            let standing = Standing { phase, ..session.standing() };
+            session.set_standing(standing);
+            assert_eq!(session.standing(), standing);
+        }
+        // The reason stays as well.
+        session.kick(Some(2));
+        session.set_standing(session.standing());
+        assert!(session.is_over() && !session.settle());
+        assert_eq!(session.phase.load(Ordering::Relaxed), OVER + 2);
+    }
+
+    #[test]
+    fn when_a_login_came_is_told_never_too_long_ago_and_not_at_all_after_a_year() {
+        let unit = 1 << CAME_UNIT;
+        let claim = session().claim(3_000_000);
+        assert!((2_000_000..2_000_000 + unit).contains(&claim.age_us.unwrap()), "{claim:?}");
+        let late = session().came_at(u64::MAX / 2);
+        assert_eq!(late.claim(u64::MAX / 2).age_us, None);
     }
 
     #[test]

@@ -2,7 +2,7 @@
 //!
 //! No IO, no clock, no task: bytes in, values out, and back. The client protocol is fixed by the
 //! clients that exist ([`client`], [`frame`], [`command`], [`lists`], [`text`]); the cluster's
-//! protocol and the log's records are ours ([`cluster`], [`log`]).
+//! protocol and the log's records are ours ([`cluster`], [`log`], [`seat`]).
 
 #![deny(clippy::indexing_slicing)] // Peers choose the bytes, and an index out of range is a panic.
 
@@ -14,6 +14,7 @@ pub mod fuzzing;
 pub mod ids;
 pub mod limits;
 pub mod lists;
+pub mod seat;
 pub mod text;
 
 /// The messages of the client protocol, from `schema/`. The body of a command is the message of

@@ -128,10 +128,10 @@ mod tests {
         let slots: Vec<Slot> = (1..=4).map(|boot| interest.connect(boot)).collect();
         for (user, &slot) in (1..).zip(&slots) {
             interest.begin(slot);
-            interest.add_user(slot, &session(user, u64::from(user), WINDOWS));
+            interest.add_user(slot, &session(user, u64::from(user), WINDOWS), 0);
         }
-        interest.add_user(slots[3], &session(1, 11, ANDROID));
-        interest.add_user(slots[1], &session(2, 12, ANDROID));
+        interest.add_user(slots[3], &session(1, 11, ANDROID), 0);
+        interest.add_user(slots[1], &session(2, 12, ANDROID), 0);
         interest.add_group(slots[2], 9);
         interest.add_group(slots[3], 9);
         for slot in slots {
@@ -141,7 +141,7 @@ mod tests {
     }
 
     fn session(user: u32, session: u64, client_type: u32) -> UserInterest {
-        UserInterest { user, session, client_type, epoch: 10 * session }
+        UserInterest { user, session, client_type, epoch: 10 * session, age_us: None }
     }
 
     fn boots(interest: &Interest, recipients: &[Slot]) -> Vec<u64> {
@@ -239,8 +239,12 @@ mod tests {
     #[test]
     fn a_kick_goes_where_there_is_something_to_end() {
         let (interest, mut fanout) = (table(), Fanout::default());
-        let kick =
-            |device_class, below_epoch| Kick { user: 1, device_class, below_epoch, reason: None };
+        let kick = |device_class, below_epoch| Kick {
+            user: 1,
+            device_class,
+            below_epoch,
+            ..Kick::default()
+        };
         assert_eq!(boots(&interest, fanout.kick(&interest, &kick(None, None))), [1, 4]);
         assert_eq!(boots(&interest, fanout.kick(&interest, &kick(Some(0), None))), [1]);
         assert_eq!(boots(&interest, fanout.kick(&interest, &kick(None, Some(110)))), [1]);

@@ -21,7 +21,7 @@ use prost::Message;
 use proto::cluster::{Kind, wire};
 use tracing::{debug, info, warn};
 
-use crate::claims::{self, Spared};
+use crate::claims::{self, Case, Docket};
 use crate::fanout::Fanout;
 use crate::interest::{Interest, Slot};
 use crate::metrics::HubMetrics;
@@ -45,6 +45,7 @@ pub(crate) struct Hub {
     state: Mutex<State>,
     metrics: HubMetrics,
     newcomer_until: Option<Instant>,
+    started: Instant,
 }
 
 #[derive(Debug, Default)]
@@ -52,7 +53,7 @@ struct State {
     interest: Interest,
     fanout: Fanout,
     presence: Presence,
-    spared: Spared,
+    docket: Docket,
     /// By [`Slot::index`].
     links: Vec<Option<Link>>,
     /// By the link's number.
@@ -63,7 +64,7 @@ struct State {
 
 impl Hub {
     pub(crate) fn new(metrics: HubMetrics) -> Self {
-        Self { state: Mutex::default(), metrics, newcomer_until: None }
+        Self { state: Mutex::default(), metrics, newcomer_until: None, started: Instant::now() }
     }
 
     /// Until then, gateways that it has never heard of may exist, and owners are told so.
@@ -75,13 +76,21 @@ impl Hub {
         self.newcomer_until.is_some_and(|until| Instant::now() < until)
     }
 
-    /// What is done once per second: announces presence, judges those who were spared, shows the
+    /// Microseconds since the start.
+    fn us(&self, now: Instant) -> u64 {
+        let since = now.saturating_duration_since(self.started);
+        u64::try_from(since.as_micros()).unwrap_or(u64::MAX)
+    }
+
+    /// What is done once per second: announces presence, judges again whoever is to be, shows the
     /// figures.
     pub(crate) fn tick(&self, now: Instant) {
         let mut state = self.state.lock();
         state.lost.retain(|(until, _boot)| *until > now);
-        while let Some((user, class)) = state.spared.pop(now) {
-            state.judge(user, class, None, &self.metrics);
+        // Only those that are due: who is judged now is due again later than that.
+        while let Some((user, class)) = state.docket.pop(now) {
+            let case = Case { user, class, newcomer: None, now_us: self.us(now) };
+            state.judge(case, now, &self.metrics);
         }
         state.announce(now, &self.metrics);
         self.metrics.show(state.interest.size(), state.presence.online());
@@ -187,27 +196,19 @@ impl State {
         }
     }
 
-    /// Kicks whoever has lost against a larger epoch. Returns whether `newcomer` was spared.
-    fn judge(
-        &mut self,
-        user: u32,
-        class: u32,
-        newcomer: Option<(Slot, u64)>,
-        metrics: &HubMetrics,
-    ) -> bool {
-        let boot = |slot| self.interest.boot(slot).unwrap_or_default();
-        let (verdicts, spared) = claims::judge(self.interest.claims(user), class, boot, newcomer);
-        for verdict in verdicts {
+    /// Kicks whoever has lost against a larger epoch.
+    fn judge(&mut self, case: Case, now: Instant, metrics: &HubMetrics) {
+        for verdict in claims::judge(&self.interest, &mut self.docket, case, now) {
             metrics.kicks.inc();
             let kick = wire::Kick {
-                user,
-                device_class: Some(class),
+                user: case.user,
+                device_class: Some(case.class),
                 below_epoch: Some(verdict.below_epoch),
                 reason: Some(OTHER_LOGIN),
+                winner_age_us: verdict.winner_age_us,
             };
             self.tell(verdict.slot, Kind::Kick, &kick);
         }
-        spared
     }
 
     /// Tells every gateway what has changed since the last time.

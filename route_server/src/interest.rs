@@ -51,11 +51,23 @@ pub(crate) struct Claim {
     pub(crate) client_type: u32,
     pub(crate) session: u64,
     pub(crate) epoch: u64,
+    /// When its request came or later, in microseconds since the start of this replica: mostly before
+    /// it, after a restart. [`CAME_UNKNOWN`] if its gateway does not say.
+    came_us: i64,
 }
+
+/// A time at which nothing came: nobody came later.
+const CAME_UNKNOWN: i64 = i64::MAX;
 
 impl Claim {
     pub(crate) fn device_class(&self) -> u32 {
         device_class(self.client_type)
+    }
+
+    /// How long ago it came, or less.
+    pub(crate) fn age_us(&self, now_us: u64) -> Option<u64> {
+        let age_us = now_us.saturating_sub_signed(self.came_us);
+        (self.came_us != CAME_UNKNOWN).then_some(age_us)
     }
 }
 
@@ -190,15 +202,16 @@ impl Interest {
             );
         }
         stale.retain(|&(user, session, epoch)| {
-            self.remove_user(slot, &UserInterest { user, session, client_type: 0, epoch })
+            let gone = UserInterest { user, session, epoch, ..UserInterest::default() };
+            self.remove_user(slot, &gone)
         });
         stale.into_iter().map(|(user, ..)| user).collect()
     }
 
     /// A session is there. Said again, its epoch is replaced: one link keeps its order, so the last
-    /// word is the newest.
-    pub(crate) fn add_user(&mut self, slot: Slot, added: &UserInterest) {
-        let &UserInterest { user, session, client_type, epoch } = added;
+    /// word is the newest. It is `now_us` since the start of this replica.
+    pub(crate) fn add_user(&mut self, slot: Slot, added: &UserInterest, now_us: u64) {
+        let &UserInterest { user, session, client_type, epoch, age_us } = added;
         let Some(gateway) = self.gateways.get_mut(slot.index()).and_then(Option::as_mut) else {
             return;
         };
@@ -207,10 +220,14 @@ impl Interest {
         }
         // Most users have one session.
         let claims = self.users.entry(user).or_insert_with(|| Vec::with_capacity(1));
-        let claim = Claim { slot, client_type, session, epoch };
+        let came_us = age_us.and_then(|age_us| now_us.checked_signed_diff(age_us));
+        let came_us = came_us.unwrap_or(CAME_UNKNOWN);
+        let mut claim = Claim { slot, client_type, session, epoch, came_us };
         let same = |known: &&mut Claim| known.slot == slot && known.session == session;
         if let Some(known) = claims.iter_mut().find(same) {
             gateway.sum.users_xor ^= interest_hash_user(user, session, known.epoch);
+            // What took less time to get here is nearer to the truth.
+            claim.came_us = claim.came_us.min(known.came_us);
             *known = claim;
         } else {
             claims.push(claim);

@@ -43,7 +43,31 @@ fn the_session_that_enters_last_has_the_largest_epoch_even_if_the_clock_went_bac
     let second = session(&registry, 7, MAC);
     let displaced: Vec<u64> = registry.enter(&second, 3000).iter().map(|s| s.id()).collect();
     assert_eq!(displaced, [first.id()]);
-    assert!(second.epoch() > phone.epoch() && phone.epoch() > first.epoch());
+    assert!(second.epoch() > first.epoch());
+    assert_eq!((first.is_over(), phone.is_over(), second.is_over()), (true, false, false));
+    assert_eq!(phone.epoch(), 4000);
+}
+
+#[test]
+fn a_login_that_came_before_another_one_does_not_displace_it() {
+    let registry = Registry::default();
+    let at = |came_us| {
+        let pool = OutboxPool::new(&LimitsConfig::default(), GatewayMetrics::default());
+        let outbox = Arc::new(Outbox::queued(Arc::new(pool)));
+        let login = Login { id: registry.next_session_id(), user: 7, client_type: WINDOWS };
+        Arc::new(Session::new(login, outbox, 1).came_at(came_us))
+    };
+    let (late, newer) = (at(1_000_000), at(2_000_000));
+    assert!(registry.enter(&newer, 2000).is_empty());
+    assert!(newer.settle());
+    // Its password was checked for so long, and its clock says more.
+    assert!(registry.enter(&late, 3000).is_empty());
+    assert!(late.is_over() && !late.settle() && late.epoch() < newer.epoch());
+    assert!(!newer.is_over());
+    let newest = at(3_000_000);
+    let displaced: Vec<u64> = registry.enter(&newest, 1000).iter().map(|s| s.id()).collect();
+    assert_eq!(displaced, [newer.id()], "who is over already is not told again");
+    assert!(newest.epoch() > newer.epoch());
 }
 
 #[test]
@@ -111,7 +135,7 @@ fn the_checksum_is_that_of_the_table() {
     let registry = Registry::default();
     let session = entered(&registry, 7, WINDOWS);
     registry.join_all(&session, &[membership(9, 1, 1)]);
-    let (users, groups) = registry.interest();
+    let (users, groups) = registry.interest(0);
     let user = users.first().unwrap();
     let checksum = registry.checksum();
     assert_eq!((checksum.users, checksum.groups), (1, 1));

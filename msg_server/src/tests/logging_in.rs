@@ -3,7 +3,7 @@
 use std::sync::atomic::Ordering;
 
 use proto::cluster::{Kind, wire};
-use proto::{Command, client};
+use proto::{Command, client, encode_message};
 
 use super::harness::*;
 
@@ -43,9 +43,10 @@ async fn no_push_comes_before_the_answer_to_the_login() {
     world.stop().await;
 }
 
-/// Once, a session that was displaced while it logged in got the notice as its first frame.
+/// Once, a session that was displaced while it logged in got the notice as its first frame; later it got
+/// nothing, so that it came back and threw out the other one.
 #[tokio::test]
-async fn regression_a_login_that_is_displaced_before_its_answer_hears_nothing() {
+async fn regression_a_login_that_is_displaced_before_its_answer_hears_of_it_after_that() {
     let world = World::start().await;
     world.hub.confirms.store(false, Ordering::SeqCst);
     let mut first = world.connect().await;
@@ -53,7 +54,95 @@ async fn regression_a_login_that_is_displaced_before_its_answer_hears_nothing() 
     world.hub.next_change().await;
     let mut second = world.connect().await;
     second.send(Command::LoginRequest, 8, &login(5, WINDOWS)).await;
+    let reply: client::LoginReply = first.expect(Command::LoginReply, 7).await;
+    assert_eq!(reply.result, 0);
+    assert_eq!(first.expect::<client::KickNotify>(Command::KickNotify, 0).await.reason, 1);
     first.expect_closed().await;
+    second.expect::<client::LoginReply>(Command::LoginReply, 8).await;
+    world.stop().await;
+}
+
+/// Once, a kick by epoch that came before the login was settled was forgotten, and both stayed.
+#[tokio::test]
+async fn regression_a_kick_that_comes_during_the_login_counts() {
+    let world = World::start().await;
+    world.hub.confirms.store(false, Ordering::SeqCst);
+    let mut client = world.connect().await;
+    client.send(Command::LoginRequest, 7, &login(5, WINDOWS)).await;
+    let epoch = world.hub.next_change().await.add_users[0].epoch;
+    world.hub.send(Kind::Kick, &kick_below(epoch + 1));
+    let registered = wire::Registered { largest_epoch: Some(epoch), ..wire::Registered::default() };
+    let link = world.hub.links.lock().last().cloned().unwrap();
+    link.answer_request(1, Kind::InterestChange.number(), &registered).unwrap();
+    client.expect::<client::LoginReply>(Command::LoginReply, 7).await;
+    client.expect::<client::KickNotify>(Command::KickNotify, 0).await;
+    client.expect_closed().await;
+    world.stop().await;
+}
+
+/// Once, a client that had logged in elsewhere meanwhile was thrown out there by its own login that it
+/// had given up.
+#[tokio::test]
+async fn regression_a_login_that_came_before_the_one_that_the_hub_knows_gives_way() {
+    let world = World::start().await;
+    world.hub.larger_epoch.store(u64::MAX / 2, Ordering::SeqCst);
+    *world.hub.larger_age_us.lock() = Some(0);
+    let mut client = world.connect().await;
+    client.send(Command::LoginRequest, 7, &login(5, WINDOWS)).await;
+    client.expect::<client::LoginReply>(Command::LoginReply, 7).await;
+    client.expect::<client::KickNotify>(Command::KickNotify, 0).await;
+    client.expect_closed().await;
+    assert!(world.hub.next_change().await.add_users[0].epoch < u64::MAX / 2);
+    let next = world.hub.next_change().await;
+    assert!(next.add_users.is_empty() && next.remove_users.len() == 1, "it does not rise");
+    world.stop().await;
+}
+
+#[tokio::test]
+async fn a_login_whose_client_has_gone_meanwhile_throws_nobody_out() {
+    let world = World::start_with(|limits| limits.connections_per_ip_max = 2).await;
+    let mut here = world.client(5, WINDOWS).await;
+    world.hub.next_change().await;
+    world.db.answers_verifies.store(false, Ordering::SeqCst);
+    let mut gone = world.connect().await;
+    gone.send(Command::LoginRequest, 7, &login(5, WINDOWS)).await;
+    let (link, question) = world.db.next_verify().await;
+    drop(gone);
+    // Its connection is given up although the check goes on: another one finds room.
+    loop {
+        let mut next = world.connect().await;
+        next.write(&heartbeat(3)).await;
+        if next.next().await.is_some() {
+            break;
+        }
+    }
+    FakeDb::verify(&link, &question);
+    // Answered over the same link.
+    here.send(Command::NormalGroupsRequest, 4, &client::NormalGroupsRequest::default()).await;
+    here.expect::<client::NormalGroupsReply>(Command::NormalGroupsReply, 4).await;
+    assert!(world.hub.changed.lock().await.try_recv().is_err(), "nobody has entered");
+    world.stop().await;
+}
+
+#[tokio::test]
+async fn of_two_logins_here_the_one_that_came_last_stays_whichever_is_checked_first() {
+    let world = World::start().await;
+    world.db.answers_verifies.store(false, Ordering::SeqCst);
+    let mut early = world.connect().await;
+    early.send(Command::LoginRequest, 7, &login(5, WINDOWS)).await;
+    let (link, slow) = world.db.next_verify().await;
+    // Time itself: what came closer together is not told apart.
+    tokio::time::sleep(std::time::Duration::from_millis(20)).await;
+    let mut later = world.connect().await;
+    later.send(Command::LoginRequest, 8, &login(5, WINDOWS)).await;
+    let (_link, quick) = world.db.next_verify().await;
+    FakeDb::verify(&link, &quick);
+    later.expect::<client::LoginReply>(Command::LoginReply, 8).await;
+    FakeDb::verify(&link, &slow);
+    early.expect::<client::LoginReply>(Command::LoginReply, 7).await;
+    early.expect::<client::KickNotify>(Command::KickNotify, 0).await;
+    early.expect_closed().await;
+    later.expect_quiet().await;
     world.stop().await;
 }
 
@@ -117,18 +206,53 @@ async fn a_login_raises_its_epoch_above_the_largest_that_the_hub_knows() {
     let second = world.hub.next_change().await;
     assert_eq!(second.add_users[0].epoch, larger + 1);
 
-    let kick = |below_epoch| wire::Kick {
-        user: 5,
-        device_class: Some(0),
-        below_epoch: Some(below_epoch),
-        reason: Some(1),
-    };
-    world.hub.send(Kind::Kick, &kick(larger + 1));
-    client.expect_quiet().await;
-    world.hub.send(Kind::Kick, &kick(larger + 2));
+    // What comes over the hub's link after the kick shows that the kick was judged.
+    world.hub.send(Kind::Kick, &kick_below(larger + 1));
+    world.hub.send(Kind::Forward, &typing(5));
+    client.expect::<client::PeerSignal>(Command::PeerSignal, 0).await;
+    world.hub.send(Kind::Kick, &kick_below(larger + 2));
     client.expect::<client::KickNotify>(Command::KickNotify, 0).await;
     client.expect_closed().await;
     world.stop().await;
+}
+
+/// Clocks differ: a kick may come from a login that was there before, with a larger epoch.
+#[tokio::test]
+async fn a_session_that_came_after_the_login_for_which_it_should_end_stays_and_rises() {
+    let world = World::start().await;
+    let mut client = world.client(5, WINDOWS).await;
+    world.hub.next_change().await;
+    let larger = u64::MAX / 2;
+    let hour = wire::Kick { winner_age_us: Some(3_600_000_000), ..kick_below(larger) };
+    world.hub.send(Kind::Kick, &hour);
+    let told = world.hub.next_change().await;
+    assert_eq!(told.add_users[0].epoch, larger + 1);
+    world.hub.send(Kind::Forward, &typing(5));
+    client.expect::<client::PeerSignal>(Command::PeerSignal, 0).await;
+    let now = wire::Kick { winner_age_us: Some(0), ..kick_below(larger + 2) };
+    world.hub.send(Kind::Kick, &now);
+    client.expect::<client::KickNotify>(Command::KickNotify, 0).await;
+    client.expect_closed().await;
+    world.stop().await;
+}
+
+fn kick_below(epoch: u64) -> wire::Kick {
+    wire::Kick {
+        user: 5,
+        device_class: Some(0),
+        below_epoch: Some(epoch),
+        reason: Some(1),
+        ..wire::Kick::default()
+    }
+}
+
+fn typing(user: u32) -> wire::Forward {
+    let signal = client::PeerSignal { to_user_id: user, ..client::PeerSignal::default() };
+    wire::Forward {
+        users: vec![user],
+        frame: encode_message(Command::PeerSignal, 0, &signal),
+        ..wire::Forward::default()
+    }
 }
 
 #[tokio::test]
@@ -174,7 +298,7 @@ async fn the_end_of_a_displaced_session_takes_nothing_from_the_newer_one() {
     old.expect_closed().await;
     drop(old);
     let removed = world.hub.next_change().await.remove_users;
-    assert_eq!(removed, [first], "by session and epoch");
+    assert_eq!(removed, [wire::UserInterest { age_us: None, ..first }], "by session and epoch");
     world.hub.send(Kind::Publish, &publish(single(5, 6), 1, 6));
     assert_eq!(new.expect_push().await.msg_id, 1);
     world.stop().await;

@@ -7,7 +7,7 @@ use proto::cluster::{Kind, device_class, wire};
 use tracing::{info, warn};
 
 use super::{Hub, State};
-use crate::claims;
+use crate::claims::{self, Case};
 use crate::interest::{PC, Slot};
 
 impl Hub {
@@ -18,10 +18,12 @@ impl Hub {
         if table.begin() {
             state.interest.begin(slot);
         }
+        let now = Instant::now();
         for user in &table.users {
-            state.add_user(slot, user);
+            let case = self.case(user, None, now);
+            state.add_user(slot, user, case.now_us);
             // These sessions are established: whichever is smaller goes at once.
-            state.judge(user.user, device_class(user.client_type), None, &self.metrics);
+            state.judge(case, now, &self.metrics);
         }
         for &group in &table.groups {
             state.interest.add_group(slot, group);
@@ -52,17 +54,19 @@ impl Hub {
         for &group in &change.add_groups {
             state.interest.add_group(slot, group);
         }
+        let now = Instant::now();
         for added in &change.add_users {
-            state.add_user(slot, added);
-            let class = device_class(added.client_type);
-            if state.judge(added.user, class, Some((slot, added.session)), &self.metrics) {
-                state.spared.add(added.user, class, Instant::now());
-            }
+            let case = self.case(added, Some((slot, added.session)), now);
+            state.add_user(slot, added, case.now_us);
+            state.judge(case, now, &self.metrics);
         }
-        if change.add_users.is_empty() && frame.request == 0 {
+        if frame.request == 0 {
+            // Nobody waits for an answer.
             return;
         }
-        let registered = state.registered(change.add_users.first());
+        let first = change.add_users.first();
+        let first = first.map(|first| self.case(first, Some((slot, first.session)), now));
+        let registered = state.registered(first);
         drop(state);
         Self::answer(link, frame, Kind::InterestChange, &registered);
     }
@@ -83,6 +87,11 @@ impl Hub {
         }
     }
 
+    fn case(&self, said: &wire::UserInterest, newcomer: Option<(Slot, u64)>, now: Instant) -> Case {
+        let class = device_class(said.client_type);
+        Case { user: said.user, class, newcomer, now_us: self.us(now) }
+    }
+
     /// Says who of these users is online.
     pub(super) fn status(&self, link: &Link, frame: &LinkFrame, asked: &wire::StatusRequest) {
         let state = self.state.lock();
@@ -94,20 +103,19 @@ impl Hub {
 }
 
 impl State {
-    fn add_user(&mut self, slot: Slot, added: &wire::UserInterest) {
-        self.interest.add_user(slot, added);
+    fn add_user(&mut self, slot: Slot, added: &wire::UserInterest, now_us: u64) {
+        self.interest.add_user(slot, added, now_us);
         if device_class(added.client_type) == PC {
             self.presence.arrived(added.user);
         }
     }
 
-    fn registered(&self, first: Option<&wire::UserInterest>) -> wire::Registered {
-        let largest_epoch = first.and_then(|first| {
-            let claims = self.interest.claims(first.user);
-            claims::largest_epoch(claims, device_class(first.client_type))
-        });
+    fn registered(&self, first: Option<Case>) -> wire::Registered {
+        let needed = first.and_then(|first| claims::needed_epoch(&self.interest, first));
+        let (largest_epoch, largest_age_us) = needed.unzip();
         wire::Registered {
             largest_epoch,
+            largest_age_us: largest_age_us.flatten(),
             pc_online: first.map(|first| self.presence.is_online(first.user)),
             pc_users_online: Some(self.users_online()),
         }

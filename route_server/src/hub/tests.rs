@@ -165,11 +165,11 @@ fn identity(role: Role, boot: u64, key: &LinkKey) -> Identity {
 }
 
 fn pc(user: u32, epoch: u64) -> wire::UserInterest {
-    wire::UserInterest { user, session: epoch, client_type: WINDOWS, epoch }
+    wire::UserInterest { user, session: epoch, client_type: WINDOWS, epoch, age_us: None }
 }
 
 fn phone(user: u32, epoch: u64) -> wire::UserInterest {
-    wire::UserInterest { user, session: epoch, client_type: ANDROID, epoch }
+    wire::UserInterest { user, session: epoch, client_type: ANDROID, epoch, age_us: None }
 }
 
 fn table(users: &[wire::UserInterest], groups: &[u32]) -> wire::InterestTable {
@@ -290,6 +290,7 @@ async fn a_login_is_answered_with_what_is_known_of_the_user() {
         largest_epoch: Some(20),
         pc_online: Some(true),
         pc_users_online: Some(2),
+        largest_age_us: None,
     };
     assert_eq!(registered, expected);
     let registered: wire::Registered = other.call(Kind::InterestChange, &add(phone(9, 30))).await;
@@ -305,8 +306,13 @@ async fn the_login_with_the_smaller_epoch_is_kicked() {
     let registered: wire::Registered = newer.call(Kind::InterestChange, &add(pc(7, 200))).await;
     assert_eq!(registered.largest_epoch, Some(200));
     let kick: wire::Kick = older.next(Kind::Kick).await;
-    let expected =
-        wire::Kick { user: 7, device_class: Some(0), below_epoch: Some(200), reason: Some(1) };
+    let expected = wire::Kick {
+        user: 7,
+        device_class: Some(0),
+        below_epoch: Some(200),
+        reason: Some(1),
+        winner_age_us: None,
+    };
     assert_eq!(kick, expected);
     older.heard_nothing().await;
     newer.heard_nothing().await;
@@ -416,7 +422,8 @@ async fn what_clients_tell_each_other_and_kicks_go_where_the_users_are() {
     let mut sender = sender;
     assert_eq!(sender.next::<wire::Forward>(Kind::Forward).await, everybody);
 
-    let kick = wire::Kick { user: 7, device_class: Some(0), below_epoch: None, reason: Some(2) };
+    let kick =
+        wire::Kick { user: 7, device_class: Some(0), reason: Some(2), ..wire::Kick::default() };
     phone_gateway.send(Kind::Kick, &kick);
     assert_eq!(pc_gateway.next::<wire::Kick>(Kind::Kick).await, kick);
     phone_gateway.heard_nothing().await;

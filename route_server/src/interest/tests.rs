@@ -12,7 +12,7 @@ const WINDOWS: u32 = 1;
 
 fn session(user: u32, session: u64, epoch: u64) -> UserInterest {
     let client_type = if session.is_multiple_of(2) { WINDOWS } else { ANDROID };
-    UserInterest { user, session, client_type, epoch }
+    UserInterest { user, session, client_type, epoch, age_us: None }
 }
 
 fn known(interest: &mut Interest, boot: u64) -> Slot {
@@ -30,8 +30,8 @@ fn gateways_of(interest: &Interest, user: u32) -> BTreeSet<Slot> {
 fn a_late_removal_cannot_undo_a_newer_login() {
     let mut interest = Interest::default();
     let slot = known(&mut interest, 1);
-    interest.add_user(slot, &session(7, 2, 100));
-    interest.add_user(slot, &session(7, 2, 200));
+    interest.add_user(slot, &session(7, 2, 100), 0);
+    interest.add_user(slot, &session(7, 2, 200), 0);
     assert!(!interest.remove_user(slot, &session(7, 2, 100)));
     assert!(!interest.remove_user(slot, &session(7, 4, 200)), "another session");
     assert!(interest.pc_online(7));
@@ -43,7 +43,7 @@ fn a_late_removal_cannot_undo_a_newer_login() {
 fn one_gateway_cannot_remove_what_another_has_said() {
     let mut interest = Interest::default();
     let (one, other) = (known(&mut interest, 1), known(&mut interest, 2));
-    interest.add_user(one, &session(7, 2, 100));
+    interest.add_user(one, &session(7, 2, 100), 0);
     interest.add_group(one, 9);
     assert!(!interest.remove_user(other, &session(7, 2, 100)));
     interest.remove_group(other, 9);
@@ -57,7 +57,7 @@ fn a_gateway_is_unknown_until_its_table_is_complete_and_while_it_is_sent_again()
     let slot = interest.connect(1);
     assert_eq!(interest.unknown(), [slot]);
     interest.begin(slot);
-    interest.add_user(slot, &session(7, 2, 100));
+    interest.add_user(slot, &session(7, 2, 100), 0);
     assert_eq!(interest.unknown(), [slot]);
     assert_eq!(interest.complete(slot), NOBODY);
     assert_eq!(interest.unknown(), []);
@@ -74,10 +74,10 @@ fn a_gateway_is_unknown_until_its_table_is_complete_and_while_it_is_sent_again()
 fn changes_between_the_parts_of_a_table_count() {
     let mut interest = Interest::default();
     let slot = known(&mut interest, 1);
-    interest.add_user(slot, &session(1, 2, 10));
+    interest.add_user(slot, &session(1, 2, 10), 0);
     interest.begin(slot);
-    interest.add_user(slot, &session(1, 2, 10));
-    interest.add_user(slot, &session(3, 6, 30));
+    interest.add_user(slot, &session(1, 2, 10), 0);
+    interest.add_user(slot, &session(3, 6, 30), 0);
     interest.remove_user(slot, &session(1, 2, 10));
     interest.add_group(slot, 9);
     interest.remove_group(slot, 9);
@@ -90,10 +90,10 @@ fn changes_between_the_parts_of_a_table_count() {
 fn a_lost_gateway_leaves_nothing_and_tells_who_is_gone() {
     let mut interest = Interest::default();
     let (one, other) = (known(&mut interest, 1), known(&mut interest, 2));
-    interest.add_user(one, &session(1, 2, 10));
-    interest.add_user(one, &session(2, 4, 10));
-    interest.add_user(one, &session(3, 5, 10));
-    interest.add_user(other, &session(2, 4, 20));
+    interest.add_user(one, &session(1, 2, 10), 0);
+    interest.add_user(one, &session(2, 4, 10), 0);
+    interest.add_user(one, &session(3, 5, 10), 0);
+    interest.add_user(other, &session(2, 4, 20), 0);
     interest.add_group(one, 9);
     assert_eq!(interest.disconnect(one), [1], "2 is elsewhere too, 3 was on a phone");
     assert_eq!(interest.disconnect(one), NOBODY, "once");
@@ -108,7 +108,7 @@ fn a_lost_gateway_leaves_nothing_and_tells_who_is_gone() {
 fn a_table_is_asked_for_again_when_checksums_differ_twice_in_a_row() {
     let mut interest = Interest::default();
     let slot = known(&mut interest, 1);
-    interest.add_user(slot, &session(7, 2, 100));
+    interest.add_user(slot, &session(7, 2, 100), 0);
     interest.add_group(slot, 9);
     let right = InterestChecksum {
         users: 1,
@@ -230,7 +230,7 @@ fn apply(interest: &mut Interest, slot: Slot, step: &Step) {
         Step::Complete => {
             interest.complete(slot);
         }
-        Step::Add(user, number, epoch) => interest.add_user(slot, &session(user, number, epoch)),
+        Step::Add(user, number, epoch) => interest.add_user(slot, &session(user, number, epoch), 0),
         Step::Remove(user, number, epoch) => {
             interest.remove_user(slot, &session(user, number, epoch));
         }

@@ -54,6 +54,10 @@ pub(in crate::tests) struct FakeDb {
     pub(in crate::tests) submitted: tokio::sync::Mutex<mpsc::Receiver<wire::Submit>>,
     pub(in crate::tests) asked: tokio::sync::Mutex<mpsc::Receiver<wire::Ask>>,
     next_id: AtomicU64,
+    /// Whether passwords are checked by themselves, and the questions that wait otherwise.
+    pub(in crate::tests) answers_verifies: AtomicBool,
+    verifies: mpsc::Sender<(Link, LinkFrame)>,
+    pub(in crate::tests) verifying: tokio::sync::Mutex<mpsc::Receiver<(Link, LinkFrame)>>,
 }
 
 impl FakeDb {
@@ -62,6 +66,7 @@ impl FakeDb {
         let (asks, asked) = mpsc::channel(10_000);
         let (follows, followed) = mpsc::channel(10_000);
         let (fetches, fetched) = mpsc::channel(10_000);
+        let (verifies, verifying) = mpsc::channel(100);
         Arc::new(Self {
             links: Mutex::default(),
             partitions: AtomicU32::new(1),
@@ -86,6 +91,9 @@ impl FakeDb {
             submitted: submitted.into(),
             asked: asked.into(),
             next_id: AtomicU64::new(1),
+            answers_verifies: AtomicBool::new(true),
+            verifies,
+            verifying: verifying.into(),
         })
     }
 
@@ -100,6 +108,26 @@ impl FakeDb {
 
     pub(in crate::tests) async fn next_ask(&self) -> wire::Ask {
         timeout(LIMIT, self.asked.lock().await.recv()).await.expect("in time").unwrap()
+    }
+
+    /// The next password that is to be checked, of those that are not checked by themselves.
+    pub(in crate::tests) async fn next_verify(&self) -> (Link, LinkFrame) {
+        timeout(LIMIT, self.verifying.lock().await.recv()).await.expect("in time").unwrap()
+    }
+
+    /// Checks a password.
+    pub(in crate::tests) fn verify(link: &Link, frame: &LinkFrame) {
+        let verify: wire::Verify = frame.parse().unwrap();
+        let user = verify.name.strip_prefix('u').and_then(|id| id.parse().ok());
+        let accepted = user.filter(|_id| verify.credential == "pw");
+        let info = accepted.map(|user_id| client::UserInfo { user_id, ..Default::default() });
+        let verified = wire::Verified {
+            result: if accepted.is_some() { 0 } else { 6 },
+            text: "says storage".to_owned(),
+            user_info: info.map(|info| info.encode_to_vec().into()),
+            user: accepted,
+        };
+        link.answer(frame, frame.kind, &verified).unwrap();
     }
 
     pub(in crate::tests) async fn next_follow(&self) -> Option<u64> {
@@ -191,20 +219,10 @@ impl LinkHandler for FakeDb {
 
     fn frame(&self, link: &Link, frame: LinkFrame) {
         match Kind::from_number(frame.kind).unwrap() {
-            Kind::Verify => {
-                let verify: wire::Verify = frame.parse().unwrap();
-                let user = verify.name.strip_prefix('u').and_then(|id| id.parse().ok());
-                let accepted = user.filter(|_id| verify.credential == "pw");
-                let info =
-                    accepted.map(|user_id| client::UserInfo { user_id, ..Default::default() });
-                let verified = wire::Verified {
-                    result: if accepted.is_some() { 0 } else { 6 },
-                    text: "says storage".to_owned(),
-                    user_info: info.map(|info| info.encode_to_vec().into()),
-                    user: accepted,
-                };
-                link.answer(&frame, frame.kind, &verified).unwrap();
+            Kind::Verify if !self.answers_verifies.load(Ordering::SeqCst) => {
+                self.verifies.try_send((link.clone(), frame)).unwrap();
             }
+            Kind::Verify => Self::verify(link, &frame),
             Kind::Memberships => {
                 let request: wire::MembershipsRequest = frame.parse().unwrap();
                 let groups = self.groups.lock().get(&request.user).cloned().unwrap_or_default();

@@ -19,6 +19,8 @@ pub(in crate::tests) struct FakeHub {
     pub(in crate::tests) confirms: AtomicBool,
     /// Told of as the largest epoch of any user, once.
     pub(in crate::tests) larger_epoch: AtomicU64,
+    /// How long ago the login with that came; unknown to an older release.
+    pub(in crate::tests) larger_age_us: Mutex<Option<u64>>,
     pub(in crate::tests) pc_online: AtomicBool,
     changes: mpsc::Sender<wire::InterestChange>,
     pub(in crate::tests) changed: tokio::sync::Mutex<mpsc::Receiver<wire::InterestChange>>,
@@ -31,6 +33,7 @@ impl FakeHub {
             links: Mutex::default(),
             confirms: AtomicBool::new(true),
             larger_epoch: AtomicU64::new(0),
+            larger_age_us: Mutex::default(),
             pc_online: AtomicBool::new(false),
             changes,
             changed: changed.into(),
@@ -62,6 +65,7 @@ impl LinkHandler for FakeHub {
                         largest_epoch: Some(own.max(larger)),
                         pc_online: Some(self.pc_online.load(Ordering::SeqCst)),
                         pc_users_online: Some(1),
+                        largest_age_us: (larger > 0).then(|| *self.larger_age_us.lock()).flatten(),
                     };
                     link.answer(&frame, frame.kind, &registered).unwrap();
                 }
