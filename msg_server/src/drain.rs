@@ -18,6 +18,9 @@ use crate::outbox::Outbox;
 /// Until the login_servers have heard that we drain, they may still send clients.
 const HEARD: Duration = Duration::from_millis(100);
 
+/// How long read marks that still wait may take to be stored.
+const MARKS_LIMIT: Duration = Duration::from_secs(1);
+
 /// How often it is looked whether all are gone.
 const LOOK: Duration = Duration::from_millis(50);
 
@@ -37,7 +40,7 @@ async fn drain(gateway: &Gateway, load: &Load, limit: Duration) {
     let connections = gateway.connections.len();
     load.drain(connections);
     if connections == 0 {
-        return;
+        return gateway.flush_all_marks(Instant::now() + MARKS_LIMIT).await;
     }
     info!(connections, "closing connections");
     sleep(HEARD).await;
@@ -53,6 +56,7 @@ async fn drain(gateway: &Gateway, load: &Load, limit: Duration) {
         outbox.close(CloseReason::Stopping);
     }
     info!(left = gateway.connections.len(), "connections closed");
+    gateway.flush_all_marks(deadline.max(Instant::now() + MARKS_LIMIT)).await;
 }
 
 /// Closes connections, some at a time, so that their clients do not all come back at once. What is in

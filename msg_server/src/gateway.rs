@@ -6,6 +6,7 @@
 //! each other, except where one is given another as an argument.
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use daemon::{Metrics, Shutdown};
 use parking_lot::Mutex;
@@ -13,7 +14,7 @@ use prost::Message;
 use proto::cluster::wire::{AskStatus, Forward, InterestChange, Kick, Origin};
 use proto::seat::Judgement;
 use proto::{Command, client, encode_message};
-use tokio::time::Instant;
+use tokio::time::{Instant, sleep};
 use tracing::Span;
 
 use crate::config::{Config, LimitsConfig};
@@ -35,6 +36,9 @@ use crate::storage::{ASK_LIMIT, Asked, Asker, Storage};
 /// limit of their own; beyond it they are dropped.
 const SIGNALS_PER_S: u32 = 20;
 const SIGNALS_BURST: u32 = 100;
+
+/// How soon a gateway that stops tries the read marks again that storage has not taken.
+const MARKS_PAUSE: Duration = Duration::from_millis(50);
 
 /// Everything a connection or a link needs.
 #[derive(Debug)]
@@ -241,25 +245,71 @@ impl Gateway {
             if self.storage.is_served(mark.by, Command::ReadAck, &mark.ack()) {
                 self.store_mark(mark, Instant::now() + ASK_LIMIT).await;
             } else {
-                self.marks.lock().put_back(mark, Instant::now());
+                self.put_back(mark);
             }
         }
     }
 
-    /// Hands a read mark to storage, and tells the user's other sessions what has changed.
+    /// Hands a read mark to storage, and tells the user's other sessions what has changed: not before
+    /// storage has it for good, so that nobody is told what may still get lost. If it is not stored,
+    /// or nobody waits any more for that, it is tried again later.
     async fn store_mark(&self, mark: Mark, until: Instant) {
+        let mut unstored = Unstored::new(self, mark);
         let Mark { by, session_type, session_id, msg_id, .. } = mark;
-        let user_id = by.login.user;
-        match self.storage.ask(by, Asked::of(Command::ReadAck, mark.ack()), until).await {
-            Ok(answer) if answer.status() == AskStatus::Unavailable => {
-                self.marks.lock().put_back(mark, Instant::now());
-            }
-            Ok(answer) if answer.changed() => {
-                let notify = client::ReadNotify { user_id, session_id, msg_id, session_type };
-                self.tell_others(by, Command::ReadNotify, &notify);
-            }
-            Ok(_unchanged) => {}
-            Err(_unavailable) => self.marks.lock().put_back(mark, Instant::now()),
+        let asked = Asked::of(Command::ReadAck, mark.ack());
+        let Ok(answer) = self.storage.ask(by, asked, until).await else {
+            return;
+        };
+        if matches!(answer.status(), AskStatus::Unavailable | AskStatus::NotOwner) {
+            return;
         }
+        unstored.mark = None;
+        if answer.changed() {
+            let user_id = by.login.user;
+            let notify = client::ReadNotify { user_id, session_id, msg_id, session_type };
+            self.tell_others(by, Command::ReadNotify, &notify);
+        }
+    }
+
+    fn put_back(&self, mark: Mark) {
+        if !self.marks.lock().put_back(mark, Instant::now()) {
+            self.metrics.marks_lost.inc();
+        }
+    }
+
+    /// Stores all read marks that wait, because the gateway stops. What is not stored by then is lost.
+    pub(crate) async fn flush_all_marks(&self, until: Instant) {
+        while Instant::now() < until {
+            let marks = self.marks.lock().flush_all(Instant::now());
+            if marks.is_empty() && self.marks.lock().is_empty() {
+                return;
+            }
+            for mark in marks {
+                self.store_mark(mark, until).await;
+            }
+            sleep(MARKS_PAUSE).await;
+        }
+    }
+}
+
+/// A read mark on its way to storage.
+struct Unstored<'a> {
+    gateway: &'a Gateway,
+    mark: Option<Mark>,
+}
+
+impl<'a> Unstored<'a> {
+    fn new(gateway: &'a Gateway, mark: Mark) -> Self {
+        gateway.marks.lock().under_way += 1;
+        Self { gateway, mark: Some(mark) }
+    }
+}
+
+impl Drop for Unstored<'_> {
+    fn drop(&mut self) {
+        if let Some(mark) = self.mark {
+            self.gateway.put_back(mark);
+        }
+        self.gateway.marks.lock().under_way -= 1;
     }
 }

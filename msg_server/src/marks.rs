@@ -1,5 +1,8 @@
-//! Read marks on their way to storage: the first at once, then at most one a second for each user
-//! and conversation, with the largest number.
+//! Read marks on their way to storage: the first few at once, then at most one a second for each user
+//! and conversation, with the largest number. What waits here is lost if the gateway dies; nobody was
+//! told of it.
+//!
+//! A mark that storage cannot take now is tried again for ten minutes.
 //!
 //! Only storage knows what a mark comes to: one that says 0, or a number that is not given out yet,
 //! means everything that there is when it is stored. So a mark is never dropped for being no larger
@@ -9,8 +12,10 @@
 //!
 //! # What bounds it
 //!
-//! A new entry is made only by a mark that goes to storage at once, and the client's next frame is
-//! not read until that is answered. Entries go a second after their last mark.
+//! - A conversation of a user has one entry, and at most one mark that waits. An entry goes when
+//!   nothing waits and a mark would go at once.
+//! - A user has at most [`LINES_MAX`] entries, all together [`ALL_LINES_MAX`] (some 10 MB). Beyond, a
+//!   mark goes to storage at once, and if that cannot take it, it is lost.
 
 use std::collections::HashMap;
 use std::time::Duration;
@@ -22,12 +27,23 @@ use tokio::time::Instant;
 
 use crate::storage::Asker;
 
-/// How long marks of one user in one conversation are collected.
+/// How long a mark counts, of those that may go at once.
 const PERIOD: Duration = Duration::from_secs(1);
 
-/// How often a mark is handed to a storage that does not take it: once a second, so for longer than
-/// a partition may be without an owner, which is 10 s.
-const TRIES_MAX: u32 = 15;
+/// So many marks of one user in one conversation may go at once; then one in each period.
+const AT_ONCE: u32 = 4;
+
+/// How soon a mark is tried again that storage has not taken, at last.
+const PAUSE_MAX: Duration = Duration::from_secs(5);
+
+/// How often a mark is handed to a storage that does not take it: for ten minutes.
+const TRIES_MAX: u32 = 122;
+
+/// Conversations of one user with marks of the last seconds.
+const LINES_MAX: usize = 1_000;
+
+/// The same of all users together.
+const ALL_LINES_MAX: usize = 100_000;
 
 /// Up to where a user has read a conversation.
 #[derive(Debug, Clone, Copy)]
@@ -41,84 +57,105 @@ pub(crate) struct Mark {
     pub(crate) tries: u32,
 }
 
-/// The marks of the last second.
+/// The marks of the last seconds.
 #[derive(Debug, Default)]
 pub(crate) struct Marks {
     users: HashMap<u32, Vec<Line>>,
+    lines: usize,
+    /// Marks that are being handed to storage, and may come back.
+    pub(crate) under_way: usize,
 }
 
 #[derive(Debug)]
 struct Line {
     session_type: i32,
     session_id: u32,
-    /// When a mark went to storage last.
-    sent_at: Instant,
+    /// What was handed over counts until then, a period for each mark.
+    counts_until: Instant,
+    /// Storage has not taken a mark: it is not tried again before.
+    not_before: Instant,
     pending: Option<Mark>,
 }
 
 impl Marks {
     /// Takes a mark. Returns it if it is to be handed to storage at once.
     pub(crate) fn put(&mut self, mark: Mark, now: Instant) -> Option<Mark> {
-        let lines = self.users.entry(mark.by.login.user).or_default();
-        let Some(line) = lines.iter_mut().find(|line| line.is_of(&mark)) else {
-            lines.push(Line {
-                session_type: mark.session_type,
-                session_id: mark.session_id,
-                sent_at: now,
-                pending: None,
-            });
-            return Some(mark);
-        };
+        let Some(line) = self.line(&mark, now) else { return Some(mark) };
         line.put(mark);
-        None
+        if line.may_go(now) { line.take(now) } else { None }
     }
 
-    /// Storage has not taken a mark: it is tried again, unless there is a newer one.
-    pub(crate) fn put_back(&mut self, mut mark: Mark, now: Instant) {
+    /// Storage has not taken a mark: it is tried again, unless there is a newer one. Whether it, or
+    /// that one, is kept.
+    pub(crate) fn put_back(&mut self, mut mark: Mark, now: Instant) -> bool {
         mark.tries += 1;
         if mark.tries >= TRIES_MAX {
-            return;
+            return false;
         }
-        let lines = self.users.entry(mark.by.login.user).or_default();
-        match lines.iter_mut().find(|line| line.is_of(&mark)) {
-            Some(line) => line.put(mark),
-            None => lines.push(Line {
-                session_type: mark.session_type,
-                session_id: mark.session_id,
-                sent_at: now,
-                pending: Some(mark),
-            }),
-        }
+        let Some(line) = self.line(&mark, now) else { return false };
+        let doubled = PERIOD * 2_u32.saturating_pow((mark.tries - 1).min(8));
+        line.not_before = now + doubled.min(PAUSE_MAX);
+        line.put(mark);
+        true
     }
 
-    /// The marks whose second is over.
+    /// The marks that have waited long enough.
     pub(crate) fn due(&mut self, now: Instant) -> Vec<Mark> {
         let mut due = Vec::new();
+        let mut left = 0;
         self.users.retain(|_user, lines| {
             lines.retain_mut(|line| {
-                if now - line.sent_at < PERIOD {
-                    return true;
+                if line.may_go(now) {
+                    due.extend(line.take(now));
                 }
-                let Some(mark) = line.pending.take() else { return false };
-                line.sent_at = now;
-                due.push(mark);
-                true
+                line.pending.is_some() || line.counts_until > now
             });
+            left += lines.len();
             !lines.is_empty()
         });
+        self.lines = left;
         due
     }
 
-    /// All marks of a user, because he is about to ask what he has not read, or has left.
+    /// All marks of a user, because somebody asks what is not read yet, or a client leaves.
     pub(crate) fn flush(&mut self, user: u32, now: Instant) -> Vec<Mark> {
         let lines = self.users.get_mut(&user).into_iter().flatten();
-        lines
-            .filter_map(|line| {
-                let mark = line.pending.take()?;
-                line.sent_at = now;
-                Some(mark)
-            })
-            .collect()
+        lines.filter_map(|line| line.take(now)).collect()
+    }
+
+    /// All marks of all users, because the gateway stops.
+    pub(crate) fn flush_all(&mut self, now: Instant) -> Vec<Mark> {
+        let lines = self.users.values_mut().flatten();
+        lines.filter_map(|line| line.take(now)).collect()
+    }
+
+    /// Whether nothing waits, nor is under way to storage.
+    pub(crate) fn is_empty(&self) -> bool {
+        let mut lines = self.users.values().flatten();
+        self.under_way == 0 && lines.all(|line| line.pending.is_none())
+    }
+
+    /// The entry of a mark's conversation, which is made if there is room.
+    fn line(&mut self, mark: &Mark, now: Instant) -> Option<&mut Line> {
+        let user = mark.by.login.user;
+        let known = self.users.get(&user).map(Vec::as_slice).unwrap_or_default();
+        let place = known.iter().position(|line| line.is_of(mark));
+        if place.is_none() && (known.len() >= LINES_MAX || self.lines >= ALL_LINES_MAX) {
+            return None;
+        }
+        let lines = self.users.entry(user).or_default();
+        let place = place.unwrap_or_else(|| {
+            self.lines += 1;
+            lines.push(Line {
+                session_type: mark.session_type,
+                session_id: mark.session_id,
+                counts_until: now,
+                not_before: now,
+                pending: None,
+            });
+            lines.len() - 1
+        });
+        lines.get_mut(place)
     }
 }
 
@@ -147,6 +184,18 @@ impl Line {
     fn is_of(&self, mark: &Mark) -> bool {
         (self.session_type, self.session_id) == (mark.session_type, mark.session_id)
     }
+
+    fn may_go(&self, now: Instant) -> bool {
+        let counts = self.counts_until.saturating_duration_since(now);
+        now >= self.not_before && counts <= PERIOD * (AT_ONCE - 1)
+    }
+
+    /// Takes what waits, to be handed to storage.
+    fn take(&mut self, now: Instant) -> Option<Mark> {
+        let mark = self.pending.take()?;
+        self.counts_until = self.counts_until.max(now) + PERIOD;
+        Some(mark)
+    }
 }
 
 #[cfg(test)]
@@ -169,70 +218,116 @@ mod tests {
     }
 
     #[test]
-    fn the_first_mark_goes_at_once_and_then_the_largest_of_each_second() {
+    fn the_first_few_marks_go_at_once_and_then_the_largest_of_each_second() {
         let (mut marks, now) = (Marks::default(), Instant::now());
-        assert!(marks.put(mark(1, 7, 10), now).is_some());
-        for msg_id in [11, 15, 12, 10] {
+        for msg_id in 11..=14 {
+            assert!(marks.put(mark(1, 7, msg_id), now).is_some(), "{msg_id}");
+        }
+        for msg_id in [15, 18, 16, 10] {
             assert!(marks.put(mark(1, 7, msg_id), now).is_none());
         }
         assert!(marks.put(mark(1, 8, 3), now).is_some(), "another conversation");
         assert!(marks.due(now + PERIOD / 2).is_empty());
-        assert_eq!(ids(&marks.due(now + PERIOD)), [(7, 15)]);
-        assert!(marks.put(mark(1, 7, 16), now + PERIOD).is_none(), "its second has just begun");
-        assert_eq!(ids(&marks.due(now + PERIOD * 2)), [(7, 16)]);
-        assert!(marks.due(now + PERIOD * 4).is_empty());
-        assert!(marks.users.is_empty(), "nothing is kept");
+        assert_eq!(ids(&marks.due(now + PERIOD)), [(7, 18)]);
+        assert!(marks.put(mark(1, 7, 19), now + PERIOD).is_none(), "its second has just begun");
+        assert_eq!(ids(&marks.due(now + PERIOD * 2)), [(7, 19)]);
+        assert!(marks.put(mark(1, 7, 20), now + PERIOD * 4).is_some());
+        assert!(marks.due(now + PERIOD * 9).is_empty());
+        assert!(marks.users.is_empty() && marks.lines == 0, "nothing is kept");
     }
 
     #[test]
     fn a_mark_of_everything_is_no_repeat_of_the_one_before() {
         let (mut marks, now) = (Marks::default(), Instant::now());
         // Beyond the newest message, everything, and the same once more when there is more to read.
-        for (first, then) in [(10, 0), (0, 0), (u32::MAX, u32::MAX), (u32::MAX, 12), (0, 11)] {
-            assert!(marks.put(mark(1, 7, first), now).is_some(), "{first}");
-            assert!(marks.put(mark(1, 7, then), now).is_none(), "{then}");
-            assert_eq!(ids(&marks.due(now + PERIOD)), [(7, then)]);
-            assert!(marks.due(now + PERIOD * 3).is_empty());
+        for (session_id, first, then) in
+            [(1, 10, 0), (2, 0, 0), (3, u32::MAX, u32::MAX), (4, u32::MAX, 12), (5, 0, 11)]
+        {
+            for msg_id in [first, then] {
+                let taken = marks.put(mark(1, session_id, msg_id), now);
+                assert_eq!(taken.map(|mark| mark.msg_id), Some(msg_id), "at once");
+            }
         }
-        marks.put(mark(1, 7, 1), now);
+        for _ in 0..AT_ONCE {
+            marks.put(mark(2, 7, 1), now);
+        }
         for msg_id in [20, 0, 21] {
-            marks.put(mark(1, 7, msg_id), now);
+            assert!(marks.put(mark(2, 7, msg_id), now).is_none());
         }
-        assert_eq!(ids(&marks.flush(1, now)), [(7, 0)], "everything reaches farther than 21");
+        assert_eq!(ids(&marks.flush(2, now)), [(7, 0)], "everything reaches farther than 21");
     }
 
     #[test]
-    fn what_waits_is_flushed_for_its_user_alone() {
+    fn what_waits_is_flushed_for_its_user_alone_or_for_all() {
         let (mut marks, now) = (Marks::default(), Instant::now());
-        for user in [1, 2] {
-            marks.put(mark(user, 7, 10), now);
-            marks.put(mark(user, 7, 20), now);
+        for user in [1, 2, 3] {
+            for msg_id in 1..=AT_ONCE {
+                assert!(marks.put(mark(user, 7, msg_id), now).is_some());
+            }
+            assert!(marks.put(mark(user, 7, 20), now).is_none());
         }
         assert_eq!(ids(&marks.flush(1, now)), [(7, 20)]);
         assert!(marks.flush(1, now).is_empty());
-        assert_eq!(marks.due(now + PERIOD).len(), 1);
+        assert_eq!(ids(&marks.flush_all(now)), [(7, 20), (7, 20)]);
+        assert!(marks.flush_all(now).is_empty());
     }
 
     #[test]
-    fn a_mark_that_storage_did_not_take_is_tried_again_and_not_for_ever() {
-        let (mut marks, mut now) = (Marks::default(), Instant::now());
+    fn a_mark_that_storage_did_not_take_is_tried_again_for_ten_minutes_and_not_for_ever() {
+        let (mut marks, start) = (Marks::default(), Instant::now());
+        let mut now = start;
         let mut taken = marks.put(mark(1, 7, 10), now);
-        let mut tries = 0;
+        let mut tries = Vec::new();
         while let Some(mark) = taken.take() {
-            tries += 1;
-            marks.put_back(mark, now);
-            now += PERIOD;
-            taken = marks.due(now).pop();
+            tries.push(now - start);
+            if !marks.put_back(mark, now) {
+                break;
+            }
+            while taken.is_none() {
+                now += PERIOD / 10;
+                taken = marks.due(now).pop();
+            }
         }
-        assert_eq!(tries, TRIES_MAX);
+        let seconds: Vec<u64> = tries.iter().take(6).map(Duration::as_secs).collect();
+        assert_eq!(seconds, [0, 1, 3, 7, 12, 17]);
+        let last = tries.last().unwrap().as_secs();
+        assert!((590..=610).contains(&last), "{last}");
+        marks.due(now + PERIOD * 2);
+        assert!(marks.users.is_empty(), "nothing is kept");
     }
 
     #[test]
-    fn a_newer_mark_is_not_replaced_by_one_that_comes_back() {
+    fn a_newer_mark_is_not_replaced_by_one_that_comes_back_and_waits_as_long() {
         let (mut marks, now) = (Marks::default(), Instant::now());
         let first = marks.put(mark(1, 7, 10), now).unwrap();
-        marks.put(mark(1, 7, 20), now);
-        marks.put_back(first, now);
+        assert!(marks.put_back(first, now));
+        assert!(marks.put(mark(1, 7, 20), now).is_none(), "storage takes nothing now");
+        assert!(marks.put_back(first, now));
+        assert!(marks.due(now + PERIOD / 2).is_empty());
         assert_eq!(ids(&marks.due(now + PERIOD)), [(7, 20)]);
+        // Whoever asks what is not read yet does not wait.
+        assert!(marks.put_back(first, now));
+        assert_eq!(ids(&marks.flush(1, now)), [(7, 10)]);
+    }
+
+    #[test]
+    fn beyond_its_room_a_mark_goes_at_once_and_is_not_kept() {
+        let (mut marks, now) = (Marks::default(), Instant::now());
+        let line = u32::try_from(LINES_MAX).unwrap();
+        for session_id in 0..line {
+            assert!(marks.put(mark(1, session_id, 10), now).is_some());
+        }
+        for msg_id in 1..20 {
+            let more = marks.put(mark(1, line, msg_id), now).expect("it goes at once");
+            assert!(!marks.put_back(more, now), "and is lost if storage does not take it");
+        }
+        assert_eq!(marks.users[&1].len(), LINES_MAX);
+        assert!(marks.put(mark(2, 7, 10), now).is_some());
+        assert_eq!(marks.lines, LINES_MAX + 1, "others have room");
+        marks.lines = ALL_LINES_MAX;
+        let more = marks.put(mark(3, 7, 10), now).expect("it goes at once");
+        assert!(!marks.put_back(more, now));
+        assert!(marks.due(now + PERIOD * 9).is_empty());
+        assert_eq!(marks.lines, 0);
     }
 }

@@ -39,6 +39,7 @@ pub(crate) struct GatewayMetrics {
     pub(crate) cursor_holes: Counter,
     pub(crate) cursor_forgotten: Counter,
     pub(crate) asks_unanswered: Counter,
+    pub(crate) marks_lost: Counter,
     pub(crate) forwards_lost: Counter,
     pub(crate) signals_dropped: Counter,
     pub(crate) parts: Counter,
@@ -135,6 +136,9 @@ impl GatewayMetrics {
         counter("cursor_forgotten", help, &new.cursor_forgotten);
         let help = "Requests that storage did not answer in time.";
         counter("asks_unanswered", help, &new.asks_unanswered);
+        let help = "Read marks given up, because storage did not take them for ten minutes or too \
+                    many waited.";
+        counter("marks_lost", help, &new.marks_lost);
         let help = "Signals between clients that found no route_server.";
         counter("forwards_lost", help, &new.forwards_lost);
         let help = "Signals dropped because their client sent too many.";

@@ -3,6 +3,7 @@
 //! Each runs beside its connection, which reads nothing more until it is done.
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use bytes::Bytes;
 use prost::Message;
@@ -20,6 +21,9 @@ use crate::marks::Mark;
 use crate::parts::{self, Begun};
 use crate::session::Session;
 use crate::storage::{ASK_LIMIT, Asked};
+
+/// How long a logout waits for read marks: clients wait 5 s for its answer.
+const LOGOUT_MARKS_LIMIT: Duration = Duration::from_secs(2);
 
 /// Kick reason of the client protocol: the user's phone asked for it.
 const BY_MOBILE: u32 = 2;
@@ -167,6 +171,8 @@ pub(crate) async fn users_status(
 
 /// Ends a session on the client's wish. Storage forgets where the push messages of a phone go.
 pub(crate) async fn log_out(gateway: Arc<Gateway>, session: Arc<Session>, request: Frame) {
+    // Whoever has been told goodbye counts on what was read.
+    gateway.flush_marks(session.user(), Instant::now() + LOGOUT_MARKS_LIMIT).await;
     if !session.is_pc() {
         let (asker, body) = (gateway.asker(&session), request.body.clone());
         let until = Instant::now() + ASK_LIMIT;

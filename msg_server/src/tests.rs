@@ -7,6 +7,7 @@ mod harness;
 mod in_parts;
 mod limiting;
 mod logging_in;
+mod marking;
 mod memory;
 mod moving;
 mod sending;
