@@ -1,8 +1,8 @@
 //! One user on two gateways: logins at the same moment, and a gateway that dies.
 
 use client::Session;
-use proto::Command;
 use proto::client::{KickNotify, KickReason, MessageData, ReadNotify};
+use proto::{Command, Frame};
 use tests::{Cluster, Device};
 
 /// Pairs of logins; more with `TALKHUB_ROUNDS`.
@@ -25,7 +25,7 @@ async fn of_two_logins_at_the_same_moment_on_two_gateways_exactly_one_stays() {
         loser.closed().await;
         if let Some(last) = last.take() {
             let pushes = last.closed().await;
-            let kick = pushes.last().and_then(|frame| frame.known_command());
+            let kick = pushes.last().and_then(Frame::known_command);
             assert_eq!(kick, Some(Command::KickNotify), "round {round}: the one before them");
         }
         let text = format!("round {round}");
