@@ -92,13 +92,22 @@ impl Readiness {
 
     /// Completes when every condition is met. Cancel-safe.
     pub async fn ready(&self) {
+        self.when(|unmet| unmet.is_empty().then_some(())).await;
+    }
+
+    /// Completes when other conditions are unmet than those in `known`, and returns these. Cancel-safe.
+    pub async fn differs_from(&self, known: &[&'static str]) -> Vec<&'static str> {
+        self.when(|unmet| (unmet != known).then_some(unmet)).await
+    }
+
+    async fn when<T>(&self, look: impl Fn(Vec<&'static str>) -> Option<T>) -> T {
         loop {
             let changed = self.inner.changed.notified();
             tokio::pin!(changed);
             // Enabled before looking, so that a change between the look and the wait is not lost.
             changed.as_mut().enable();
-            if self.is_ready() {
-                return;
+            if let Some(found) = look(self.unmet()) {
+                return found;
             }
             changed.await;
         }
@@ -144,6 +153,21 @@ mod tests {
         tokio::join!(async move { waiting.ready().await }, async { hub.set(true) });
         store.set(false);
         assert!(!readiness.is_ready());
+    }
+
+    #[tokio::test]
+    async fn each_change_of_what_is_unmet_is_told_and_nothing_else() {
+        let readiness = Readiness::default();
+        let (store, hub) = (readiness.condition("store"), readiness.condition("hub"));
+        let first = readiness.differs_from(&[]).await;
+        assert_eq!(first, ["store", "hub"]);
+        store.set(true);
+        let second = readiness.differs_from(&first).await;
+        assert_eq!(second, ["hub"]);
+        store.set(true);
+        let third = readiness.differs_from(&second);
+        let (last, ()) = tokio::join!(third, async { hub.set(true) });
+        assert!(last.is_empty(), "{last:?}");
     }
 
     #[tokio::test]

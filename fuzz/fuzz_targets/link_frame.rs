@@ -55,7 +55,8 @@ fn check_body(frame: &LinkFrame) {
     let Some(kind) = Kind::from_number(frame.kind) else { return };
     let body = &frame.body;
     match (kind, frame.answer) {
-        (Kind::LoadReport, _) => check::<wire::LoadReport>(body),
+        (Kind::LoadReport, false) => check::<wire::LoadReport>(body),
+        (Kind::LoadReport, true) => check::<wire::LoadVerdict>(body),
         (Kind::Submit, _) => check::<wire::Submit>(body),
         (Kind::SubmitAnswer, _) => check::<wire::SubmitAnswer>(body),
         (Kind::Ask, false) => check::<wire::Ask>(body),

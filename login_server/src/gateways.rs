@@ -6,10 +6,12 @@
 //!
 //! # Invariants
 //!
-//! - A gateway that is full, draining or silent for more than [`SILENCE_MAX`] is never given.
+//! - A gateway that is full, draining, not ready, or silent for more than [`SILENCE_MAX`] is never given.
 //! - Every client that was sent to a gateway counts as one connection there until the gateway's next
 //!   report.
-//! - A gateway has one entry, made by its newest link.
+//! - A gateway has one entry, made by its newest link; and a name has one gateway. Another process of
+//!   that name is refused for as long as the first one reports, unless it is where the first one was:
+//!   then it is the same gateway, started again.
 //!
 //! No socket, no clock, no chance of its own: time and random numbers are arguments.
 
@@ -19,6 +21,27 @@ use proto::cluster::wire::LoadReport;
 
 /// Gateways report every second.
 pub(crate) const SILENCE_MAX: Duration = Duration::from_secs(5);
+
+/// A gateway that has missed two reports may have been started again elsewhere: its name is free.
+const NAME_KEPT: Duration = Duration::from_millis(2_500);
+
+/// Where a report came from.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct Source {
+    /// The link; greater numbers are newer links.
+    pub(crate) link: u64,
+    /// The number of the start that the gateway's process is in.
+    pub(crate) boot: u64,
+}
+
+/// What becomes of a report.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) enum Verdict {
+    /// It counts.
+    Taken,
+    /// It does not: a gateway of this name reports already, at that place.
+    NameTaken(Place),
+}
 
 /// Where clients connect.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -36,7 +59,7 @@ pub(crate) enum Choice<'a> {
     Given(&'a str, &'a Place),
     /// There are gateways, but none has room.
     Full,
-    /// There is no gateway.
+    /// There is no gateway that clients can log in on.
     Nowhere,
 }
 
@@ -46,6 +69,8 @@ pub(crate) struct Totals {
     pub(crate) gateways: usize,
     /// Those of the gateways that may be given.
     pub(crate) open: usize,
+    /// Those of the gateways on which nobody can log in, as they say themselves.
+    pub(crate) not_ready: usize,
     pub(crate) connections: u64,
     pub(crate) connections_max: u64,
 }
@@ -59,52 +84,59 @@ pub(crate) struct Gateways {
 #[derive(Debug)]
 struct Entry {
     name: String,
-    link: u64,
+    source: Source,
     place: Place,
     connections: u32,
     connections_max: u32,
     draining: bool,
+    is_ready: bool,
     /// Clients sent there since the last report.
     given: u32,
     reported: Instant,
 }
 
 impl Gateways {
-    /// Takes a report that came in on a link; greater numbers are newer links. An error says what is
-    /// wrong with the report.
+    /// Takes a report. An error says what is wrong with it.
     pub(crate) fn report(
         &mut self,
         report: LoadReport,
-        link: u64,
+        source: Source,
         now: Instant,
-    ) -> Result<(), &'static str> {
+    ) -> Result<Verdict, &'static str> {
         let place = Place::parse(&report)?;
         let entry = Entry {
             name: report.name,
-            link,
+            source,
             place,
             connections: report.connections,
             connections_max: report.connections_max,
             draining: report.draining,
+            is_ready: report.not_ready.is_none(),
             given: 0,
             reported: now,
         };
-        let newer = |other: &Entry| other.name == entry.name && other.link > link;
-        if self.entries.iter().any(newer) {
-            // Said on a link that has been replaced already.
-            return Ok(());
+        if let Some(known) = self.entries.iter().find(|known| known.name == entry.name) {
+            if known.source.boot == source.boot && known.source.link > source.link {
+                // Said on a link that has been replaced already.
+                return Ok(Verdict::Taken);
+            }
+            if known.keeps_its_name_from(&entry, now) {
+                let place = known.place.clone();
+                self.lost(source.link);
+                return Ok(Verdict::NameTaken(place));
+            }
         }
-        self.entries.retain(|other| other.link == link || other.name != entry.name);
-        match self.entries.iter_mut().find(|other| other.link == link) {
+        self.entries.retain(|other| other.source.link == source.link || other.name != entry.name);
+        match self.entries.iter_mut().find(|other| other.source.link == source.link) {
             Some(known) => *known = entry,
             None => self.entries.push(entry),
         }
-        Ok(())
+        Ok(Verdict::Taken)
     }
 
     /// A link is down: whoever reported there is gone.
     pub(crate) fn lost(&mut self, link: u64) {
-        self.entries.retain(|entry| entry.link != link);
+        self.entries.retain(|entry| entry.source.link != link);
     }
 
     /// Forgets gateways that are silent.
@@ -144,16 +176,22 @@ impl Gateways {
         for entry in &self.entries {
             totals.gateways += 1;
             totals.open += usize::from(entry.is_open(now));
+            totals.not_ready += usize::from(!entry.is_ready);
             totals.connections += u64::from(entry.connections);
             totals.connections_max += u64::from(entry.connections_max);
         }
         totals
     }
 
+    /// Whether there is a gateway that clients can log in on, full or not.
+    pub(crate) fn is_any_ready(&self, now: Instant) -> bool {
+        let there = |entry: &Entry| entry.is_ready && !entry.draining && !entry.is_silent(now);
+        self.entries.iter().any(there)
+    }
+
     /// Why no gateway is open.
     fn none(&self, now: Instant) -> Choice<'static> {
-        let there = |entry: &Entry| !entry.draining && !entry.is_silent(now);
-        if self.entries.iter().any(there) { Choice::Full } else { Choice::Nowhere }
+        if self.is_any_ready(now) { Choice::Full } else { Choice::Nowhere }
     }
 
     /// The place in the table of the open gateway number `number`.
@@ -177,7 +215,20 @@ impl Entry {
     }
 
     fn is_open(&self, now: Instant) -> bool {
-        !self.draining && self.expected() < u64::from(self.connections_max) && !self.is_silent(now)
+        self.is_ready
+            && !self.draining
+            && self.expected() < u64::from(self.connections_max)
+            && !self.is_silent(now)
+    }
+
+    /// Whether a report in this one's name comes from another gateway, and this one still lives.
+    fn keeps_its_name_from(&self, other: &Self, now: Instant) -> bool {
+        // Two cannot listen at one place. Of two processes there, the one with the newer link is the
+        // one that runs.
+        let is_restart = other.place == self.place && other.source.link > self.source.link;
+        other.source.boot != self.source.boot
+            && !is_restart
+            && now.saturating_duration_since(self.reported) <= NAME_KEPT
     }
 
     /// Connections, counting those who are on their way.
@@ -230,14 +281,20 @@ mod tests {
             connections,
             connections_max,
             draining: false,
+            not_ready: None,
         }
+    }
+
+    /// A link of a gateway that was never started again.
+    fn on(link: u64) -> Source {
+        Source { link, boot: 1 }
     }
 
     /// Gateways with these loads, on links 1, 2, 3 ...
     fn table(now: Instant, reports: impl IntoIterator<Item = LoadReport>) -> Gateways {
         let mut gateways = Gateways::default();
         for (link, report) in (1..).zip(reports) {
-            gateways.report(report, link, now).unwrap();
+            gateways.report(report, on(link), now).unwrap();
         }
         gateways
     }
@@ -291,7 +348,7 @@ mod tests {
         assert_eq!(given(gateways.choose(now, in_turn())), Some("only"));
         assert_eq!(given(gateways.choose(now, in_turn())), Some("only"));
         assert_eq!(gateways.choose(now, in_turn()), Choice::Full);
-        gateways.report(load("only", 9, 10), 1, now).unwrap();
+        gateways.report(load("only", 9, 10), on(1), now).unwrap();
         assert_eq!(given(gateways.choose(now, in_turn())), Some("only"));
         assert_eq!(gateways.choose(now, in_turn()), Choice::Full);
     }
@@ -318,7 +375,7 @@ mod tests {
         let now = Instant::now();
         let mut gateways = table(now, [load("full", 10, 10), load("none", 0, 0)]);
         assert_eq!(gateways.choose(now, in_turn()), Choice::Full);
-        gateways.report(load("free", 0, 10), 9, now).unwrap();
+        gateways.report(load("free", 0, 10), on(9), now).unwrap();
         assert_eq!(given(gateways.choose(now, in_turn())), Some("free"));
     }
 
@@ -327,6 +384,82 @@ mod tests {
         let now = Instant::now();
         let mut gateways = table(now, [LoadReport { draining: true, ..load("leaving", 0, 10) }]);
         assert_eq!(gateways.choose(now, in_turn()), Choice::Nowhere);
+    }
+
+    #[test]
+    fn a_gateway_that_is_not_ready_is_never_given_and_is_no_gateway_when_it_is_the_only_one() {
+        let now = Instant::now();
+        let unready =
+            |name| LoadReport { not_ready: Some("db_proxy".to_owned()), ..load(name, 0, 1000) };
+        let mut gateways = table(now, [unready("cut off"), load("ready", 0, 1000)]);
+        for _client in 0..50 {
+            assert_eq!(given(gateways.choose(now, in_turn())), Some("ready"));
+        }
+        assert_eq!(gateways.totals(now).not_ready, 1);
+        gateways.report(unready("ready"), on(2), now).unwrap();
+        assert_eq!(gateways.choose(now, in_turn()), Choice::Nowhere);
+        gateways.report(load("cut off", 0, 1000), on(1), now).unwrap();
+        assert_eq!(given(gateways.choose(now, in_turn())), Some("cut off"));
+    }
+
+    #[test]
+    fn a_full_one_beside_one_that_is_not_ready_is_full() {
+        let now = Instant::now();
+        let unready = LoadReport { not_ready: Some("db_proxy".to_owned()), ..load("a", 0, 10) };
+        let mut gateways = table(now, [unready, load("full", 10, 10)]);
+        assert_eq!(gateways.choose(now, in_turn()), Choice::Full);
+    }
+
+    /// A report as of another start of a gateway called `a`, at that port.
+    fn second(port: u32) -> LoadReport {
+        LoadReport { port, ..load("a", 0, 10) }
+    }
+
+    #[test]
+    fn of_two_gateways_of_one_name_the_one_that_is_there_stays() {
+        let start = Instant::now();
+        let at = |s| start + Duration::from_secs(s);
+        let mut gateways = table(start, [load("a", 3, 10)]);
+        let other = Source { link: 2, boot: 2 };
+        for s in 0..5 {
+            gateways.report(load("a", 3, 10), on(1), at(s)).unwrap();
+            let refused = gateways.report(second(8001), other, at(s)).unwrap();
+            assert!(matches!(refused, Verdict::NameTaken(place) if place.port == 8000));
+            assert_eq!(gateways.totals(at(s)).connections, 3);
+        }
+        gateways.lost(1);
+        assert_eq!(gateways.report(second(8001), other, at(6)), Ok(Verdict::Taken));
+        let back = gateways.report(load("a", 3, 10), Source { link: 3, boot: 1 }, at(6)).unwrap();
+        assert!(matches!(back, Verdict::NameTaken(place) if place.port == 8001));
+    }
+
+    #[test]
+    fn a_gateway_that_was_started_again_has_its_name_at_once_where_it_was_and_soon_elsewhere() {
+        let start = Instant::now();
+        let mut gateways = table(start, [load("a", 3, 10)]);
+        // The old link is half dead: nobody has noticed yet.
+        let again = Source { link: 2, boot: 2 };
+        assert_eq!(gateways.report(second(8000), again, start), Ok(Verdict::Taken));
+        let late = gateways.report(load("a", 3, 10), on(1), start).unwrap();
+        assert!(matches!(late, Verdict::NameTaken(_)), "the process that is no more");
+        gateways.lost(1);
+        assert_eq!(gateways.totals(start).gateways, 1);
+
+        let moved = Source { link: 3, boot: 3 };
+        let refused = gateways.report(second(8001), moved, start + NAME_KEPT).unwrap();
+        assert!(matches!(refused, Verdict::NameTaken(_)));
+        let later = start + NAME_KEPT + Duration::from_millis(1);
+        assert_eq!(gateways.report(second(8001), moved, later), Ok(Verdict::Taken));
+    }
+
+    #[test]
+    fn a_gateway_that_takes_the_name_of_another_loses_its_own_place() {
+        let now = Instant::now();
+        let mut gateways = table(now, [load("a", 0, 10)]);
+        let other = Source { link: 2, boot: 2 };
+        gateways.report(LoadReport { port: 8001, ..load("b", 0, 10) }, other, now).unwrap();
+        assert!(matches!(gateways.report(second(8001), other, now), Ok(Verdict::NameTaken(_))));
+        assert_eq!(gateways.totals(now).gateways, 1);
     }
 
     #[test]
@@ -339,7 +472,7 @@ mod tests {
         assert_eq!(gateways.totals(later).gateways, 1);
         gateways.expire(later);
         assert_eq!(gateways.totals(later), Totals::default());
-        gateways.report(load("a", 0, 10), 1, later).unwrap();
+        gateways.report(load("a", 0, 10), on(1), later).unwrap();
         assert_eq!(given(gateways.choose(later, in_turn())), Some("a"));
     }
 
@@ -347,9 +480,9 @@ mod tests {
     fn a_lost_link_takes_its_gateway_with_it_but_not_the_one_that_came_back() {
         let now = Instant::now();
         let mut gateways = table(now, [load("a", 0, 10)]);
-        gateways.report(load("a", 3, 10), 2, now).unwrap();
+        gateways.report(load("a", 3, 10), on(2), now).unwrap();
         assert_eq!(gateways.totals(now).gateways, 1, "one gateway, one entry");
-        gateways.report(load("a", 9, 10), 1, now).unwrap();
+        gateways.report(load("a", 9, 10), on(1), now).unwrap();
         assert_eq!(gateways.totals(now).connections, 3, "an older link has nothing to say");
         gateways.lost(1);
         assert_eq!(given(gateways.choose(now, in_turn())), Some("a"));
@@ -361,7 +494,7 @@ mod tests {
     fn a_gateway_that_changes_its_name_has_one_entry() {
         let now = Instant::now();
         let mut gateways = table(now, [load("a", 0, 10)]);
-        gateways.report(load("b", 0, 10), 1, now).unwrap();
+        gateways.report(load("b", 0, 10), on(1), now).unwrap();
         assert_eq!(gateways.totals(now).gateways, 1);
         assert_eq!(given(gateways.choose(now, in_turn())), Some("b"));
     }
@@ -376,7 +509,7 @@ mod tests {
             LoadReport { port: 65_536, ..load("a", 0, 10) },
             LoadReport { tls_port: Some(0), ..load("a", 0, 10) },
         ] {
-            gateways.report(report, 1, now).unwrap_err();
+            gateways.report(report, on(1), now).unwrap_err();
         }
         assert_eq!(gateways.totals(now), Totals::default());
     }
@@ -384,18 +517,20 @@ mod tests {
     proptest! {
         #[test]
         fn whatever_is_given_is_open_and_something_is_given_if_anything_is(
-            reports in prop::collection::vec((0..6_u32, 0..6_u32, any::<bool>(), 0..10_u64), 0..8),
+            reports in prop::collection::vec((0..6_u32, 0..6_u32, 0..3_u8, 0..10_u64), 0..8),
             draws in prop::collection::vec(any::<usize>(), 2),
         ) {
             let start = Instant::now();
             let now = start + Duration::from_secs(10);
             let mut gateways = Gateways::default();
             let mut open = Vec::new();
-            for (link, (connections, max, draining, at)) in (1..).zip(reports) {
+            for (link, (connections, max, state, at)) in (1..).zip(reports) {
                 let name = format!("g{link}");
-                let report = LoadReport { draining, ..load(&name, connections, max) };
-                gateways.report(report, link, start + Duration::from_secs(at)).unwrap();
-                if connections < max && !draining && at >= 5 {
+                let draining = state == 1;
+                let not_ready = (state == 2).then(|| "db_proxy".to_owned());
+                let report = LoadReport { draining, not_ready, ..load(&name, connections, max) };
+                gateways.report(report, on(link), start + Duration::from_secs(at)).unwrap();
+                if connections < max && state == 0 && at >= 5 {
                     open.push(name);
                 }
             }

@@ -118,6 +118,7 @@ impl Http {
             return refusal;
         }
         if asks_for_gateway {
+            self.reports.first().await;
             let settings = Arc::clone(&self.settings.borrow());
             let json = self.reports.choose(|choice| answer::json(choice, &settings));
             // The type that TeamTalk clients are set up for, although this is JSON.

@@ -13,7 +13,7 @@
 //!
 //! # Invariants
 //!
-//! - No client is sent to a gateway that is full, draining or silent.
+//! - No client is sent to a gateway that is full, draining, not ready or silent.
 //! - No message and no password ever comes here.
 
 mod answer;

@@ -135,6 +135,7 @@ fn load(name: &str) -> LoadReport {
         connections: 3,
         connections_max: 10,
         draining: false,
+        not_ready: None,
     }
 }
 

@@ -78,11 +78,6 @@ impl Settled {
 }
 
 impl Hub {
-    /// Whether no replica is linked.
-    pub(crate) fn is_empty(&self) -> bool {
-        self.links.is_empty()
-    }
-
     /// For changes of our interest: the registry's, and then the announcement.
     pub(crate) fn in_order(&self) -> InOrder<'_> {
         InOrder { hub: self, _held: self.order.lock() }

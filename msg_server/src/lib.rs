@@ -56,6 +56,7 @@ mod partitions;
 mod parts;
 mod peers;
 mod presence;
+mod readiness;
 mod registry;
 mod requests;
 mod routing;

@@ -8,7 +8,8 @@ use parking_lot::Mutex;
 use prost::Message;
 use proto::cluster::Kind;
 use proto::cluster::wire::{
-    Changes, Forward, FrameQuestion, Kick, Ownership, PresenceChanges, Publish, SubmitAnswer,
+    Changes, Forward, FrameQuestion, Kick, LoadVerdict, Ownership, PresenceChanges, Publish,
+    SubmitAnswer,
 };
 use tokio::time::Instant;
 use tracing::{debug, warn};
@@ -17,11 +18,14 @@ use crate::delivery::Batch;
 use crate::frames;
 use crate::gateway::Gateway;
 use crate::load::Load;
+use crate::readiness::StorageReadiness;
 
 /// The links to the route_servers.
 #[derive(Debug)]
 pub(crate) struct HubLinks {
     pub(crate) gateway: Arc<Gateway>,
+    /// Met from the first link on: a login does not need the hub, but one that was never there is a
+    /// mistake in the settings.
     pub(crate) ready: Condition,
     /// Taken from in the links' own tasks, for the length of one frame.
     pub(crate) batches: Batches,
@@ -31,15 +35,13 @@ pub(crate) struct HubLinks {
 #[derive(Debug)]
 pub(crate) struct StorageLinks {
     pub(crate) gateway: Arc<Gateway>,
-    /// Held from the look to what is said, so that what is said last is what is.
-    pub(crate) ready: Mutex<Condition>,
+    pub(crate) ready: Arc<StorageReadiness>,
     pub(crate) batches: Batches,
 }
 
 impl StorageLinks {
     fn show_readiness(&self) {
-        let ready = self.ready.lock();
-        ready.set(self.gateway.storage.is_ready());
+        self.ready.look(&self.gateway.storage);
     }
 }
 
@@ -116,7 +118,6 @@ impl LinkHandler for HubLinks {
     fn down(&self, link: &Link) {
         self.gateway.hub.down(link);
         self.batches.close(&self.gateway, link);
-        self.ready.set(!self.gateway.hub.is_empty());
     }
 }
 
@@ -182,7 +183,14 @@ impl LinkHandler for LoginLinks {
     }
 
     fn frame(&self, link: &Link, frame: LinkFrame) {
-        debug!(kind = frame.kind, ?link, "not for a gateway");
+        match Kind::from_number(frame.kind) {
+            Some(Kind::LoadReport) if frame.answer => {
+                if let Some(verdict) = read::<LoadVerdict>(link, &frame) {
+                    self.load.judged(link, verdict);
+                }
+            }
+            _ => debug!(kind = frame.kind, ?link, "not for a gateway"),
+        }
     }
 
     fn down(&self, link: &Link) {

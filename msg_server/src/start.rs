@@ -13,6 +13,7 @@ use crate::gateway::Gateway;
 use crate::listener::Listeners;
 use crate::load::Load;
 use crate::peers::{Batches, HubLinks, LoginLinks, StorageLinks};
+use crate::readiness::StorageReadiness;
 use crate::{drain, timers};
 
 /// Starts a gateway: binds, and runs until shutdown begins. Its addresses are those for `clients`
@@ -24,7 +25,11 @@ pub async fn run(context: Context<Config>) -> Result<Serving, BoxError> {
     let (plain, tls) = listeners.addrs();
 
     let gateway = Arc::new(Gateway::new(&settings, boot, &metrics, shutdown));
-    let load = Arc::new(Load::new(LoadReport {
+    // What a client needs before it can log in here is what the login_servers are told; a name that
+    // another gateway has is what they say themselves.
+    let (ready, able) = (Readiness::default(), Readiness::default());
+    ready.include(&able);
+    let report = LoadReport {
         name: identity.name.clone(),
         host: settings.advertised_host(),
         backup_host: settings.advertise_backup_host.clone(),
@@ -33,19 +38,21 @@ pub async fn run(context: Context<Config>) -> Result<Serving, BoxError> {
         connections: 0,
         connections_max: u32::try_from(settings.limits.connections_max).unwrap_or(u32::MAX),
         draining: false,
-    }));
+        not_ready: None,
+    };
+    let load = Arc::new(Load::new(report, ready.condition("a name of its own (cluster.name)")));
+    let storage = Arc::new(StorageReadiness::new(&able));
 
-    let ready = Readiness::default();
     let dialing =
         Dialing { identity, options: LinkOptions::counted(LinkMetrics::register(&metrics)) };
     let hub_links = HubLinks {
         gateway: Arc::clone(&gateway),
-        ready: ready.condition("route_server"),
+        ready: able.condition("route_server"),
         batches: Batches::default(),
     };
     let storage_links = StorageLinks {
         gateway: Arc::clone(&gateway),
-        ready: ready.condition("db_proxy").into(),
+        ready: Arc::clone(&storage),
         batches: Batches::default(),
     };
     let login_links = LoginLinks { load: Arc::clone(&load) };
@@ -57,7 +64,8 @@ pub async fn run(context: Context<Config>) -> Result<Serving, BoxError> {
     dialing.dial(&gateway, Role::DbProxy, proxies, Arc::new(storage_links));
     dialing.dial(&gateway, Role::LoginServer, logins, Arc::new(login_links));
 
-    timers::spawn(&gateway, &load);
+    load.follow(able, &gateway);
+    timers::spawn(&gateway, &load, storage);
     drain::spawn(&gateway, &load, settings.process.drain_limit());
     listeners.spawn(&gateway);
 

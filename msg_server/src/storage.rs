@@ -19,7 +19,6 @@ mod asking;
 
 use std::pin::{Pin, pin};
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use daemon::{CallError, Link};
@@ -46,8 +45,6 @@ pub(crate) struct Storage {
     claims: RwLock<Claims<Link>>,
     /// Told whenever what is claimed has changed.
     changed: Notify,
-    /// Everything was served once.
-    was_whole: AtomicBool,
 }
 
 /// A question to one db_proxy.
@@ -73,12 +70,7 @@ struct Round<'a> {
 
 impl Storage {
     pub(crate) fn new(partitions: Arc<Partitions>) -> Self {
-        Self {
-            partitions,
-            claims: RwLock::default(),
-            changed: Notify::new(),
-            was_whole: AtomicBool::new(false),
-        }
+        Self { partitions, claims: RwLock::default(), changed: Notify::new() }
     }
 
     /// A db_proxy is linked. It is asked nothing before it has said what it owns.
@@ -96,17 +88,18 @@ impl Storage {
         let mut claims = self.claims.write();
         let moves = change(&mut claims);
         then(&moves);
-        if claims.is_whole() {
-            self.was_whole.store(true, Ordering::Relaxed);
-        }
         drop(claims);
         self.changed.notify_waiters();
     }
 
-    /// Whether clients may be sent here: everything is served, or was once and something is linked.
-    pub(crate) fn is_ready(&self) -> bool {
-        let claims = self.claims.read();
-        claims.is_whole() || self.was_whole.load(Ordering::Relaxed) && !claims.is_empty()
+    /// Whether somebody serves logins.
+    pub(crate) fn serves_logins(&self) -> bool {
+        self.claims.read().serve_logins().any(|link| !link.is_closed())
+    }
+
+    /// Whether every partition has an owner, and it is known how many there are.
+    pub(crate) fn is_whole(&self) -> bool {
+        self.claims.read().is_whole()
     }
 
     /// How many partitions have no owner.

@@ -8,6 +8,7 @@ use tracing::info_span;
 
 use crate::gateway::Gateway;
 use crate::load::Load;
+use crate::readiness::StorageReadiness;
 
 /// How often sends and read marks are looked at.
 const TICK: Duration = Duration::from_millis(100);
@@ -19,24 +20,25 @@ const LOAD_TICKS: u64 = 10;
 const INTEREST_TICKS: u64 = 100;
 
 /// Starts the clock. It goes on while the gateway drains, since sends still need it.
-pub(crate) fn spawn(gateway: &Arc<Gateway>, load: &Arc<Load>) {
+pub(crate) fn spawn(gateway: &Arc<Gateway>, load: &Arc<Load>, storage: Arc<StorageReadiness>) {
     let (gateway, load) = (Arc::clone(gateway), Arc::clone(load));
     let shutdown = gateway.shutdown.clone();
     let closing = shutdown.clone();
     shutdown.spawn_link(info_span!("timers"), async move {
         tokio::select! {
             () = closing.closing_links() => {}
-            () = run(&gateway, &load) => {}
+            () = run(&gateway, &load, &storage) => {}
         }
     });
 }
 
-async fn run(gateway: &Arc<Gateway>, load: &Load) {
+async fn run(gateway: &Arc<Gateway>, load: &Load, storage: &StorageReadiness) {
     let mut ticks = interval(TICK);
     ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
     for tick in 1_u64.. {
         ticks.tick().await;
         gateway.tick();
+        storage.look(&gateway.storage);
         if tick.is_multiple_of(LOAD_TICKS) {
             load.tell(gateway.connections.len());
             show(gateway);

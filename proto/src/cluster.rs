@@ -38,7 +38,8 @@ macro_rules! kinds {
 }
 
 kinds! {
-    /// Gateway to login_server: [`wire::LoadReport`].
+    /// Gateway to login_server: [`wire::LoadReport`], answered by [`wire::LoadVerdict`] when that is
+    /// another one than before.
     LoadReport = 0x0101,
     /// Gateway to db_proxy: [`wire::Submit`].
     Submit = 0x0201,

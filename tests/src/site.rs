@@ -257,6 +257,24 @@ impl Site {
         get(self.daemon(name).admin, "/metrics")
     }
 
+    /// What a daemon's admin page answers to this path, with the head; `None` if nobody answers.
+    pub fn page(&self, name: &str, path: &str) -> Option<String> {
+        get(self.daemon(name).admin, path)
+    }
+
+    /// What the login endpoint answers to a client: the port that it is sent to, or the code of the
+    /// refusal.
+    pub fn ask_login(&self) -> Result<u16, u64> {
+        let addr = self.login.trim_start_matches("http://").parse().expect("it is at an address");
+        let answer = get(addr, "/msg_server").expect("the login endpoint answers");
+        let body = answer.split_once("\r\n\r\n").map_or("", |(_head, body)| body);
+        let json: serde_json::Value = serde_json::from_str(body).expect("the answer is JSON");
+        match json["port"].as_str().and_then(|port| port.parse().ok()) {
+            Some(port) => Ok(port),
+            None => Err(json["code"].as_u64().expect("the answer has a code")),
+        }
+    }
+
     /// One number of that page, or their sum where it has labels; 0 if it is not there.
     pub fn metric(&self, name: &str, metric: &str) -> u64 {
         sum_of(&self.metrics(name).unwrap_or_default(), metric)
