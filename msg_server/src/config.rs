@@ -81,6 +81,9 @@ pub struct LimitsConfig {
     pub voice_bytes_max: usize,
     /// Unknown or misplaced commands of one client in a minute; beyond, it is closed.
     pub junk_per_minute_max: u32,
+    /// Users that one client hears of when more than 1,000 are online: those it asked about last. 8
+    /// bytes each, for each client that asks.
+    pub watched_max: usize,
     /// Conversations that are remembered since they changed in the last seconds, to drop what comes
     /// twice and to notice what is missing.
     pub conversations_max: usize,
@@ -126,6 +129,7 @@ impl Default for LimitsConfig {
             text_bytes_max: 64 << 10,
             voice_bytes_max: MESSAGE_BODY_MAX,
             junk_per_minute_max: 10,
+            watched_max: 10_000,
             conversations_max: 65_536,
         }
     }
@@ -167,6 +171,7 @@ impl LimitsConfig {
             ("sends_per_s", self.sends_per_s > 0),
             ("sends_burst", self.sends_burst > 0),
             ("unanswered_max", self.unanswered_max > 0),
+            ("watched_max", self.watched_max > 0),
             ("conversations_max", self.conversations_max > 0),
         ];
         if let Some((name, _zero)) = positive.iter().find(|(_name, positive)| !positive) {

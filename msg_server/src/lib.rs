@@ -68,6 +68,7 @@ mod session;
 mod start;
 mod storage;
 mod timers;
+mod watched;
 
 #[cfg(test)]
 mod tests;

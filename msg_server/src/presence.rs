@@ -1,7 +1,8 @@
 //! Who came and went, on its way to the clients that care.
 //!
 //! As long as few are online every PC client hears of everybody, as in the original; beyond, only of
-//! those it asked about. A user's own phones hear of his PC clients in any case.
+//! those it asked about, the last [`LimitsConfig::watched_max`](crate::LimitsConfig::watched_max) of
+//! them. A user's own phones hear of the user's PC clients in any case.
 
 use std::sync::Arc;
 

@@ -150,7 +150,7 @@ pub(crate) async fn users_status(
     mut users: Vec<u32>,
 ) {
     users.truncate(STATUS_MAX);
-    session.watch(&users);
+    session.watch(&users, gateway.limits.watched_max);
     let Some(status) = gateway.hub.status(users.clone(), u64::from(session.user())).await else {
         return unavailable(&gateway, &session, &request);
     };

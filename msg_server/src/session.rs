@@ -16,6 +16,7 @@ use proto::{Command, client, encode_message};
 use crate::closing::CloseReason;
 use crate::membership::Groups;
 use crate::outbox::Outbox;
+use crate::watched::Watched;
 
 /// A floor that is not known yet.
 const NO_FLOOR: u64 = u64::MAX;
@@ -34,9 +35,6 @@ const CAME_UNIT: u32 = 13;
 
 /// When it came is not known any more.
 const CAME_TOO_LATE: u32 = u32::MAX;
-
-/// Users that one client hears of when many are online.
-const WATCHED_MAX: usize = 1000;
 
 /// What distinguishes one login from all others.
 #[derive(Debug, Clone, Copy)]
@@ -69,8 +67,7 @@ pub(crate) struct Session {
     floors: Floors,
     /// Changed only by the registry.
     pub(crate) groups: Mutex<Groups>,
-    /// Sorted.
-    watched: Mutex<Box<[u32]>>,
+    watched: Mutex<Watched>,
 }
 
 impl Session {
@@ -254,32 +251,14 @@ impl Session {
         Some(encode_message(Command::KickNotify, 0, &notice))
     }
 
-    /// Remembers that the client asked about these users.
-    pub(crate) fn watch(&self, users: &[u32]) {
-        let mut watched = self.watched.lock();
-        let mut added: Vec<u32> = watched.iter().chain(users).copied().collect();
-        added.sort_unstable();
-        added.dedup();
-        // Beyond the limit those asked about before stay, and of the new ones some.
-        if added.len() > WATCHED_MAX {
-            let mut room = WATCHED_MAX.saturating_sub(watched.len());
-            added.retain(|user| {
-                let old = watched.binary_search(user).is_ok();
-                let taken = old || room > 0;
-                room -= usize::from(!old && taken);
-                taken
-            });
-        }
-        *watched = added.into_boxed_slice();
+    /// Remembers that the client asked about these users; of all it has asked about, the last `max`.
+    pub(crate) fn watch(&self, users: &[u32], max: usize) {
+        self.watched.lock().ask(users, max);
     }
 
     /// Which of the users the client asked about. `users` is sorted by user.
     pub(crate) fn watched_of<'a, T>(&self, users: &'a [(u32, T)]) -> Vec<&'a (u32, T)> {
-        let watched = self.watched.lock();
-        if watched.is_empty() {
-            return Vec::new();
-        }
-        users.iter().filter(|(user, _news)| watched.binary_search(user).is_ok()).collect()
+        self.watched.lock().among(users)
     }
 
     /// Pushes one frame.

@@ -13,3 +13,4 @@ mod moving;
 mod sending;
 mod several;
 mod stopping;
+mod watching;

@@ -1,0 +1,56 @@
+//! Who hears of whom when many are online.
+
+use std::time::{Duration, Instant};
+
+use proto::cluster::{Kind, wire};
+use proto::{Command, client};
+
+use super::harness::*;
+
+/// Asks about users 1 to 3,000 in groups of 300, as Windows clients do.
+async fn ask_about_all(client: &mut Client) {
+    for (seq, users) in (2..).zip((1..=3_000_u32).collect::<Vec<_>>().chunks(300)) {
+        let ask = client::UsersStatusRequest { user_ids: users.to_vec(), ..Default::default() };
+        client.send(Command::UsersStatusRequest, seq, &ask).await;
+        let reply: client::UsersStatusReply = client.expect(Command::UsersStatusReply, seq).await;
+        assert_eq!(reply.users.len(), 300);
+    }
+}
+
+fn changes(online: Vec<u32>, offline: Vec<u32>) -> wire::PresenceChanges {
+    wire::PresenceChanges { online, offline, pc_users_online: 1_100 }
+}
+
+async fn told(client: &mut Client) -> (u32, i32) {
+    let notify: client::UserStatusNotify = client.expect(Command::UserStatusNotify, 0).await;
+    (notify.user.user_id, notify.user.status)
+}
+
+#[tokio::test]
+async fn with_more_than_a_thousand_online_a_client_hears_of_everybody_it_asked_about() {
+    let world = World::start().await;
+    let mut pc = world.client(5, WINDOWS).await;
+    ask_about_all(&mut pc).await;
+    let started = Instant::now();
+    for user in [2_500, 50, 3_000] {
+        world.hub.send(Kind::PresenceChanges, &changes(vec![user], vec![4_000]));
+        assert_eq!(told(&mut pc).await, (user, 1));
+        world.hub.send(Kind::PresenceChanges, &changes(vec![], vec![user]));
+        assert_eq!(told(&mut pc).await, (user, 2));
+    }
+    assert!(started.elapsed() < Duration::from_secs(2));
+    pc.expect_quiet().await;
+    world.stop().await;
+}
+
+#[tokio::test]
+async fn beyond_the_bound_a_client_hears_of_those_it_asked_about_last() {
+    let world = World::start_with(|limits| limits.watched_max = 1_000).await;
+    let mut pc = world.client(5, WINDOWS).await;
+    ask_about_all(&mut pc).await;
+    world.hub.send(Kind::PresenceChanges, &changes(vec![50, 2_000, 2_001, 2_500], vec![]));
+    assert_eq!(told(&mut pc).await, (2_001, 1));
+    assert_eq!(told(&mut pc).await, (2_500, 1));
+    pc.expect_quiet().await;
+    world.stop().await;
+}
