@@ -23,6 +23,8 @@ pub(crate) enum CloseReason {
     PartialFrame,
     #[error("the client broke the protocol")]
     ProtocolError,
+    #[error("the client sent a frame above the limit of its command")]
+    TooLong,
     #[error("the client sent too many commands that it may not send")]
     TooMuchJunk,
     #[error("the client reads too slowly")]

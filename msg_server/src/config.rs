@@ -67,10 +67,24 @@ pub struct LimitsConfig {
     pub outbox_bytes_max: usize,
     /// Bytes of such frames of all clients together.
     pub outbox_bytes_total_max: usize,
-    /// Messages that one client sends in a second, in the long run.
+    /// Messages that one user sends in a second, in the long run.
     pub sends_per_s: u32,
-    /// Messages that one client may send at once after a pause.
+    /// Messages that one user may send at once after a pause.
     pub sends_burst: u32,
+    /// Bytes of messages that one user sends in a second, in the long run.
+    pub sent_bytes_per_s: u32,
+    /// Bytes of messages that one user may send at once after a pause.
+    pub sent_bytes_burst: u32,
+    /// What one user may ask in a second, in the long run; a small look-up is 1, all users are 100.
+    pub questions_per_s: u32,
+    /// What one user may ask at once after a pause.
+    pub questions_burst: u32,
+    /// Changes of one user's signature and picture in a minute.
+    pub profile_changes_per_minute: u32,
+    /// Seconds between two pieces of news of one user that go to everybody.
+    pub told_every_s: u64,
+    /// Groups made, and times that members are added, of one user in a minute.
+    pub group_changes_per_minute: u32,
     /// Messages of one client that are not answered yet.
     pub unanswered_max: u32,
     /// Bytes of unanswered messages of all clients together.
@@ -124,6 +138,13 @@ impl Default for LimitsConfig {
             outbox_bytes_total_max: 256 << 20,
             sends_per_s: 50,
             sends_burst: 200,
+            sent_bytes_per_s: 2_000_000,
+            sent_bytes_burst: 20_000_000,
+            questions_per_s: 200,
+            questions_burst: 12_000,
+            profile_changes_per_minute: 60,
+            told_every_s: 10,
+            group_changes_per_minute: 10,
             unanswered_max: 32,
             unanswered_bytes_total_max: 128 << 20,
             text_bytes_max: 64 << 10,
@@ -170,6 +191,13 @@ impl LimitsConfig {
             ("outbox_frames_max", self.outbox_frames_max > 0),
             ("sends_per_s", self.sends_per_s > 0),
             ("sends_burst", self.sends_burst > 0),
+            ("sent_bytes_per_s", self.sent_bytes_per_s > 0),
+            ("sent_bytes_burst", self.sent_bytes_burst > 0),
+            ("questions_per_s", self.questions_per_s > 0),
+            ("questions_burst", self.questions_burst > 0),
+            ("profile_changes_per_minute", self.profile_changes_per_minute > 0),
+            ("told_every_s", self.told_every_s > 0),
+            ("group_changes_per_minute", self.group_changes_per_minute > 0),
             ("unanswered_max", self.unanswered_max > 0),
             ("watched_max", self.watched_max > 0),
             ("conversations_max", self.conversations_max > 0),

@@ -23,7 +23,7 @@ use std::time::Duration;
 
 use bytes::BytesMut;
 use proto::limits::{LIMIT_AFTER_LOGIN, LIMIT_BEFORE_LOGIN};
-use proto::{Frame, State, frame};
+use proto::{Frame, FrameError, State, frame};
 use tokio::io::{AsyncRead, ReadBuf};
 use tokio::net::TcpStream;
 use tokio::net::tcp::OwnedReadHalf;
@@ -45,6 +45,10 @@ const READ_LEN: usize = 32 << 10;
 
 /// How long a client that was told goodbye gets to close first.
 const LINGER: Duration = Duration::from_millis(200);
+
+/// Bytes of a frame that is too long which are read so that its client gets the answer. What is longer
+/// than that is no mistake of a client.
+const SKIPPED_MAX: usize = 16 << 20;
 
 /// How long work in flight may take when the gateway stops.
 const WORK_LIMIT: Duration = Duration::from_secs(8);
@@ -85,6 +89,8 @@ pub(crate) struct Connection {
     ending_since: Option<Instant>,
     /// Since the end has begun, everything that was read has been served.
     all_served: bool,
+    /// Bytes of a refused frame that are still to come.
+    to_skip: usize,
     _place: Place,
 }
 
@@ -122,6 +128,7 @@ impl Connection {
             partial: None,
             ending_since: None,
             all_served: false,
+            to_skip: 0,
             _place: place,
         }))
     }
@@ -139,13 +146,24 @@ impl Connection {
             // Unread bytes would make the kernel reset the connection, and the client might never
             // read what it was told. And a client that is told to go closes first if it can.
             self.buffer = BytesMut::new();
-            timer.as_mut().reset(Instant::now() + LINGER);
-            poll_fn(|context| {
-                let closed = self.poll_discard(context);
-                if closed.is_ready() { closed } else { timer.as_mut().poll(context) }
-            })
-            .await;
+            let to_skip = std::mem::take(&mut self.to_skip);
+            if to_skip > 0 {
+                // The client may read nothing before it has written the whole frame.
+                let until = Instant::now() + self.gateway.limits.partial_frame_limit();
+                self.discard(to_skip, until, timer.as_mut()).await;
+            }
+            self.discard(usize::MAX, Instant::now() + LINGER, timer.as_mut()).await;
         }
+    }
+
+    /// Reads so many bytes without looking at them, until a moment or until the client closes.
+    async fn discard(&mut self, mut bytes: usize, until: Instant, mut timer: Pin<&mut Sleep>) {
+        timer.as_mut().reset(until);
+        poll_fn(|context| {
+            let done = self.poll_discard(context, &mut bytes);
+            if done.is_ready() { done } else { timer.as_mut().poll(context) }
+        })
+        .await;
     }
 
     /// Does what can be done now. Ready when the connection ends.
@@ -251,6 +269,11 @@ impl Connection {
         if let Some(stalled) = self.stalled.take() {
             return self.serve(stalled.frame);
         }
+        if self.to_skip > 0 {
+            // Nothing more is served.
+            let news = !std::mem::replace(&mut self.all_served, true);
+            return if news { Poll::Ready(Ok(())) } else { Poll::Pending };
+        }
         let limit = match self.service.state() {
             State::Any => LIMIT_BEFORE_LOGIN,
             State::LoggedIn => LIMIT_AFTER_LOGIN,
@@ -276,12 +299,26 @@ impl Connection {
                 }
                 self.poll_read(context)
             }
-            Err(error) => {
-                self.gateway.metrics.malformed.inc();
-                debug!(%error, "not a frame");
-                Poll::Ready(Err(CloseReason::ProtocolError))
-            }
+            Err(error) => Poll::Ready(self.refuse(&error)),
         }
+    }
+
+    /// What has come is not a frame, or one above its command's limit. Nobody knows where the next
+    /// one begins, so the connection ends; a client that knows an answer which says so gets it first.
+    fn refuse(&mut self, error: &FrameError) -> Result<(), CloseReason> {
+        self.gateway.metrics.malformed.inc();
+        debug!(%error, "not a frame");
+        let FrameError::TooLong { command, seq, len, .. } = *error else {
+            return Err(CloseReason::ProtocolError);
+        };
+        if !self.service.too_long(command, seq) {
+            return Err(CloseReason::TooLong);
+        }
+        self.to_skip = len.saturating_sub(self.buffer.len()).min(SKIPPED_MAX);
+        self.buffer = BytesMut::new();
+        self.partial_since = None;
+        self.outbox.close_after_work(CloseReason::TooLong);
+        Ok(())
     }
 
     fn serve(&mut self, frame: Frame) -> Poll<Result<(), CloseReason>> {
@@ -321,9 +358,9 @@ impl Connection {
         }
     }
 
-    /// Reads without looking, until the client closes.
-    fn poll_discard(&mut self, context: &mut Context<'_>) -> Poll<()> {
-        loop {
+    /// Reads without looking, until the client closes or so many bytes have come.
+    fn poll_discard(&mut self, context: &mut Context<'_>, bytes: &mut usize) -> Poll<()> {
+        while *bytes > 0 {
             let reader = &mut self.reader;
             let read = SCRATCH.with_borrow_mut(|scratch| {
                 let read = std::task::ready!(reader.poll_read(context, scratch))?;
@@ -331,9 +368,10 @@ impl Connection {
             });
             match std::task::ready!(read) {
                 Ok(0) | Err(_) => return Poll::Ready(()),
-                Ok(_discarded) => {}
+                Ok(discarded) => *bytes = bytes.saturating_sub(discarded),
             }
         }
+        Poll::Ready(())
     }
 
     /// When something must happen, and what it means if it has not: `None` if it is only time to

@@ -39,6 +39,7 @@ async fn drain(gateway: &Gateway, load: &Load, limit: Duration) {
     let deadline = Instant::now() + limit.mul_f64(0.9);
     let connections = gateway.connections.len();
     load.drain(connections);
+    gateway.tell_last_news().await;
     if connections == 0 {
         return gateway.flush_all_marks(Instant::now() + MARKS_LIMIT).await;
     }

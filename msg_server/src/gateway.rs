@@ -17,6 +17,7 @@ use proto::{Command, client, encode_message};
 use tokio::time::{Instant, sleep};
 use tracing::Span;
 
+use crate::allowances::{Allowances, Rates};
 use crate::config::{Config, LimitsConfig};
 use crate::connections::Connections;
 use crate::delivery::{Delivery, Following};
@@ -25,6 +26,7 @@ use crate::hub::Hub;
 use crate::limits::Rate;
 use crate::marks::{Mark, Marks};
 use crate::metrics::GatewayMetrics;
+use crate::news::News;
 use crate::outbox::OutboxPool;
 use crate::partitions::Partitions;
 use crate::registry::Registry;
@@ -45,7 +47,7 @@ const MARKS_PAUSE: Duration = Duration::from_millis(50);
 pub(crate) struct Gateway {
     pub(crate) boot: u64,
     pub(crate) limits: LimitsConfig,
-    pub(crate) send_rate: Rate,
+    pub(crate) rates: Rates,
     pub(crate) signal_rate: Rate,
     pub(crate) metrics: GatewayMetrics,
     pub(crate) shutdown: Shutdown,
@@ -59,6 +61,8 @@ pub(crate) struct Gateway {
     pub(crate) frames: EndedFrames,
     pub(crate) delivery: Delivery,
     pub(crate) following: Following,
+    pub(crate) allowances: Allowances,
+    pub(crate) news: Mutex<News>,
     marks: Mutex<Marks>,
     started: Instant,
 }
@@ -70,7 +74,7 @@ impl Gateway {
         let partitions = Arc::new(Partitions::default());
         Self {
             boot,
-            send_rate: Rate::new(limits.sends_per_s, limits.sends_burst),
+            rates: Rates::new(&limits),
             signal_rate: Rate::new(SIGNALS_PER_S, SIGNALS_BURST),
             outboxes: Arc::new(OutboxPool::new(&limits, metrics.clone())),
             connections: Arc::new(Connections::new(limits.connections_per_ip_max)),
@@ -82,6 +86,8 @@ impl Gateway {
             frames: EndedFrames::default(),
             delivery: Delivery::new(limits.conversations_max),
             following: Following::default(),
+            allowances: Allowances::default(),
+            news: Mutex::new(News::new(limits.told_every_s)),
             marks: Mutex::default(),
             started: Instant::now(),
             limits,
@@ -220,6 +226,7 @@ impl Gateway {
     pub(crate) fn tick(self: &Arc<Self>) {
         let now = Instant::now();
         self.sends.tick(now);
+        self.tell_due_news();
         let marks = self.marks.lock().due(now);
         if !marks.is_empty() {
             let gateway = Arc::clone(self);

@@ -7,7 +7,8 @@
 //! # How the modules know each other
 //!
 //! ```text
-//! listener ──► connection ──► service ──┬──► commands, sending, limits     what a client may do
+//! listener ──► connection ──► service ──┬──► commands, sending             what a client may do
+//!                  │                    ├──► allowances, costs, limits     and how much of it
 //!                  │                    └──► login, requests ──┐
 //!                  ▼                                           ▼
 //! outbox ◄── session ◄── registry ◄─────────────────────── gateway ──► hub, storage, sends, marks
@@ -30,12 +31,14 @@
 //!   push comes after its answer.
 //! - A client that does not read loses its connection. It costs no other client anything.
 
+mod allowances;
 mod claims;
 mod closing;
 mod commands;
 mod config;
 mod connection;
 mod connections;
+mod costs;
 mod delivery;
 mod drain;
 mod frames;
@@ -49,6 +52,7 @@ mod marks;
 mod membership;
 mod merging;
 mod metrics;
+mod news;
 mod outbox;
 mod ownership;
 mod partial;
@@ -57,6 +61,8 @@ mod parts;
 mod peers;
 mod presence;
 mod readiness;
+mod profiles;
+mod refusals;
 mod registry;
 mod requests;
 mod routing;

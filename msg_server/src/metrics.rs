@@ -43,6 +43,9 @@ pub(crate) struct GatewayMetrics {
     pub(crate) forwards_lost: Counter,
     pub(crate) signals_dropped: Counter,
     pub(crate) parts: Counter,
+    pub(crate) news_joined: Counter,
+    pub(crate) slowed: Family<SlowedLabel, Counter>,
+    pub(crate) too_long: Counter,
 }
 
 /// Why a connection was closed.
@@ -71,6 +74,21 @@ pub(crate) enum SendEnd {
     Retry,
     /// Refused here, before storage was asked.
     Invalid,
+}
+
+/// What a user had to wait with, or was refused, for having done too much of it.
+#[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
+pub(crate) struct SlowedLabel {
+    pub(crate) what: Slowed,
+}
+
+/// What a user had to wait with, or was refused.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, EncodeLabelValue)]
+pub(crate) enum Slowed {
+    Send,
+    Question,
+    ProfileChange,
+    GroupChange,
 }
 
 /// How a gap in a conversation was closed.
@@ -144,6 +162,12 @@ impl GatewayMetrics {
         let help = "Signals dropped because their client sent too many.";
         counter("signals_dropped", help, &new.signals_dropped);
         counter("parts", "Further frames of answers that take several.", &new.parts);
+        let help = "Changes of signatures and pictures that are told with the next one.";
+        counter("news_joined", help, &new.news_joined);
+        let help = "Frames refused, and their connections closed, for being too long.";
+        counter("too_long", help, &new.too_long);
+        let help = "Times that a user had to wait, or was refused, for doing too much.";
+        page.register("slowed", help, new.slowed.clone());
         page.register("closed", "Connections closed, by reason.", new.closed.clone());
         page.register("logins", "Logins, by result code (0 accepted).", new.logins.clone());
         page.register("sends", "Messages from clients, by outcome.", new.sends.clone());
@@ -153,6 +177,10 @@ impl GatewayMetrics {
 
     pub(crate) fn send_ended(&self, outcome: SendEnd) {
         self.sends.get_or_create(&SendLabel { outcome }).inc();
+    }
+
+    pub(crate) fn slowed(&self, what: Slowed) {
+        self.slowed.get_or_create(&SlowedLabel { what }).inc();
     }
 
     pub(crate) fn gap_ended(&self, by: GapEnd) {

@@ -97,30 +97,9 @@ fn unavailable(gateway: &Gateway, session: &Session, request: &Frame) {
 /// What others hear of an answered request.
 fn tell(gateway: &Gateway, session: &Session, command: Command, request: &Frame, answer: &Answer) {
     let body = answer.body.clone().unwrap_or_default();
-    let user_id = session.user();
     match command {
-        Command::ChangeSignatureRequest => {
-            let reply = client::ChangeSignatureReply::decode(body);
-            let asked = request.parse::<client::ChangeSignatureRequest>();
-            if let (Ok(reply), Ok(asked)) = (reply, asked)
-                && reply.result_code == 0
-            {
-                let signature = reply.signature.unwrap_or(asked.signature);
-                let notify = client::SignatureChangedNotify { user_id, signature };
-                gateway.tell_everybody(Command::SignatureChangedNotify, &notify);
-            }
-        }
-        Command::ChangeAvatarRequest => {
-            let reply = client::ChangeAvatarReply::decode(body);
-            let asked = request.parse::<client::ChangeAvatarRequest>();
-            if let (Ok(reply), Ok(asked)) = (reply, asked)
-                && reply.result_code == 0
-            {
-                let avatar_url = asked.avatar_url;
-                let notify = client::AvatarChangedNotify { user_id, avatar_url };
-                gateway.tell_everybody(Command::AvatarChangedNotify, &notify);
-            }
-        }
+        Command::ChangeSignatureRequest => gateway.signature_changed(session, request, body),
+        Command::ChangeAvatarRequest => gateway.avatar_changed(session, request, body),
         Command::RemoveSessionRequest if answer.changed() => {
             if let Ok(reply) = client::RemoveSessionReply::decode(body)
                 && reply.result_code == 0

@@ -8,26 +8,29 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use daemon::clock::unix_s;
+use parking_lot::Mutex;
 use prost::Message;
 use proto::client::{self, TransferMode};
 use proto::ids::ClientMsgId;
 use proto::{Command, Frame, State, encode_message};
 use tokio::time::Instant;
 
+use crate::allowances::{Allowance, Price};
 use crate::closing::CloseReason;
 use crate::commands::{Judgement, Task, judge};
 use crate::connection::Work;
+use crate::costs::price;
 use crate::gateway::Gateway;
 use crate::limits::{Bucket, Rate};
 use crate::login::{self, Attempt, Entered};
 use crate::marks::Mark;
-use crate::metrics::SendEnd;
+use crate::metrics::{SendEnd, Slowed};
 use crate::outbox::Outbox;
 use crate::parts::{self, Begun};
-use crate::requests;
 use crate::sending;
 use crate::sends::Outgoing;
 use crate::session::Session;
+use crate::{refusals, requests};
 
 /// What we call ourselves when a client says hello.
 const SERVER: &str = concat!("talkhub/", env!("CARGO_PKG_VERSION"));
@@ -50,13 +53,22 @@ pub(crate) enum Served {
     Close(CloseReason),
 }
 
+/// Why a request is not carried out at once.
+enum NotNow {
+    /// It may be after this time.
+    Wait(Duration),
+    /// It was refused, and the client told.
+    Refused,
+}
+
 /// One client, as seen by the commands it sends.
 pub(crate) struct Service {
     gateway: Arc<Gateway>,
     outbox: Arc<Outbox>,
     address: IpAddr,
     entered: Option<Entered>,
-    sends: Bucket,
+    /// The user's, shared with the user's other sessions here.
+    allowance: Option<Arc<Mutex<Allowance>>>,
     signals: Bucket,
     junk: Bucket,
     begun: Option<Arc<Begun>>,
@@ -69,7 +81,7 @@ impl Service {
             outbox,
             address,
             entered: None,
-            sends: Bucket::default(),
+            allowance: None,
             signals: Bucket::default(),
             junk: Bucket::default(),
             begun: None,
@@ -88,6 +100,7 @@ impl Service {
 
     /// The login has succeeded.
     pub(crate) fn entered(&mut self, entered: Entered) {
+        self.allowance = Some(self.gateway.allowances.of(entered.session.user()));
         self.entered = Some(entered);
     }
 
@@ -96,6 +109,17 @@ impl Service {
         if let Some(entered) = self.entered.take() {
             self.gateway.frames.ended(&entered.session, reason, Instant::now());
         }
+        self.allowance = None;
+    }
+
+    /// A frame is longer than its command may be, so that only its header is known. Whether its client
+    /// was told so: an old one has an answer for some commands.
+    pub(crate) fn too_long(&self, command: u16, seq: u16) -> bool {
+        let Some(entered) = &self.entered else { return false };
+        self.gateway.metrics.too_long.inc();
+        let request = Frame { command, seq, body: Bytes::new() };
+        let reason = client::RefuseReason::TooLarge;
+        refusals::refuse(&self.outbox, entered.session.user(), &request, reason)
     }
 
     /// Serves one frame.
@@ -106,14 +130,16 @@ impl Service {
                 self.gateway.metrics.refused_commands.inc();
                 Served::Close(reason)
             }
-            Judgement::Junk => {
-                self.gateway.metrics.refused_commands.inc();
-                let rate = Rate::per_minute(self.gateway.limits.junk_per_minute_max);
-                match self.junk.take(rate, self.gateway.now_us()) {
-                    Ok(()) => Served::Done,
-                    Err(_too_much) => Served::Close(CloseReason::TooMuchJunk),
-                }
-            }
+            Judgement::Junk => self.junk(),
+        }
+    }
+
+    fn junk(&mut self) -> Served {
+        self.gateway.metrics.refused_commands.inc();
+        let rate = Rate::per_minute(self.gateway.limits.junk_per_minute_max);
+        match self.junk.take(rate, self.gateway.now_us()) {
+            Ok(()) => Served::Done,
+            Err(_too_much) => Served::Close(CloseReason::TooMuchJunk),
         }
     }
 
@@ -122,6 +148,12 @@ impl Service {
         else {
             return self.before_login(task, &frame);
         };
+        if let Some(not_now) = self.not_now(&session, command, &frame) {
+            return match not_now {
+                NotNow::Wait(wait) => Served::Later(frame, wait),
+                NotNow::Refused => Served::Done,
+            };
+        }
         match task {
             Task::Send => return self.send(&session, frame),
             Task::PassOn => return self.pass_on(&session, &frame),
@@ -178,6 +210,27 @@ impl Service {
         Served::Done
     }
 
+    /// Takes what a request costs from what its user may spend. Clients that said hello are told that
+    /// a change is one too many, and old clients that a change of groups has failed; everybody else
+    /// is read more slowly.
+    fn not_now(&self, session: &Session, command: Command, frame: &Frame) -> Option<NotNow> {
+        let (gateway, price) = (&self.gateway, price(command, frame));
+        let allowance = self.allowance.as_ref()?;
+        let wait = allowance.lock().pay(&gateway.rates, price, gateway.now_us()).err()?;
+        let (what, refused) = match price {
+            Price::GroupChange => (Slowed::GroupChange, true),
+            Price::ProfileChange => (Slowed::ProfileChange, self.outbox.is_extended()),
+            Price::Question(_) | Price::Free => (Slowed::Question, false),
+        };
+        gateway.metrics.slowed(what);
+        if !refused {
+            return Some(NotNow::Wait(wait));
+        }
+        // Both kinds of clients have an answer for these.
+        refusals::refuse(&self.outbox, session.user(), frame, client::RefuseReason::SlowDown);
+        Some(NotNow::Refused)
+    }
+
     /// A body that cannot be read is ignored, as the original does, and counted.
     fn read<M: Message + Default>(&self, frame: &Frame) -> Option<M> {
         let read = frame.parse().ok();
@@ -217,13 +270,20 @@ impl Service {
         if !self.outbox.begin_send() {
             return Served::Later(frame, OWN_ANSWERS_PAUSE);
         }
-        if let Err(wait) = self.sends.take(gateway.send_rate, gateway.now_us()) {
+        if let Err(wait) = self.pay_for_send(&frame) {
+            gateway.metrics.slowed(Slowed::Send);
             self.outbox.end_send(None);
             return Served::Later(frame, wait);
         }
         let outgoing = Outgoing { conversation, message, seq: frame.seq, client_msg_id };
         gateway.sends.submit(session, gateway.boot, outgoing);
         Served::Done
+    }
+
+    fn pay_for_send(&self, frame: &Frame) -> Result<(), Duration> {
+        let Some(allowance) = &self.allowance else { return Ok(()) };
+        let bytes = u32::try_from(frame.body.len()).unwrap_or(u32::MAX);
+        allowance.lock().send(&self.gateway.rates, bytes, self.gateway.now_us())
     }
 
     fn refuse(

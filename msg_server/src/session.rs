@@ -37,7 +37,7 @@ const CAME_UNIT: u32 = 13;
 const CAME_TOO_LATE: u32 = u32::MAX;
 
 /// What distinguishes one login from all others.
-#[derive(Debug, Clone, Copy)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) struct Login {
     /// Unique in this process.
     pub(crate) id: u64,

@@ -12,5 +12,7 @@ mod memory;
 mod moving;
 mod sending;
 mod several;
+mod spending;
 mod stopping;
+mod too_long;
 mod watching;

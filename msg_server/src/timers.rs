@@ -16,7 +16,8 @@ const TICK: Duration = Duration::from_millis(100);
 /// Ticks between two load reports.
 const LOAD_TICKS: u64 = 10;
 
-/// Ticks between two looks at the interest: empty groups are given up, checksums sent.
+/// Ticks between two looks at what is not needed: empty groups are given up and checksums sent, whole
+/// allowances forgotten.
 const INTEREST_TICKS: u64 = 100;
 
 /// Starts the clock. It goes on while the gateway drains, since sends still need it.
@@ -45,6 +46,7 @@ async fn run(gateway: &Arc<Gateway>, load: &Load, storage: &StorageReadiness) {
         }
         if tick.is_multiple_of(INTEREST_TICKS) {
             gateway.tidy_interest();
+            gateway.allowances.tidy(gateway.now_us());
         }
     }
 }

@@ -78,6 +78,8 @@ pub enum FrameError {
     TooLong {
         /// The command that the header names.
         command: u16,
+        /// The seq that the header names.
+        seq: u16,
         /// The length that the header names.
         len: usize,
         /// What would have been allowed.
@@ -172,7 +174,7 @@ impl Encoder<Frame> for FrameCodec {
         let len = HEADER_LEN.saturating_add(frame.body.len());
         if len > LIMIT_AFTER_LOGIN {
             let limit = LIMIT_AFTER_LOGIN;
-            return Err(FrameError::TooLong { command: frame.command, len, limit });
+            return Err(FrameError::TooLong { command: frame.command, seq: frame.seq, len, limit });
         }
         buffer.reserve(len);
         put_header(buffer, frame.command, frame.seq, frame.body.len());
@@ -213,7 +215,7 @@ impl Header {
         }
         let limit = max_len.min(command::size_limit_of(command));
         if len > limit {
-            return Err(FrameError::TooLong { command, len, limit });
+            return Err(FrameError::TooLong { command, seq, len, limit });
         }
         Ok(Self { frame_len: len, command, seq })
     }
@@ -317,7 +319,8 @@ mod tests {
             let mut buffer = BytesMut::from(&header(len, 0x0301)[..]);
             let capacity = buffer.capacity();
             let error = decode(&mut buffer, LIMIT_AFTER_LOGIN).unwrap_err();
-            assert!(matches!(error, FrameError::TooLong { command: 0x0301, .. }), "{len}: {error}");
+            let is_told = matches!(error, FrameError::TooLong { command: 0x0301, seq: 0, .. });
+            assert!(is_told, "{len}: {error}");
             assert_eq!(buffer.capacity(), capacity, "{len}");
         }
     }

@@ -203,6 +203,8 @@ fn site_of(
     let settings = vec![
         limit("sends_per_s", 1_000_000),
         limit("sends_burst", 1_000_000),
+        limit("sent_bytes_per_s", 1_000_000_000),
+        limit("sent_bytes_burst", 1_000_000_000),
         limit("unanswered_max", options.window.max(32)),
     ];
     SiteOptions { cluster, settings, ..SiteOptions::default() }

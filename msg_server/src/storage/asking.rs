@@ -43,7 +43,7 @@ pub(crate) struct Asked {
 }
 
 /// On whose behalf something is asked.
-#[derive(Debug, Clone, Copy)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) struct Asker {
     pub(crate) login: Login,
     pub(crate) origin: Origin,

@@ -60,6 +60,8 @@ fn refusal(reason: RefuseReason) -> &'static str {
         RefuseReason::Muted => "you may not write at present",
         RefuseReason::Self_ => "you cannot write to yourself",
         RefuseReason::IdReused => "its id belongs to another message",
+        RefuseReason::Full => "the conversation is full",
+        RefuseReason::SlowDown => "you write too much at present",
     }
 }
 

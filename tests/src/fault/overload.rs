@@ -109,6 +109,8 @@ fn options(database: &MariaDb) -> SiteOptions {
     options.settings = vec![
         limit("msg_server", "sends_per_s", 1_000_000),
         limit("msg_server", "sends_burst", 1_000_000),
+        limit("msg_server", "sent_bytes_per_s", 1_000_000_000),
+        limit("msg_server", "sent_bytes_burst", 1_000_000_000),
         limit("msg_server", "unanswered_max", 1_000),
         limit("db_proxy", "queue_max", QUEUE_MAX),
         limit("db_proxy", "waiting_max", WAITING_MAX),
