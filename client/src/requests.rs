@@ -8,13 +8,13 @@ use proto::client::{
     AllUsersReply, AllUsersRequest, ChangeAvatarReply, ChangeAvatarRequest, ChangeSignatureReply,
     ChangeSignatureRequest, DepartmentsReply, DepartmentsRequest, GroupChange,
     GroupChangeMembersReply, GroupChangeMembersRequest, GroupCreateReply, GroupCreateRequest,
-    GroupInfo, GroupInfoReply, GroupInfoRequest, GroupMuteReply, GroupMuteRequest, GroupType,
-    GroupVersion, LatestMessageIdReply, LatestMessageIdRequest, MessageInfo, MessageListReply,
-    MessageListRequest, MessagesByIdReply, MessagesByIdRequest, NormalGroupsReply,
-    NormalGroupsRequest, PeerSignal, ReadAck, RecentSession, RecentSessionsReply,
-    RecentSessionsRequest, RemoveSessionReply, RemoveSessionRequest, TimeReply, TimeRequest,
-    UnreadCountReply, UnreadCountRequest, UserInfo, UserStatusEntry, UsersInfoReply,
-    UsersInfoRequest, UsersStatusReply, UsersStatusRequest,
+    GroupDeleteReply, GroupDeleteRequest, GroupInfo, GroupInfoReply, GroupInfoRequest,
+    GroupMuteReply, GroupMuteRequest, GroupType, GroupVersion, LatestMessageIdReply,
+    LatestMessageIdRequest, MessageInfo, MessageListReply, MessageListRequest, MessagesByIdReply,
+    MessagesByIdRequest, NormalGroupsReply, NormalGroupsRequest, PeerSignal, ReadAck,
+    RecentSession, RecentSessionsReply, RecentSessionsRequest, RemoveSessionReply,
+    RemoveSessionRequest, TimeReply, TimeRequest, UnreadCountReply, UnreadCountRequest, UserInfo,
+    UserStatusEntry, UsersInfoReply, UsersInfoRequest, UsersStatusReply, UsersStatusRequest,
 };
 use proto::ids::{GroupId, MsgId, UserId};
 
@@ -135,6 +135,14 @@ impl Client {
             self.call(Command::GroupChangeMembersRequest, &request).await?;
         done(reply.result_code)?;
         Ok(reply)
+    }
+
+    /// Deletes a group that this user has made. All members leave, and nobody can be added any more.
+    /// Only servers with the extension know it; others do not answer.
+    pub async fn delete_group(&self, group: GroupId) -> Result<(), CallError> {
+        let request = GroupDeleteRequest { group_id: group.0 };
+        let reply: GroupDeleteReply = self.call(Command::GroupDeleteRequest, &request).await?;
+        done(reply.result_code)
     }
 
     /// The normal groups of this user, with the versions of their member lists.

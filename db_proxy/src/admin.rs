@@ -5,8 +5,8 @@ use proto::client::GroupType;
 use proto::cluster::Kind;
 use proto::cluster::wire::admin_request::What;
 use proto::cluster::wire::{
-    AdminAnswer, AdminRequest, DemoUsers, GroupChange, GroupCreate, GroupLine, GroupList, Kick,
-    Reason, UserAdd, UserDisable, UserLine, UserList, UserPassword,
+    AdminAnswer, AdminRequest, DemoUsers, GroupChange, GroupCreate, GroupDelete, GroupLine,
+    GroupList, Kick, Reason, UserAdd, UserDisable, UserLine, UserList, UserPassword,
 };
 use proto::ids::{ConversationId, GroupId, UserId};
 
@@ -48,6 +48,7 @@ pub async fn answer(
         Some(What::GroupCreate(create)) => admin.create_group(create).await,
         Some(What::GroupChange(change)) => admin.change_group(change).await,
         Some(What::GroupList(list)) => admin.list_groups(list).await,
+        Some(What::GroupDelete(delete)) => admin.delete_group(delete).await,
         Some(What::DemoUsers(demo)) => admin.demo_users(demo).await,
         None => Err("this db_proxy does not know the request: upgrade it".into()),
     };
@@ -179,6 +180,21 @@ impl Admin<'_> {
             }
         }
         Ok(done())
+    }
+
+    async fn delete_group(&self, delete: GroupDelete) -> Done {
+        let group = GroupId(delete.group);
+        let missing = || Problem::from(format!("group {} does not exist", group.0));
+        let id = ConversationId::group(group).ok_or_else(missing)?;
+        let served = self.partitions.of(id).ok_or(Problem::NotHere)?;
+        let change = Change::DeleteGroup { group, actor: None };
+        match served.partition.change(change).await {
+            // To delete it again changes nothing.
+            Outcome::Members { .. } => Ok(done()),
+            Outcome::Moved => Err(Problem::NotHere),
+            Outcome::Retry => Err("not now: the partition has no room".into()),
+            _ => Err(missing()),
+        }
     }
 
     async fn change_members(

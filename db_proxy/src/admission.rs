@@ -20,6 +20,10 @@ use crate::window::{Connection, Frame, Identity, Known};
 /// A voice message of no more than its length field has no voice in it.
 const VOICE_HEADER_LEN: usize = 4;
 
+/// Members that the record of a deletion names at most, at up to 6 bytes each: a record of the log has
+/// room for them.
+const NAMED_MAX: usize = 50_000;
+
 /// The most changes that are judged before the first of them is folded.
 pub const BATCH_MAX: u32 = 8_192;
 
@@ -40,6 +44,13 @@ pub enum Change {
         add: Vec<UserId>,
         /// To be removed.
         remove: Vec<UserId>,
+    },
+    /// A group deleted.
+    DeleteGroup {
+        /// Which group.
+        group: GroupId,
+        /// Who wants it; `None` = an administrator.
+        actor: Option<UserId>,
     },
     /// Everything up to `upto` was read; 0 = everything there is.
     Read {
@@ -171,7 +182,9 @@ impl Change {
         match self {
             Self::Send(send) => Some(send.conversation),
             Self::CreateGroup(created) => ConversationId::group(GroupId(created.group)),
-            Self::Members { group, .. } => ConversationId::group(*group),
+            Self::Members { group, .. } | Self::DeleteGroup { group, .. } => {
+                ConversationId::group(*group)
+            }
             Self::Read { conversation, .. }
             | Self::RemoveSession { conversation, .. }
             | Self::Shield { conversation, .. } => Some(*conversation),
@@ -204,6 +217,7 @@ pub fn admit(fold: &Fold, change: &Change, facts: &Facts, now_ms: u64) -> Admiss
             let changing = facts.changing;
             may_change_members(conversation, (*group, changing), *actor, (add, remove))
         }
+        Change::DeleteGroup { group, actor } => may_delete(conversation, *group, *actor),
         Change::Read { user, upto, .. } => read(conversation, *user, *upto, facts),
         // Lists, marks and settings are the user's own, also after the user has left.
         Change::RemoveSession { user, .. } | Change::Shield { user, .. }
@@ -355,6 +369,9 @@ fn may_change_members(
     let Some(row) = &conversation.group else {
         return Admission::Refused(Reason::NotMember);
     };
+    if row.deleted {
+        return Admission::Refused(Reason::NoSuchGroup);
+    }
     let temporary = row.kind == GroupType::Temporary as u32;
     let allowed = actor.is_none_or(|actor| {
         row.creator == actor && (conversation.has_member(actor) || !temporary)
@@ -375,6 +392,36 @@ fn may_change_members(
         actor: actor.unwrap_or_default().0,
         added: numbers(add),
         removed: numbers(remove),
+        deleted: None,
+    }))
+}
+
+/// A group is deleted by its creator, of one made by users only as long as the creator is a member,
+/// and by administrators. To delete it again changes nothing.
+fn may_delete(conversation: &Conversation, group: GroupId, actor: Option<UserId>) -> Admission {
+    let Some(row) = &conversation.group else {
+        return Admission::Refused(Reason::NoSuchGroup);
+    };
+    if actor.is_some_and(|actor| row.creator != actor) {
+        return Admission::Refused(Reason::NotMember);
+    }
+    if row.deleted {
+        return Admission::Unchanged;
+    }
+    let temporary = row.kind == GroupType::Temporary as u32;
+    if actor.is_some_and(|actor| temporary && !conversation.has_member(actor)) {
+        return Admission::Refused(Reason::NotMember);
+    }
+    // For those who read the record without the state. Of a group that is too large for that the fold
+    // alone says who leaves.
+    let members = conversation.current_members();
+    let named = if members.len() <= NAMED_MAX { members } else { Vec::new() };
+    Admission::Append(record::Change::MembersChanged(log::MembersChanged {
+        group: group.0,
+        actor: actor.unwrap_or_default().0,
+        added: Vec::new(),
+        removed: named.into_iter().map(|user| user.0).collect(),
+        deleted: Some(true),
     }))
 }
 

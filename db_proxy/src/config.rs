@@ -91,6 +91,10 @@ pub struct LimitsConfig {
     pub requests_max: usize,
     /// The same for logins and questions about users.
     pub logins_max: usize,
+    /// Groups that one user may make, those not counted that were deleted.
+    pub groups_made_max: u32,
+    /// Groups that one user may be in. Whoever is in more stays there, and is added to no other.
+    pub groups_joined_max: u32,
     /// Password hashes that are computed at the same time, each for some tens of milliseconds of a core.
     /// 0: half as many as there are cores.
     pub hashes_max: usize,
@@ -170,6 +174,8 @@ impl Default for LimitsConfig {
             conversations_max: 100_000,
             requests_max: 1_024,
             logins_max: 1_024,
+            groups_made_max: 1_000,
+            groups_joined_max: 2_000,
             hashes_max: 0,
         }
     }
@@ -336,6 +342,13 @@ impl Settings for Config {
         range("limits.conversations_max", limits.conversations_max, 100, 100_000_000)?;
         range("limits.requests_max", limits.requests_max, 1, 65_536)?;
         range("limits.logins_max", limits.logins_max, 1, 65_536)?;
+        let groups = [
+            ("limits.groups_made_max", limits.groups_made_max),
+            ("limits.groups_joined_max", limits.groups_joined_max),
+        ];
+        for (name, max) in groups {
+            range(name, usize::try_from(max).unwrap_or(usize::MAX), 1, 100_000)?;
+        }
         range("limits.hashes_max", limits.hashes_max, 0, 1_024)?;
         range("log.segment_mib", usize::try_from(self.log.segment_mib).unwrap_or(0), 32, 4_096)?;
         range("log.spare_segments", self.log.spare_segments, 1, 16)?;

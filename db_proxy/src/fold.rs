@@ -363,6 +363,7 @@ impl Fold {
             creator: UserId(created.creator),
             kind: created.group_type,
             version: 1,
+            deleted: false,
         });
         conversation.last_offset = record.offset;
         conversation.changed_at = record.offset;
@@ -391,7 +392,11 @@ impl Fold {
         let conversation = self.conversations.get_mut(&id).expect(LOADED);
         let (mut added, mut removed) = (Vec::new(), Vec::new());
         let head = conversation.head;
-        for user in changed.added.iter().copied().map(UserId) {
+        let was_deleted = conversation.group.as_ref().is_some_and(|group| group.deleted);
+        let is_deleted = was_deleted || changed.deleted();
+        // Also what was admitted before the deletion was folded adds nobody.
+        let joining: &[u32] = if is_deleted { &[][..] } else { &changed.added };
+        for user in joining.iter().copied().map(UserId) {
             let joined = Member { join: head.next(), leave: None };
             if conversation.members.get(&user).is_some_and(|member| member.leave.is_none()) {
                 continue;
@@ -406,7 +411,10 @@ impl Fold {
             }
             added.push(user);
         }
-        for user in changed.removed.iter().copied().map(UserId) {
+        // Whether or not the record names them: it was written before what came just before it.
+        let leaving =
+            if is_deleted { conversation.current_members() } else { users(&changed.removed) };
+        for user in leaving {
             if let Some(member) = conversation.members.get_mut(&user)
                 && member.leave.is_none()
             {
@@ -416,7 +424,7 @@ impl Fold {
         }
         let previous = conversation.last_offset;
         let actor = UserId(changed.actor);
-        if added.is_empty() && removed.is_empty() {
+        if added.is_empty() && removed.is_empty() && is_deleted == was_deleted {
             return Some(Effect::Members {
                 group,
                 actor,
@@ -430,6 +438,7 @@ impl Fold {
         conversation.changed_at = record.offset;
         if let Some(group) = &mut conversation.group {
             group.version += 1;
+            group.deleted = is_deleted;
         }
         for &user in added.iter().chain(&removed) {
             self.unstored.members.insert((id, user));

@@ -440,6 +440,7 @@ mod tests {
                 actor: 1,
                 added: added.to_vec(),
                 removed: removed.to_vec(),
+                deleted: None,
             })
         };
         let read = |conversation, msg_id| {

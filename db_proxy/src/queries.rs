@@ -15,9 +15,11 @@ use proto::ids::{ConversationId, UserId};
 use crate::login::Logins;
 use crate::partition::Outcome;
 use crate::partitions::{Partitions, Served};
+use crate::queries::group_limits::GroupLimits;
 use crate::requests::{ignored, not_owner, unavailable};
 use crate::store::StoreError;
 
+pub mod group_limits;
 pub mod groups;
 pub mod history;
 pub mod lists;
@@ -45,6 +47,8 @@ pub struct Asker {
     pub rest: Option<Rest>,
     /// The login side.
     pub logins: Logins,
+    /// How many groups a user may have.
+    pub groups: GroupLimits,
     /// Whose partitions the answer was read from, so far.
     pub by: Mutex<Vec<Owned>>,
 }
@@ -158,6 +162,7 @@ async fn reply(asker: &Asker, command: Command, body: Bytes) -> Reply {
         Command::GroupInfoRequest => groups::info(asker, body).await,
         Command::GroupCreateRequest => groups::create(asker, body).await,
         Command::GroupChangeMembersRequest => groups::change_members(asker, body).await,
+        Command::GroupDeleteRequest => groups::delete(asker, body).await,
         Command::GroupMuteRequest => groups::mute(asker, body).await,
         Command::AllUsersRequest => people::all_users(asker, body).await,
         Command::UsersInfoRequest => people::users_info(asker, body).await,

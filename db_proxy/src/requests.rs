@@ -25,6 +25,7 @@ use crate::metrics::RequestMetrics;
 use crate::partition::{self, Reply};
 use crate::partitions::Partitions;
 use crate::publish::seconds;
+use crate::queries::group_limits::GroupLimits;
 use crate::queries::{self, Asker};
 use crate::window::{Connection, Frame, Identity, content_crc};
 
@@ -47,6 +48,8 @@ pub struct Bounds {
     pub requests: usize,
     /// Logins, and about users. 0: these are not served here.
     pub logins: usize,
+    /// How many groups a user may have.
+    pub groups: GroupLimits,
 }
 
 /// Room for requests: that of one kind is not taken by the other.
@@ -74,7 +77,7 @@ impl Requests {
 
     /// Waits until no request is being answered.
     pub async fn idle(&self) {
-        let Bounds { requests, logins } = self.bounds;
+        let Bounds { requests, logins, .. } = self.bounds;
         for (slots, all) in [(&self.slots.requests, requests), (&self.slots.logins, logins)] {
             let all = u32::try_from(all).unwrap_or(u32::MAX);
             if slots.acquire_many(all).await.is_err() {
@@ -167,6 +170,7 @@ impl Requests {
             asked,
             rest: None,
             logins: self.logins.clone(),
+            groups: self.bounds.groups,
             by: Mutex::default(),
         }
     }

@@ -18,6 +18,7 @@ use crate::partitions::Partitions;
 use crate::passwords::Passwords;
 use crate::publish::Publisher;
 use crate::pulse::Pulse;
+use crate::queries::group_limits::GroupLimits;
 use crate::requests::{Bounds, Requests};
 #[cfg(feature = "kafka")]
 use crate::sharing::{self, StopSharing};
@@ -76,6 +77,10 @@ pub async fn run(context: Context<Config>) -> Result<Serving, BoxError> {
     let bounds = Bounds {
         requests: config.limits.requests_max,
         logins: if has_logins { config.limits.logins_max } else { 0 },
+        groups: GroupLimits {
+            made: config.limits.groups_made_max,
+            joined: config.limits.groups_joined_max,
+        },
     };
     let requests =
         Requests::new(partitions, logins, gateways, (request_metrics, shutdown.clone()), bounds);

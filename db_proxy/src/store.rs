@@ -98,6 +98,8 @@ pub struct GroupRow {
     pub kind: u32,
     /// Version of the member list: 1 at creation, one more with each change.
     pub version: u32,
+    /// Everybody has left, and nobody can be added any more.
+    pub deleted: bool,
 }
 
 /// One user's membership of a group, past or present.
@@ -348,7 +350,10 @@ pub trait ConversationStore: Send + Sync {
     /// partitions that are in one database and are asked together are read at once.
     fn conversations_of(&self, user: UserId) -> Stored<'_, Vec<UserConversation>>;
 
-    /// Groups with a number above `after`, at most `count`, and how many members each has.
+    /// How many groups each of these users is in now; those who are in none are left out.
+    fn groups_joined(&self, users: Vec<UserId>) -> Stored<'_, Vec<(UserId, u32)>>;
+
+    /// Groups that are not deleted, with a number above `after`, at most `count`, and how many members each has.
     fn groups(&self, after: u32, count: usize) -> Stored<'_, Vec<(ConversationRow, u32)>>;
 }
 

@@ -104,7 +104,8 @@ fn task(command: Command, state: State) -> Option<Task> {
         | Command::GroupInfoRequest
         | Command::GroupCreateRequest
         | Command::GroupChangeMembersRequest
-        | Command::GroupMuteRequest => Task::Ask,
+        | Command::GroupMuteRequest
+        | Command::GroupDeleteRequest => Task::Ask,
         _ => return None,
     })
 }
@@ -151,7 +152,7 @@ mod tests {
             asked,
             [
                 0x0108, 0x010c, 0x010e, 0x0201, 0x0204, 0x0206, 0x0208, 0x020c, 0x0210, 0x0213,
-                0x0307, 0x0309, 0x030b, 0x030d, 0x0401, 0x0403, 0x0405, 0x0407, 0x0409
+                0x0307, 0x0309, 0x030b, 0x030d, 0x0401, 0x0403, 0x0405, 0x0407, 0x0409, 0x2005
             ]
         );
     }

@@ -35,7 +35,8 @@ pub(crate) fn price(command: Command, frame: &Frame) -> Price {
         | Command::RecentSessionsRequest
         | Command::UnreadCountRequest
         | Command::NormalGroupsRequest
-        | Command::KickPcRequest => Price::Question(LIST),
+        | Command::KickPcRequest
+        | Command::GroupDeleteRequest => Price::Question(LIST),
         Command::MessageListRequest => Price::Question(history(frame)),
         Command::MessagesByIdRequest | Command::GroupInfoRequest => {
             Price::Question(PAGE.saturating_add(numbers()))

@@ -8,8 +8,8 @@ use bytes::Bytes;
 use prost::{DecodeError, Message};
 use proto::Command;
 use proto::client::{
-    GroupChangeMembersRequest, GroupInfoRequest, GroupMuteRequest, LatestMessageIdRequest,
-    MessageListRequest, MessagesByIdRequest, ReadAck, RemoveSessionRequest,
+    GroupChangeMembersRequest, GroupDeleteRequest, GroupInfoRequest, GroupMuteRequest,
+    LatestMessageIdRequest, MessageListRequest, MessagesByIdRequest, ReadAck, RemoveSessionRequest,
 };
 use proto::ids::{ConversationId, GroupId, UserId};
 
@@ -49,6 +49,8 @@ pub(crate) fn route(command: Command, body: &Bytes, user: u32) -> Route {
             .map(|request| ConversationId::group(GroupId(request.group_id))),
         Command::GroupMuteRequest => GroupMuteRequest::decode(body)
             .map(|request| ConversationId::group(GroupId(request.group_id))),
+        Command::GroupDeleteRequest => GroupDeleteRequest::decode(body)
+            .map(|request| ConversationId::group(GroupId(request.group_id))),
         Command::GroupInfoRequest => return of_groups(body).unwrap_or(Route::AnyOwner),
         Command::UnreadCountRequest
         | Command::RecentSessionsRequest
@@ -70,6 +72,7 @@ pub(crate) fn is_repeatable(command: Command) -> bool {
         command,
         Command::GroupCreateRequest
             | Command::GroupChangeMembersRequest
+            | Command::GroupDeleteRequest
             | Command::RemoveSessionRequest
             | Command::ChangeSignatureRequest
             | Command::ChangeAvatarRequest
@@ -132,6 +135,10 @@ mod tests {
         assert_eq!(routed(Command::GroupChangeMembersRequest, &change), group(9));
         let mute = GroupMuteRequest { group_id: 9, ..Default::default() };
         assert_eq!(routed(Command::GroupMuteRequest, &mute), group(9));
+        assert_eq!(
+            routed(Command::GroupDeleteRequest, &GroupDeleteRequest { group_id: 9 }),
+            group(9)
+        );
     }
 
     #[test]

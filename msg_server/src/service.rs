@@ -148,6 +148,9 @@ impl Service {
         else {
             return self.before_login(task, &frame);
         };
+        if command == Command::GroupDeleteRequest && !self.outbox.is_extended() {
+            return self.junk();
+        }
         if let Some(not_now) = self.not_now(&session, command, &frame) {
             return match not_now {
                 NotNow::Wait(wait) => Served::Later(frame, wait),

@@ -284,6 +284,10 @@ commands! {
     SendResult = 0x2003, ServerToClient, LoggedIn, LIMIT_TO_CLIENT;
     /// A request will not be done.
     Refused = 0x2004, ServerToClient, LoggedIn, LIMIT_TO_CLIENT;
+    /// Delete a group.
+    GroupDeleteRequest = 0x2005, ClientToServer, LoggedIn, SMALL;
+    /// Answers [`Command::GroupDeleteRequest`].
+    GroupDeleteReply = 0x2006, ServerToClient, LoggedIn, LIMIT_TO_CLIENT;
 }
 
 impl Command {

@@ -17,8 +17,8 @@ use daemon::config::ClusterTlsConfig;
 use daemon::{ClusterConfig, Role};
 use proto::cluster::wire::admin_request::What;
 use proto::cluster::wire::{
-    AdminAnswer, GroupChange, GroupCreate, GroupLine, GroupList, UserAdd, UserDisable, UserLine,
-    UserList, UserPassword,
+    AdminAnswer, GroupChange, GroupCreate, GroupDelete, GroupLine, GroupList, UserAdd, UserDisable,
+    UserLine, UserList, UserPassword,
 };
 use tokio::time::{Instant, sleep};
 
@@ -73,7 +73,7 @@ enum Asked {
     /// Users: add, passwd, list, disable, enable
     #[command(subcommand)]
     User(UserCommand),
-    /// Groups: create, add, remove, list
+    /// Groups: create, add, remove, delete, list
     #[command(subcommand)]
     Group(GroupCommand),
 }
@@ -141,6 +141,11 @@ enum GroupCommand {
         /// Login names
         #[arg(required = true)]
         members: Vec<String>,
+    },
+    /// Deletes a group: all members leave, and nobody can be added any more
+    Delete {
+        /// The group's number or name
+        group: String,
     },
     /// Shows all groups
     List,
@@ -220,6 +225,8 @@ enum Ready {
     Once(What, String),
     Users,
     Groups,
+    /// A group to delete, which may be named.
+    Delete(String),
     /// Members to add or to remove, of a group that may be named.
     Change {
         group: String,
@@ -271,6 +278,7 @@ impl Ready {
             Asked::Group(GroupCommand::Remove { group, members }) => {
                 Self::Change { group: group.clone(), add: Vec::new(), remove: members.clone() }
             }
+            Asked::Group(GroupCommand::Delete { group }) => Self::Delete(group.clone()),
             Asked::Group(GroupCommand::List) => Self::Groups,
         })
     }
@@ -294,6 +302,11 @@ impl Ready {
                 let head = format!("{:>8}  {:<28} {:>8} {:>8}", "id", "name", "members", "creator");
                 let groups = all_groups(link).await?;
                 Ok(table(head, groups.iter().map(group_line)))
+            }
+            Self::Delete(group) => {
+                let (number, name) = find_group(link, &group).await?;
+                link.ask(What::GroupDelete(GroupDelete { group: number })).await?;
+                Ok(format!("group {name} deleted (id {number})"))
             }
             Self::Change { group, add, remove } => {
                 let (number, name) = find_group(link, &group).await?;

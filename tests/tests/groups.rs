@@ -4,9 +4,10 @@ use client::{Draft, SendReply, Session, hello};
 use proto::Command;
 use proto::client::{
     ClientType, GroupChange, GroupChangeMembersReply, GroupChangeMembersRequest, GroupCreateReply,
-    GroupCreateRequest, GroupInfo, GroupInfoReply, GroupInfoRequest, GroupMembersNotify,
-    GroupMuteReply, GroupMuteRequest, GroupType, GroupVersion, MessagesByIdReply,
-    MessagesByIdRequest, NormalGroupsReply, NormalGroupsRequest, RefuseReason, SendOutcome,
+    GroupCreateRequest, GroupDeleteReply, GroupDeleteRequest, GroupInfo, GroupInfoReply,
+    GroupInfoRequest, GroupMembersNotify, GroupMuteReply, GroupMuteRequest, GroupType,
+    GroupVersion, MessagesByIdReply, MessagesByIdRequest, NormalGroupsReply, NormalGroupsRequest,
+    RefuseReason, SendOutcome,
 };
 use tests::{Cluster, Device, PASSWORD};
 
@@ -80,6 +81,41 @@ async fn members_come_and_go_and_everybody_concerned_is_told() {
     carl.heard_nothing(Command::MessageData).await;
     assert_sees_nothing(&mut carl, group).await;
     assert_eq!(carl.unread().await, [].into());
+}
+
+#[tokio::test]
+async fn old_clients_hear_of_a_deleted_group_as_of_a_removal_and_it_is_gone() {
+    let cluster = Cluster::start();
+    let [here, there] = &cluster.gateways[..] else { panic!("there are two gateways") };
+    let mut ben = Device::pc(there, 2).await;
+    let mut carl = Device::mobile(here, 3).await;
+    // The creator's client knows the extension.
+    let mut anna = client::Connection::connect(there, None).await.expect("connect");
+    anna.login("u1", PASSWORD, ClientType::Mac, Some(hello())).await.expect("u1 logs in");
+    let mut annas_phone = Device::mobile(here, 1).await;
+    let group = create(&mut annas_phone, &[1, 2, 3]).await;
+    let session = Session::group(group);
+    annas_phone.say(session, "soon over").await;
+    ben.hears(1, session, "soon over").await;
+
+    // An old client cannot ask for it, nor can a member who has not made the group.
+    let request = GroupDeleteRequest { group_id: group };
+    annas_phone.send(Command::GroupDeleteRequest, &request).await;
+    annas_phone.heard_nothing(Command::GroupDeleteReply).await;
+    assert!(info(&mut ben, group, 0).await.is_some(), "it is still there");
+
+    let reply: GroupDeleteReply =
+        anna.call(Command::GroupDeleteRequest, &request).await.expect("an answer");
+    assert_eq!((reply.group_id, reply.result_code), (group, 0));
+    for device in [&mut ben, &mut carl, &mut annas_phone] {
+        let told: GroupMembersNotify = device.push(Command::GroupMembersNotify).await;
+        assert_eq!((told.user_id, told.group_id), (1, group));
+        assert_eq!(told.change(), GroupChange::Remove);
+        assert_eq!((told.current_ids, told.changed_ids), (vec![], vec![1, 2, 3]));
+        assert_sees_nothing(device, group).await;
+        assert_eq!(device.unread().await, [].into());
+    }
+    assert_eq!(change(&mut ben, group, GroupChange::Add, &[2]).await.result_code, 1);
 }
 
 #[tokio::test]

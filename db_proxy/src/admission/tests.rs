@@ -360,6 +360,45 @@ fn an_id_that_stands_for_another_message_is_refused() {
 }
 
 #[test]
+fn a_group_is_deleted_by_its_creator_and_by_administrators_and_then_nobody_is_added() {
+    let delete = |actor: Option<u32>| {
+        let (group, actor) = (GroupId(7), actor.map(UserId));
+        Change::DeleteGroup { group, actor }
+    };
+    let refused = Admission::Refused(Reason::NotMember);
+    for kind in [GroupType::Temporary, GroupType::Normal] {
+        let mut state = with_group(kind);
+        assert_eq!(judge(&state, &delete(Some(MEMBER))), refused);
+        assert_eq!(judge(&state, &delete(Some(FORMER))), refused);
+        for actor in [Some(CREATOR), None] {
+            let Admission::Append(record::Change::MembersChanged(appended)) =
+                judge(&state, &delete(actor))
+            else {
+                panic!("{actor:?} may")
+            };
+            let mut named = [CREATOR, MEMBER];
+            named.sort_unstable();
+            assert_eq!((appended.removed, appended.deleted), (named.to_vec(), Some(true)));
+        }
+        let conversation = state.conversations.get_mut(&group()).unwrap();
+        conversation.group.as_mut().unwrap().deleted = true;
+        for actor in [Some(CREATOR), None] {
+            assert_eq!(judge(&state, &delete(actor)), Admission::Unchanged);
+            let add = judge(&state, &change(actor, &[9], &[]));
+            assert_eq!(add, Admission::Refused(Reason::NoSuchGroup));
+        }
+        assert_eq!(judge(&state, &delete(Some(MEMBER))), refused);
+    }
+    // Whoever has left a group made by users has no say in it any more.
+    let mut state = with_group(GroupType::Temporary);
+    let conversation = state.conversations.get_mut(&group()).unwrap();
+    conversation.members.insert(UserId(CREATOR), Member { join: MsgId(1), leave: Some(MsgId(0)) });
+    assert_eq!(judge(&state, &delete(Some(CREATOR))), refused);
+    let nothing = loaded(group(), false);
+    assert_eq!(judge(&nothing, &delete(None)), Admission::Refused(Reason::NoSuchGroup));
+}
+
+#[test]
 fn a_conversation_that_is_not_in_memory_is_needed() {
     let state = Fold::new(1, Offset(0), 0);
     let (conversation, user) = (two(), UserId(CREATOR));
@@ -439,6 +478,7 @@ fn with_group(kind: GroupType) -> Fold {
         creator: UserId(CREATOR),
         kind: kind as u32,
         version: 3,
+        deleted: false,
     });
     let member = |leave| Member { join: MsgId(1), leave };
     conversation.members = [

@@ -118,6 +118,37 @@ fn an_id_is_forgotten_after_as_many_records_as_the_window_has() {
 }
 
 #[test]
+fn of_a_deleted_group_everybody_leaves_whom_the_record_names_or_not_and_nobody_comes_back() {
+    let mut partition = Partition::new();
+    partition.fold(created(&[ALICE, BOB]));
+    partition.send(group(), ALICE, id());
+    // It was judged in one batch with the deletion, which does not name Carol.
+    partition.fold(changed(&[CAROL], &[]));
+    let Effect::Members { added, removed, created: is_new, .. } =
+        partition.fold(deleted(&[ALICE, BOB]))
+    else {
+        panic!("all members left")
+    };
+    assert_eq!((added, is_new), (Vec::new(), false));
+    assert_eq!(removed, [ALICE, BOB, CAROL].map(UserId));
+    for late in [changed(&[CAROL, 4], &[]), deleted(&[ALICE]), created(&[BOB])] {
+        match partition.fold(late) {
+            Effect::Members { added, removed, .. } => {
+                assert!(added.is_empty() && removed.is_empty());
+            }
+            effect => assert_eq!(effect, Effect::Nothing),
+        }
+    }
+    let conversation = &partition.fold.conversations[&group()];
+    let row = conversation.group.clone().unwrap();
+    assert_eq!((row.deleted, row.version, conversation.head), (true, 3, MsgId(1)));
+    assert!(conversation.current_members().is_empty());
+    assert_eq!(conversation.visible_from(UserId(ALICE)), None);
+    partition.store();
+    assert!(partition.stored.rows[&group()].group.as_ref().unwrap().deleted);
+}
+
+#[test]
 fn records_of_an_older_epoch_change_nothing() {
     let mut partition = Partition::new();
     partition.epoch = 1;
@@ -414,7 +445,26 @@ fn created(members: &[u32]) -> Change {
 
 fn changed(added: &[u32], removed: &[u32]) -> Change {
     let (added, removed) = (added.to_vec(), removed.to_vec());
-    Change::MembersChanged(log::MembersChanged { group: GROUP, actor: ALICE, added, removed })
+    let deleted = None;
+    Change::MembersChanged(log::MembersChanged {
+        group: GROUP,
+        actor: ALICE,
+        added,
+        removed,
+        deleted,
+    })
+}
+
+fn deleted(named: &[u32]) -> Change {
+    let (added, removed) = (Vec::new(), named.to_vec());
+    let deleted = Some(true);
+    Change::MembersChanged(log::MembersChanged {
+        group: GROUP,
+        actor: ALICE,
+        added,
+        removed,
+        deleted,
+    })
 }
 
 fn read(conversation: ConversationId, user: u32, msg_id: u32, own_up_to: u32) -> Change {

@@ -72,6 +72,9 @@ impl Facts {
                 };
             }
             Change::GroupCreated(it) => ("group_created", group(it.group), Some(it.creator)),
+            Change::MembersChanged(it) if it.deleted() => {
+                ("group_deleted", group(it.group), Some(it.actor))
+            }
             Change::MembersChanged(it) => ("members_changed", group(it.group), Some(it.actor)),
             Change::Read(it) => {
                 ("read", ConversationId::from_number(it.conversation), Some(it.user))

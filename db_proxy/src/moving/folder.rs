@@ -31,7 +31,7 @@ use super::{MoveError, disk};
 use crate::folder_lock::FolderLock;
 
 /// The format of this version.
-const FORMAT: u32 = 1;
+const FORMAT: u32 = 2;
 
 const MANIFEST: &str = "manifest.jsonl";
 

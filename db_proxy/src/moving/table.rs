@@ -94,6 +94,7 @@ pub(crate) static TABLES: [Table; 10] = [
             "group_creator",
             "group_kind",
             "group_version",
+            "group_deleted",
         ],
         keys: 1,
         place: Place::Conversations,

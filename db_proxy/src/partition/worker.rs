@@ -538,15 +538,17 @@ fn sent_before(known: Known) -> Outcome {
 
 fn unchanged(inner: &Inner, change: &Change) -> Outcome {
     match change {
-        Change::Members { .. } | Change::CreateGroup(_) => Outcome::Members {
-            current: change
-                .conversation()
-                .and_then(|id| inner.fold.conversations.get(&id))
-                .map(Conversation::current_members)
-                .unwrap_or_default(),
-            added: Vec::new(),
-            removed: Vec::new(),
-        },
+        Change::Members { .. } | Change::DeleteGroup { .. } | Change::CreateGroup(_) => {
+            Outcome::Members {
+                current: change
+                    .conversation()
+                    .and_then(|id| inner.fold.conversations.get(&id))
+                    .map(Conversation::current_members)
+                    .unwrap_or_default(),
+                added: Vec::new(),
+                removed: Vec::new(),
+            }
+        }
         _ => Outcome::Marked { changed: false },
     }
 }

@@ -8,8 +8,8 @@ use prost::Message as _;
 use proto::Command;
 use proto::client::{
     GroupChange, GroupChangeMembersReply, GroupChangeMembersRequest, GroupCreateReply,
-    GroupCreateRequest, GroupInfo, GroupInfoReply, GroupInfoRequest, GroupMuteReply,
-    GroupMuteRequest, GroupType, GroupVersion, NormalGroupsReply,
+    GroupCreateRequest, GroupDeleteReply, GroupDeleteRequest, GroupInfo, GroupInfoReply,
+    GroupInfoRequest, GroupMuteReply, GroupMuteRequest, GroupType, GroupVersion, NormalGroupsReply,
 };
 use proto::cluster::wire::{Answer, Membership, Memberships, Reached, Reason, Rest};
 use proto::ids::{ConversationId, GroupId, UserId};
@@ -21,6 +21,7 @@ use crate::admission::Change;
 use crate::conversation::Conversation;
 use crate::partition::Outcome;
 use crate::partitions::{Partitions, Served};
+use crate::queries::group_limits::{may_make, with_room};
 use crate::queries::{Asker, NoReply, Reply, lists};
 use crate::requests::answered;
 use crate::store::{Store, StoreError};
@@ -134,7 +135,11 @@ pub(crate) async fn create(asker: &Asker, body: Bytes) -> Reply {
             avatar: request.avatar_url,
         };
         let members = existing(asker.logins.store(), members).await?;
-        if let Some((group, members)) = make(&asker.partitions, group, members).await? {
+        let members = with_room(asker, members).await?;
+        if members.contains(&asker.user)
+            && may_make(asker).await?
+            && let Some((group, members)) = make(&asker.partitions, group, members).await?
+        {
             reply.result_code = 0;
             reply.group_id = Some(group.0);
             reply.member_ids = fitting(&members, LIMIT_TO_CLIENT - 512);
@@ -232,8 +237,16 @@ fn no_room(why: &str) -> NotMade {
 pub(crate) async fn change_members(asker: &Asker, body: Bytes) -> Reply {
     let request = GroupChangeMembersRequest::decode(body)?;
     let users = request.member_ids.iter().copied().map(UserId);
+    // Nobody of those who are to be added may be in one more group.
+    let mut full = false;
     let (add, remove) = match GroupChange::try_from(request.change) {
-        Ok(GroupChange::Add) => (existing(asker.logins.store(), users).await?, Vec::new()),
+        Ok(GroupChange::Add) => {
+            let users = existing(asker.logins.store(), users).await?;
+            let nobody = users.is_empty();
+            let users = with_room(asker, users).await?;
+            full = users.is_empty() && !nobody;
+            (users, Vec::new())
+        }
         Ok(GroupChange::Remove) => (Vec::new(), users.collect()),
         Err(_) => return Err(NoReply::Ignored),
     };
@@ -250,6 +263,7 @@ pub(crate) async fn change_members(asker: &Asker, body: Bytes) -> Reply {
     };
     let mut changed = false;
     let outcome = match ConversationId::group(group) {
+        Some(_) if full => Outcome::Refused(Reason::Full),
         Some(id) => asker.of(id)?.partition.change_from(Some(asker.origin), change).await,
         None => Outcome::Refused(Reason::NoSuchGroup),
     };
@@ -270,6 +284,25 @@ pub(crate) async fn change_members(asker: &Asker, body: Bytes) -> Reply {
     let mut answer = answered(Command::GroupChangeMembersReply, &reply);
     answer.changed = Some(changed);
     Ok(answer)
+}
+
+/// 0x2005: deletes a group. Its history stays, and nobody is a member who could read it.
+pub(crate) async fn delete(asker: &Asker, body: Bytes) -> Reply {
+    let request = GroupDeleteRequest::decode(body)?;
+    let group = GroupId(request.group_id);
+    let outcome = match ConversationId::group(group) {
+        Some(id) => {
+            let change = Change::DeleteGroup { group, actor: Some(asker.user) };
+            asker.of(id)?.partition.change_from(Some(asker.origin), change).await
+        }
+        None => Outcome::Refused(Reason::NoSuchGroup),
+    };
+    if let Some(none) = NoReply::of(&outcome) {
+        return Err(none);
+    }
+    let done = matches!(outcome, Outcome::Members { .. });
+    let reply = GroupDeleteReply { group_id: request.group_id, result_code: u32::from(!done) };
+    Ok(answered(Command::GroupDeleteReply, &reply))
 }
 
 /// 0x0409: no push notifications for a group, or again.

@@ -43,7 +43,8 @@ struct Server {
 /// How often these tests tell gateways what changed.
 const TELL_EVERY: Duration = Duration::from_millis(20);
 
-const BOUNDS: Bounds = Bounds { requests: 64, logins: 64 };
+const BOUNDS: Bounds =
+    Bounds { requests: 64, logins: 64, groups: GroupLimits { made: 20, joined: 30 } };
 
 const GATEWAY_BOOT: u64 = 70;
 const SINGLE: i32 = SessionType::Single as i32;

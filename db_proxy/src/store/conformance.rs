@@ -48,6 +48,8 @@ macro_rules! suite {
             both_users_of_a_conversation_have_it_in_their_lists,
             a_conversation_without_a_message_is_in_no_list,
             a_group_is_in_the_lists_of_members_past_and_present,
+            groups_are_counted_that_users_are_in_now,
+            a_deleted_group_stays_and_is_in_no_list_of_groups,
             a_list_has_the_users_own_marks,
             lists_that_are_asked_for_together_are_those_of_each_user,
             nobody_has_no_conversations,
@@ -169,6 +171,7 @@ fn row(id: ConversationId, head: u32) -> ConversationRow {
             creator: UserId(1),
             kind: 1,
             version: 1,
+            deleted: false,
         }),
     }
 }

@@ -339,6 +339,14 @@ impl ConversationStore for MySqlStore {
         Box::pin(lists.read(user, self.part, all))
     }
 
+    fn groups_joined(&self, users: Vec<UserId>) -> Stored<'_, Vec<(UserId, u32)>> {
+        let (part, users): (u32, Arc<[UserId]>) = (self.part, users.into());
+        let reads = &self.shard().reads;
+        Box::pin(
+            reads.run(move |link| history::groups_joined(link, part, Arc::clone(&users)).boxed()),
+        )
+    }
+
     fn groups(&self, after: u32, count: usize) -> Stored<'_, Vec<(ConversationRow, u32)>> {
         let part = self.part;
         let reads = &self.shard().reads;

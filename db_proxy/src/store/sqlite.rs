@@ -163,6 +163,10 @@ impl ConversationStore for SqliteStore {
         Box::pin(self.reads.run(move |connection| history::conversations_of(connection, user)))
     }
 
+    fn groups_joined(&self, users: Vec<UserId>) -> Stored<'_, Vec<(UserId, u32)>> {
+        Box::pin(self.reads.run(move |connection| history::groups_joined(connection, &users)))
+    }
+
     fn groups(&self, after: u32, count: usize) -> Stored<'_, Vec<(ConversationRow, u32)>> {
         Box::pin(self.reads.run(move |connection| history::groups(connection, after, count)))
     }

@@ -152,6 +152,10 @@ impl ConversationStore for GatedStore {
         })
     }
 
+    fn groups_joined(&self, users: Vec<UserId>) -> Stored<'_, Vec<(UserId, u32)>> {
+        self.store.groups_joined(users)
+    }
+
     fn groups(&self, after: u32, count: usize) -> Stored<'_, Vec<(ConversationRow, u32)>> {
         self.store.groups(after, count)
     }

@@ -34,6 +34,8 @@ pub(super) enum Entry {
     },
     Created(Vec<u32>),
     Changed(Vec<u32>, Vec<u32>),
+    /// The group is deleted by a record that names these.
+    Deleted(Vec<u32>),
     Read {
         conversation: usize,
         user: u32,
@@ -99,6 +101,7 @@ pub(super) fn entry() -> impl Strategy<Value = Entry> {
             }),
         2 => users().prop_map(Entry::Created),
         6 => (users(), users()).prop_map(|(added, removed)| Entry::Changed(added, removed)),
+        1 => users().prop_map(Entry::Deleted),
         6 => (conversation(), user(), 0_u32..30, 0_u32..5).prop_map(
             |(conversation, user, msg_id, own_up_to)| Entry::Read {
                 conversation, user, msg_id, own_up_to
@@ -183,6 +186,7 @@ fn change(entry: Entry, epoch_now: u64) -> Change {
         }
         Entry::Created(members) => created(&members),
         Entry::Changed(added, removed) => changed(&added, &removed),
+        Entry::Deleted(named) => deleted(&named),
         Entry::Read { conversation: at, user, msg_id, own_up_to } => {
             read(conversation(at), user, msg_id, own_up_to)
         }

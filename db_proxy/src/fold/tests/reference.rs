@@ -80,6 +80,7 @@ struct Model {
     published: Vec<(ConversationId, Offset)>,
     /// The group, and how often its members changed.
     made: Option<(log::GroupCreated, u32)>,
+    deleted: bool,
     stays: BTreeMap<u32, Stay>,
     did: BTreeMap<(ConversationId, u32), Did>,
     unreadable: Vec<(Offset, Bytes)>,
@@ -243,6 +244,9 @@ impl Model {
     fn members(&mut self, record: &LogRecord, changed: &log::MembersChanged) -> Effect {
         let head = self.head(group());
         let (mut added, mut removed) = (Vec::new(), Vec::new());
+        if self.deleted || changed.deleted == Some(true) {
+            return self.nobody_stays(record, changed, head);
+        }
         for &user in &changed.added {
             if self.stays.get(&user).is_none_or(|stay| stay.leave.is_some()) {
                 self.stays.insert(user, Stay { join: head.next(), leave: None });
@@ -268,6 +272,34 @@ impl Model {
         }
         let actor = UserId(changed.actor);
         Effect::Members { group: GroupId(GROUP), actor, added, removed, previous, created: false }
+    }
+
+    /// The group is deleted, or was before.
+    fn nobody_stays(
+        &mut self,
+        record: &LogRecord,
+        changed: &log::MembersChanged,
+        head: MsgId,
+    ) -> Effect {
+        let mut removed = Vec::new();
+        for (user, stay) in &mut self.stays {
+            if stay.leave.is_none() {
+                stay.leave = Some(head);
+                removed.push(UserId(*user));
+            }
+        }
+        let previous = self.last_published(group());
+        // A group that was never made cannot be deleted: its members only leave.
+        let is_new = !self.deleted;
+        self.deleted = self.made.is_some();
+        if is_new || !removed.is_empty() {
+            self.published.push((group(), record.offset));
+            if let Some((_, version)) = &mut self.made {
+                *version += 1;
+            }
+        }
+        let (group, actor) = (GroupId(GROUP), UserId(changed.actor));
+        Effect::Members { group, actor, added: Vec::new(), removed, previous, created: false }
     }
 
     fn mark(
@@ -364,6 +396,7 @@ impl Model {
             creator: UserId(created.creator),
             kind: created.group_type,
             version,
+            deleted: self.deleted,
         });
         prop_assert_eq!(found, expected);
         for user in 1..5 {

@@ -126,9 +126,9 @@ async fn a_damaged_byte_is_found_wherever_it_is() {
         let error = Export::open(&folder(&temp)).unwrap_err().to_string();
         assert!(error.contains("manifest.jsonl") || error.contains("not finished"), "{error}");
     }
-    let newer = String::from_utf8(content).unwrap().replace("\"format\":1", "\"format\":2");
+    let newer = String::from_utf8(content).unwrap().replace("\"format\":2", "\"format\":3");
     fs::write(&manifest, newer).unwrap();
-    refused(Export::open(&folder(&temp)), &["format 2", "use the version of talkhub"]);
+    refused(Export::open(&folder(&temp)), &["format 3", "use the version of talkhub"]);
 }
 
 #[tokio::test(flavor = "multi_thread")]

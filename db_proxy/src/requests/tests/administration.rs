@@ -4,8 +4,8 @@ use std::time::Duration;
 
 use proto::cluster::wire::admin_request::What;
 use proto::cluster::wire::{
-    DemoUsers, GroupChange, GroupCreate, GroupList, Kick, Publish, UserAdd, UserDisable, UserList,
-    UserPassword,
+    DemoUsers, GroupChange, GroupCreate, GroupDelete, GroupList, Kick, Publish, UserAdd,
+    UserDisable, UserList, UserPassword,
 };
 use tokio::time::timeout;
 
@@ -80,6 +80,19 @@ async fn groups_are_made_changed_and_listed() {
     let [line] = &listed.groups[..] else { panic!("{listed:?}") };
     assert_eq!((line.id, &*line.name, line.group_type), (1, "team", 1));
     assert_eq!((line.creator, line.members, listed.more), (2, 2, Some(false)));
+
+    server.administer(What::GroupDelete(GroupDelete { group: 1 })).await;
+    let (_link, frame) = server.gateway.frame().await;
+    let publish: Publish = frame.parse().unwrap();
+    assert_eq!((publish.added, publish.removed), (vec![], vec![2, 3]), "all have left");
+    server.administer(What::GroupDelete(GroupDelete { group: 1 })).await;
+    let error = server.refused(What::GroupDelete(GroupDelete { group: 9 })).await;
+    assert!(error.contains("group 9 does not exist"), "{error}");
+    let error = server.refused(What::GroupChange(change(1, &["u3"], &[]))).await;
+    assert!(error.contains("group 1 does not exist"), "{error}");
+    server.proxy.stored().await;
+    let listed = server.administer(What::GroupList(GroupList { after: None, count: None })).await;
+    assert!(listed.groups.is_empty(), "{listed:?}");
     server.stop().await;
 }
 

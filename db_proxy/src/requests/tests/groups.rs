@@ -2,8 +2,9 @@
 
 use proto::client::{
     GroupChange, GroupChangeMembersReply, GroupChangeMembersRequest, GroupCreateReply,
-    GroupCreateRequest, GroupInfo, GroupInfoReply, GroupInfoRequest, GroupMuteReply,
-    GroupMuteRequest, GroupType, GroupVersion, NormalGroupsReply, NormalGroupsRequest,
+    GroupCreateRequest, GroupDeleteReply, GroupDeleteRequest, GroupInfo, GroupInfoReply,
+    GroupInfoRequest, GroupMuteReply, GroupMuteRequest, GroupType, GroupVersion, NormalGroupsReply,
+    NormalGroupsRequest,
 };
 use proto::cluster::wire::GroupCreate;
 use proto::cluster::wire::admin_request::What;
@@ -53,6 +54,71 @@ async fn members_add_and_the_creator_removes() {
         assert_eq!(reply.result_code, code, "{kind:?} {:?} by {actor}", request.member_ids);
         assert_eq!((reply.current_ids, reply.changed_ids), (current, changed));
     }
+    server.stop().await;
+}
+
+#[tokio::test]
+async fn a_deleted_group_is_nobodys_any_more_and_its_number_is_not_given_out_again() {
+    let server = Server::start().await;
+    server.create(1, "us", &[2, 3]).await;
+    let delete = async |user, group_id| {
+        let commands = (Command::GroupDeleteRequest, Command::GroupDeleteReply);
+        let request = GroupDeleteRequest { group_id };
+        let reply: GroupDeleteReply = server.ask(user, commands, &request).await;
+        assert_eq!(reply.group_id, group_id);
+        reply.result_code
+    };
+    assert_eq!(delete(2, 1).await, 1, "who is not the creator");
+    assert_eq!(delete(1, 4711).await, 1, "there is no such group");
+    assert_eq!(server.info(2, &[(1, 0)]).await.len(), 1);
+    for _again in 0..2 {
+        assert_eq!(delete(1, 1).await, 0);
+    }
+    for user in [1, 2, 3] {
+        assert!(server.info(user, &[(1, 0)]).await.is_empty(), "user {user}");
+    }
+    let add = GroupChangeMembersRequest {
+        change: GroupChange::Add as i32,
+        group_id: 1,
+        member_ids: vec![2],
+        ..Default::default()
+    };
+    let commands = (Command::GroupChangeMembersRequest, Command::GroupChangeMembersReply);
+    let reply: GroupChangeMembersReply = server.ask(1, commands, &add).await;
+    assert_eq!((reply.result_code, reply.changed_ids), (1, vec![]));
+    assert_eq!(server.create(1, "again", &[2]).await.group_id, Some(2));
+    server.stop().await;
+}
+
+#[tokio::test]
+async fn a_user_makes_so_many_groups_and_is_in_so_many() {
+    let server = Server::start().await;
+    for _ in 0..20 {
+        assert_eq!(server.create(1, "mine", &[2]).await.result_code, 0);
+    }
+    assert_eq!(server.create(1, "mine", &[2]).await.result_code, 1, "one too many");
+    let commands = (Command::GroupDeleteRequest, Command::GroupDeleteReply);
+    let request = GroupDeleteRequest { group_id: 7 };
+    let reply: GroupDeleteReply = server.ask(1, commands, &request).await;
+    assert_eq!(reply.result_code, 0);
+    assert_eq!(server.create(1, "mine", &[2]).await.result_code, 0, "one less");
+
+    for _ in 0..10 {
+        assert_eq!(server.create(3, "theirs", &[2]).await.member_ids, [2, 3]);
+    }
+    server.proxy.stored().await;
+    let made = server.create(3, "theirs", &[2, 4]).await;
+    assert_eq!((made.result_code, made.member_ids), (0, vec![3, 4]), "u2 is in thirty");
+    let group_id = made.group_id.unwrap();
+    let commands = (Command::GroupChangeMembersRequest, Command::GroupChangeMembersReply);
+    for (member_ids, code, changed) in [(vec![2], 1, vec![]), (vec![2, 5], 0, vec![5])] {
+        let change = GroupChange::Add as i32;
+        let request =
+            GroupChangeMembersRequest { change, group_id, member_ids, ..Default::default() };
+        let reply: GroupChangeMembersReply = server.ask(3, commands, &request).await;
+        assert_eq!((reply.result_code, reply.changed_ids), (code, changed));
+    }
+    assert_eq!(server.create(2, "mine", &[5]).await.result_code, 1, "u2 would be in it as well");
     server.stop().await;
 }
 

@@ -47,6 +47,7 @@ pub(in crate::store) async fn every_text_of_a_group_comes_back_as_it_was(store: 
             creator: UserId(1),
             kind: 2,
             version: 1,
+            deleted: false,
         };
         let made = ConversationRow { group: Some(group_row), ..row(group(number), 0) };
         owner.write(Batch { conversations: vec![made.clone()], ..Batch::default() }).await;
@@ -58,6 +59,7 @@ pub(in crate::store) async fn every_text_of_a_group_comes_back_as_it_was(store: 
         creator: UserId(0),
         kind: 0,
         version: 0,
+        deleted: false,
     };
     let made = ConversationRow { group: Some(unnamed), ..row(group(99), 0) };
     owner.write(Batch { conversations: vec![made.clone()], ..Batch::default() }).await;

@@ -51,6 +51,53 @@ pub(in crate::store) async fn a_group_is_in_the_lists_of_members_past_and_presen
     assert_eq!(listed(store, 2).await, [group(1), single(1, 2)]);
 }
 
+pub(in crate::store) async fn groups_are_counted_that_users_are_in_now(store: &dyn Store) {
+    let mut owner = Owner::of(store).await;
+    owner
+        .write(Batch {
+            conversations: vec![row(group(1), 3), row(group(2), 1)],
+            members: vec![
+                member(1, 1, None),
+                member(2, 1, None),
+                member(1, 2, Some(3)),
+                member(2, 2, None),
+                member(1, 3, Some(1)),
+            ],
+            ..Batch::default()
+        })
+        .await;
+
+    let asked = [4, 3, 2, 1].map(UserId).to_vec();
+    let mut joined = store.groups_joined(asked).await.unwrap();
+    joined.sort_unstable();
+    assert_eq!(joined, [(UserId(1), 2), (UserId(2), 1)]);
+    assert_eq!(store.groups_joined(Vec::new()).await.unwrap(), []);
+}
+
+pub(in crate::store) async fn a_deleted_group_stays_and_is_in_no_list_of_groups(store: &dyn Store) {
+    let mut owner = Owner::of(store).await;
+    let mut deleted = row(group(1), 3);
+    deleted.group = deleted.group.map(|group| GroupRow { deleted: true, version: 2, ..group });
+    owner
+        .write(Batch {
+            conversations: vec![row(group(1), 3), row(group(2), 1)],
+            members: vec![member(1, 1, None), member(2, 1, None)],
+            ..Batch::default()
+        })
+        .await;
+    owner
+        .write(Batch {
+            conversations: vec![deleted.clone()],
+            members: vec![member(1, 1, Some(3))],
+            ..Batch::default()
+        })
+        .await;
+
+    assert_eq!(store.conversation(group(1), 0).await.unwrap().row, Some(deleted.clone()));
+    assert_eq!(list(store, 1).await[0].row, deleted);
+    assert_eq!(store.groups(0, 10).await.unwrap(), [(row(group(2), 1), 1)]);
+}
+
 pub(in crate::store) async fn a_list_has_the_users_own_marks(store: &dyn Store) {
     let mut owner = Owner::of(store).await;
     owner.write(talk(1, 2, 4)).await;
@@ -119,6 +166,7 @@ pub(in crate::store) async fn members_marks_and_conversations_keep_their_last_st
         creator: UserId(2),
         kind: 2,
         version: 3,
+        deleted: false,
     });
     let back = MemberRow { join: MsgId(5), ..member(1, 2, None) };
     let moved = MarkRow {

@@ -29,13 +29,14 @@ const MESSAGES: Insert = Insert {
 const CONVERSATIONS: Insert = Insert {
     head: "INSERT INTO conversation \
            (id, part, higher_user, head, last_offset, last_message_ms, \
-            group_name, group_avatar, group_creator, group_kind, group_version) VALUES ",
-    row: "(?,?,?,?,?,?,?,?,?,?,?)",
+            group_name, group_avatar, group_creator, group_kind, group_version, \
+            group_deleted) VALUES ",
+    row: "(?,?,?,?,?,?,?,?,?,?,?,?)",
     tail: " ON DUPLICATE KEY UPDATE part = VALUES(part), head = VALUES(head), \
            last_offset = VALUES(last_offset), last_message_ms = VALUES(last_message_ms), \
            group_name = VALUES(group_name), group_avatar = VALUES(group_avatar), \
            group_creator = VALUES(group_creator), group_kind = VALUES(group_kind), \
-           group_version = VALUES(group_version)",
+           group_version = VALUES(group_version), group_deleted = VALUES(group_deleted)",
 };
 
 const MEMBERS: Insert = Insert {
@@ -281,6 +282,7 @@ async fn put_conversations(
                 group.map(|group| group.creator.0),
                 group.map(|group| group.kind),
                 group.map(|group| group.version),
+                group.map(|group| group.deleted),
             ]);
         })
         .await

@@ -35,21 +35,22 @@ pub(super) async fn conversation(
     let group = id.as_group().map_or(0, |group| group.0);
     let rows = link
         .rows(
-            "SELECT 0, epoch, NULL, NULL, NULL, NULL, NULL, NULL, NULL
+            "SELECT 0, epoch, NULL, NULL, NULL, NULL, NULL, NULL, NULL, NULL
              FROM progress WHERE part = ?
              UNION ALL
              SELECT 1, head, last_offset, last_message_ms, group_creator, group_kind,
-                    group_version, group_name, group_avatar
+                    group_version, group_deleted, group_name, group_avatar
              FROM conversation WHERE id = ?
              UNION ALL
-             SELECT 2, user_id, join_msg_id, leave_msg_id, NULL, NULL, NULL, NULL, NULL
+             SELECT 2, user_id, join_msg_id, leave_msg_id, NULL, NULL, NULL, NULL, NULL, NULL
              FROM `member` WHERE group_id = ?
              UNION ALL
              SELECT 3, user_id, read_msg_id, own_up_to_read, own_total, removed_at, shield,
-                    NULL, NULL
+                    NULL, NULL, NULL
              FROM mark WHERE conversation = ?
              UNION ALL
-             (SELECT 4, msg_id, sender, log_offset, timestamp_ms, kind, NULL, client_msg_id, body
+             (SELECT 4, msg_id, sender, log_offset, timestamp_ms, kind, NULL, NULL, client_msg_id,
+                     body
               FROM message WHERE conversation = ? ORDER BY msg_id DESC LIMIT ?)",
             values![part, number, group, number, number, limit(recent)],
         )
@@ -102,6 +103,7 @@ fn conversation_row(id: ConversationId, columns: &mut Columns) -> Result<Convers
     let last_message_ms = columns.next()?;
     let (creator, kind, version): (Option<u32>, Option<u32>, Option<u32>) =
         (columns.next()?, columns.next()?, columns.next()?);
+    let deleted: Option<bool> = columns.next()?;
     let (name, avatar): (Option<String>, Option<String>) = (columns.next()?, columns.next()?);
     let group = name.map(|name| GroupRow {
         name,
@@ -109,6 +111,7 @@ fn conversation_row(id: ConversationId, columns: &mut Columns) -> Result<Convers
         creator: UserId(creator.unwrap_or_default()),
         kind: kind.unwrap_or_default(),
         version: version.unwrap_or_default(),
+        deleted: deleted.unwrap_or_default(),
     });
     Ok(ConversationRow { id, head, last_offset, last_message_ms, group })
 }
@@ -119,7 +122,7 @@ fn recent_message(id: ConversationId, columns: &mut Columns) -> Result<MessageRo
     let offset = Offset(columns.next()?);
     let timestamp_ms = columns.next()?;
     let kind = columns.next()?;
-    columns.skip(1);
+    columns.skip(2);
     Ok(MessageRow {
         conversation: id,
         msg_id,
@@ -229,7 +232,7 @@ pub(super) async fn conversations_of(
         let of_list = || list.iter().map(|part| Value::from(*part));
         let query = format!(
             "SELECT c.part, c.id, c.head, c.last_offset, c.last_message_ms,
-                    NULL, NULL, NULL, NULL, NULL, NULL, NULL, NULL, NULL,
+                    NULL, NULL, NULL, NULL, NULL, NULL, NULL, NULL, NULL, NULL,
                     k.conversation, k.user_id, k.read_msg_id, k.own_up_to_read, k.own_total,
                     k.removed_at, k.shield
              FROM conversation c
@@ -237,7 +240,7 @@ pub(super) async fn conversations_of(
              WHERE c.id BETWEEN ? AND ? AND c.head > 0 AND c.part IN {parts}
              UNION ALL
              SELECT c.part, c.id, c.head, c.last_offset, c.last_message_ms,
-                    NULL, NULL, NULL, NULL, NULL, NULL, NULL, NULL, NULL,
+                    NULL, NULL, NULL, NULL, NULL, NULL, NULL, NULL, NULL, NULL,
                     k.conversation, k.user_id, k.read_msg_id, k.own_up_to_read, k.own_total,
                     k.removed_at, k.shield
              FROM conversation c
@@ -246,6 +249,7 @@ pub(super) async fn conversations_of(
              UNION ALL
              SELECT c.part, c.id, c.head, c.last_offset, c.last_message_ms,
                     c.group_name, c.group_avatar, c.group_creator, c.group_kind, c.group_version,
+                    c.group_deleted,
                     m.group_id, m.user_id, m.join_msg_id, m.leave_msg_id,
                     k.conversation, k.user_id, k.read_msg_id, k.own_up_to_read, k.own_total,
                     k.removed_at, k.shield
@@ -269,6 +273,31 @@ pub(super) async fn conversations_of(
     Ok(found)
 }
 
+/// How many groups each of the users is in, of those who are in some.
+pub(super) async fn groups_joined(
+    link: &mut Link,
+    part: u32,
+    users: Arc<[UserId]>,
+) -> Result<Vec<(UserId, u32)>, Failure> {
+    let mut joined = Vec::new();
+    for list in bulk::lists(&users) {
+        let query = bulk::repeated(
+            "SELECT m.user_id, COUNT(*) FROM `member` m
+             JOIN conversation c ON c.id = m.group_id AND c.part = ?
+             WHERE m.leave_msg_id IS NULL AND m.user_id IN (",
+            "?",
+            ") GROUP BY m.user_id",
+            list.len(),
+        );
+        let users = list.iter().map(|user| Value::from(user.0));
+        let values = [Value::from(part)].into_iter().chain(users).collect();
+        let rows = link.rows(&query, values).await?;
+        let count = |columns: &mut Columns| Ok((UserId(columns.next()?), columns.next()?));
+        joined.append(&mut row::all(rows, count)?);
+    }
+    Ok(joined)
+}
+
 /// Groups by number, with the count of their members.
 pub(super) async fn groups(
     link: &mut Link,
@@ -280,10 +309,12 @@ pub(super) async fn groups(
         .rows(
             "SELECT c.id, c.head, c.last_offset, c.last_message_ms,
                     c.group_name, c.group_avatar, c.group_creator, c.group_kind, c.group_version,
+                    c.group_deleted,
                     (SELECT COUNT(*) FROM `member` m
                      WHERE m.group_id = c.id AND m.leave_msg_id IS NULL)
              FROM conversation c
              WHERE c.part = ? AND c.id > ? AND c.id <= ? AND c.group_name IS NOT NULL
+               AND COALESCE(c.group_deleted, 0) = 0
              ORDER BY c.id LIMIT ?",
             values![part, after, u32::MAX, limit(count)],
         )

@@ -77,7 +77,7 @@ impl Columns {
     }
 
     /// `id, head, last_offset, last_message_ms, group_name, group_avatar, group_creator,
-    /// group_kind, group_version`
+    /// group_kind, group_version, group_deleted`
     pub(super) fn conversation(&mut self) -> Result<ConversationRow, Failure> {
         Ok(ConversationRow {
             id: self.conversation_id()?,
@@ -89,7 +89,7 @@ impl Columns {
     }
 
     fn group(&mut self) -> Result<Option<GroupRow>, Failure> {
-        const COLUMNS: usize = 5;
+        const COLUMNS: usize = 6;
         if self.is_null() {
             self.skip(COLUMNS);
             return Ok(None);
@@ -100,6 +100,7 @@ impl Columns {
             creator: UserId(self.next()?),
             kind: self.next()?,
             version: self.next()?,
+            deleted: self.next::<Option<bool>>()?.unwrap_or(false),
         }))
     }
 

@@ -37,7 +37,10 @@ impl Side {
     /// What leads to each version from the one before, in order, from version 1.
     fn migrations(self) -> &'static [&'static str] {
         match self {
-            Self::Fold => &[include_str!("migrations/fold_0001.sql")],
+            Self::Fold => &[
+                include_str!("migrations/fold_0001.sql"),
+                include_str!("migrations/fold_0002.sql"),
+            ],
             Self::People => &[include_str!("migrations/people_0001.sql")],
         }
     }
@@ -151,7 +154,11 @@ async fn migrate_side(link: &mut Link, side: Side) -> Result<(), Failure> {
     for script in side.migrations().iter().skip(version as usize) {
         for (statement, number) in statements(script).zip(1..) {
             if number > done {
-                link.command(statement).await?;
+                match link.command(statement).await {
+                    // It was added by a try that was cut short before that was noted.
+                    Err(failure) if failure.code() == Some(COLUMN_EXISTS) => {}
+                    done => done?,
+                }
                 note(link, side, version, number).await?;
             }
         }
@@ -239,6 +246,9 @@ pub(super) async fn check_replica(
     }
     Ok(())
 }
+
+/// The server's number for a column that is to be added and is there already.
+const COLUMN_EXISTS: u16 = 1060;
 
 /// The server's number for a table that does not exist.
 const NO_SUCH_TABLE: u16 = 1146;

@@ -166,8 +166,8 @@ fn put_conversations(
     let mut statement = transaction.prepare_cached(
         "INSERT INTO conversation
             (id, higher_user, head, last_offset, last_message_ms,
-             group_name, group_avatar, group_creator, group_kind, group_version)
-         VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10)
+             group_name, group_avatar, group_creator, group_kind, group_version, group_deleted)
+         VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10, ?11)
          ON CONFLICT (id) DO UPDATE SET
             head = excluded.head,
             last_offset = excluded.last_offset,
@@ -176,7 +176,8 @@ fn put_conversations(
             group_avatar = excluded.group_avatar,
             group_creator = excluded.group_creator,
             group_kind = excluded.group_kind,
-            group_version = excluded.group_version",
+            group_version = excluded.group_version,
+            group_deleted = excluded.group_deleted",
     )?;
     for row in conversations {
         let group = row.group.as_ref();
@@ -191,6 +192,7 @@ fn put_conversations(
             group.map(|group| group.creator.0),
             group.map(|group| group.kind),
             group.map(|group| group.version),
+            group.map(|group| group.deleted),
         ])?;
     }
     Ok(())

@@ -103,7 +103,7 @@ pub(super) fn conversations_of(
     collect(
         connection,
         "SELECT c.id, c.head, c.last_offset, c.last_message_ms,
-                NULL, NULL, NULL, NULL, NULL, NULL, NULL, NULL, NULL,
+                NULL, NULL, NULL, NULL, NULL, NULL, NULL, NULL, NULL, NULL,
                 k.conversation, k.user_id, k.read_msg_id, k.own_up_to_read, k.own_total,
                 k.removed_at, k.shield
          FROM conversation c
@@ -111,7 +111,7 @@ pub(super) fn conversations_of(
          WHERE c.id BETWEEN ?2 AND ?3 AND c.head > 0
          UNION ALL
          SELECT c.id, c.head, c.last_offset, c.last_message_ms,
-                NULL, NULL, NULL, NULL, NULL, NULL, NULL, NULL, NULL,
+                NULL, NULL, NULL, NULL, NULL, NULL, NULL, NULL, NULL, NULL,
                 k.conversation, k.user_id, k.read_msg_id, k.own_up_to_read, k.own_total,
                 k.removed_at, k.shield
          FROM conversation c
@@ -120,6 +120,7 @@ pub(super) fn conversations_of(
          UNION ALL
          SELECT c.id, c.head, c.last_offset, c.last_message_ms,
                 c.group_name, c.group_avatar, c.group_creator, c.group_kind, c.group_version,
+                c.group_deleted,
                 m.group_id, m.user_id, m.join_msg_id, m.leave_msg_id,
                 k.conversation, k.user_id, k.read_msg_id, k.own_up_to_read, k.own_total,
                 k.removed_at, k.shield
@@ -142,14 +143,34 @@ pub(super) fn groups(
         connection,
         "SELECT c.id, c.head, c.last_offset, c.last_message_ms,
                 c.group_name, c.group_avatar, c.group_creator, c.group_kind, c.group_version,
+                c.group_deleted,
                 (SELECT COUNT(*) FROM member m
                  WHERE m.group_id = c.id AND m.leave_msg_id IS NULL)
          FROM conversation c
          WHERE c.id > ?1 AND c.id <= ?2 AND c.group_name IS NOT NULL
+           AND COALESCE(c.group_deleted, 0) = 0
          ORDER BY c.id LIMIT ?3",
         params![after, u32::MAX, limit(count)],
-        |row| Ok((row::conversation(row)?, row.get(9)?)),
+        |row| Ok((row::conversation(row)?, row.get(10)?)),
     )
+}
+
+/// How many groups each of the users is in, of those who are in some.
+pub(super) fn groups_joined(
+    connection: &Connection,
+    users: &[UserId],
+) -> Result<Vec<(UserId, u32)>, StoreError> {
+    let mut statement = connection.prepare_cached(
+        "SELECT COUNT(*) FROM member WHERE user_id = ?1 AND leave_msg_id IS NULL",
+    )?;
+    let mut joined = Vec::new();
+    for user in users {
+        let count = statement.query_row([user.0], |row| row.get(0))?;
+        if count > 0 {
+            joined.push((*user, count));
+        }
+    }
+    Ok(joined)
 }
 
 fn conversation_row(
@@ -158,7 +179,7 @@ fn conversation_row(
 ) -> Result<Option<ConversationRow>, StoreError> {
     let mut statement = connection.prepare_cached(
         "SELECT id, head, last_offset, last_message_ms,
-                group_name, group_avatar, group_creator, group_kind, group_version
+                group_name, group_avatar, group_creator, group_kind, group_version, group_deleted
          FROM conversation WHERE id = ?1",
     )?;
     Ok(statement.query_row([key(id)], row::conversation).optional()?)
@@ -196,8 +217,8 @@ fn peers_exist(connection: &Connection, id: ConversationId) -> Result<bool, Stor
 /// Reads what [`conversations_of`] selects: a conversation, then the membership and the mark, each
 /// of which may be missing.
 fn user_conversation(row: &Row<'_>) -> rusqlite::Result<UserConversation> {
-    const MEMBER: usize = 9;
-    const MARK: usize = 13;
+    const MEMBER: usize = 10;
+    const MARK: usize = 14;
     let has = |at: usize| row.get::<_, Option<i64>>(at).map(|value| value.is_some());
     Ok(UserConversation {
         row: row::conversation(row)?,

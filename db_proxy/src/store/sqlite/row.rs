@@ -26,7 +26,7 @@ pub(super) fn message(row: &Row<'_>) -> Result<MessageRow> {
 }
 
 /// Reads `id, head, last_offset, last_message_ms`, then `group_name, group_avatar, group_creator,
-/// group_kind, group_version`.
+/// group_kind, group_version, group_deleted`.
 pub(super) fn conversation(row: &Row<'_>) -> Result<ConversationRow> {
     Ok(ConversationRow {
         id: conversation_id(row, 0)?,
@@ -44,6 +44,7 @@ fn group(row: &Row<'_>, name: String) -> Result<GroupRow> {
         creator: UserId(row.get(6)?),
         kind: row.get(7)?,
         version: row.get(8)?,
+        deleted: row.get::<_, Option<bool>>(9)?.unwrap_or(false),
     })
 }
 

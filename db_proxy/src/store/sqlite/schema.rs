@@ -16,10 +16,13 @@ use rusqlite::{Connection, OpenFlags, TransactionBehavior};
 use crate::store::StoreError;
 
 /// The version of a current file.
-pub(super) const VERSION: i64 = 1;
+pub(super) const VERSION: i64 = 2;
 
 /// What leads to each version from the one before, in order.
-const MIGRATIONS: [(i64, &str); 1] = [(VERSION, include_str!("migrations/0001_first.sql"))];
+const MIGRATIONS: [(i64, &str); 2] = [
+    (1, include_str!("migrations/0001_first.sql")),
+    (VERSION, include_str!("migrations/0002_deleted_groups.sql")),
+];
 
 /// How long another program (a backup, a shell) may hold the file before a call gives up.
 pub(super) const BUSY_LIMIT: Duration = Duration::from_secs(10);

@@ -121,6 +121,25 @@ async fn a_number_given_twice_is_told_and_nothing_is_written() {
 }
 
 #[tokio::test]
+async fn a_file_of_the_first_version_is_brought_up_to_date_and_its_groups_are_not_deleted() {
+    let folder = TempDir::new().unwrap();
+    let path = folder.path().join("store.db");
+    let older = Connection::open(&path).unwrap();
+    older.execute_batch(include_str!("migrations/0001_first.sql")).unwrap();
+    older
+        .execute_batch("INSERT INTO conversation VALUES (7, NULL, 0, 1, 0, 'seven', '', 1, 2, 4)")
+        .unwrap();
+    older.pragma_update(None, "user_version", 1).unwrap();
+    drop(older);
+
+    let store = SqliteStore::open(&path, SqliteOptions::default()).unwrap();
+    let groups = store.groups(0, 10).await.unwrap();
+    let [(row, 0)] = &groups[..] else { panic!("{groups:?}") };
+    let group = row.group.as_ref().unwrap();
+    assert_eq!((group.name.as_str(), group.version, group.deleted), ("seven", 4, false));
+}
+
+#[tokio::test]
 async fn a_newer_version_is_refused_and_stays_as_it_is() {
     let fresh = fresh().await;
     let path = fresh.path();

@@ -182,6 +182,7 @@ fn group_batch(number: u32) -> Batch {
         creator: UserId(1),
         kind: 1,
         version: 1,
+        deleted: false,
     };
     let row = ConversationRow {
         id: group(number),
