@@ -242,3 +242,18 @@ async fn questions_beyond_the_rate_wait_and_are_all_answered() {
     assert!(world.db.answers_asks.load(Ordering::SeqCst));
     world.stop().await;
 }
+
+#[tokio::test]
+async fn only_a_client_with_the_hello_can_ask_to_delete_a_group() {
+    let world = World::start().await;
+    let request = client::GroupDeleteRequest { group_id: 9 };
+    let mut old = world.client(5, WINDOWS).await;
+    old.send(Command::GroupDeleteRequest, 3, &request).await;
+    old.expect_quiet().await;
+    assert!(world.db.asked.lock().await.try_recv().is_err(), "storage was not asked");
+    let mut new = world.extended(6, WINDOWS).await;
+    new.send(Command::GroupDeleteRequest, 3, &request).await;
+    new.expect::<client::GroupDeleteReply>(Command::GroupDeleteReply, 3).await;
+    assert_eq!(world.db.next_ask().await.command, 0x2005);
+    world.stop().await;
+}
