@@ -316,7 +316,7 @@ impl Connection {
         }
         self.to_skip = len.saturating_sub(self.buffer.len()).min(SKIPPED_MAX);
         self.buffer = BytesMut::new();
-        self.partial_since = None;
+        self.partial = None;
         self.outbox.close_after_work(CloseReason::TooLong);
         Ok(())
     }

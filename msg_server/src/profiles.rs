@@ -14,7 +14,7 @@ use tracing::{Span, debug};
 use crate::gateway::Gateway;
 use crate::news::{Topic, Waiting};
 use crate::session::Session;
-use crate::storage::ASK_LIMIT;
+use crate::storage::{ASK_LIMIT, Asked};
 
 /// How long the last news may take when the gateway stops.
 const LAST_NEWS_LIMIT: Duration = Duration::from_secs(2);
@@ -89,9 +89,8 @@ impl Gateway {
             user_ids: vec![user],
             ..client::UsersInfoRequest::default()
         };
-        let body = request.encode_to_vec().into();
-        let asked = self.storage.ask(news.by, Command::UsersInfoRequest, body, until).await;
-        let answer = match asked {
+        let asked = Asked::of(Command::UsersInfoRequest, request.encode_to_vec().into());
+        let answer = match self.storage.ask(news.by, asked, until).await {
             Ok(answer) if answer.status() == AskStatus::Answered => answer,
             Ok(_) | Err(_) => return false,
         };
