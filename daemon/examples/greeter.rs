@@ -6,8 +6,8 @@ use std::process::ExitCode;
 use std::sync::Arc;
 
 use daemon::{
-    Acceptor, BoxError, ConfigError, Context, ProcessConfig, Serving, Settings, StartRefused,
-    accept,
+    Acceptor, BoxError, ConfigError, Context, Doors, Guest, ProcessConfig, Serving, Settings,
+    StartRefused, accept,
 };
 use serde::Deserialize;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
@@ -57,10 +57,13 @@ async fn serve(context: Context<Config>) -> Result<Serving, BoxError> {
     let listener = accept::bind(settings.listen)?;
     let addr = listener.local_addr()?;
     let greeted = metrics.counter("greeted", "Clients greeted.");
-    let accept = Acceptor::new(listener, 100).run(shutdown.clone(), move |mut socket, _peer| {
+    let acceptor = Acceptor::new(listener, Doors::new(100));
+    let accept = acceptor.run(shutdown.clone(), move |guest: Guest| {
         let settings = Arc::clone(&reloads.borrow());
         greeted.inc();
+        guest.place.settle();
         async move {
+            let Guest { mut socket, place: _held, .. } = guest;
             if let Err(error) = socket.write_all(settings.greeting.as_bytes()).await {
                 debug!(%error, "gone before he was greeted");
             }

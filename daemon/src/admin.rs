@@ -2,6 +2,11 @@
 //!
 //! It stays up while the daemon drains, so that whoever gives out work sees that it must stop. It
 //! shows numbers only; whoever reaches the address may read them.
+//!
+//! # What bounds it
+//!
+//! - Connections: [`PLACES`]; the one that is silent for longest gives way.
+//! - Time: 3 s for a header, and between two requests; a minute for a connection.
 
 use std::io;
 use std::net::SocketAddr;
@@ -13,12 +18,26 @@ use axum::extract::State;
 use axum::http::{StatusCode, header};
 use axum::response::{IntoResponse, Response};
 use axum::routing::get;
-use tracing::{error, info_span};
+use hyper::server::conn::http1;
+use hyper_util::rt::{TokioIo, TokioTimer};
+use hyper_util::service::TowerToHyperService;
+use tokio::time::timeout;
+use tracing::{debug, error, info_span};
 
-use crate::accept;
+use crate::accept::{self, Acceptor, Doors, Guest};
 use crate::metrics::Metrics;
+use crate::places::Heard;
 use crate::ready::Readiness;
-use crate::shutdown::Shutdown;
+use crate::shutdown::{Group, Shutdown};
+
+/// Connections at once. Each is a file of the daemon, which has better uses for it.
+const PLACES: usize = 64;
+
+/// For the header of a request, and for the silence before it.
+const HEADER_LIMIT: Duration = Duration::from_secs(3);
+
+/// For a whole connection, a reader that reads nothing included.
+const CONNECTION_LIMIT: Duration = Duration::from_secs(60);
 
 /// What requests in flight get when the daemon ends.
 const LAST_REQUESTS_LIMIT: Duration = Duration::from_millis(500);
@@ -58,22 +77,42 @@ pub fn listen(addr: SocketAddr, page: &AdminPage, shutdown: &Shutdown) -> io::Re
         .route("/readyz", get(readyz))
         .route("/metrics", get(metrics))
         .with_state(page.clone());
-    let (stopping, ending) = (shutdown.clone(), shutdown.clone());
+    let (vital, own) = (shutdown.vital(), shutdown.clone());
     shutdown.spawn_link(info_span!("admin"), async move {
-        let serve = axum::serve(listener, router)
-            .with_graceful_shutdown(async move { stopping.closing_links().await });
-        let end = async {
-            ending.closing_links().await;
-            tokio::time::sleep(LAST_REQUESTS_LIMIT).await;
-        };
-        tokio::select! {
-            served = async { serve.await } => if let Err(error) = served {
-                error!(%error, "the admin page has ended");
-            },
-            () = end => {}
-        }
+        let _ends_with_the_loop = vital;
+        let ending = own.clone();
+        let serve = move |guest| serve(guest, router.clone(), ending.clone());
+        let acceptor = Acceptor::new(listener, Doors::new(PLACES));
+        acceptor.run_in(Group::Links, own, serve).await;
     });
     Ok(addr)
+}
+
+async fn serve(guest: Guest, router: Router, shutdown: Shutdown) {
+    let Guest { socket, place, .. } = guest;
+    let socket = Heard::new(socket, place.clone());
+    let talk = place.unless_told(talk(socket, router, shutdown));
+    if !matches!(timeout(CONNECTION_LIMIT, talk).await, Ok(Some(()))) {
+        debug!("closed: it took too long, or others waited");
+    }
+}
+
+async fn talk(socket: Heard, router: Router, shutdown: Shutdown) {
+    let connection = http1::Builder::new()
+        .timer(TokioTimer::new())
+        .header_read_timeout(HEADER_LIMIT)
+        .serve_connection(TokioIo::new(socket), TowerToHyperService::new(router));
+    let mut connection = std::pin::pin!(connection);
+    let served = tokio::select! {
+        served = connection.as_mut() => served,
+        () = shutdown.closing_links() => {
+            connection.as_mut().graceful_shutdown();
+            timeout(LAST_REQUESTS_LIMIT, connection).await.unwrap_or(Ok(()))
+        }
+    };
+    if let Err(error) = served {
+        debug!(%error, "the page was not read to its end");
+    }
 }
 
 async fn healthz(State(page): State<AdminPage>) -> Response {
@@ -149,6 +188,45 @@ mod tests {
         shutdown.begin();
         assert!(get(addr, "/readyz").await.starts_with("HTTP/1.1 503"), "not ready when draining");
         assert!(get(addr, "/healthz").await.starts_with("HTTP/1.1 200"));
+        shutdown.drain(Duration::from_secs(5)).await.unwrap();
+    }
+
+    fn page(shutdown: &Shutdown) -> SocketAddr {
+        let page = AdminPage::new(Metrics::new("test"), shutdown.clone());
+        listen("127.0.0.1:0".parse().unwrap(), &page, shutdown).unwrap()
+    }
+
+    /// Time is paused: it jumps to the next timer whenever everybody waits.
+    #[tokio::test(start_paused = true)]
+    async fn whoever_dawdles_is_let_go_within_seconds() {
+        let shutdown = Shutdown::default();
+        let addr = page(&shutdown);
+        for beginning in ["", "GET /met", "GET /healthz HTTP/1.1\r\nhost: x\r\n\r\n"] {
+            let begun = tokio::time::Instant::now();
+            let mut socket = TcpStream::connect(addr).await.unwrap();
+            socket.write_all(beginning.as_bytes()).await.unwrap();
+            let mut answer = Vec::new();
+            socket.read_to_end(&mut answer).await.unwrap();
+            let took = begun.elapsed();
+            assert!(took <= HEADER_LIMIT + Duration::from_millis(100), "{beginning:?}: {took:?}");
+        }
+        shutdown.begin();
+        shutdown.drain(Duration::from_secs(5)).await.unwrap();
+    }
+
+    #[tokio::test]
+    async fn silent_connections_do_not_keep_others_from_the_page() {
+        let shutdown = Shutdown::default();
+        let addr = page(&shutdown);
+        let mut silent = Vec::new();
+        for _connection in 0..3 * PLACES {
+            silent.push(TcpStream::connect(addr).await.unwrap());
+        }
+        let begun = std::time::Instant::now();
+        assert!(get(addr, "/healthz").await.starts_with("HTTP/1.1 200"));
+        // Those that are let go at their limit would take a second at least.
+        assert!(begun.elapsed() < Duration::from_secs(2), "{:?}", begun.elapsed());
+        shutdown.begin();
         shutdown.drain(Duration::from_secs(5)).await.unwrap();
     }
 }

@@ -6,7 +6,7 @@
 //! ```text
 //! run ──► config, logging, admin, ready      one process, from main to exit code
 //!  │
-//!  └────► shutdown ◄── accept                tasks, and how they end
+//!  └────► shutdown ◄── accept ──► places     tasks, and how they end; who is let in
 //!             ▲
 //!             └─────── link ──► tls, backoff authenticated framed connections between daemons
 //! ```
@@ -22,12 +22,15 @@ pub mod faults;
 pub mod link;
 pub mod logging;
 pub mod metrics;
+pub mod network;
+pub mod places;
+pub mod proxy_protocol;
 pub mod ready;
 pub mod run;
 pub mod shutdown;
 pub mod tls;
 
-pub use accept::Acceptor;
+pub use accept::{Acceptor, Doors, Guest};
 pub use config::{
     ClusterConfig, ConfigError, ListenTlsConfig, LogFormat, ProcessConfig, Secret, Settings,
 };
@@ -36,6 +39,7 @@ pub use link::{
     Peer, Role,
 };
 pub use metrics::Metrics;
+pub use network::Network;
 pub use ready::Readiness;
 pub use run::{BoxError, Context, Running, Serving, StartRefused, run};
 pub use shutdown::{DrainTimedOut, Shutdown};

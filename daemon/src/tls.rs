@@ -1,6 +1,8 @@
 //! TLS settings from PEM files: rustls with the ring provider, and no early data anywhere, since
 //! what arrives before the handshake is complete can be replayed.
 
+mod renewed;
+
 use std::path::Path;
 use std::sync::Arc;
 
@@ -11,6 +13,8 @@ use rustls::server::WebPkiClientVerifier;
 use rustls::{ClientConfig, RootCertStore, ServerConfig, SupportedProtocolVersion};
 
 use crate::config::ConfigError;
+
+pub use renewed::RenewedTls;
 
 /// Where Debian keeps the authorities that browsers trust.
 const SYSTEM_AUTHORITIES: &str = "/etc/ssl/certs/ca-certificates.crt";

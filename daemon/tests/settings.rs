@@ -134,8 +134,12 @@ fn every_mistake_is_named_with_its_line_and_key() {
             "gateway.toml:3: key `process.log_level`: must be error, warn, info, debug or trace, or directives such as info,daemon=debug",
         ),
         (
+            format!("{LISTEN}[process]\nmetrics_addr = '0.0.0.0:8172'\n"),
+            "gateway.toml:2: key `process.allow_remote_metrics`: must be true if process.metrics_addr can be reached from other machines",
+        ),
+        (
             format!("{LISTEN}[process]\ncolour = true\n"),
-            "gateway.toml:3: key `process.colour`: is unknown here; known are: log_level, log_format, metrics_addr, drain_limit_s, core_dumps",
+            "gateway.toml:3: key `process.colour`: is unknown here; known are: log_level, log_format, metrics_addr, allow_remote_metrics, drain_limit_s, core_dumps",
         ),
         (
             format!("{LISTEN}[process]\ndrain_limit_s = -1\n"),

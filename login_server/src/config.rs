@@ -2,7 +2,7 @@
 
 use std::net::SocketAddr;
 
-use daemon::{ClusterConfig, ConfigError, ListenTlsConfig, ProcessConfig, Settings};
+use daemon::{ClusterConfig, ConfigError, ListenTlsConfig, Network, ProcessConfig, Settings};
 use serde::Deserialize;
 
 /// The settings of one login server.
@@ -19,10 +19,17 @@ pub struct Config {
     pub tls: Option<ListenTlsConfig>,
     /// Where gateways connect.
     pub link_addr: SocketAddr,
-    /// Connections of clients held at once, on each of the two ports; more wait in the kernel's
-    /// backlog. Each costs up to 24 KiB.
+    /// Connections of clients held at once, on each of the two ports. Beyond, the one that has sent
+    /// nothing for longest makes way. Each costs up to 24 KiB.
     #[serde(default = "default_connections_max")]
     pub connections_max: usize,
+    /// The same from one address (IPv6: one /64) other than loopback; 0 is no limit.
+    #[serde(default = "default_connections_per_ip_max")]
+    pub connections_per_ip_max: usize,
+    /// TCP balancers in front of both ports, as addresses and networks: what comes from them begins with
+    /// a PROXY header (version 1 or 2), which says where the client is.
+    #[serde(default)]
+    pub proxies: Vec<Network>,
     /// The URL of the picture store, with a slash at its end. Taken up by a reload.
     #[serde(default)]
     pub msfs_prior: String,
@@ -42,6 +49,10 @@ pub struct Config {
 
 fn default_connections_max() -> usize {
     4096
+}
+
+fn default_connections_per_ip_max() -> usize {
+    1024
 }
 
 impl Settings for Config {
@@ -108,6 +119,7 @@ mod tests {
         assert!(with("msfs_prior = 'http://pictures'").contains("`msfs_prior`"));
         assert!(with("msfs_backup = 'pictures/'").contains("`msfs_backup`"));
         assert!(with("discovery = 'somewhere'").contains("`discovery`"));
+        assert!(with("proxies = ['balancer']").contains("must be an address or a network"));
         assert!(with("unknown = 1").contains("unknown"));
     }
 

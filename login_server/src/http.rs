@@ -3,8 +3,10 @@
 //! # What bounds it
 //!
 //! - Memory: a header of 8 KiB, a body of 16 KiB, which is read and dropped.
-//! - Time: 10 s for the header, 10 s for the body, 30 s in all; when the daemon stops, 2 s.
-//! - Connections: the accept loop's slots.
+//! - Time: 3 s for the TLS handshake, for the header and for the body, each; 10 s in all; when the daemon
+//!   stops, 2 s.
+//! - Connections: the accept loop's places. A connection makes way for others if it is silent for longer
+//!   than all others.
 //!
 //! What a client has sent is never repeated to it.
 
@@ -12,7 +14,8 @@ use std::convert::Infallible;
 use std::sync::Arc;
 use std::time::Duration;
 
-use daemon::Shutdown;
+use daemon::places::Heard;
+use daemon::{Guest, Shutdown};
 use http_body_util::{BodyExt, Full, Limited};
 use hyper::body::{Body, Bytes, Incoming};
 use hyper::header::{ALLOW, CONNECTION, CONTENT_TYPE, HeaderValue};
@@ -33,10 +36,10 @@ use crate::reports::Reports;
 /// The least that hyper can do.
 const HEADER_LEN_MAX: usize = 8 << 10;
 const BODY_LEN_MAX: usize = 16 << 10;
-/// For the header, and again for the body.
-const PART_LIMIT: Duration = Duration::from_secs(10);
+/// For the TLS handshake, for the header, and for the body, each.
+const PART_LIMIT: Duration = Duration::from_secs(3);
 /// For a whole connection, TLS and writing included.
-const CONNECTION_LIMIT: Duration = Duration::from_secs(30);
+const CONNECTION_LIMIT: Duration = Duration::from_secs(10);
 /// For requests in flight when the daemon stops.
 const LAST_REQUEST_LIMIT: Duration = Duration::from_secs(2);
 
@@ -53,21 +56,26 @@ pub(crate) struct Http {
 }
 
 impl Http {
-    /// Serves one connection, which `socket` will be once its TLS handshake, if any, is complete.
-    pub(crate) async fn serve<S>(self, socket: impl Future<Output = std::io::Result<S>>)
+    /// Serves one connection, which is what `secure` makes of its socket: itself, or TLS on it.
+    pub(crate) async fn serve<S, F>(self, guest: Guest, secure: impl FnOnce(Heard) -> F)
     where
         S: AsyncRead + AsyncWrite + Unpin,
+        F: Future<Output = std::io::Result<S>>,
     {
         self.metrics.connections.inc();
+        let Guest { socket, place, .. } = guest;
+        let handshake = secure(Heard::new(socket, place.clone()));
         let serve = async {
-            match timeout(PART_LIMIT, socket).await {
+            match timeout(PART_LIMIT, handshake).await {
                 Ok(Ok(socket)) => self.talk(socket).await,
                 Ok(Err(error)) => debug!(%error, "no TLS"),
                 Err(_elapsed) => debug!("no TLS in time"),
             }
         };
-        if timeout(CONNECTION_LIMIT, serve).await.is_err() {
-            debug!("took too long");
+        match timeout(CONNECTION_LIMIT, place.unless_told(serve)).await {
+            Ok(Some(())) => {}
+            Ok(None) => debug!("made way for others"),
+            Err(_elapsed) => debug!("took too long"),
         }
     }
 

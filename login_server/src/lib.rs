@@ -26,14 +26,13 @@ mod reports;
 use std::sync::Arc;
 use std::time::Duration;
 
-use daemon::accept::{self, Acceptor};
+use daemon::accept::{self, Acceptor, Doors};
 use daemon::link::{self, LinkMetrics, LinkOptions, Role};
-use daemon::{BoxError, ConfigError, Context, ListenTlsConfig, Serving, Settings, Shutdown};
-use parking_lot::RwLock;
-use tokio::sync::watch;
+use daemon::places::PlaceMetrics;
+use daemon::tls::RenewedTls;
+use daemon::{BoxError, Context, Serving, Settings, Shutdown};
 use tokio::time::MissedTickBehavior;
-use tokio_rustls::TlsAcceptor;
-use tracing::{error, info, info_span};
+use tracing::info_span;
 
 pub use config::Config;
 use http::Http;
@@ -64,60 +63,39 @@ pub async fn run(context: Context<Config>) -> Result<Serving, BoxError> {
         metrics: login_metrics,
         shutdown: shutdown.clone(),
     };
+    let doors = Doors {
+        places: settings.connections_max,
+        places_per_address: settings.connections_per_ip_max,
+        proxies: settings.proxies.clone(),
+        keeps_files_back: true,
+        metrics: PlaceMetrics::register(&metrics),
+    };
+    let ports = usize::from(settings.http_addr.is_some()) + usize::from(settings.tls.is_some());
+    accept::compare_with_files(settings.connections_max.saturating_mul(ports));
     if let Some(addr) = settings.http_addr {
         let listener = accept::bind(addr)?;
         serving = serving.listens("http", listener.local_addr()?);
-        let acceptor = Acceptor::new(listener, settings.connections_max);
+        let acceptor = Acceptor::new(listener, doors.clone());
         let http = http.clone();
-        let serve = move |socket, _peer| http.clone().serve(async move { Ok(socket) });
+        let serve = move |guest| http.clone().serve(guest, async |socket| Ok(socket));
         shutdown.spawn_vital(info_span!("http"), acceptor.run(shutdown.clone(), serve));
     }
-    if let Some(tls) = &settings.tls {
-        let newest = Arc::new(RwLock::new(tls_acceptor(tls)?));
-        let listener = accept::bind(tls.listen)?;
+    if let Some(files) = &settings.tls {
+        let tls = RenewedTls::read(files)?;
+        let listener = accept::bind(files.listen)?;
         serving = serving.listens("https", listener.local_addr()?);
-        let acceptor = Acceptor::new(listener, settings.connections_max);
-        let current = Arc::clone(&newest);
-        let serve = move |socket, _peer| {
-            let handshake = current.read().accept(socket);
-            http.clone().serve(handshake)
+        let acceptor = Acceptor::new(listener, doors);
+        let current = Arc::clone(&tls);
+        let serve = move |guest| {
+            let tls = current.acceptor();
+            http.clone().serve(guest, async move |socket| tls.accept(socket).await)
         };
         shutdown.spawn_vital(info_span!("https"), acceptor.run(shutdown.clone(), serve));
-        let renew = renew_certificate(reloads, newest, shutdown.clone());
-        shutdown.spawn_vital(info_span!("certificate"), renew);
+        let follow = tls.follow(reloads, |settings| settings.tls.as_ref(), shutdown.clone());
+        shutdown.spawn_vital(info_span!("certificate"), follow);
     }
     shutdown.spawn_vital(info_span!("tick"), tick(reports, shutdown.clone()));
     Ok(serving)
-}
-
-fn tls_acceptor(tls: &ListenTlsConfig) -> Result<TlsAcceptor, ConfigError> {
-    Ok(TlsAcceptor::from(daemon::tls::server_config(&tls.cert, &tls.key)?))
-}
-
-/// Reads the certificate again with each reload, for the handshakes to come.
-async fn renew_certificate(
-    mut reloads: watch::Receiver<Arc<Config>>,
-    newest: Arc<RwLock<TlsAcceptor>>,
-    shutdown: Shutdown,
-) {
-    loop {
-        tokio::select! {
-            () = shutdown.begun() => return,
-            changed = reloads.changed() => if changed.is_err() {
-                // There will be no reload any more.
-                return shutdown.begun().await;
-            },
-        }
-        let settings = Arc::clone(&reloads.borrow_and_update());
-        let Some(tls) = &settings.tls else { continue };
-        match tls_acceptor(tls) {
-            Ok(acceptor) => {
-                *newest.write() = acceptor;
-                info!("certificate read again");
-            }
-            Err(error) => error!(%error, "the old certificate stays"),
-        }
-    }
 }
 
 async fn tick(reports: Arc<Reports>, shutdown: Shutdown) {

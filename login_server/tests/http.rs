@@ -299,7 +299,51 @@ async fn a_client_that_dawdles_is_let_go() {
         socket.read_to_string(&mut answer).await.unwrap();
         assert!(!answer.contains("200"), "{answer}");
     }
-    assert!(begun.elapsed() <= Duration::from_secs(61), "{:?}", begun.elapsed());
+    assert!(begun.elapsed() <= Duration::from_secs(10), "{:?}", begun.elapsed());
+}
+
+/// More connections that say nothing than there are places.
+#[tokio::test]
+async fn one_host_that_holds_all_places_keeps_nobody_out() {
+    const SILENT: usize = 4_500;
+    daemon::run::raise_files_limit();
+    let (places, silent) = match daemon::run::files_max() {
+        // Both ends of each are files of this process.
+        files if files > 4 * SILENT as u64 => (4_096, SILENT),
+        _ => (64, 200),
+    };
+    let top = format!("http_addr = '127.0.0.1:0'\nconnections_max = {places}");
+    let login = Login::start_with(&top, "").await;
+    let gateway = login.gateway("g1").await;
+    gateway.report(&LoadReport { connections_max: 1000, ..load("g1") });
+    login.json_with_code(0).await;
+    let mut held = Vec::with_capacity(silent);
+    for _connection in 0..silent {
+        held.push(TcpStream::connect(login.addr("http")).await.unwrap());
+    }
+    for _next in 0..5 {
+        let begun = std::time::Instant::now();
+        assert_eq!(login.json().await["code"], 0);
+        let took = begun.elapsed();
+        println!("{took:?} beside {silent} silent connections");
+        // Those that are let go at their limit leave places after seconds only.
+        assert!(took < Duration::from_secs(1), "{took:?}");
+    }
+}
+
+#[tokio::test]
+async fn a_listed_proxy_must_introduce_its_clients() {
+    let login = Login::start_with("http_addr = '127.0.0.1:0'\nproxies = ['127.0.0.1']", "").await;
+    let gateway = login.gateway("g1").await;
+    gateway.report(&LoadReport { connections_max: 1000, ..load("g1") });
+    let binary = b"\r\n\r\n\0\r\nQUIT\n\x21\x11\0\x0c\xc0\0\x02\x07\xc0\0\x02\x01\0\x05\0\x06";
+    for header in [b"PROXY TCP4 192.0.2.7 192.0.2.1 5 6\r\n".as_slice(), binary] {
+        let mut socket = TcpStream::connect(login.addr("http")).await.unwrap();
+        socket.write_all(header).await.unwrap();
+        assert!(ask(socket, GET).await.starts_with("HTTP/1.1 200 "), "{header:?}");
+    }
+    let socket = TcpStream::connect(login.addr("http")).await.unwrap();
+    assert!(ask_bytes(socket, GET).await.is_empty(), "without a header there is no answer");
 }
 
 #[tokio::test]

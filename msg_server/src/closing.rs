@@ -17,6 +17,8 @@ pub(crate) enum CloseReason {
     LoginRefused,
     #[error("the client asked for something before its login")]
     NotLoggedIn,
+    #[error("the client had not logged in when others needed its place")]
+    MadeWay,
     #[error("the client was silent for too long")]
     Idle,
     #[error("a frame was begun and not finished in time")]

@@ -3,7 +3,7 @@
 use std::net::{IpAddr, SocketAddr};
 use std::time::Duration;
 
-use daemon::{ClusterConfig, ConfigError, ListenTlsConfig, ProcessConfig, Settings};
+use daemon::{ClusterConfig, ConfigError, ListenTlsConfig, Network, ProcessConfig, Settings};
 use proto::limits::MESSAGE_BODY_MAX;
 use serde::Deserialize;
 
@@ -37,6 +37,9 @@ pub struct Config {
     pub route_servers: Vec<String>,
     /// The db_proxies.
     pub db_proxies: Vec<String>,
+    /// TCP balancers in front of the listening ports, as addresses and networks: what comes from them
+    /// begins with a PROXY header (version 1 or 2, before TLS), which says where the client is.
+    pub proxies: Vec<Network>,
     /// What one client, and all together, may use.
     pub limits: LimitsConfig,
 }
@@ -45,9 +48,11 @@ pub struct Config {
 #[derive(Debug, Clone, Deserialize)]
 #[serde(deny_unknown_fields, default)]
 pub struct LimitsConfig {
-    /// Clients at once, on each listener; more wait in the kernel's backlog.
+    /// Clients at once, on each listener. Beyond, the one that has been there for longest without a
+    /// login makes way; if all are logged in, more wait in the kernel's backlog.
     pub connections_max: usize,
-    /// Clients at once from one address other than loopback. 0 = no limit.
+    /// Clients at once, on each listener, from one address (IPv6: one /64) other than loopback. 0 = no
+    /// limit.
     pub connections_per_ip_max: usize,
     /// From the connection to the accepted login.
     pub login_limit_s: u64,
@@ -117,6 +122,7 @@ impl Default for Config {
             login_servers: Vec::new(),
             route_servers: Vec::new(),
             db_proxies: Vec::new(),
+            proxies: Vec::new(),
             limits: LimitsConfig::default(),
         }
     }
@@ -126,7 +132,7 @@ impl Default for LimitsConfig {
     fn default() -> Self {
         Self {
             connections_max: 100_000,
-            connections_per_ip_max: 0,
+            connections_per_ip_max: 10_000,
             login_limit_s: 15,
             partial_frame_limit_s: 10,
             frame_bytes_per_s_min: 2_048,

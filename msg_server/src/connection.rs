@@ -22,6 +22,7 @@ use std::task::{Context, Poll};
 use std::time::Duration;
 
 use bytes::BytesMut;
+use daemon::places::Place;
 use proto::limits::{LIMIT_AFTER_LOGIN, LIMIT_BEFORE_LOGIN};
 use proto::{Frame, FrameError, State, frame};
 use tokio::io::{AsyncRead, ReadBuf};
@@ -32,7 +33,7 @@ use tokio_rustls::server::TlsStream;
 use tracing::debug;
 
 use crate::closing::CloseReason;
-use crate::connections::Place;
+use crate::connections::Entry;
 use crate::gateway::Gateway;
 use crate::login::Entered;
 use crate::metrics::ClosedLabel;
@@ -91,7 +92,9 @@ pub(crate) struct Connection {
     all_served: bool,
     /// Bytes of a refused frame that are still to come.
     to_skip: usize,
-    _place: Place,
+    /// Given up before the login if others need it.
+    place: Place,
+    _entry: Entry,
 }
 
 struct Stalled {
@@ -101,22 +104,22 @@ struct Stalled {
 }
 
 impl Connection {
-    /// A connection that has just been accepted; `None` if there are too many from its address.
+    /// A connection that has just been accepted.
     pub(crate) fn enter(
         gateway: &Arc<Gateway>,
         outbox: Outbox,
         reader: Reader,
         address: IpAddr,
-    ) -> Option<Box<Self>> {
+        place: Place,
+    ) -> Box<Self> {
         let outbox = Arc::new(outbox);
-        let Some(place) = gateway.connections.enter(address, &outbox) else {
-            gateway.metrics.refused_addresses.inc();
-            return None;
-        };
+        let leaving = Arc::clone(&outbox);
+        place.when_told(move || leaving.close(CloseReason::MadeWay));
         gateway.metrics.opened.inc();
         let opened_at = Instant::now();
-        Some(Box::new(Self {
+        Box::new(Self {
             service: Service::new(Arc::clone(gateway), Arc::clone(&outbox), address),
+            _entry: gateway.connections.enter(&outbox),
             gateway: Arc::clone(gateway),
             outbox,
             reader,
@@ -129,8 +132,8 @@ impl Connection {
             ending_since: None,
             all_served: false,
             to_skip: 0,
-            _place: place,
-        }))
+            place,
+        })
     }
 
     /// Serves the client until the connection ends.
@@ -325,6 +328,10 @@ impl Connection {
         match self.service.serve(frame) {
             Served::Done => Poll::Ready(Ok(())),
             Served::Work(work) => {
+                if self.service.class().is_none() {
+                    // It logs in: from here on it is worth its place.
+                    self.place.settle();
+                }
                 self.work = Some(work);
                 Poll::Ready(Ok(()))
             }

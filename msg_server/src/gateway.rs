@@ -77,7 +77,7 @@ impl Gateway {
             rates: Rates::new(&limits),
             signal_rate: Rate::new(SIGNALS_PER_S, SIGNALS_BURST),
             outboxes: Arc::new(OutboxPool::new(&limits, metrics.clone())),
-            connections: Arc::new(Connections::new(limits.connections_per_ip_max)),
+            connections: Arc::default(),
             registry: Registry::default(),
             hub: Hub::default(),
             storage: Storage::new(Arc::clone(&partitions)),

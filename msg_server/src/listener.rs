@@ -5,8 +5,10 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use daemon::accept;
-use daemon::{Acceptor, BoxError, ListenTlsConfig, tls};
-use tokio::net::{TcpListener, TcpStream};
+use daemon::tls::RenewedTls;
+use daemon::{Acceptor, BoxError, Doors, Guest, ListenTlsConfig};
+use tokio::net::TcpListener;
+use tokio::sync::watch;
 use tokio::time::timeout;
 use tokio_rustls::TlsAcceptor;
 use tracing::info_span;
@@ -22,8 +24,8 @@ const TLS_LIMIT: Duration = Duration::from_secs(5);
 
 /// The listening ports, bound.
 pub(crate) struct Listeners {
-    pub(crate) plain: Option<TcpListener>,
-    pub(crate) tls: Option<(TcpListener, TlsAcceptor)>,
+    plain: Option<TcpListener>,
+    tls: Option<(TcpListener, Arc<RenewedTls>)>,
 }
 
 impl Listeners {
@@ -41,23 +43,38 @@ impl Listeners {
         (plain, tls)
     }
 
-    /// Accepts clients until shutdown begins.
-    pub(crate) fn spawn(self, gateway: &Arc<Gateway>) {
-        let slots_max = gateway.limits.connections_max;
+    /// Accepts clients until shutdown begins. The certificate follows the settings.
+    pub(crate) fn spawn(
+        self,
+        gateway: &Arc<Gateway>,
+        config: &Config,
+        reloads: watch::Receiver<Arc<Config>>,
+    ) {
+        let doors = Doors {
+            places: gateway.limits.connections_max,
+            places_per_address: gateway.limits.connections_per_ip_max,
+            proxies: config.proxies.clone(),
+            keeps_files_back: true,
+            metrics: gateway.metrics.places.clone(),
+        };
+        let ports = usize::from(self.plain.is_some()) + usize::from(self.tls.is_some());
+        accept::compare_with_files(doors.places.saturating_mul(ports));
         let shutdown = &gateway.shutdown;
         if let Some(listener) = self.plain {
             let (to, own) = (Arc::clone(gateway), shutdown.clone());
             // Boxed, since whoever wraps a future makes room for it twice.
-            let serve = move |socket, peer| Box::pin(serve(plain(&to, socket, peer)));
-            let accept = Acceptor::new(listener, slots_max).run(own, serve);
+            let serve = move |guest| Box::pin(serve(plain(&to, guest)));
+            let accept = Acceptor::new(listener, doors.clone()).run(own, serve);
             shutdown.spawn_vital(info_span!("accept"), accept);
         }
         if let Some((listener, tls)) = self.tls {
             let (to, own) = (Arc::clone(gateway), shutdown.clone());
-            let serve =
-                move |socket, peer| Box::pin(serve_tls(Arc::clone(&to), tls.clone(), socket, peer));
-            let accept = Acceptor::new(listener, slots_max).run(own, serve);
+            let newest = Arc::clone(&tls);
+            let serve = move |guest| Box::pin(serve_tls(Arc::clone(&to), newest.acceptor(), guest));
+            let accept = Acceptor::new(listener, doors).run(own, serve);
             shutdown.spawn_vital(info_span!("accept_tls"), accept);
+            let follow = tls.follow(reloads, |config| config.tls.as_ref(), shutdown.clone());
+            shutdown.spawn_vital(info_span!("certificate"), follow);
         }
     }
 }
@@ -66,32 +83,33 @@ fn bind(key: &str, addr: SocketAddr) -> Result<TcpListener, BoxError> {
     accept::bind(addr).map_err(|error| format!("{key} {addr}: {error}").into())
 }
 
-fn bind_tls(config: &ListenTlsConfig) -> Result<(TcpListener, TlsAcceptor), BoxError> {
-    let acceptor = TlsAcceptor::from(tls::server_config(&config.cert, &config.key)?);
-    Ok((bind("tls.listen", config.listen)?, acceptor))
+fn bind_tls(config: &ListenTlsConfig) -> Result<(TcpListener, Arc<RenewedTls>), BoxError> {
+    let tls = RenewedTls::read(config)?;
+    Ok((bind("tls.listen", config.listen)?, tls))
 }
 
-/// Prepares a connection without TLS; `None` if there are too many from its address.
-fn plain(gateway: &Arc<Gateway>, socket: TcpStream, peer: SocketAddr) -> Option<Box<Connection>> {
+/// Prepares a connection without TLS.
+fn plain(gateway: &Arc<Gateway>, guest: Guest) -> Box<Connection> {
+    let Guest { socket, peer, place } = guest;
     let (reader, writer) = socket.into_split();
     let outbox = Outbox::plain(writer, Arc::clone(&gateway.outboxes));
-    Connection::enter(gateway, outbox, Reader::Plain(reader), peer.ip())
+    Connection::enter(gateway, outbox, Reader::Plain(reader), peer.ip(), place)
 }
 
-async fn serve(connection: Option<Box<Connection>>) {
-    if let Some(mut connection) = connection {
-        connection.run().await;
-    }
+async fn serve(mut connection: Box<Connection>) {
+    connection.run().await;
 }
 
-async fn serve_tls(gateway: Arc<Gateway>, tls: TlsAcceptor, socket: TcpStream, peer: SocketAddr) {
+async fn serve_tls(gateway: Arc<Gateway>, tls: TlsAcceptor, guest: Guest) {
+    let Guest { socket, peer, place } = guest;
     // A handshake needs much more memory than the connection afterwards.
-    let handshake = Box::pin(timeout(TLS_LIMIT, tls.accept(socket)));
-    let Ok(Ok(stream)) = handshake.await else {
-        count_closed(&gateway, CloseReason::TlsFailed);
-        return;
+    let handshake = place.unless_told(timeout(TLS_LIMIT, tls.accept(socket)));
+    let stream = match Box::pin(handshake).await {
+        Some(Ok(Ok(stream))) => stream,
+        Some(_failed_or_late) => return count_closed(&gateway, CloseReason::TlsFailed),
+        None => return count_closed(&gateway, CloseReason::MadeWay),
     };
     let outbox = Outbox::queued(Arc::clone(&gateway.outboxes));
     let reader = Reader::Tls(Box::new(stream));
-    serve(Connection::enter(&gateway, outbox, reader, peer.ip())).await;
+    serve(Connection::enter(&gateway, outbox, reader, peer.ip(), place)).await;
 }

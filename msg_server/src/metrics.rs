@@ -2,6 +2,7 @@
 
 use daemon::Metrics;
 use daemon::metrics::{Counter, EncodeLabelSet, EncodeLabelValue, Family, Gauge};
+use daemon::places::PlaceMetrics;
 
 use crate::closing::CloseReason;
 
@@ -15,7 +16,7 @@ pub(crate) struct GatewayMetrics {
     pub(crate) unanswered: Gauge,
     pub(crate) unanswered_bytes: Gauge,
     pub(crate) opened: Counter,
-    pub(crate) refused_addresses: Counter,
+    pub(crate) places: PlaceMetrics,
     pub(crate) closed: Family<ClosedLabel, Counter>,
     pub(crate) logins: Family<LoginLabel, Counter>,
     pub(crate) frames_in: Counter,
@@ -107,7 +108,7 @@ pub(crate) enum GapEnd {
 impl GatewayMetrics {
     /// Registers all figures on `page`.
     pub(crate) fn new(page: &Metrics) -> Self {
-        let new = Self::default();
+        let new = Self { places: PlaceMetrics::register(page), ..Self::default() };
         let gauge = |name, help, metric: &Gauge| page.register(name, help, metric.clone());
         let counter = |name, help, metric: &Counter| page.register(name, help, metric.clone());
         gauge("connections", "Clients connected.", &new.connections);
@@ -117,8 +118,6 @@ impl GatewayMetrics {
         gauge("unanswered", "Messages that storage has not answered yet.", &new.unanswered);
         gauge("unanswered_bytes", "Their bytes.", &new.unanswered_bytes);
         counter("opened", "Connections accepted.", &new.opened);
-        let help = "Connections closed at once: too many from one address.";
-        counter("refused_addresses", help, &new.refused_addresses);
         counter("frames_in", "Frames from clients.", &new.frames_in);
         counter("answers_out", "Answers to clients.", &new.answers_out);
         counter("pushes_out", "Pushes to clients.", &new.pushes_out);

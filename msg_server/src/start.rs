@@ -67,7 +67,7 @@ pub async fn run(context: Context<Config>) -> Result<Serving, BoxError> {
     load.follow(able, &gateway);
     timers::spawn(&gateway, &load, storage);
     drain::spawn(&gateway, &load, settings.process.drain_limit());
-    listeners.spawn(&gateway);
+    listeners.spawn(&gateway, &settings, reloads);
 
     let mut serving = Serving::new(Config::NAME).ready(ready);
     if let Some(addr) = plain {

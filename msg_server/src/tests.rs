@@ -1,6 +1,7 @@
 //! The gateway as its clients see it, over real sockets, with storage and hub that the test plays.
 
 mod delivering;
+mod edge;
 mod encrypted;
 mod following;
 mod harness;

@@ -11,7 +11,7 @@ use tokio::time::timeout;
 use tokio_rustls::{TlsAcceptor, TlsStream};
 use tracing::{debug, info, info_span, warn};
 
-use crate::accept::{self, Acceptor};
+use crate::accept::{self, Acceptor, Doors, Guest};
 use crate::shutdown::{Group, Shutdown};
 
 use super::connection::{self, End, Socket};
@@ -38,7 +38,7 @@ pub async fn listen(
 ) -> io::Result<SocketAddr> {
     let listener = accept::bind(addr)?;
     let addr = listener.local_addr()?;
-    let acceptor = Acceptor::new(listener, options.links_max);
+    let acceptor = Acceptor::new(listener, Doors::new(options.links_max));
     let listening = Arc::new(Listening {
         accepts: accepts.to_vec(),
         end: End { identity, handler, options, shutdown: shutdown.clone() },
@@ -47,9 +47,9 @@ pub async fn listen(
     let (vital, own) = (shutdown.vital(), shutdown.clone());
     shutdown.spawn_link(info_span!("links", %addr), async move {
         let _ends_with_the_loop = vital;
-        let serve = move |socket, addr| {
+        let serve = move |guest: Guest| {
             let listening = Arc::clone(&listening);
-            async move { listening.serve(socket, addr).await }
+            async move { listening.serve(guest).await }
         };
         acceptor.run_in(Group::Links, own, serve).await;
     });
@@ -64,14 +64,20 @@ struct Listening {
 }
 
 impl Listening {
-    async fn serve(&self, socket: TcpStream, addr: SocketAddr) {
+    async fn serve(&self, guest: Guest) {
+        let Guest { socket, peer: addr, place } = guest;
         let end = &self.end;
         let until = end.shutdown.links_token();
         let handshake = timeout(end.options.handshake_limit, self.handshake(socket));
         let handshake = tokio::select! {
-            handshake = handshake => handshake.unwrap_or(Err(HandshakeError::TimedOut)),
+            // A stranger makes way for whoever comes next; a link does not.
+            handshake = place.unless_told(handshake) => match handshake {
+                Some(handshake) => handshake.unwrap_or(Err(HandshakeError::TimedOut)),
+                None => return,
+            },
             () = until.cancelled() => return,
         };
+        place.settle();
         let (socket, Claim { role, name, boot }) = match handshake {
             Ok(done) => done,
             Err(error) => return self.note(addr, &error),

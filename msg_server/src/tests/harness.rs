@@ -12,7 +12,9 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use daemon::link::{self, LinkHandler, LinkKey, LinkOptions};
-use daemon::{ClusterConfig, Context, Identity, ListenTlsConfig, Role, Running, Secret, Shutdown};
+use daemon::{
+    ClusterConfig, Context, Identity, ListenTlsConfig, Readiness, Role, Running, Secret, Shutdown,
+};
 use parking_lot::Mutex;
 use proto::cluster::{partition_of, wire};
 use proto::ids::{ConversationId, GroupId, UserId};
@@ -64,6 +66,15 @@ impl World {
         let world = Self::start_on(vec![db], |_config| {}).await;
         assert_eq!(world.db.next_follow().await, None, "there is no cursor yet");
         world
+    }
+
+    /// Behind a proxy at that address, with so many places for each client's address.
+    pub(super) async fn start_behind(proxy: &str, per_ip_max: usize) -> Self {
+        Self::start_on(vec![FakeDb::new()], |config| {
+            config.proxies = vec![proxy.parse().unwrap()];
+            config.limits.connections_per_ip_max = per_ip_max;
+        })
+        .await
     }
 
     pub(super) async fn start_with_tls(tls: ListenTlsConfig) -> Self {
@@ -177,6 +188,11 @@ impl World {
         self.running.stop(LIMIT).await.unwrap();
         self.peers.begin();
         self.peers.drain(LIMIT).await.unwrap();
+    }
+
+    /// Whether clients can log in, and what is missing.
+    pub(super) fn ready(&self) -> Readiness {
+        self.running.serving.ready.clone()
     }
 
     pub(super) fn shutdown(&self) -> &Shutdown {
