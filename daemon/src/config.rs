@@ -271,9 +271,14 @@ fn check_key(named: &str, key: &Secret) -> Result<(), ConfigError> {
 }
 
 fn read_key(file: &Path) -> Result<Secret, ConfigError> {
-    const NAMED: &str = "cluster.key_file";
+    read_secret("cluster.key_file", file)
+}
+
+/// Reads a secret from a file that nobody but its owner may read; `named` is the setting that names it.
+/// Refused if it is shorter than a cluster's key may be.
+pub fn read_secret(named: &str, file: &Path) -> Result<Secret, ConfigError> {
     let refuse =
-        |problem: String| ConfigError::new(NAMED, format!("{}: {problem}", file.display()));
+        |problem: String| ConfigError::new(named, format!("{}: {problem}", file.display()));
 
     let mode = fs::metadata(file).map_err(|error| refuse(error.to_string()))?.permissions().mode();
     if mode & 0o077 != 0 {
@@ -285,6 +290,6 @@ fn read_key(file: &Path) -> Result<Secret, ConfigError> {
     let mut text = fs::read_to_string(file).map_err(|error| refuse(error.to_string()))?;
     let key = Secret::new(text.trim());
     text.zeroize();
-    check_key(NAMED, &key)?;
+    check_key(named, &key)?;
     Ok(key)
 }

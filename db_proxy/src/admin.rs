@@ -1,17 +1,23 @@
 //! What administrators do: users, passwords, groups, and the users of a demonstration.
 
-use daemon::LinkTable;
+use std::time::Duration;
+
+use futures_util::future::join_all;
 use proto::client::GroupType;
 use proto::cluster::Kind;
 use proto::cluster::wire::admin_request::What;
 use proto::cluster::wire::{
     AdminAnswer, AdminRequest, DemoUsers, GroupChange, GroupCreate, GroupDelete, GroupLine,
-    GroupList, Kick, Reason, UserAdd, UserDisable, UserLine, UserList, UserPassword,
+    GroupList, Reason, SessionInfo, SessionLine, Sessions, SessionsRequest, UserAdd, UserDisable,
+    UserKick, UserLine, UserList, UserPassword, UserSessions, UserUnlock,
 };
 use proto::ids::{ConversationId, GroupId, UserId};
+use tracing::debug;
 
 use crate::admission::Change;
+use crate::kicks::Kicks;
 use crate::login::Logins;
+use crate::names::{check_group_name, check_name, check_password};
 use crate::partition::Outcome;
 use crate::partitions::Partitions;
 use crate::queries::groups::{NewGroup, NotMade, make};
@@ -21,25 +27,26 @@ use crate::store::{NewUser, StoreError, UserChange, UserRow};
 /// Lines in one answer at most.
 const LINES_MAX: u32 = 1_000;
 
+/// How long a gateway may take to say which sessions a user has.
+const SESSIONS_LIMIT: Duration = Duration::from_secs(2);
+
 /// Users that one demonstration may have.
 const DEMO_USERS_MAX: u32 = 1_000_000;
 
 /// Members that one change of the demonstration's group adds: a change must fit a record of the log.
 const DEMO_MEMBERS_MAX: usize = 50_000;
 
-/// Lengths of a login name and a nick, in bytes, and of what a person types as a password.
-const NAME_LEN: std::ops::RangeInclusive<usize> = 1..=64;
+/// The longest nick, in bytes.
 const NICK_LEN_MAX: usize = 128;
-const PASSWORD_LEN: std::ops::RangeInclusive<usize> = 8..=128;
 
 /// Carries out one request.
 pub async fn answer(
     partitions: &Partitions,
     logins: &Logins,
-    gateways: &LinkTable,
+    kicks: &Kicks,
     request: AdminRequest,
 ) -> AdminAnswer {
-    let admin = Admin { partitions, logins, gateways };
+    let admin = Admin { partitions, logins, kicks };
     let result = match request.what {
         Some(What::UserAdd(add)) => admin.add_user(add).await,
         Some(What::UserPassword(password)) => admin.set_password(password).await,
@@ -50,6 +57,9 @@ pub async fn answer(
         Some(What::GroupList(list)) => admin.list_groups(list).await,
         Some(What::GroupDelete(delete)) => admin.delete_group(delete).await,
         Some(What::DemoUsers(demo)) => admin.demo_users(demo).await,
+        Some(What::UserKick(kick)) => admin.kick(kick).await,
+        Some(What::UserUnlock(unlock)) => admin.unlock(unlock).await,
+        Some(What::UserSessions(of)) => admin.sessions(of).await,
         None => Err("this db_proxy does not know the request: upgrade it".into()),
     };
     result.unwrap_or_else(|problem| {
@@ -65,7 +75,7 @@ pub async fn answer(
 struct Admin<'a> {
     partitions: &'a Partitions,
     logins: &'a Logins,
-    gateways: &'a LinkTable,
+    kicks: &'a Kicks,
 }
 
 /// Why a request is not carried out.
@@ -101,7 +111,7 @@ fn say(error: impl std::fmt::Display) -> String {
 
 impl Admin<'_> {
     async fn add_user(&self, add: UserAdd) -> Done {
-        check_name(&add.name)?;
+        check_name(&add.name).map_err(|problem| format!("a login name {problem}"))?;
         if add.nick.as_ref().is_some_and(|nick| nick.len() > NICK_LEN_MAX) {
             return Err(format!("a nick must have at most {NICK_LEN_MAX} bytes").into());
         }
@@ -119,8 +129,10 @@ impl Admin<'_> {
     async fn set_password(&self, password: UserPassword) -> Done {
         let user = self.user(&password.name).await?;
         let hash = self.hash(&password.password).await?;
-        let change = UserChange::Password(hash);
-        self.logins.profiles().change(user.id, change).await.map_err(say)?;
+        let before = self.change_user(&user, UserChange::Password(hash)).await?;
+        // Whoever failed until now has a new password to try.
+        self.logins.guesses().lift(&user.name);
+        self.kicks.end_logins_before(user.id, before);
         Ok(done())
     }
 
@@ -136,23 +148,72 @@ impl Admin<'_> {
     async fn disable(&self, disable: UserDisable) -> Done {
         let user = self.user(&disable.name).await?;
         let status = if disable.enable.unwrap_or(false) { 0 } else { STATUS_LEFT };
-        let change = UserChange::Status(status);
-        self.logins.profiles().change(user.id, change).await.map_err(say)?;
+        let before = self.change_user(&user, UserChange::Status(status)).await?;
         if status == STATUS_LEFT {
-            let kick = Kick { user: user.id.0, ..Kick::default() };
-            for gateway in self.gateways.all().iter() {
-                if gateway.send(Kind::Kick.number(), 0, &kick).is_err() {
-                    gateway.reset("it does not take kicks");
-                }
-            }
+            self.kicks.end_logins_before(user.id, before);
+        } else {
+            self.logins.guesses().lift(&user.name);
         }
         Ok(done())
     }
 
-    async fn create_group(&self, create: GroupCreate) -> Done {
-        if create.name.is_empty() || create.name.len() > 256 {
-            return Err("the name of a group must have 1 to 256 bytes".into());
+    async fn unlock(&self, unlock: UserUnlock) -> Done {
+        let user = self.user(&unlock.name).await?;
+        self.logins.guesses().lift(&user.name);
+        Ok(done())
+    }
+
+    /// Asks every gateway that is linked which sessions the user has there.
+    async fn sessions(&self, of: UserSessions) -> Done {
+        let user = self.user(&of.name).await?;
+        let gateways = self.kicks.gateways().all();
+        let asked = gateways.iter().map(|gateway| async {
+            let request = SessionsRequest { user: user.id.0 };
+            let kind = Kind::Sessions.number();
+            let answer = gateway.call::<Sessions>(kind, &request, SESSIONS_LIMIT).await;
+            (gateway.peer().name.clone(), answer)
+        });
+        let (mut sessions, mut silent) = (Vec::new(), Vec::new());
+        for (gateway, answer) in join_all(asked).await {
+            match answer {
+                Ok(answer) => {
+                    let line = |session: SessionInfo| SessionLine {
+                        client_type: session.client_type,
+                        address: session.address,
+                        since: session.since,
+                        gateway: gateway.clone(),
+                    };
+                    sessions.extend(answer.sessions.into_iter().map(line));
+                }
+                Err(error) => {
+                    debug!(%error, gateway, "it does not say which sessions it has");
+                    silent.push(gateway);
+                }
+            }
         }
+        sessions.sort_by_key(|session| session.since);
+        sessions.truncate(LINES_MAX as usize);
+        Ok(AdminAnswer { sessions, silent, ..done() })
+    }
+
+    async fn kick(&self, kick: UserKick) -> Done {
+        let user = self.user(&kick.name).await?;
+        self.kicks.end_sessions(user.id);
+        Ok(done())
+    }
+
+    /// Changes a user's row. Returns a stamp: whatever was read of the row below it was before.
+    async fn change_user(&self, user: &UserRow, change: UserChange) -> Result<u32, String> {
+        self.logins.profiles().change(user.id, change).await.map_err(say)?;
+        let now = self.logins.store().users(vec![user.id]).await;
+        let now = now.ok().and_then(|rows| rows.first().map(|row| row.stamp));
+        // Without the row as it is now: every change raises the stamp above what it was.
+        Ok(now.unwrap_or(user.stamp.saturating_add(1)))
+    }
+
+    async fn create_group(&self, create: GroupCreate) -> Done {
+        check_group_name(&create.name)
+            .map_err(|problem| format!("the name of a group {problem}"))?;
         let members = self.users(&create.members).await?;
         let creator = *members.first().ok_or("a group needs at least one member, its creator")?;
         let kind = create.group_type.and_then(|kind| i32::try_from(kind).ok());
@@ -318,19 +379,9 @@ impl Admin<'_> {
 
     /// Clients send the MD5 of what is typed, so that is what is hashed.
     async fn hash(&self, typed: &str) -> Result<String, String> {
-        if !PASSWORD_LEN.contains(&typed.len()) {
-            return Err("a password must have 8 to 128 bytes".to_owned());
-        }
+        let typed = &check_password(typed)?;
         self.logins.passwords().hash(proto::credential::of_password(typed)).await.map_err(say)
     }
-}
-
-fn check_name(name: &str) -> Result<(), String> {
-    let plain = !name.chars().any(|char| char.is_control() || char.is_whitespace());
-    if NAME_LEN.contains(&name.len()) && plain {
-        return Ok(());
-    }
-    Err("a login name must have 1 to 64 bytes, none of them white space".to_owned())
 }
 
 fn user_line(row: UserRow) -> UserLine {

@@ -40,6 +40,7 @@ use crate::store::MessageRow;
 
 #[cfg(test)]
 mod conformance;
+pub(crate) mod failures;
 pub mod memory;
 pub mod profiles;
 pub mod redis;
@@ -56,28 +57,72 @@ pub const WINDOW: u32 = 256;
 /// Longer messages are not kept: one of them would take the room of many.
 pub const BODY_LEN_MAX: usize = 4 << 10;
 
-/// What is limited, and how much.
+/// What is counted, and what follows from it.
 #[derive(Debug, Clone)]
 pub struct Throttle {
     /// What it counts for.
     pub key: String,
-    /// More failures than these, and it is throttled.
-    pub failures_max: u32,
+    /// Failures that have no consequence.
+    pub free: u32,
     /// The time, from the first failure, in which they count.
     pub within: Duration,
+    /// How long the first failure beyond the free ones makes wait; zero for not at all. Each further one
+    /// makes wait twice as long as the one before it.
+    pub delay_first: Duration,
+    /// The longest such time.
+    pub delay_max: Duration,
+    /// The name that it is forgotten with, by [`Cache::lift`].
+    pub of: Option<String>,
+    /// It does not count what went wrong but what went well: nothing that goes wrong pushes it out.
+    pub is_good: bool,
 }
 
 impl Throttle {
-    /// Of a login name.
-    pub fn name(name: &str, failures_max: u32, within: Duration) -> Self {
-        Self { key: format!("name:{name}"), failures_max, within }
+    /// Counts for `key`, without delays.
+    pub fn new(key: String, free: u32, within: Duration) -> Self {
+        let (delay_first, delay_max) = (Duration::ZERO, Duration::ZERO);
+        Self { key, free, within, delay_first, delay_max, of: None, is_good: false }
     }
 
-    /// Of a client's address.
-    pub fn address(address: &str, failures_max: u32, within: Duration) -> Self {
-        Self { key: format!("address:{address}"), failures_max, within }
+    /// With delays that grow from `first` to `max`.
+    pub fn delaying(self, first: Duration, max: Duration) -> Self {
+        Self { delay_first: first, delay_max: max, ..self }
+    }
+
+    /// Forgotten with all others of a name.
+    pub fn of(self, name: &str) -> Self {
+        Self { of: Some(name.to_owned()), ..self }
+    }
+
+    /// How long so many failures make wait, counted from the last of them.
+    pub fn delay(&self, failures: u32) -> Duration {
+        let Some(beyond) = failures.checked_sub(self.free).filter(|beyond| *beyond > 0) else {
+            return Duration::ZERO;
+        };
+        self.delay_first.saturating_mul(1 << (beyond - 1).min(30)).min(self.delay_max)
     }
 }
+
+/// What is known of a [`Throttle`].
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct Count {
+    /// Failures within its time.
+    pub failures: u32,
+    /// The delay after the last one is not over.
+    pub waits: bool,
+}
+
+/// What is known of several.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Counts {
+    /// In the order in which they were asked for; all of them.
+    pub of: Vec<Count>,
+    /// The name's were lifted in the last [`LIFTED_KEPT`].
+    pub lifted: bool,
+}
+
+/// How long it is remembered that the delays of a name were lifted.
+pub const LIFTED_KEPT: Duration = Duration::from_hours(1);
 
 /// What every user may know of a user, as of a stamp.
 #[derive(Debug, Clone, PartialEq)]
@@ -90,12 +135,26 @@ pub struct Profile {
 
 /// A cache, in this process or shared.
 pub trait Cache: fmt::Debug + Send + Sync {
-    /// Whether the failures of one of these have exceeded its limit. What is not known throttles
-    /// nobody.
-    fn is_throttled<'a>(&'a self, throttles: &'a [Throttle]) -> BoxFuture<'a, bool>;
+    /// What is known of these, and whether those of `name` were lifted. What is not known did not fail.
+    fn failures<'a>(&'a self, name: &'a str, throttles: &'a [Throttle]) -> BoxFuture<'a, Counts>;
 
     /// Counts one failure of each.
     fn count_failure(&self, throttles: &[Throttle]);
+
+    /// Forgets the failures of one, and its delay.
+    fn forget_failures(&self, throttle: &Throttle);
+
+    /// Forgets the failures and delays of everything that is [of](Throttle::of) a name.
+    fn lift(&self, name: &str);
+
+    /// Whether one of these has failed more often than is free.
+    #[cfg(test)]
+    fn is_throttled<'a>(&'a self, throttles: &'a [Throttle]) -> BoxFuture<'a, bool> {
+        Box::pin(async move {
+            let counts = self.failures("", throttles).await.of;
+            counts.iter().zip(throttles).any(|(count, throttle)| count.failures > throttle.free)
+        })
+    }
 
     /// The profiles of these users, those that are kept, in no order.
     fn profiles<'a>(&'a self, users: &'a [UserId]) -> BoxFuture<'a, Vec<Profile>>;

@@ -9,6 +9,7 @@ use daemon::{ClusterConfig, ConfigError, ProcessConfig, Secret, Settings};
 use serde::Deserialize;
 
 use crate::cache::redis::RedisOptions;
+use crate::login::guesses::GuessLimits;
 use crate::partition::Limits;
 use crate::store::mysql::MySqlOptions;
 
@@ -30,6 +31,8 @@ pub struct Config {
     pub route_servers: Vec<String>,
     /// Bounds.
     pub limits: LimitsConfig,
+    /// Passwords, and how fast they may be guessed.
+    pub logins: LoginsConfig,
     /// The log in `data_dir`, if it is not in Kafka.
     pub log: LogConfig,
     /// The log in Kafka.
@@ -100,6 +103,28 @@ pub struct LimitsConfig {
     pub hashes_max: usize,
 }
 
+/// The table `[logins]`.
+#[derive(Debug, Clone, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct LoginsConfig {
+    /// Wrong passwords of a name from one network (/24, /64) before it has to wait there: 1 s, then twice
+    /// as long after each further one.
+    pub free_failures: u32,
+    /// The longest such wait, in seconds.
+    pub delay_max_s: u64,
+    /// Wrong passwords of a network in an hour before it has to wait, in the same way.
+    pub network_failures: u32,
+    /// Wrong passwords in an hour that every network has for itself.
+    pub network_per_hour: u32,
+    /// Wrong passwords in an hour that all networks have together beyond those.
+    pub all_per_hour: u32,
+    /// Wrong passwords of one name in an hour, from everywhere together.
+    pub name_per_hour: u32,
+    /// A file with a secret that is hashed into every password, so that the store alone is not enough to
+    /// guess them. Only its owner may read it.
+    pub pepper_file: Option<PathBuf>,
+}
+
 /// The table `[log]`.
 #[derive(Debug, Clone, Deserialize)]
 #[serde(deny_unknown_fields, default)]
@@ -155,6 +180,7 @@ impl Default for Config {
             roles: vec![DbRole::Login, DbRole::Message],
             route_servers: Vec::new(),
             limits: LimitsConfig::default(),
+            logins: LoginsConfig::default(),
             log: LogConfig::default(),
             kafka: KafkaConfig::default(),
             store: StoreConfig::default(),
@@ -178,6 +204,64 @@ impl Default for LimitsConfig {
             groups_joined_max: 2_000,
             hashes_max: 0,
         }
+    }
+}
+
+impl Default for LoginsConfig {
+    fn default() -> Self {
+        let GuessLimits {
+            free_failures,
+            delay_max,
+            network_failures,
+            network_per_hour,
+            all_per_hour,
+            name_per_hour,
+        } = GuessLimits::default();
+        Self {
+            free_failures,
+            delay_max_s: delay_max.as_secs(),
+            network_failures,
+            network_per_hour,
+            all_per_hour,
+            name_per_hour,
+            pepper_file: None,
+        }
+    }
+}
+
+impl LoginsConfig {
+    /// How much may be guessed.
+    pub(crate) fn guesses(&self) -> GuessLimits {
+        GuessLimits {
+            free_failures: self.free_failures,
+            delay_max: Duration::from_secs(self.delay_max_s),
+            network_failures: self.network_failures,
+            network_per_hour: self.network_per_hour,
+            all_per_hour: self.all_per_hour,
+            name_per_hour: self.name_per_hour,
+        }
+    }
+
+    /// The pepper, read from its file.
+    pub(crate) fn pepper(&self) -> Result<Option<Secret>, ConfigError> {
+        let read = |file: &PathBuf| daemon::config::read_secret("logins.pepper_file", file);
+        self.pepper_file.as_ref().map(read).transpose()
+    }
+
+    fn check(&self) -> Result<(), ConfigError> {
+        let most = 1_000_000;
+        for (key, value, least) in [
+            ("logins.free_failures", self.free_failures, 1),
+            ("logins.network_failures", self.network_failures, 1),
+            ("logins.network_per_hour", self.network_per_hour, 2),
+            ("logins.all_per_hour", self.all_per_hour, 2),
+            ("logins.name_per_hour", self.name_per_hour, 2),
+        ] {
+            range(key, value as usize, least, most)?;
+        }
+        let delay = usize::try_from(self.delay_max_s).unwrap_or(usize::MAX);
+        range("logins.delay_max_s", delay, 1, 3_600)?;
+        self.pepper().map(drop)
     }
 }
 
@@ -355,6 +439,7 @@ impl Settings for Config {
         if self.data_dir.as_os_str().is_empty() {
             return Err(ConfigError::new("data_dir", "must be a folder"));
         }
+        self.logins.check()?;
         self.store.check()?;
         self.cache.check()?;
         self.kafka.check()?;

@@ -3,67 +3,91 @@
 //! # Invariants
 //!
 //! - An unknown name costs as much and answers the same as a wrong password.
-//! - After [`FAILURES_MAX`] failures of one name within [`FAILURES_WITHIN`] the rest of that time is
-//!   refused, right or wrong; the same for one address at ten times as many.
+//! - Whoever guesses is slowed down, and nobody else ([`guesses`]). Who has to wait is told so at once,
+//!   and no hash is computed.
 //! - Only users with status 0 log in (TeamTalk protocol, login).
 //! - Whoever is turned away because too many are being checked is told that the service is not
-//!   available, and counts as no failure: he may be right.
+//!   available, and counts as no failure: the password may be right.
 
 use std::sync::Arc;
-use std::time::Duration;
 
 use prost::Message as _;
 use proto::client::LoginResult;
 use proto::cluster::wire::{Verified, Verify};
+use proto::ids::UserId;
 use tracing::debug;
 
+use crate::cache::Cache;
 use crate::cache::profiles::Profiles;
-use crate::cache::{Cache, Throttle};
+use crate::login::guesses::{Guesses, Ruling, Who, network};
 use crate::metrics::RequestMetrics;
-use crate::passwords::{Passwords, Verdict};
+use crate::names::NAME_MAX;
+use crate::passwords::{Pair, Passwords, Verdict};
 use crate::queries::people::user_info;
-use crate::store::Store;
+use crate::store::{Store, UserChange, UserRow};
 
-/// Failures of one name before it has to wait (TeamTalk protocol, login: more than 10).
-pub const FAILURES_MAX: u32 = 10;
+pub mod guesses;
 
-/// The time in which they count.
-pub const FAILURES_WITHIN: Duration = Duration::from_mins(30);
-
-/// Failures of one address: many people may sit behind it.
-const ADDRESS_FAILURES_MAX: u32 = 10 * FAILURES_MAX;
-
-/// The longest name and credential that are looked at, in bytes.
-const NAME_MAX: usize = 128;
+/// The longest credential that is looked at, in bytes.
+const CREDENTIAL_MAX: usize = 128;
 
 /// The status of a user who may log in.
 const STATUS_EMPLOYED: u32 = 0;
+
+const WRONG: &str = "用户名/密码错误";
 
 /// The login side. Clones share everything.
 #[derive(Debug, Clone)]
 pub struct Logins {
     store: Arc<dyn Store>,
-    cache: Arc<dyn Cache>,
     passwords: Passwords,
+    guesses: Guesses,
     metrics: RequestMetrics,
     profiles: Profiles,
 }
 
+/// What became of a login.
+enum Told {
+    Right {
+        /// A hash was computed, and the stored one should be made anew.
+        is_below_policy: bool,
+    },
+    Wrong,
+    /// Not looked at: too many failures.
+    Wait,
+    /// Not looked at: too many are being checked.
+    Busy,
+}
+
+/// A stored hash that should be made anew.
+#[derive(Debug)]
+pub struct Below {
+    user: UserId,
+    stored: String,
+    credential: String,
+}
+
 impl Logins {
-    /// Checks against `store`; throttles and profiles live in `cache`.
+    /// Checks against `store`; profiles live in `cache`.
     pub fn new(
         store: Arc<dyn Store>,
         cache: Arc<dyn Cache>,
         passwords: Passwords,
+        guesses: Guesses,
         metrics: RequestMetrics,
     ) -> Self {
-        let profiles = Profiles::new(Arc::clone(&store), Arc::clone(&cache));
-        Self { store, cache, passwords, metrics, profiles }
+        let profiles = Profiles::new(Arc::clone(&store), cache);
+        Self { store, passwords, guesses, metrics, profiles }
     }
 
     /// The password side, for administrators.
     pub fn passwords(&self) -> &Passwords {
         &self.passwords
+    }
+
+    /// What is counted of wrong passwords, for administrators.
+    pub fn guesses(&self) -> &Guesses {
+        &self.guesses
     }
 
     /// The store of users.
@@ -76,44 +100,134 @@ impl Logins {
         &self.profiles
     }
 
-    /// Checks a login.
-    pub async fn verify(&self, verify: Verify) -> Verified {
-        let throttles = [
-            Throttle::name(&verify.name, FAILURES_MAX, FAILURES_WITHIN),
-            Throttle::address(&verify.address, ADDRESS_FAILURES_MAX, FAILURES_WITHIN),
-        ];
-        if self.cache.is_throttled(&throttles).await {
-            return refused(LoginResult::BadCredentials, "登录失败次数过多，请稍后再试");
+    /// Checks a login. Says also if the stored hash should be made anew, which may be done later.
+    pub async fn verify(&self, verify: Verify) -> (Verified, Option<Below>) {
+        let Verify { name, credential, address, .. } = verify;
+        if name.len() > NAME_MAX || credential.len() > CREDENTIAL_MAX {
+            return (refused(LoginResult::BadCredentials, WRONG), None);
         }
-        if verify.name.len() > NAME_MAX || verify.credential.len() > NAME_MAX {
-            return refused(LoginResult::BadCredentials, "用户名/密码错误");
-        }
-        let row = match self.store.user_by_name(verify.name).await {
+        let row = match self.store.user_by_name(name.clone()).await {
             Ok(row) => row,
             Err(error) => {
                 debug!(%error, "a login cannot be checked");
-                return unavailable();
+                return (unavailable(), None);
             }
         };
-        let stored = row.as_ref().map(|row| row.password_hash.as_str());
-        let (verdict, hashed) = self.passwords.verify(stored, &verify.credential).await;
-        if hashed {
-            self.metrics.hashes.inc();
-        }
-        match (verdict, row) {
-            (Verdict::Right, Some(row)) if row.status == STATUS_EMPLOYED => Verified {
-                result: LoginResult::Accepted as u32,
-                text: "成功".to_owned(),
-                user: Some(row.id.0),
-                user_info: Some(user_info(row).encode_to_vec().into()),
-            },
-            // Not "wrong": whoever is told that does not try again.
-            (Verdict::Busy, _) => refused(LoginResult::NoDbServer, "服务繁忙，请稍后再试"),
-            _ => {
-                self.cache.count_failure(&throttles);
-                refused(LoginResult::BadCredentials, "用户名/密码错误")
+        let who = Who { name, network: network(&address) };
+        let told = match self.judge(&who, row.as_ref(), &credential).await {
+            Told::Right { is_below_policy } => {
+                if let Some(row) = row.filter(|row| row.status == STATUS_EMPLOYED) {
+                    let below = is_below_policy.then(|| Below {
+                        user: row.id,
+                        stored: row.password_hash.clone(),
+                        credential,
+                    });
+                    return (accepted(row), below);
+                }
+                Told::Wrong
             }
+            told => told,
+        };
+        let refused = match told {
+            Told::Right { .. } | Told::Wrong => refused(LoginResult::BadCredentials, WRONG),
+            Told::Wait => refused(LoginResult::BadCredentials, "登录失败次数过多，请稍后再试"),
+            // Not "wrong": whoever is told that does not try again.
+            Told::Busy => refused(LoginResult::NoDbServer, "服务繁忙，请稍后再试"),
+        };
+        (refused, None)
+    }
+
+    async fn judge(&self, who: &Who, row: Option<&UserRow>, credential: &str) -> Told {
+        let stored = row.map(|row| row.password_hash.as_str());
+        let pair = Pair { name: &who.name, stored, credential };
+        if let Some(told) = self.without_hash(who, row, &pair).await {
+            return told;
         }
+        let Some(turn) = self.passwords.turn(&who.network, row.is_some()).await else {
+            return Told::Busy;
+        };
+        // Others have failed meanwhile, or the same was checked for another device.
+        if let Some(told) = self.without_hash(who, row, &pair).await {
+            return told;
+        }
+        self.metrics.hashes.inc();
+        let verdict = self.passwords.check(turn, &pair, &who.network).await;
+        let seen = self.guesses.seen(who).await;
+        match verdict {
+            Verdict::Right => {
+                self.let_in(who, row, &seen);
+                let is_below_policy =
+                    pair.stored.is_some_and(|s| self.passwords.is_below_policy(s));
+                Told::Right { is_below_policy }
+            }
+            Verdict::Wrong => {
+                self.guesses.failed(who, &seen);
+                Told::Wrong
+            }
+            Verdict::Busy => Told::Busy,
+        }
+    }
+
+    /// What can be told of a pair without a hash; `None` if it is to be checked.
+    async fn without_hash(
+        &self,
+        who: &Who,
+        row: Option<&UserRow>,
+        pair: &Pair<'_>,
+    ) -> Option<Told> {
+        let known = self.passwords.recall(pair);
+        // The same guess again is none.
+        if known == Some(Verdict::Wrong) {
+            return Some(Told::Wrong);
+        }
+        let seen = self.guesses.seen(who).await;
+        match self.guesses.ruling(&seen) {
+            Ruling::Wait => Some(Told::Wait),
+            _ if known == Some(Verdict::Right) => {
+                self.let_in(who, row, &seen);
+                Some(Told::Right { is_below_policy: false })
+            }
+            Ruling::LookUp => {
+                if self.passwords.is_new(pair) {
+                    self.guesses.not_found(who, &seen);
+                }
+                Some(Told::Wait)
+            }
+            Ruling::Check => None,
+        }
+    }
+
+    fn let_in(&self, who: &Who, row: Option<&UserRow>, seen: &guesses::Seen) {
+        if row.is_some_and(|row| row.status == STATUS_EMPLOYED) {
+            self.guesses.succeeded(who, seen);
+        }
+    }
+
+    /// Makes a stored hash anew, unless it was changed meanwhile. What fails now is done after the next
+    /// login.
+    pub async fn raise(&self, below: Below) {
+        let Below { user, stored, credential } = below;
+        let raised = match self.passwords.hash(credential).await {
+            Ok(hash) => hash,
+            Err(error) => {
+                debug!(%error, "a hash is not raised now");
+                return;
+            }
+        };
+        let change = UserChange::Rehash { from: stored, to: raised };
+        if let Err(error) = self.store.change_user(user, change).await {
+            debug!(%error, "a hash is not raised now");
+        }
+    }
+}
+
+fn accepted(row: UserRow) -> Verified {
+    Verified {
+        result: LoginResult::Accepted as u32,
+        text: "成功".to_owned(),
+        stamp: Some(row.stamp),
+        user: Some(row.id.0),
+        user_info: Some(user_info(row).encode_to_vec().into()),
     }
 }
 
@@ -123,5 +237,5 @@ pub(crate) fn unavailable() -> Verified {
 }
 
 fn refused(result: LoginResult, text: &str) -> Verified {
-    Verified { result: result as u32, text: text.to_owned(), user: None, user_info: None }
+    Verified { result: result as u32, text: text.to_owned(), ..Verified::default() }
 }

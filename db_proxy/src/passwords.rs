@@ -1,36 +1,44 @@
-//! Passwords: Argon2id over what clients send, and a memory of pairs that were verified.
+//! Passwords: Argon2id over what clients send, and a memory of pairs that were checked.
 //!
 //! Old clients send the MD5 of the typed password as 32 hex digits, at every login. A hash costs
 //! tens of milliseconds on purpose, so a pair of stored hash and credential that was right once is
 //! remembered, as a keyed hash with a key of this process alone: a login storm costs microseconds a
-//! login, and what is remembered is worth nothing to whoever reads it.
+//! login, and what is remembered is worth nothing to whoever reads it. So is one that was wrong, with
+//! its name: a forgotten device that repeats an old password costs nothing and guesses nothing.
 //!
 //! # What bounds it
 //!
 //! - As many hashes at a time as are allowed, by default half as many as there are cores, so that the
 //!   others are left for messages, each on a thread that gives way to all others ([`NICE`]); and as many
-//!   waiting as can be checked within [`WAIT_MAX`], at most [`QUEUE_MAX`]; beyond, "busy" at once.
-//! - [`REMEMBERED_MAX`] pairs of 32 bytes; the least recently used goes first.
+//!   waiting as can be checked within [`WAIT_MAX`], at most [`QUEUE_MAX`], in turn by network
+//!   ([`turns`]); beyond, "busy" at once.
+//! - [`REMEMBERED_MAX`] pairs of 32 bytes of each kind; the least recently used goes first.
 
 use std::num::NonZeroUsize;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::thread;
 use std::time::{Duration, Instant};
 
-use argon2::password_hash::phc::PasswordHash;
-use argon2::password_hash::{PasswordHasher, PasswordVerifier};
-use argon2::{Algorithm, Argon2, Params, Version};
+use daemon::Secret;
 use daemon::metrics::Gauge;
 use lru::LruCache;
 use parking_lot::Mutex;
 use ring::hmac;
 use ring::rand::SystemRandom;
 use rustix::process::setpriority_process;
-use tokio::sync::{OwnedSemaphorePermit, Semaphore, SemaphorePermit, oneshot};
-use tracing::{debug, warn};
+use tokio::sync::oneshot;
+use tracing::{debug, error, warn};
 
-/// Logins that wait for a core at most, and those that have one.
+mod policy;
+mod turns;
+
+#[cfg(test)]
+pub(crate) use policy::weak_hash;
+use policy::{OtherPepper, Policy};
+use turns::{Core, Turns};
+
+/// Logins that wait for a core at most.
 const QUEUE_MAX: usize = 256;
 
 /// How long a login may have to wait for a core. Gateways give a login up after a few seconds: if the
@@ -45,13 +53,8 @@ const NICE: i32 = 10;
 /// How much of what is known of the time of a hash comes from the last one: one of so many.
 const SMOOTHING: u64 = 8;
 
-/// Pairs remembered.
+/// Pairs remembered, of each kind.
 const REMEMBERED_MAX: usize = 65_536;
-
-/// OWASP's minimum for Argon2id: 19 MiB, two passes, one lane.
-const MEMORY_KIB: u32 = 19_456;
-const PASSES: u32 = 2;
-const LANES: u32 = 1;
 
 /// Whether a credential is right.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -60,24 +63,56 @@ pub enum Verdict {
     Right,
     /// It is not.
     Wrong,
-    /// Too many are being checked: try again later.
+    /// Nobody can say now: try again later.
     Busy,
+}
+
+/// A name and what it is tried with.
+#[derive(Debug, Clone, Copy)]
+pub struct Pair<'a> {
+    /// The login name.
+    pub name: &'a str,
+    /// The stored hash; `None` for a name that does not exist, which costs as much.
+    pub stored: Option<&'a str>,
+    /// What the client sent.
+    pub credential: &'a str,
 }
 
 /// Checks and makes password hashes. Clones share memory and limits.
 #[derive(Clone)]
 pub struct Passwords {
-    remembered: Arc<Mutex<LruCache<[u8; 32], ()>>>,
+    right: Tags,
+    wrong: Tags,
+    looked_up: Tags,
     key: Arc<hmac::Key>,
-    running: Arc<Semaphore>,
+    policy: Policy,
+    turns: Turns,
     running_max: usize,
-    waiting: Arc<Semaphore>,
-    /// How many have one of the places of `waiting`.
-    shown_waiting: Gauge,
     /// How long a hash takes, in microseconds, smoothed.
     hash_us: Arc<AtomicU64>,
     /// Checked for users that do not exist, so that they cost the same.
     dummy: Arc<str>,
+    /// It has been said that a hash was made with another pepper.
+    has_complained: Arc<AtomicBool>,
+}
+
+/// Pairs, as keyed hashes.
+#[derive(Clone)]
+struct Tags(Arc<Mutex<LruCache<[u8; 32], ()>>>);
+
+impl Tags {
+    fn new() -> Self {
+        Self(Arc::new(Mutex::new(crate::cache::memory::bounded(REMEMBERED_MAX))))
+    }
+
+    fn has(&self, tag: &[u8; 32]) -> bool {
+        self.0.lock().get(tag).is_some()
+    }
+
+    /// Whether it is new.
+    fn put(&self, tag: [u8; 32]) -> bool {
+        self.0.lock().put(tag, ()).is_none()
+    }
 }
 
 impl std::fmt::Debug for Passwords {
@@ -89,60 +124,92 @@ impl std::fmt::Debug for Passwords {
 impl Passwords {
     /// Prepares the limits, the key, and the hash that nobody's password has. Computes one hash. 0
     /// `hashes_max`: half as many as there are cores.
-    pub fn new(hashes_max: usize) -> Result<Self, daemon::BoxError> {
+    pub fn new(hashes_max: usize, pepper: Option<&Secret>) -> Result<Self, daemon::BoxError> {
         let random = SystemRandom::new();
         let key = hmac::Key::generate(hmac::HMAC_SHA256, &random).map_err(|_| "no random bytes")?;
         let cores = thread::available_parallelism().map_or(1, NonZeroUsize::get);
-        let running = if hashes_max == 0 { cores.div_ceil(2) } else { hashes_max };
-        let remembered = NonZeroUsize::new(REMEMBERED_MAX).expect("not zero");
+        let running_max = if hashes_max == 0 { cores.div_ceil(2) } else { hashes_max };
+        let policy = Policy::new(pepper);
         let began = Instant::now();
-        let dummy = hash_now("nobody has this")?.into();
+        let dummy = policy.hash("nobody has this")?.into();
         Ok(Self {
-            remembered: Arc::new(Mutex::new(LruCache::new(remembered))),
+            right: Tags::new(),
+            wrong: Tags::new(),
+            looked_up: Tags::new(),
             key: Arc::new(key),
-            running: Arc::new(Semaphore::new(running)),
-            running_max: running,
-            waiting: Arc::new(Semaphore::new(QUEUE_MAX)),
-            shown_waiting: Gauge::default(),
+            policy,
+            turns: Turns::new(running_max),
+            running_max,
             hash_us: Arc::new(AtomicU64::new(micros(began.elapsed()))),
             dummy,
+            has_complained: Arc::default(),
         })
     }
 
-    /// Checks a credential against a stored hash; `None` stands for a user that does not exist and
-    /// costs as much. Says also whether a hash had to be computed.
-    pub async fn verify(&self, stored: Option<&str>, credential: &str) -> (Verdict, bool) {
-        let tag = self.tag(stored.unwrap_or(&self.dummy), credential);
-        if stored.is_some() && self.remembered.lock().get(&tag).is_some() {
-            return (Verdict::Right, false);
+    /// What is known of a pair without computing anything.
+    pub fn recall(&self, pair: &Pair<'_>) -> Option<Verdict> {
+        if pair.stored.is_some() && self.right.has(&self.tag_of_right(pair)) {
+            return Some(Verdict::Right);
         }
-        let Some(_place) = self.place() else { return (Verdict::Busy, false) };
-        let running = Arc::clone(&self.running).acquire_owned();
-        let Ok(core) = running.await else { return (Verdict::Busy, false) };
-        let (hash, tried) = (stored.unwrap_or(&self.dummy).to_owned(), credential.to_owned());
+        self.wrong.has(&self.tag(pair)).then_some(Verdict::Wrong)
+    }
+
+    /// Notes that a pair was looked up, and not found. Whether that is new.
+    pub fn is_new(&self, pair: &Pair<'_>) -> bool {
+        self.looked_up.put(self.tag(pair))
+    }
+
+    /// Waits for a core, in turn by network. `None`: there are too many who wait.
+    ///
+    /// Cancel-safe: who does not wait any more is passed over.
+    pub async fn turn(&self, network: &str, exists: bool) -> Option<Turn> {
+        self.turns.wait(network, exists, self.places()).await.map(Turn)
+    }
+
+    /// Checks a pair that is not remembered, for somebody of `network`.
+    pub async fn check(&self, turn: Turn, pair: &Pair<'_>, network: &str) -> Verdict {
+        let stored = pair.stored.unwrap_or(&self.dummy).to_owned();
+        let (credential, policy) = (pair.credential.to_owned(), self.policy.clone());
         let took = Arc::clone(&self.hash_us);
-        let check = giving_way(core, move || {
+        let check = giving_way(turn.0, move || {
             let began = Instant::now();
-            let right = is_right(&hash, &tried);
+            let right = policy.is_right(&stored, &credential);
             smooth(&took, micros(began.elapsed()));
             right
         });
-        let right = match check.await {
-            Ok(right) => right && stored.is_some(),
+        match check.await {
+            Ok(Ok(true)) if pair.stored.is_some() => {
+                self.right.put(self.tag_of_right(pair));
+                Verdict::Right
+            }
+            Ok(Ok(_wrong)) => {
+                self.wrong.put(self.tag(pair));
+                self.turns.was_wrong(network, tokio::time::Instant::now());
+                Verdict::Wrong
+            }
+            Ok(Err(OtherPepper)) => {
+                if !self.has_complained.swap(true, Ordering::Relaxed) {
+                    error!(
+                        "stored passwords were hashed with another pepper than that of the settings"
+                    );
+                }
+                Verdict::Busy
+            }
             Err(error) => {
                 warn!(%error, "a password could not be checked");
-                return (Verdict::Busy, true);
+                Verdict::Busy
             }
-        };
-        if right {
-            self.remembered.lock().put(tag, ());
         }
-        (if right { Verdict::Right } else { Verdict::Wrong }, true)
+    }
+
+    /// Whether a stored hash should be made anew.
+    pub fn is_below_policy(&self, stored: &str) -> bool {
+        self.policy.is_below(stored)
     }
 
     /// How many logins wait for a core or have one.
     pub fn waiting(&self) -> &Gauge {
-        &self.shown_waiting
+        self.turns.shown()
     }
 
     /// As if every hash had taken so long by now.
@@ -151,56 +218,50 @@ impl Passwords {
         self.hash_us.store(micros(hash), Ordering::Relaxed);
     }
 
-    /// A place among those who wait, if its turn comes in time.
-    fn place(&self) -> Option<Place<'_>> {
-        let permit = self.waiting.try_acquire().ok()?;
-        // With this one; of two that come at the same time, both may count both.
-        let taken = QUEUE_MAX.saturating_sub(self.waiting.available_permits());
+    /// How many may wait so that the last one's turn comes in time.
+    fn places(&self) -> usize {
         let in_time = micros(WAIT_MAX) / self.hash_us.load(Ordering::Relaxed).max(1);
         let in_time =
             usize::try_from(in_time).unwrap_or(QUEUE_MAX).saturating_mul(self.running_max);
         // Those who are being checked do not wait.
-        if taken > in_time.max(self.running_max) {
-            return None;
-        }
-        self.shown_waiting.inc();
-        Some(Place { _permit: permit, shown: &self.shown_waiting })
+        in_time.saturating_sub(self.running_max).min(QUEUE_MAX)
     }
 
     /// Makes the hash to store for a credential.
     pub async fn hash(&self, credential: String) -> Result<String, daemon::BoxError> {
-        let core = Arc::clone(&self.running).acquire_owned().await?;
-        giving_way(core, move || hash_now(&credential)).await?
+        let turn = self.turns.wait("", true, QUEUE_MAX).await;
+        let core = turn.ok_or("too many passwords are being checked, try again")?;
+        let policy = self.policy.clone();
+        giving_way(core, move || policy.hash(&credential)).await?
     }
 
-    fn tag(&self, stored: &str, credential: &str) -> [u8; 32] {
+    /// Of a right pair: many users of one hash, as a demonstration has them, are one.
+    fn tag_of_right(&self, pair: &Pair<'_>) -> [u8; 32] {
+        self.tag(&Pair { name: "", ..*pair })
+    }
+
+    fn tag(&self, pair: &Pair<'_>) -> [u8; 32] {
         let mut context = hmac::Context::with_key(&self.key);
-        context.update(stored.as_bytes());
-        context.update(&[0]); // No hash contains it, so the two cannot be shifted into each other.
-        context.update(credential.as_bytes());
+        context.update(pair.stored.unwrap_or(&self.dummy).as_bytes());
+        context.update(&[0]); // No hash contains it, so the parts cannot be shifted into each other.
+        context.update(&pair.name.len().to_be_bytes());
+        context.update(pair.name.as_bytes());
+        context.update(pair.credential.as_bytes());
         let mut tag = [0; 32];
         tag.copy_from_slice(context.sign().as_ref());
         tag
     }
 }
 
-/// A place among those who wait, given back when dropped.
-struct Place<'a> {
-    _permit: SemaphorePermit<'a>,
-    shown: &'a Gauge,
-}
-
-impl Drop for Place<'_> {
-    fn drop(&mut self) {
-        self.shown.dec();
-    }
-}
+/// The right to have a password checked.
+#[derive(Debug)]
+pub struct Turn(Core);
 
 /// Computes something on a thread of its own that gives way to all others. Not on one of the runtime's,
 /// which others use too: a thread may not take its priority back. The thread has `core` for as long as it
 /// computes, even if nobody waits for it any more.
 async fn giving_way<T: Send + 'static>(
-    core: OwnedSemaphorePermit,
+    core: impl Send + 'static,
     work: impl FnOnce() -> T + Send + 'static,
 ) -> Result<T, daemon::BoxError> {
     let (done, result) = oneshot::channel();
@@ -229,92 +290,5 @@ fn micros(time: Duration) -> u64 {
     u64::try_from(time.min(Duration::from_hours(1)).as_micros()).unwrap_or(0)
 }
 
-fn argon2() -> Argon2<'static> {
-    let params = Params::new(MEMORY_KIB, PASSES, LANES, None).expect("the parameters are in range");
-    Argon2::new(Algorithm::Argon2id, Version::V0x13, params)
-}
-
-fn is_right(stored: &str, credential: &str) -> bool {
-    let Ok(stored) = PasswordHash::new(stored) else { return false };
-    argon2().verify_password(credential.as_bytes(), &stored).is_ok()
-}
-
-fn hash_now(credential: &str) -> Result<String, daemon::BoxError> {
-    let mut salt = [0; 16];
-    ring::rand::SecureRandom::fill(&SystemRandom::new(), &mut salt)
-        .map_err(|_| "no random bytes")?;
-    let hash = argon2()
-        .hash_password_with_salt(credential.as_bytes(), &salt)
-        .map_err(|error| format!("hash a password: {error}"))?;
-    Ok(hash.to_string())
-}
-
 #[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[tokio::test]
-    async fn a_right_credential_costs_one_hash_and_then_none() {
-        let passwords = Passwords::new(0).unwrap();
-        let stored = passwords.hash("secret".to_owned()).await.unwrap();
-        assert!(stored.starts_with("$argon2id$"), "{stored}");
-        assert_eq!(passwords.verify(Some(&stored), "secret").await, (Verdict::Right, true));
-        assert_eq!(passwords.verify(Some(&stored), "secret").await, (Verdict::Right, false));
-        assert_eq!(passwords.verify(Some(&stored), "Secret").await, (Verdict::Wrong, true));
-        assert_eq!(passwords.verify(None, "nobody has this").await, (Verdict::Wrong, true));
-    }
-
-    #[tokio::test]
-    async fn hashes_give_way_and_nothing_else_does() {
-        let nice = || rustix::process::getpriority_process(None).unwrap();
-        let before = nice();
-        let core = Arc::new(Semaphore::new(1)).try_acquire_owned().unwrap();
-        assert_eq!(giving_way(core, nice).await.unwrap(), NICE.max(before));
-        assert_eq!(nice(), before);
-        assert_eq!(tokio::task::spawn_blocking(nice).await.unwrap(), before);
-    }
-
-    #[tokio::test]
-    async fn a_core_is_taken_until_the_hash_is_computed_though_nobody_waits_for_it() {
-        let cores = Arc::new(Semaphore::new(1));
-        let core = Arc::clone(&cores).try_acquire_owned().unwrap();
-        let (go_on, waits) = std::sync::mpsc::channel::<()>();
-        let mut given_up = Box::pin(giving_way(core, move || waits.recv()));
-        assert!(futures_util::poll!(&mut given_up).is_pending());
-        drop(given_up);
-        assert_eq!(cores.available_permits(), 0);
-        drop(go_on);
-        drop(cores.acquire().await.unwrap());
-    }
-
-    #[tokio::test]
-    async fn who_would_wait_too_long_is_turned_away_at_once_and_later_there_is_room_again() {
-        let passwords = Passwords::new(1).unwrap();
-        let stored = passwords.hash("secret".to_owned()).await.unwrap();
-        passwords.pretend(WAIT_MAX / 2);
-        let check = || passwords.verify(Some(&stored), "guess");
-        let (first, second, third) = tokio::join!(check(), check(), check());
-        assert_eq!([first.0, second.0, third.0], [Verdict::Wrong, Verdict::Wrong, Verdict::Busy]);
-        assert!(!third.1, "it cost no hash");
-        assert_eq!(passwords.waiting().get(), 0);
-        assert_eq!(check().await.0, Verdict::Wrong);
-    }
-
-    #[tokio::test]
-    async fn somebody_is_checked_however_long_that_takes() {
-        let passwords = Passwords::new(1).unwrap();
-        passwords.pretend(WAIT_MAX * 9);
-        let before = passwords.hash_us.load(Ordering::Relaxed);
-        assert_eq!(passwords.verify(None, "guess").await, (Verdict::Wrong, true));
-        assert!(passwords.hash_us.load(Ordering::Relaxed) < before, "it is known to be faster");
-    }
-
-    #[tokio::test]
-    async fn a_changed_hash_is_not_remembered() {
-        let passwords = Passwords::new(0).unwrap();
-        let old = passwords.hash("secret".to_owned()).await.unwrap();
-        assert_eq!(passwords.verify(Some(&old), "secret").await.0, Verdict::Right);
-        let new = passwords.hash("other".to_owned()).await.unwrap();
-        assert_eq!(passwords.verify(Some(&new), "secret").await, (Verdict::Wrong, true));
-    }
-}
+mod tests;

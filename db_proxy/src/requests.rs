@@ -20,6 +20,7 @@ use tracing::{debug, debug_span, warn};
 
 use crate::admin;
 use crate::admission::{Change, Send};
+use crate::kicks::Kicks;
 use crate::login::{self, Logins};
 use crate::metrics::RequestMetrics;
 use crate::partition::{self, Reply};
@@ -34,7 +35,7 @@ use crate::window::{Connection, Frame, Identity, content_crc};
 pub struct Requests {
     partitions: Arc<Partitions>,
     logins: Logins,
-    gateways: Arc<LinkTable>,
+    kicks: Arc<Kicks>,
     bounds: Bounds,
     slots: Slots,
     metrics: RequestMetrics,
@@ -72,7 +73,8 @@ impl Requests {
             requests: Arc::new(Semaphore::new(bounds.requests)),
             logins: Arc::new(Semaphore::new(bounds.logins)),
         };
-        Self { partitions, logins, gateways, bounds, slots, metrics, shutdown }
+        let kicks = Arc::new(Kicks::new(gateways));
+        Self { partitions, logins, kicks, bounds, slots, metrics, shutdown }
     }
 
     /// Waits until no request is being answered.
@@ -176,7 +178,13 @@ impl Requests {
     }
 
     async fn verify(self, verify: Verify) -> Verified {
-        let verified = self.logins.verify(verify).await;
+        let (verified, below) = self.logins.verify(verify).await;
+        if let Some(below) = below {
+            // No more of them than hashes are computed.
+            let logins = self.logins.clone();
+            let span = debug_span!("raise a hash");
+            self.shutdown.spawn(span, async move { logins.raise(below).await });
+        }
         match verified.user {
             Some(_) => self.metrics.logins.inc(),
             None => self.metrics.logins_refused.inc(),
@@ -201,7 +209,7 @@ impl Requests {
     }
 
     async fn administer(self, request: AdminRequest) -> AdminAnswer {
-        admin::answer(&self.partitions, &self.logins, &self.gateways, request).await
+        admin::answer(&self.partitions, &self.logins, &self.kicks, request).await
     }
 }
 
@@ -248,6 +256,7 @@ impl LinkHandler for Requests {
     fn up(&self, link: &Link) {
         if link.peer().role == Role::MsgServer {
             self.partitions.gateway_up(link);
+            self.kicks.gateway_up(link);
         }
     }
 

@@ -12,6 +12,7 @@ use tracing::info_span;
 
 use crate::config::{Config, DbRole};
 use crate::login::Logins;
+use crate::login::guesses::Guesses;
 use crate::metrics::{OwnedMetrics, PublishMetrics, RequestMetrics};
 use crate::owning::{Ground, Running};
 use crate::partitions::Partitions;
@@ -70,10 +71,14 @@ pub async fn run(context: Context<Config>) -> Result<Serving, BoxError> {
 
     let request_metrics = RequestMetrics::new(&metrics);
     let hashes_max = config.limits.hashes_max;
-    let passwords = tokio::task::spawn_blocking(move || Passwords::new(hashes_max)).await??;
+    let pepper = config.logins.pepper()?;
+    let passwords = move || Passwords::new(hashes_max, pepper.as_ref());
+    let passwords = tokio::task::spawn_blocking(passwords).await??;
     let help = "Logins that wait for the check of a password, or are being checked";
     metrics.register("password_checks_waiting", help, passwords.waiting().clone());
-    let logins = Logins::new(store, cache, passwords, request_metrics.clone());
+    let guesses = Guesses::new(Arc::clone(&cache), config.logins.guesses());
+    let logins =
+        Logins::new(store, Arc::clone(&cache), passwords, guesses, request_metrics.clone());
     let bounds = Bounds {
         requests: config.limits.requests_max,
         logins: if has_logins { config.limits.logins_max } else { 0 },

@@ -269,6 +269,14 @@ impl Since {
 pub enum UserChange {
     /// A new password hash.
     Password(String),
+    /// The same password, hashed anew, if the stored hash is still `from`. It is no change that others
+    /// could see: the stamp stays.
+    Rehash {
+        /// The hash as it was read.
+        from: String,
+        /// The new one.
+        to: String,
+    },
     /// A new employment status; 3 = left (may not log in, hidden from lists).
     Status(u32),
     /// A new signature line.

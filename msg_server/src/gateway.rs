@@ -23,7 +23,9 @@ use crate::connections::Connections;
 use crate::delivery::{Delivery, Following};
 use crate::frames::EndedFrames;
 use crate::hub::Hub;
+use crate::kicks::Kicks;
 use crate::limits::Rate;
+use crate::logbook::Logbook;
 use crate::marks::{Mark, Marks};
 use crate::metrics::GatewayMetrics;
 use crate::news::News;
@@ -54,6 +56,8 @@ pub(crate) struct Gateway {
     pub(crate) outboxes: Arc<OutboxPool>,
     pub(crate) connections: Arc<Connections>,
     pub(crate) registry: Registry,
+    pub(crate) kicks: Kicks,
+    pub(crate) logbook: Logbook,
     pub(crate) hub: Hub,
     pub(crate) partitions: Arc<Partitions>,
     pub(crate) storage: Storage,
@@ -79,6 +83,8 @@ impl Gateway {
             outboxes: Arc::new(OutboxPool::new(&limits, metrics.clone())),
             connections: Arc::default(),
             registry: Registry::default(),
+            kicks: Kicks::default(),
+            logbook: Logbook::default(),
             hub: Hub::default(),
             storage: Storage::new(Arc::clone(&partitions)),
             partitions,
@@ -113,6 +119,7 @@ impl Gateway {
 
     /// Takes a session out, and tells the hub. Its read marks go to storage.
     pub(crate) fn leave(self: &Arc<Self>, session: &Session) {
+        self.logbook.leave(session);
         let order = self.hub.in_order();
         if self.registry.leave(session) {
             let remove_users = vec![session.interest()];
@@ -189,6 +196,9 @@ impl Gateway {
     /// Ends the sessions that are meant. One that came later than the login for which it should end
     /// stays, and everybody is told its new epoch.
     pub(crate) fn kicked(&self, kick: &Kick) {
+        if let Some(before) = kick.verified_before {
+            self.kicks.note(kick.user, before, Instant::now());
+        }
         let order = self.hub.in_order();
         let now_us = self.now_us();
         let mut ended = Vec::new();

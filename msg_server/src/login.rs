@@ -17,6 +17,7 @@ use proto::client::{self, LoginResult, UserStatus};
 use proto::cluster::wire::{InterestChange, Membership, Verified, Verify};
 use proto::seat::Judgement;
 use proto::{Command, encode_message};
+use tokio::time::Instant;
 use tracing::debug;
 
 use crate::closing::CloseReason;
@@ -34,6 +35,7 @@ const OTHER_LOGIN: u32 = 1;
 const EPOCH_ROUNDS: u32 = 3;
 
 const WELCOME: &str = "welcome";
+const CHANGED: &str = "the account was changed a moment ago, log in again";
 const TRY_LATER: &str = "the service is not available, try again later";
 
 /// A session's place here and in the hub, given up when dropped.
@@ -112,7 +114,9 @@ async fn accept(
     attempt: &Attempt,
     came: Came,
 ) -> Result<(Entered, client::LoginReply, bool), Refusal> {
-    let (user, user_info) = verify(gateway, attempt).await?;
+    let Right { user, info, stamp } = verify(gateway, attempt).await?;
+    // Before it displaces others.
+    refuse_ended(gateway, user, stamp)?;
     let login = Login {
         id: gateway.registry.next_session_id(),
         user,
@@ -120,8 +124,13 @@ async fn accept(
     };
     attempt.outbox.hold();
     let partitions = gateway.partitions.count();
-    let session = Session::new(login, Arc::clone(&attempt.outbox), partitions).came_at(came.us);
-    let (entered, announced) = Entered::enter(gateway, Arc::new(session), came.unix_ms);
+    let outbox = Arc::clone(&attempt.outbox);
+    let session = Session::new(login, outbox, partitions, stamp).came_at(came.us);
+    let session = Arc::new(session);
+    gateway.logbook.enter(&session, attempt.address, unix_s());
+    let (entered, announced) = Entered::enter(gateway, session, came.unix_ms);
+    // From here on a kick finds it; one that came before has been noted.
+    refuse_ended(gateway, user, stamp)?;
     let settled = entered.register(announced).await;
     // A client that is thrown out already is answered all the same, and told so then.
     if !entered.session.is_over() {
@@ -134,13 +143,31 @@ async fn accept(
         result: LoginResult::Accepted.into(),
         result_text: Some(WELCOME.to_owned()),
         online_status: Some(asked.unwrap_or(UserStatus::Online).into()),
-        user_info: Some(user_info),
+        user_info: Some(info),
     };
     Ok((entered, reply, settled.pc_online()))
 }
 
+/// Somebody who is who they say.
+#[derive(Debug)]
+struct Right {
+    user: u32,
+    info: client::UserInfo,
+    /// The stamp of the user's row that this was checked against.
+    stamp: u32,
+}
+
+/// The password was changed, or the account disabled, since the login was checked.
+fn refuse_ended(gateway: &Gateway, user: u32, stamp: u32) -> Result<(), Refusal> {
+    if gateway.kicks.has_ended(user, stamp, Instant::now()) {
+        let result = u32::try_from(i32::from(LoginResult::BadCredentials)).unwrap_or(6);
+        return Err(Refusal { result, text: CHANGED.to_owned() });
+    }
+    Ok(())
+}
+
 /// Asks storage who this is.
-async fn verify(gateway: &Gateway, attempt: &Attempt) -> Result<(u32, client::UserInfo), Refusal> {
+async fn verify(gateway: &Gateway, attempt: &Attempt) -> Result<Right, Refusal> {
     let verify = Verify {
         name: attempt.request.user_name.clone(),
         credential: attempt.request.password.clone(),
@@ -153,9 +180,9 @@ async fn verify(gateway: &Gateway, attempt: &Attempt) -> Result<(u32, client::Us
         unavailable()
     })?;
     match verified {
-        Verified { result: 0, user: Some(user), user_info: Some(info), .. } if user != 0 => {
+        Verified { result: 0, user: Some(user), user_info: Some(info), stamp, .. } if user != 0 => {
             let info = client::UserInfo::decode(info).map_err(|_malformed| unavailable())?;
-            Ok((user, info))
+            Ok(Right { user, info, stamp: stamp.unwrap_or(0) })
         }
         // Accepted, but nobody: that is not an answer.
         Verified { result: 0, .. } => Err(unavailable()),

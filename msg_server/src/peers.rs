@@ -9,7 +9,7 @@ use prost::Message;
 use proto::cluster::Kind;
 use proto::cluster::wire::{
     Changes, Forward, FrameQuestion, Kick, LoadVerdict, Ownership, PresenceChanges, Publish,
-    SubmitAnswer,
+    SessionsRequest, SubmitAnswer,
 };
 use tokio::time::Instant;
 use tracing::{debug, warn};
@@ -159,6 +159,14 @@ impl LinkHandler for StorageLinks {
             Some(Kind::Kick) => {
                 if let Some(kick) = read::<Kick>(link, &frame) {
                     gateway.kicked(&kick);
+                }
+            }
+            Some(Kind::Sessions) => {
+                if let Some(SessionsRequest { user }) = read::<SessionsRequest>(link, &frame) {
+                    let sessions = gateway.logbook.of(user, &gateway.registry);
+                    if let Err(error) = link.answer(&frame, frame.kind, &sessions) {
+                        debug!(%error, ?link, "an administrator is not answered");
+                    }
                 }
             }
             _ => debug!(kind = frame.kind, ?link, "not for a gateway"),

@@ -185,6 +185,7 @@ pub(crate) fn kick_pc(gateway: &Gateway, session: &Session, seq: u16) {
         return;
     }
     let kick = Kick {
+        verified_before: None,
         user: session.user(),
         device_class: Some(0),
         reason: Some(BY_MOBILE),

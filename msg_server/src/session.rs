@@ -64,6 +64,8 @@ pub(crate) struct Session {
     phase: AtomicU64,
     /// When the request for the login came, since the start of the gateway.
     came: u32,
+    /// The stamp of the user's row that the login was checked against; 0 if it is not known.
+    pub(crate) verified: u32,
     floors: Floors,
     /// Changed only by the registry.
     pub(crate) groups: Mutex<Groups>,
@@ -72,13 +74,15 @@ pub(crate) struct Session {
 
 impl Session {
     /// `partitions` is how many there are.
-    pub(crate) fn new(login: Login, outbox: Arc<Outbox>, partitions: u32) -> Self {
+    /// The login was checked against the user's row at the stamp `verified`.
+    pub(crate) fn new(login: Login, outbox: Arc<Outbox>, partitions: u32, verified: u32) -> Self {
         Self {
             login,
             outbox,
             epoch: AtomicU64::new(0),
             phase: AtomicU64::new(0),
             came: 0,
+            verified,
             floors: Floors::new(partitions),
             groups: Mutex::default(),
             watched: Mutex::default(),
@@ -203,8 +207,10 @@ impl Session {
     /// What a kick means for this session. Only under the hub's order.
     pub(crate) fn judge(&self, kick: &Kick, now_us: u64) -> Judgement {
         let class = kick.device_class.is_none_or(|class| class == self.class());
+        let login = kick.verified_before.is_none_or(|before| self.verified < before);
         let mut standing = self.standing();
-        if kick.user != self.user() || !class || standing.phase == Phase::Over {
+        let is_meant = kick.user == self.user() && class && login;
+        if !is_meant || standing.phase == Phase::Over {
             return Judgement::Stays;
         }
         let judgement = match kick.below_epoch {

@@ -61,6 +61,8 @@ kinds! {
     Changes = 0x0209,
     /// db_proxy to gateway: [`wire::Ownership`].
     Ownership = 0x020a,
+    /// db_proxy to gateway: [`wire::SessionsRequest`], answered by [`wire::Sessions`].
+    Sessions = 0x020b,
     /// db_proxy to gateway: [`wire::FrameQuestion`], answered by [`wire::FrameFate`].
     FrameFate = 0x020d,
     /// db_proxy to route_server: [`wire::Publish`], answered by [`wire::PublishAck`]. To a gateway,

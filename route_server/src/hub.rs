@@ -201,6 +201,7 @@ impl State {
         for verdict in claims::judge(&self.interest, &mut self.docket, case, now) {
             metrics.kicks.inc();
             let kick = wire::Kick {
+                verified_before: None,
                 user: case.user,
                 device_class: Some(case.class),
                 below_epoch: Some(verdict.below_epoch),

@@ -6,6 +6,7 @@
 mod bar;
 mod moving;
 mod password;
+mod sessions;
 
 use std::fs;
 use std::io::{self, Write};
@@ -18,7 +19,7 @@ use daemon::{ClusterConfig, Role};
 use proto::cluster::wire::admin_request::What;
 use proto::cluster::wire::{
     AdminAnswer, GroupChange, GroupCreate, GroupDelete, GroupLine, GroupList, UserAdd, UserDisable,
-    UserLine, UserList, UserPassword,
+    UserKick, UserLine, UserList, UserPassword, UserSessions, UserUnlock,
 };
 use tokio::time::{Instant, sleep};
 
@@ -70,7 +71,7 @@ enum Noun {
 /// What a running db_proxy is asked for.
 #[derive(Debug, Subcommand)]
 enum Asked {
-    /// Users: add, passwd, list, disable, enable
+    /// Users: add, passwd, list, disable, enable, unlock, kick, sessions
     #[command(subcommand)]
     User(UserCommand),
     /// Groups: create, add, remove, delete, list
@@ -111,6 +112,21 @@ enum UserCommand {
     },
     /// Takes that back
     Enable {
+        /// The name to log in with
+        name: String,
+    },
+    /// Lifts the delays that wrong passwords have brought upon a user
+    Unlock {
+        /// The name to log in with
+        name: String,
+    },
+    /// Ends a user's sessions, who may log in again
+    Kick {
+        /// The name to log in with
+        name: String,
+    },
+    /// Shows a user's sessions: device, address, since when, gateway
+    Sessions {
         /// The name to log in with
         name: String,
     },
@@ -224,6 +240,7 @@ enum Ready {
     /// What to ask, and what to say when it is done.
     Once(What, String),
     Users,
+    Sessions(String),
     Groups,
     /// A group to delete, which may be named.
     Delete(String),
@@ -263,6 +280,15 @@ impl Ready {
                 What::UserDisable(UserDisable { name: name.clone(), enable: Some(true) }),
                 format!("user {name} enabled"),
             ),
+            Asked::User(UserCommand::Unlock { name }) => Self::Once(
+                What::UserUnlock(UserUnlock { name: name.clone() }),
+                format!("delays of {name} lifted"),
+            ),
+            Asked::User(UserCommand::Kick { name }) => Self::Once(
+                What::UserKick(UserKick { name: name.clone() }),
+                format!("sessions of {name} ended"),
+            ),
+            Asked::User(UserCommand::Sessions { name }) => Self::Sessions(name.clone()),
             Asked::Group(GroupCommand::Create { name, members }) => Self::Once(
                 What::GroupCreate(GroupCreate {
                     name: name.clone(),
@@ -297,6 +323,9 @@ impl Ready {
                 );
                 let users = all_users(link).await?;
                 Ok(table(head, users.iter().map(user_line)))
+            }
+            Self::Sessions(name) => {
+                Ok(sessions::shown(&link.ask(What::UserSessions(UserSessions { name })).await?))
             }
             Self::Groups => {
                 let head = format!("{:>8}  {:<28} {:>8} {:>8}", "id", "name", "members", "creator");

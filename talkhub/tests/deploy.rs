@@ -128,6 +128,7 @@ fn the_samples_show_the_real_defaults() {
         "mysql_replicas",
         "mysql_logins",
         "mysql_ca",
+        "pepper_file",
         "redis",
         "settings",
     ]);

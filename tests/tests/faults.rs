@@ -72,6 +72,11 @@ fn a_daemon_that_dies_at_any_system_call_loses_and_doubles_nothing() {
 }
 
 #[test]
+fn a_flood_of_wrong_logins_keeps_nobody_out() {
+    check("flood");
+}
+
+#[test]
 fn a_user_who_moves_from_gateway_to_gateway_misses_nothing() {
     check("hop");
 }

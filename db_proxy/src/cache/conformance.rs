@@ -13,7 +13,7 @@ use proto::client::UserInfo;
 use proto::ids::{ClientMsgId, ConversationId, GroupId, MsgId, Offset, UserId};
 use tokio::time::{Instant, sleep};
 
-use super::{BODY_LEN_MAX, Cache, Profile, Throttle};
+use super::{BODY_LEN_MAX, Cache, Count, Profile, Throttle};
 use crate::log::LogId;
 use crate::store::MessageRow;
 use crate::testing::PATIENCE;
@@ -35,6 +35,9 @@ macro_rules! suite {
             one_of_several_is_enough,
             what_counts_for_one_does_not_count_for_another,
             a_throttle_ends_with_the_time_that_began_at_the_first_failure,
+            failures_beyond_the_free_ones_make_wait_and_longer_each_time,
+            what_is_forgotten_counts_as_none,
+            a_lift_forgets_what_is_of_the_name_and_nothing_else,
             a_profile_comes_back_as_it_was,
             nobody_knows_what_was_not_kept,
             an_older_profile_never_replaces_a_newer_one,
@@ -64,7 +67,7 @@ pub(super) const LOG: LogId = LogId([7; 16]);
 const LONG: Duration = Duration::from_mins(30);
 
 pub(super) fn throttle(name: &str) -> Throttle {
-    Throttle::name(name, 3, LONG)
+    Throttle::new(format!("name:{name}"), 3, LONG)
 }
 
 pub(super) fn profile(user: u32, stamp: u32, nick: &str) -> Profile {
@@ -125,7 +128,7 @@ pub(super) async fn one_failure_more_throttles(fresh: &impl Fresh) {
 }
 
 pub(super) async fn one_of_several_is_enough(fresh: &impl Fresh) {
-    let both = [throttle("u1"), Throttle::address("10.0.0.1", 30, LONG)];
+    let both = [throttle("u1"), Throttle::new("network:10.0.0.1".to_owned(), 30, LONG)];
     for _ in 0..4 {
         fresh.cache().count_failure(&both);
     }
@@ -139,8 +142,75 @@ pub(super) async fn what_counts_for_one_does_not_count_for_another(fresh: &impl 
     for _ in 0..4 {
         fresh.cache().count_failure(&[throttle("u1")]);
     }
-    for other in [throttle("u2"), throttle("u1 "), throttle(""), Throttle::address("u1", 3, LONG)] {
+    for other in [
+        throttle("u2"),
+        throttle("u1 "),
+        throttle(""),
+        Throttle::new("network:u1".to_owned(), 3, LONG),
+    ] {
         assert!(!is_throttled(fresh, &other).await, "{other:?}");
+    }
+}
+
+/// What is known of one.
+async fn count(fresh: &impl Fresh, name: &str, throttle: &Throttle) -> Count {
+    fresh.settled().await;
+    fresh.cache().failures(name, std::slice::from_ref(throttle)).await.of[0]
+}
+
+pub(super) async fn failures_beyond_the_free_ones_make_wait_and_longer_each_time(
+    fresh: &impl Fresh,
+) {
+    let first = Duration::from_millis(300);
+    let throttle = throttle("u1").delaying(first, first * 2);
+    assert_eq!(count(fresh, "u1", &throttle).await, Count::default());
+    for failures in 1..=3 {
+        fresh.cache().count_failure(std::slice::from_ref(&throttle));
+        assert_eq!(count(fresh, "u1", &throttle).await, Count { failures, waits: false });
+    }
+    for (failures, delay) in [(4, first), (5, first * 2), (6, first * 2)] {
+        let before = Instant::now();
+        fresh.cache().count_failure(std::slice::from_ref(&throttle));
+        assert_eq!(count(fresh, "u1", &throttle).await, Count { failures, waits: true });
+        let after = Instant::now();
+        while count(fresh, "u1", &throttle).await.waits {
+            assert!(after.elapsed() < PATIENCE, "the delay ends");
+            sleep(Duration::from_millis(5)).await;
+        }
+        assert!(before.elapsed() >= delay, "{failures}: {:?}", before.elapsed());
+    }
+}
+
+pub(super) async fn what_is_forgotten_counts_as_none(fresh: &impl Fresh) {
+    let [one, other] = ["u1", "u2"].map(|name| throttle(name).delaying(LONG, LONG));
+    for _ in 0..4 {
+        fresh.cache().count_failure(&[one.clone(), other.clone()]);
+    }
+    fresh.cache().forget_failures(&one);
+    assert_eq!(count(fresh, "", &one).await, Count::default());
+    assert_eq!(count(fresh, "", &other).await, Count { failures: 4, waits: true });
+}
+
+pub(super) async fn a_lift_forgets_what_is_of_the_name_and_nothing_else(fresh: &impl Fresh) {
+    let of = |key: &str, name: &str| throttle(key).delaying(LONG, LONG).of(name);
+    let all = [of("a", "u1"), of("b", "u1"), of("c", "u2"), throttle("d")];
+    for _ in 0..4 {
+        fresh.cache().count_failure(&all);
+    }
+    fresh.settled().await;
+    assert!(!fresh.cache().failures("u1", &all).await.lifted);
+    fresh.cache().lift("u1");
+    fresh.settled().await;
+    let counts = fresh.cache().failures("u1", &all).await;
+    assert!(counts.lifted && !fresh.cache().failures("u2", &all).await.lifted);
+    let failures: Vec<u32> = counts.of.iter().map(|count| count.failures).collect();
+    assert_eq!(failures, [0, 0, 4, 4]);
+    // It counts again from then on, and can be lifted again.
+    for round in 1..=2 {
+        fresh.cache().count_failure(&all[..1]);
+        assert_eq!(count(fresh, "u1", &all[0]).await.failures, 1, "round {round}");
+        fresh.cache().lift("u1");
+        assert_eq!(count(fresh, "u1", &all[0]).await, Count::default(), "round {round}");
     }
 }
 
@@ -148,7 +218,7 @@ pub(super) async fn a_throttle_ends_with_the_time_that_began_at_the_first_failur
     fresh: &impl Fresh,
 ) {
     let within = Duration::from_millis(1_500);
-    let throttle = Throttle::name("u1", 3, within);
+    let throttle = Throttle::new("name:u1".to_owned(), 3, within);
     for _ in 0..4 {
         fresh.cache().count_failure(std::slice::from_ref(&throttle));
     }

@@ -2,8 +2,8 @@
 //!
 //! # What bounds it
 //!
-//! - [`FAILURES_MAX`] names and addresses, [`PROFILES_MAX`] profiles, [`MESSAGES_MAX`] messages of at
-//!   most [`BODY_LEN_MAX`] bytes: the least recently used goes first.
+//! - [`PROFILES_MAX`] profiles, [`MESSAGES_MAX`] messages of at most [`BODY_LEN_MAX`] bytes: the least
+//!   recently used goes first. Failed logins have a bound of their own ([`super::failures`]).
 
 use std::fmt;
 use std::hash::Hash;
@@ -17,12 +17,10 @@ use parking_lot::Mutex;
 use proto::ids::{ConversationId, MsgId, UserId};
 use tokio::time::Instant;
 
-use super::{BODY_LEN_MAX, Cache, PROFILES_KEPT, Profile, Throttle};
+use super::failures::Failures;
+use super::{BODY_LEN_MAX, Cache, Counts, PROFILES_KEPT, Profile, Throttle};
 use crate::log::LogId;
 use crate::store::MessageRow;
-
-/// Names and addresses whose failures are remembered.
-const FAILURES_MAX: usize = 65_536;
 
 /// Profiles kept.
 const PROFILES_MAX: usize = 16_384;
@@ -63,12 +61,22 @@ impl fmt::Debug for MemoryCache {
 }
 
 impl Cache for MemoryCache {
-    fn is_throttled<'a>(&'a self, throttles: &'a [Throttle]) -> BoxFuture<'a, bool> {
-        ready(self.failures.exceed(throttles)).boxed()
+    fn failures<'a>(&'a self, name: &'a str, throttles: &'a [Throttle]) -> BoxFuture<'a, Counts> {
+        let now = Instant::now();
+        let lifted = self.failures.is_lifted(name, now);
+        ready(Counts { of: self.failures.of(throttles, now), lifted }).boxed()
     }
 
     fn count_failure(&self, throttles: &[Throttle]) {
-        self.failures.count(throttles);
+        self.failures.count(throttles, Instant::now());
+    }
+
+    fn forget_failures(&self, throttle: &Throttle) {
+        self.failures.forget(throttle);
+    }
+
+    fn lift(&self, name: &str) {
+        self.failures.lift(name, Instant::now());
     }
 
     fn profiles<'a>(&'a self, users: &'a [UserId]) -> BoxFuture<'a, Vec<Profile>> {
@@ -114,49 +122,7 @@ impl Cache for MemoryCache {
     }
 }
 
-/// Counts failures of names and addresses in memory. Bounded: the least recently failed is
-/// forgotten first.
-pub(super) struct Failures {
-    counts: Mutex<LruCache<String, (u32, Instant)>>,
-}
-
-impl Default for Failures {
-    fn default() -> Self {
-        Self { counts: Mutex::new(bounded(FAILURES_MAX)) }
-    }
-}
-
-impl fmt::Debug for Failures {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Failures").field("counts", &self.counts.lock().len()).finish()
-    }
-}
-
-impl Failures {
-    /// Whether one of these has more failures than it may have.
-    pub(super) fn exceed(&self, throttles: &[Throttle]) -> bool {
-        let mut counts = self.counts.lock();
-        throttles.iter().any(|throttle| {
-            counts.get(&throttle.key).is_some_and(|(failures, since)| {
-                *failures > throttle.failures_max && since.elapsed() < throttle.within
-            })
-        })
-    }
-
-    /// Counts one failure of each.
-    pub(super) fn count(&self, throttles: &[Throttle]) {
-        let mut counts = self.counts.lock();
-        for throttle in throttles {
-            let entry = counts.get_or_insert_mut(throttle.key.clone(), || (0, Instant::now()));
-            if entry.1.elapsed() >= throttle.within {
-                *entry = (0, Instant::now());
-            }
-            entry.0 = entry.0.saturating_add(1);
-        }
-    }
-}
-
-pub(super) fn bounded<K: Hash + Eq, V>(max: usize) -> LruCache<K, V> {
+pub(crate) fn bounded<K: Hash + Eq, V>(max: usize) -> LruCache<K, V> {
     LruCache::new(NonZeroUsize::new(max).expect("a constant above zero"))
 }
 

@@ -30,11 +30,14 @@ use ::redis::aio::MultiplexedConnection;
 use ::redis::{ErrorKind, RedisError, Value};
 use daemon::Shutdown;
 use futures_util::future::{BoxFuture, FutureExt as _};
+use lru::LruCache;
+use parking_lot::Mutex;
 use proto::ids::{ConversationId, MsgId, UserId};
-use tokio::time::timeout;
+use tokio::time::{Instant, timeout};
 
-use super::memory::Failures;
-use super::{BODY_LEN_MAX, Cache, PROFILES_KEPT, Profile, Throttle};
+use super::failures::Failures;
+use super::memory::bounded;
+use super::{BODY_LEN_MAX, Cache, Counts, PROFILES_KEPT, Profile, Throttle};
 use crate::log::LogId;
 use crate::metrics::CacheMetrics;
 use crate::store::MessageRow;
@@ -53,6 +56,9 @@ use writing::{Write, Writes};
 
 /// Keys asked for in one command: the answer to it is taken apart in one piece.
 const KEYS_MAX: usize = 256;
+
+/// Lifts that are remembered. One that is not is followed once more.
+const LIFTS_MAX: usize = 4_096;
 
 /// The longest prefix of keys.
 const PREFIX_LEN_MAX: usize = 64;
@@ -107,6 +113,8 @@ pub struct RedisCache {
     deadline: Duration,
     messages_kept: Duration,
     failures: Failures,
+    /// By name: the token of the last lift that this process has followed.
+    lifts: Mutex<LruCache<String, Vec<u8>>>,
     metrics: CacheMetrics,
 }
 
@@ -133,7 +141,18 @@ impl RedisCache {
         let writes = Writes::start(Arc::clone(&gate), metrics.clone(), shutdown);
         let RedisOptions { deadline, messages_kept, .. } = options;
         let failures = Failures::default();
-        Ok(Self { gate, writes, keys, deadline, messages_kept, failures, metrics })
+        let lifts = Mutex::new(bounded(LIFTS_MAX));
+        Ok(Self { gate, writes, keys, deadline, messages_kept, failures, lifts, metrics })
+    }
+
+    /// Follows a lift of another process: what this one has counted of the name is forgotten too.
+    fn take_lift(&self, name: &str, token: Option<&[u8]>) {
+        let Some(token) = token else { return };
+        let mut lifts = self.lifts.lock();
+        if lifts.peek(name).is_none_or(|known| known != token) {
+            lifts.put(name.to_owned(), token.to_vec());
+            self.failures.lift(name, Instant::now());
+        }
     }
 
     /// The values under these keys, in the same order, as far as they come in time; `None` for what is
@@ -200,28 +219,57 @@ async fn ask(
 }
 
 impl Cache for RedisCache {
-    fn is_throttled<'a>(&'a self, throttles: &'a [Throttle]) -> BoxFuture<'a, bool> {
+    fn failures<'a>(&'a self, name: &'a str, throttles: &'a [Throttle]) -> BoxFuture<'a, Counts> {
         async move {
-            if self.failures.exceed(throttles) {
-                return true;
-            }
-            let keys: Vec<_> = throttles.iter().map(|t| self.keys.failures(&t.key)).collect();
+            let pairs =
+                throttles.iter().map(|t| [self.keys.failures(&t.key), self.keys.wait(&t.key)]);
+            let mut keys: Vec<_> = pairs.flatten().collect();
+            keys.push(self.keys.lifted(name));
             let values = self.values(&keys).await;
-            throttles.iter().zip(values).any(|(throttle, value)| {
-                value.is_some_and(|value| entry::read_failures(&value) > throttle.failures_max)
-            })
+            let shared = (values.len() == keys.len()).then_some(values).unwrap_or_default();
+            let token = shared.last().cloned().flatten();
+            self.take_lift(name, token.as_deref());
+            let now = Instant::now();
+            let mut of = self.failures.of(throttles, now);
+            for (count, values) in of.iter_mut().zip(shared.chunks_exact(2)) {
+                let [failures, wait] = values else { continue };
+                let failures = failures.as_deref().map_or(0, entry::read_failures);
+                count.failures = failures.max(count.failures);
+                count.waits |= wait.as_deref() == Some(entry::WAIT);
+            }
+            Counts { of, lifted: token.is_some() || self.failures.is_lifted(name, now) }
         }
         .boxed()
     }
 
     fn count_failure(&self, throttles: &[Throttle]) {
-        self.failures.count(throttles);
+        self.failures.count(throttles, Instant::now());
         for throttle in throttles {
             self.writes.send(|| Write::Count {
                 key: self.keys.failures(&throttle.key),
-                within: throttle.within,
+                wait: self.keys.wait(&throttle.key),
+                of: throttle.of.as_ref().map(|name| self.keys.failures_of(name)),
+                throttle: throttle.clone(),
             });
         }
+    }
+
+    fn forget_failures(&self, throttle: &Throttle) {
+        self.failures.forget(throttle);
+        for key in [self.keys.failures(&throttle.key), self.keys.wait(&throttle.key)] {
+            self.writes.send(|| Write::Forget { key });
+        }
+    }
+
+    fn lift(&self, name: &str) {
+        self.failures.lift(name, Instant::now());
+        let token = daemon::link::new_boot().to_be_bytes();
+        self.lifts.lock().put(name.to_owned(), token.to_vec());
+        self.writes.send(|| Write::Lift {
+            all: self.keys.failures_of(name),
+            lifted: self.keys.lifted(name),
+            token: token.to_vec(),
+        });
     }
 
     fn profiles<'a>(&'a self, users: &'a [UserId]) -> BoxFuture<'a, Vec<Profile>> {

@@ -19,15 +19,13 @@ use proto::log::GroupCreated;
 
 use crate::admission::Change;
 use crate::conversation::Conversation;
+use crate::names::check_group_name;
 use crate::partition::Outcome;
 use crate::partitions::{Partitions, Served};
 use crate::queries::group_limits::{may_make, with_room};
 use crate::queries::{Asker, NoReply, Reply, lists};
 use crate::requests::answered;
 use crate::store::{Store, StoreError};
-
-/// The longest name of a group, in bytes.
-const NAME_MAX: usize = 256;
 
 /// What one member takes in a reply, at most.
 const MEMBER_LEN: usize = 6;
@@ -124,7 +122,7 @@ pub(crate) async fn create(asker: &Asker, body: Bytes) -> Reply {
         member_ids: Vec::new(),
         attach_data: None,
     };
-    let fits = (1..=NAME_MAX).contains(&request.name.len()) && request.avatar_url.len() <= 1024;
+    let fits = check_group_name(&request.name).is_ok() && request.avatar_url.len() <= 1024;
     if fits && !request.member_ids.is_empty() {
         let members = request.member_ids.iter().copied().map(UserId).chain([asker.user]);
         let group = NewGroup {

@@ -14,6 +14,7 @@ use tokio::time::timeout;
 use super::*;
 use crate::cache::MemoryCache;
 use crate::following::Following;
+use crate::login::guesses::{GuessLimits, Guesses};
 use crate::metrics::{OwnedMetrics, RequestMetrics};
 use crate::partitions::Served;
 use crate::passwords::Passwords;
@@ -65,8 +66,9 @@ impl Server {
         let store: Arc<dyn crate::store::Store> = Arc::<_>::clone(&proxy.store) as _;
         let cache = proxy.setup.cache.clone();
         let cache = cache.unwrap_or_else(|| Arc::new(MemoryCache::default()));
-        let passwords = Passwords::new(0).unwrap();
-        let logins = Logins::new(store, cache, passwords, metrics.clone());
+        let passwords = Passwords::new(0, None).unwrap();
+        let guesses = Guesses::new(Arc::clone(&cache), GuessLimits::default());
+        let logins = Logins::new(store, cache, passwords, guesses, metrics.clone());
         let stores = vec![Arc::<_>::clone(&proxy.store) as _];
         let partitions = Partitions::new(stores, Arc::clone(&proxy.gateways), true, None);
         partitions.add(Served {

@@ -66,6 +66,7 @@ macro_rules! suite {
             every_change_raises_the_stamp,
             a_change_is_kept,
             a_change_of_nobody_is_an_error,
+            a_hash_made_anew_replaces_only_the_one_it_was_made_of,
             few_users_share_a_stamp,
             users_come_by_stamp_and_number,
             there_is_one_department_to_begin_with,

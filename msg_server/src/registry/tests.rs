@@ -15,7 +15,12 @@ const ANDROID: u32 = 0x12;
 fn session(registry: &Registry, user: u32, client_type: u32) -> Arc<Session> {
     let pool = OutboxPool::new(&LimitsConfig::default(), GatewayMetrics::default());
     let outbox = Arc::new(Outbox::queued(Arc::new(pool)));
-    Arc::new(Session::new(Login { id: registry.next_session_id(), user, client_type }, outbox, 2))
+    Arc::new(Session::new(
+        Login { id: registry.next_session_id(), user, client_type },
+        outbox,
+        2,
+        0,
+    ))
 }
 
 fn entered(registry: &Registry, user: u32, client_type: u32) -> Arc<Session> {

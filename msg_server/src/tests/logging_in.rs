@@ -116,7 +116,7 @@ async fn a_login_whose_client_has_gone_meanwhile_throws_nobody_out() {
             break;
         }
     }
-    FakeDb::verify(&link, &question);
+    world.db.verify(&link, question);
     // Answered over the same link.
     here.send(Command::NormalGroupsRequest, 4, &client::NormalGroupsRequest::default()).await;
     here.expect::<client::NormalGroupsReply>(Command::NormalGroupsReply, 4).await;
@@ -136,9 +136,9 @@ async fn of_two_logins_here_the_one_that_came_last_stays_whichever_is_checked_fi
     let mut later = world.connect().await;
     later.send(Command::LoginRequest, 8, &login(5, WINDOWS)).await;
     let (_link, quick) = world.db.next_verify().await;
-    FakeDb::verify(&link, &quick);
+    world.db.verify(&link, quick);
     later.expect::<client::LoginReply>(Command::LoginReply, 8).await;
-    FakeDb::verify(&link, &slow);
+    world.db.verify(&link, slow);
     early.expect::<client::LoginReply>(Command::LoginReply, 7).await;
     early.expect::<client::KickNotify>(Command::KickNotify, 0).await;
     early.expect_closed().await;
@@ -302,4 +302,60 @@ async fn the_end_of_a_displaced_session_takes_nothing_from_the_newer_one() {
     world.hub.send(Kind::Publish, &publish(single(5, 6), 1, 6));
     assert_eq!(new.expect_push().await.msg_id, 1);
     world.stop().await;
+}
+
+/// What db_proxy sends when a password was changed, and the row's stamp is `before` since.
+fn ended_before(before: u32) -> wire::Kick {
+    wire::Kick { user: 5, reason: Some(1), verified_before: Some(before), ..wire::Kick::default() }
+}
+
+#[tokio::test]
+async fn a_changed_password_ends_what_was_checked_before_it_and_nothing_else() {
+    let world = World::start().await;
+    let mut pc = world.client(5, WINDOWS).await;
+    let mut other = world.client(6, WINDOWS).await;
+    world.db.stamp.store(2, Ordering::SeqCst);
+    let mut phone = world.client(5, ANDROID).await;
+
+    world.db.link().send(Kind::Kick.number(), 0, &ended_before(2)).unwrap();
+    let kick: client::KickNotify = pc.expect(Command::KickNotify, 0).await;
+    assert_eq!((kick.user_id, kick.reason), (5, 1));
+    pc.expect_closed().await;
+    phone.expect_quiet().await;
+    other.expect_quiet().await;
+    world.stop().await;
+}
+
+#[tokio::test]
+async fn a_login_that_was_checked_before_the_password_changed_does_not_slip_in_after_it() {
+    let world = World::start().await;
+    world.db.holds_verdicts.store(true, Ordering::SeqCst);
+    let mut late = world.connect().await;
+    late.send(Command::LoginRequest, 3, &login(5, WINDOWS)).await;
+    let (link, frame, verified) = world.verdict().await;
+
+    // The kick passes between the check and the session.
+    link.send(Kind::Kick.number(), 0, &ended_before(2)).unwrap();
+    link.answer(&frame, frame.kind, &verified).unwrap();
+    let reply: client::LoginReply = late.expect(Command::LoginReply, 3).await;
+    assert_eq!(reply.result, i32::from(client::LoginResult::BadCredentials));
+    late.expect_closed().await;
+
+    // What was checked after the change gets in.
+    world.db.stamp.store(2, Ordering::SeqCst);
+    world.db.holds_verdicts.store(false, Ordering::SeqCst);
+    world.client(5, WINDOWS).await.expect_quiet().await;
+    world.stop().await;
+}
+
+impl World {
+    /// The verdict that storage holds back.
+    async fn verdict(&self) -> (daemon::Link, daemon::LinkFrame, wire::Verified) {
+        loop {
+            if let Some(held) = self.db.verdicts.lock().pop() {
+                return held;
+            }
+            tokio::task::yield_now().await;
+        }
+    }
 }

@@ -311,7 +311,7 @@ async fn the_login_with_the_smaller_epoch_is_kicked() {
         device_class: Some(0),
         below_epoch: Some(200),
         reason: Some(1),
-        winner_age_us: None,
+        ..wire::Kick::default()
     };
     assert_eq!(kick, expected);
     older.heard_nothing().await;

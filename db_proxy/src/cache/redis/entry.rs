@@ -2,6 +2,9 @@
 //!
 //! ```text
 //! PREFIX:v1:failures:HASH              "failures=N"
+//! PREFIX:v1:wait:HASH                  "wait", there for as long as a delay lasts
+//! PREFIX:v1:failures-of:HASH           the set of those keys that are of a name
+//! PREFIX:v1:lifted:HASH                a token, another one for each lift of a name
 //! PREFIX:v1:profile:USER               value, stamp = that of the row
 //! PREFIX:v1:message:LOG:CONVERSATION:N value, stamp = 0
 //!
@@ -35,6 +38,9 @@ const MESSAGE_HEADER_LEN: usize = 4 + 16 + 8 + 8 + 4;
 /// What a counter begins with.
 pub(super) const COUNTER: &str = "failures=";
 
+/// What stands for a delay that is not over.
+pub(super) const WAIT: &[u8] = b"wait";
+
 /// Makes the keys of one cluster.
 #[derive(Debug, Clone)]
 pub(super) struct Keys {
@@ -49,9 +55,28 @@ impl Keys {
     /// Of a counter of failures. What it counts for, often a login name of any length, is not to be
     /// read in Redis.
     pub(super) fn failures(&self, throttle: &str) -> Vec<u8> {
-        let hash = digest::digest(&digest::SHA256, throttle.as_bytes());
+        self.hashed("failures", throttle)
+    }
+
+    fn hashed(&self, kind: &str, what: &str) -> Vec<u8> {
+        let hash = digest::digest(&digest::SHA256, what.as_bytes());
         let hash = hash.as_ref().first_chunk::<16>().expect("SHA-256 is longer");
-        format!("{}:failures:{}", self.prefix, hex(hash)).into_bytes()
+        format!("{}:{kind}:{}", self.prefix, hex(hash)).into_bytes()
+    }
+
+    /// There for as long as a delay lasts.
+    pub(super) fn wait(&self, throttle: &str) -> Vec<u8> {
+        self.hashed("wait", throttle)
+    }
+
+    /// Which of those keys are of a name.
+    pub(super) fn failures_of(&self, name: &str) -> Vec<u8> {
+        self.hashed("failures-of", name)
+    }
+
+    /// The last lift of a name.
+    pub(super) fn lifted(&self, name: &str) -> Vec<u8> {
+        self.hashed("lifted", name)
     }
 
     pub(super) fn profile(&self, user: UserId) -> Vec<u8> {

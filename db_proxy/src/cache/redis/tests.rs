@@ -11,6 +11,7 @@ use proptest::test_runner::TestRunner;
 use tokio::task::spawn_blocking;
 
 use super::*;
+use crate::cache::Count;
 use crate::cache::conformance::{self, LOG, message, place, profile, throttle};
 use crate::testing::PATIENCE;
 
@@ -132,6 +133,30 @@ async fn failed_logins_count_for_everybody() {
     assert!(!other.cache.is_throttled(&[throttle("u2")]).await);
     let third = Client::new(patient(&redis.url())).await;
     assert!(third.cache.is_throttled(&[throttle("u1")]).await, "and who comes later knows");
+}
+
+#[tokio::test]
+async fn what_one_process_lifts_is_lifted_in_all() {
+    let redis = server().await;
+    let (one, other) =
+        (Client::new(patient(&redis.url())).await, Client::new(patient(&redis.url())).await);
+    let delayed = throttle("u1").delaying(Duration::from_mins(5), Duration::from_mins(5)).of("u1");
+    let delayed = std::slice::from_ref(&delayed);
+    for round in 1..=2 {
+        // Each has counted for itself too.
+        for client in [&one, &other, &one, &other] {
+            client.cache.count_failure(delayed);
+            client.cache.writes.settled().await;
+        }
+        assert!(other.cache.failures("u1", delayed).await.of[0].waits, "round {round}");
+        one.cache.lift("u1");
+        one.cache.writes.settled().await;
+        for client in [&one, &other] {
+            let counts = client.cache.failures("u1", delayed).await;
+            assert!(counts.lifted, "round {round}");
+            assert_eq!(counts.of, [Count::default()], "round {round}");
+        }
+    }
 }
 
 #[tokio::test]

@@ -19,6 +19,7 @@ use tokio::time::timeout;
 use tracing::info_span;
 
 use super::gate::Gate;
+use crate::cache::{LIFTED_KEPT, Throttle};
 use crate::metrics::CacheMetrics;
 
 /// Writes that wait at most.
@@ -41,7 +42,9 @@ end
 redis.call('SET', KEYS[1], ARGV[1], 'PX', ARGV[3])
 return 1";
 
-/// Counts one more within the `ARGV[1]` ms that began with the first. What is no counter is none.
+/// Counts one more within the `ARGV[1]` ms that began with the first. What is no counter is none. Beyond
+/// `ARGV[2]` of them the key behind it stays for a delay of `ARGV[3]` ms, doubled with each further one
+/// up to `ARGV[4]`. With a third key both are noted there.
 const COUNT: &str = r"
 local old = redis.pcall('GET', KEYS[1])
 local count = type(old) == 'string' and tonumber(string.match(old, '^failures=(%d+)$')) or 0
@@ -50,6 +53,25 @@ local within = tonumber(ARGV[1])
 if left <= 0 or left > within then count, left = 0, within end
 count = math.min(count, 1000000) + 1
 redis.call('SET', KEYS[1], string.format('failures=%d', count), 'PX', left)
+local beyond, first = count - tonumber(ARGV[2]), tonumber(ARGV[3])
+if beyond > 0 and first > 0 then
+  local delay = math.min(first * 2 ^ math.min(beyond - 1, 30), tonumber(ARGV[4]))
+  redis.call('SET', KEYS[2], 'wait', 'PX', string.format('%.0f', math.max(delay, 1)))
+end
+if KEYS[3] then
+  if redis.call('TYPE', KEYS[3]).ok ~= 'set' then redis.call('DEL', KEYS[3]) end
+  redis.call('SADD', KEYS[3], KEYS[1], KEYS[2])
+  redis.call('PEXPIRE', KEYS[3], within)
+end
+return 1";
+
+/// Takes away all keys that are noted in a set, and puts `ARGV[1]` for `ARGV[2]` ms under the second key.
+const LIFT: &str = r"
+if redis.call('TYPE', KEYS[1]).ok == 'set' then
+  for _, key in ipairs(redis.call('SMEMBERS', KEYS[1])) do redis.call('DEL', key) end
+end
+redis.call('DEL', KEYS[1])
+redis.call('SET', KEYS[2], ARGV[1], 'PX', ARGV[2])
 return 1";
 
 /// One write.
@@ -59,7 +81,9 @@ pub(super) enum Write {
     /// What is replaced only by something newer.
     Newest { key: Vec<u8>, value: Bytes, stamp: u32, kept: Duration },
     /// One more failure.
-    Count { key: Vec<u8>, within: Duration },
+    Count { key: Vec<u8>, wait: Vec<u8>, of: Option<Vec<u8>>, throttle: Throttle },
+    /// No more failures of a name.
+    Lift { all: Vec<u8>, lifted: Vec<u8>, token: Vec<u8> },
     /// What cannot be read.
     Forget { key: Vec<u8> },
     /// Answered once everything queued before is written or dropped.
@@ -77,8 +101,16 @@ impl Write {
                 batch.cmd("EVAL").arg(NEWEST).arg(1).arg(key);
                 batch.arg(&**value).arg(*stamp).arg(ms(*kept));
             }
-            Self::Count { key, within } => {
-                batch.cmd("EVAL").arg(COUNT).arg(1).arg(key).arg(ms(*within));
+            Self::Count { key, wait, of, throttle } => {
+                let keys = if of.is_some() { 3 } else { 2 };
+                batch.cmd("EVAL").arg(COUNT).arg(keys).arg(key).arg(wait).arg(of);
+                let first = u64::try_from(throttle.delay_first.as_millis()).unwrap_or(u64::MAX);
+                batch.arg(ms(throttle.within)).arg(throttle.free).arg(first);
+                batch.arg(ms(throttle.delay_max));
+            }
+            Self::Lift { all, lifted, token } => {
+                batch.cmd("EVAL").arg(LIFT).arg(2).arg(all).arg(lifted);
+                batch.arg(token).arg(ms(LIFTED_KEPT));
             }
             Self::Forget { key } => {
                 batch.cmd("DEL").arg(key);

@@ -19,13 +19,19 @@ async fn users_are_made_listed_and_disabled() {
     assert_eq!(made.id, Some(USERS + 1));
     for (name, password, why) in [
         ("alice", "correct horse", "the name alice is taken"),
-        ("", "correct horse", "1 to 64 bytes"),
-        ("two words", "correct horse", "white space"),
-        (&*"x".repeat(65), "correct horse", "1 to 64 bytes"),
+        ("", "correct horse", "1 to 128 bytes"),
+        (" bob", "correct horse", "white space"),
+        ("bob\u{202e}", "correct horse", "direction"),
+        (&*"x".repeat(129), "correct horse", "1 to 128 bytes"),
         ("bob", "short", "8 to 128 bytes"),
+        ("bob", "Password1", "everybody tries"),
     ] {
         let error = server.refused(What::UserAdd(add(name, password))).await;
         assert!(error.contains(why), "{error}");
+    }
+    for (name, number) in [("Li Lei", 2), (&*"\u{5f20}".repeat(42), 3)] {
+        let made = server.administer(What::UserAdd(add(name, "correct horse"))).await;
+        assert_eq!(made.id, Some(USERS + number), "{name}");
     }
     let long = UserAdd { nick: Some("x".repeat(129)), ..add("bob", "correct horse") };
     assert!(server.refused(What::UserAdd(long)).await.contains("nick"));
@@ -41,11 +47,11 @@ async fn users_are_made_listed_and_disabled() {
 
     let listed = server.administer(What::UserList(UserList { after: None, count: Some(3) })).await;
     let names: Vec<_> = listed.users.iter().map(|user| (&*user.name, user.disabled)).collect();
-    assert_eq!(names, [("alice", true), ("u1", false), ("u10", false)]);
+    assert_eq!(names, [("Li Lei", false), ("alice", true), ("u1", false)]);
     assert_eq!(listed.more, Some(true));
     let after = Some("u8".to_owned());
     let rest = server.administer(What::UserList(UserList { after, count: Some(3) })).await;
-    assert_eq!((rest.users.len(), rest.more), (1, Some(false)));
+    assert_eq!((rest.users.len(), rest.more), (2, Some(false)));
     server.stop().await;
 }
 
@@ -185,7 +191,7 @@ impl Server {
         answer
     }
 
-    async fn refused(&self, what: What) -> String {
+    pub(super) async fn refused(&self, what: What) -> String {
         let answer = self.try_administer(what).await;
         assert!(!answer.done, "{answer:?}");
         answer.error.expect("a reason")

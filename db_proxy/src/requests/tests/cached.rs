@@ -11,7 +11,7 @@ use proto::client::{
 use proto::ids::MsgId;
 
 use super::*;
-use crate::cache::{Cache, Profile, Throttle, WINDOW};
+use crate::cache::{Cache, Counts, Profile, Throttle, WINDOW};
 use crate::conversation::RECENT_KEPT;
 use crate::log::LogId;
 use crate::queries::people::user_info;
@@ -35,8 +35,16 @@ impl Spy {
 }
 
 impl Cache for Spy {
-    fn is_throttled<'a>(&'a self, throttles: &'a [Throttle]) -> BoxFuture<'a, bool> {
-        self.cache.is_throttled(throttles)
+    fn failures<'a>(&'a self, name: &'a str, throttles: &'a [Throttle]) -> BoxFuture<'a, Counts> {
+        self.cache.failures(name, throttles)
+    }
+
+    fn forget_failures(&self, throttle: &Throttle) {
+        self.cache.forget_failures(throttle);
+    }
+
+    fn lift(&self, name: &str) {
+        self.cache.lift(name);
     }
 
     fn count_failure(&self, throttles: &[Throttle]) {

@@ -19,10 +19,14 @@ async fn a_client_makes_a_temporary_group_of_users_who_exist() {
     let reply = server.create(1, "us", &[2, 3, 3, 999]).await;
     assert_eq!((reply.result_code, reply.group_id, &*reply.name), (0, Some(1), "us"));
     assert_eq!(reply.member_ids, [1, 2, 3], "the creator too");
-    for (name, members) in [("", &[2][..]), ("us", &[]), (&*"x".repeat(257), &[2])] {
+    let long = "x".repeat(257);
+    let names = ["", &long, " us", "us\n", "u\u{202e}s"];
+    let refused = names.into_iter().map(|name| (name, &[2][..])).chain([("us", &[][..])]);
+    for (name, members) in refused {
         let reply = server.create(1, name, members).await;
         assert_eq!((reply.result_code, reply.group_id), (1, None));
     }
+    assert_eq!(server.create(1, "Tea at five", &[2]).await.result_code, 0);
     let normal = GroupCreateRequest { group_type: GroupType::Normal as i32, ..create("us", &[2]) };
     assert_eq!(server.answer(1, Command::GroupCreateRequest, &normal).await, ignored());
     server.stop().await;

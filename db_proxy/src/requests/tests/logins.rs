@@ -1,16 +1,24 @@
 //! Logins.
 
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use futures_util::future::join_all;
 use proto::client::{LoginResult, UserInfo};
 use proto::cluster::wire::admin_request::What;
-use proto::cluster::wire::{UserAdd, UserDisable, UserPassword};
+use proto::cluster::wire::{
+    Kick, SessionInfo, Sessions, SessionsRequest, UserAdd, UserDisable, UserKick, UserPassword,
+    UserSessions, UserUnlock,
+};
 use proto::credential;
 
 use super::*;
-use crate::login::FAILURES_MAX;
+use crate::passwords::weak_hash;
+use crate::store::UserChange;
+use crate::testing::USERS;
 use crate::testing::gated::Gate;
+
+/// Failures of a name in one network that have no consequence.
+const FREE: u32 = 10;
 
 #[tokio::test]
 async fn a_right_password_logs_in_and_everything_else_does_not() {
@@ -46,30 +54,128 @@ async fn a_changed_password_counts_at_once() {
 }
 
 #[tokio::test]
-async fn a_name_has_to_wait_after_too_many_failures_and_another_has_not() {
+async fn a_name_has_to_wait_only_where_it_failed() {
     let server = Server::with_alice().await;
-    for _ in 0..=FAILURES_MAX {
-        assert!(server.verify("alice", "guess", "10.0.0.1").await.user.is_none());
+    for guess in 0..=FREE {
+        assert!(server.verify("alice", &format!("guess {guess}"), "10.0.0.1").await.user.is_none());
     }
-    let throttled = server.verify("alice", "correct horse", "10.0.0.2").await;
-    assert_eq!(throttled.result, LoginResult::BadCredentials as u32);
-    assert!(throttled.user.is_none(), "the right password too");
+    let wrong = server.verify("nobody", "guess", "10.0.0.1").await;
+    let waits = server.verify("alice", "correct horse", "10.0.0.2").await;
+    assert_eq!(waits.result, LoginResult::BadCredentials as u32);
+    assert!(waits.user.is_none(), "the right password too, in the same network");
+    assert_ne!(waits.text, wrong.text, "it is told to wait");
+    assert!(server.verify("alice", "correct horse", "10.0.1.1").await.user.is_some());
     let (name, password) = ("bob".to_owned(), "correct horse".to_owned());
     let bob = UserAdd { name, password, nick: None, department: None };
     server.administer(What::UserAdd(bob)).await;
     assert!(server.verify("bob", "correct horse", "10.0.0.1").await.user.is_some());
+
+    // The first delay is a second.
+    let began = Instant::now();
+    while server.verify("alice", "correct horse", "10.0.0.1").await.user.is_none() {
+        assert!(began.elapsed() < Duration::from_secs(3), "the delay is over");
+        tokio::time::sleep(Duration::from_millis(50)).await;
+    }
     server.stop().await;
 }
 
 #[tokio::test]
-async fn an_address_has_to_wait_after_too_many_failures_of_any_names() {
+async fn many_wrong_names_from_one_address_keep_nobody_there_out() {
     let server = Server::with_alice().await;
-    for number in 0..=10 * FAILURES_MAX {
+    for number in 0..=100 {
         let name = format!("name{number}");
         assert!(server.verify(&name, "guess", "10.0.0.1").await.user.is_none());
     }
-    assert!(server.verify("alice", "correct horse", "10.0.0.1").await.user.is_none());
-    assert!(server.verify("alice", "correct horse", "10.0.0.2").await.user.is_some());
+    assert!(server.verify("alice", "correct horse", "10.0.0.1").await.user.is_some());
+    server.stop().await;
+}
+
+#[tokio::test]
+async fn an_old_password_that_is_repeated_is_one_guess_and_one_hash() {
+    let server = Server::with_alice().await;
+    for _again in 0..5 * FREE {
+        let told = server.verify("alice", "an old password", "10.0.0.1").await;
+        assert_eq!(told.text, "用户名/密码错误");
+    }
+    assert_eq!(server.requests.metrics.hashes.get(), 1);
+    assert!(server.verify("alice", "correct horse", "10.0.0.1").await.user.is_some());
+    server.stop().await;
+}
+
+#[tokio::test]
+async fn a_reset_an_enabling_and_an_unlock_let_in_at_once() {
+    let server = Server::with_alice().await;
+    let (name, password) = ("alice".to_owned(), "battery staple".to_owned());
+    let lifts = [
+        What::UserUnlock(UserUnlock { name: name.clone() }),
+        What::UserDisable(disable("alice", true)),
+        What::UserPassword(UserPassword { name, password }),
+    ];
+    for (round, lift) in lifts.into_iter().enumerate() {
+        // Where it has not logged in yet. The last delay is longer than what follows.
+        let address = format!("10.0.{round}.1");
+        let mut guess = 0;
+        let began = Instant::now();
+        while guess <= FREE + 3 {
+            assert!(began.elapsed() < PATIENCE);
+            let typed = format!("guess {round} {guess}");
+            let told = server.verify("alice", &typed, &address).await;
+            guess += u32::from(told.text == "用户名/密码错误");
+        }
+        let typed = if round == 2 { "battery staple" } else { "correct horse" };
+        let before = server.verify("alice", typed, &address).await;
+        assert!(before.user.is_none(), "round {round}");
+        server.administer(lift).await;
+        let after = server.verify("alice", typed, &address).await;
+        assert!(after.user.is_some(), "round {round}: {after:?}");
+    }
+    let (name, error) = ("nobody".to_owned(), "user nobody does not exist");
+    let refused = server.refused(What::UserUnlock(UserUnlock { name })).await;
+    assert!(refused.contains(error), "{refused}");
+    server.stop().await;
+}
+
+#[tokio::test]
+async fn a_changed_password_and_a_disabled_account_end_what_was_checked_before() {
+    let mut server = Server::with_alice().await;
+    let old = server.verify("alice", "correct horse", "").await;
+    let (name, password) = ("alice".to_owned(), "battery staple".to_owned());
+    server.administer(What::UserPassword(UserPassword { name, password })).await;
+    let (_link, frame) = server.gateway.frame().await;
+    assert_eq!(frame.kind, Kind::Kick.number());
+    let kick: Kick = frame.parse().unwrap();
+    assert_eq!((Some(kick.user), kick.reason, kick.device_class), (old.user, Some(1), None));
+    let new = server.verify("alice", "battery staple", "").await;
+    let before = kick.verified_before.expect("it says what has ended");
+    assert!(
+        old.stamp.unwrap() < before && before <= new.stamp.unwrap(),
+        "{old:?} {kick:?} {new:?}"
+    );
+
+    server.administer(What::UserDisable(disable("alice", false))).await;
+    let (_link, frame) = server.gateway.frame().await;
+    let kick: Kick = frame.parse().unwrap();
+    assert!(new.stamp < kick.verified_before && kick.reason == Some(1), "{new:?} {kick:?}");
+
+    server.administer(What::UserKick(UserKick { name: "alice".to_owned() })).await;
+    let (_link, frame) = server.gateway.frame().await;
+    let kick: Kick = frame.parse().unwrap();
+    assert_eq!((kick.reason, kick.verified_before), (Some(1), None), "all there are, once");
+    server.stop().await;
+}
+
+#[tokio::test]
+async fn a_gateway_that_links_later_hears_whose_sessions_have_ended() {
+    let server = Server::with_alice().await;
+    server.administer(What::UserDisable(disable("alice", false))).await;
+    server.administer(What::UserKick(UserKick { name: "alice".to_owned() })).await;
+    let who = (Role::MsgServer, "late", GATEWAY_BOOT + 1);
+    let (mut late, _link) = Far::dial(server.addr, who, &server.proxy.shutdown).await;
+    let (_link, first) = late.frame().await;
+    assert_eq!(first.kind, Kind::Ownership.number());
+    let (_link, frame) = late.frame().await;
+    assert_eq!(frame.kind, Kind::Kick.number());
+    assert!(frame.parse::<Kick>().unwrap().verified_before.is_some(), "the other is not repeated");
     server.stop().await;
 }
 
@@ -77,7 +183,7 @@ async fn an_address_has_to_wait_after_too_many_failures_of_any_names() {
 async fn without_a_store_a_login_is_not_a_wrong_one() {
     let server = Server::with_alice().await;
     server.proxy.store.reads.send_replace(Gate::Away);
-    for _ in 0..=FAILURES_MAX {
+    for _ in 0..=FREE {
         let verified = server.verify("alice", "correct horse", "10.0.0.1").await;
         assert_eq!(verified.result, LoginResult::NoDbServer as u32);
     }
@@ -98,6 +204,61 @@ async fn whoever_is_one_too_many_may_be_right_and_come_back() {
     assert!(count(LoginResult::NoDbServer) > 0, "the others are told to try again");
     assert_eq!(count(LoginResult::BadCredentials) + count(LoginResult::NoDbServer), 60);
     assert!(server.verify("alice", "correct horse", "10.0.0.1").await.user.is_some());
+    server.stop().await;
+}
+
+#[tokio::test]
+async fn a_hash_below_the_policy_is_made_anew_at_the_next_login_unless_it_was_changed() {
+    let server = Server::with_alice().await;
+    let credential = credential::of_password("an old password");
+    let store = Arc::clone(server.requests.logins.store());
+    let alice = || async { store.user_by_name("alice".to_owned()).await.unwrap().unwrap() };
+    let weak = weak_hash(&credential);
+    store.change_user(alice().await.id, UserChange::Password(weak.clone())).await.unwrap();
+    let before = alice().await;
+
+    assert!(server.verify("alice", "an old password", "10.0.0.1").await.user.is_some());
+    let began = Instant::now();
+    while alice().await.password_hash == weak {
+        assert!(began.elapsed() < PATIENCE, "it is made anew");
+        tokio::time::sleep(Duration::from_millis(5)).await;
+    }
+    let after = alice().await;
+    assert!(after.password_hash.starts_with("$argon2id$v=19$m=19456,t=2,p=1$"), "{after:?}");
+    assert_eq!(after.stamp, before.stamp, "nobody is told of a change");
+    assert!(server.verify("alice", "an old password", "10.0.0.1").await.user.is_some());
+
+    // A password that was changed meanwhile stays.
+    let late = UserChange::Rehash { from: weak, to: "late".to_owned() };
+    store.change_user(after.id, late).await.unwrap();
+    assert_eq!(alice().await.password_hash, after.password_hash);
+    drop(store);
+    server.stop().await;
+}
+
+#[tokio::test]
+async fn an_administrator_sees_a_users_sessions_and_which_gateway_does_not_answer() {
+    let mut server = Server::with_alice().await;
+    let who = (Role::MsgServer, "silent", GATEWAY_BOOT + 1);
+    let (_silent, _link) = Far::dial(server.addr, who, &server.proxy.shutdown).await;
+    let (_far, admin) = server.admin().await;
+    let of = UserSessions { name: "alice".to_owned() };
+    let request = AdminRequest { what: Some(What::UserSessions(of)) };
+    let asked = admin.call::<AdminAnswer>(Kind::Admin.number(), &request, PATIENCE);
+    let answers = async {
+        let (link, frame) = server.gateway.frame().await;
+        assert_eq!(frame.kind, Kind::Sessions.number());
+        assert_eq!(frame.parse::<SessionsRequest>().unwrap().user, USERS + 1);
+        let session =
+            SessionInfo { client_type: 0x12, address: "10.0.0.9".to_owned(), since: 1_700_000_000 };
+        link.answer(&frame, frame.kind, &Sessions { sessions: vec![session] }).unwrap();
+    };
+    let (answer, ()) = tokio::join!(asked, answers);
+    let answer = answer.unwrap();
+    assert!(answer.done, "{answer:?}");
+    let [line] = &answer.sessions[..] else { panic!("{answer:?}") };
+    assert_eq!((line.client_type, &*line.address, &*line.gateway), (0x12, "10.0.0.9", "gateway"));
+    assert_eq!((line.since, &answer.silent[..]), (1_700_000_000, &["silent".to_owned()][..]));
     server.stop().await;
 }
 

@@ -131,6 +131,26 @@ pub(in crate::store) async fn a_change_of_nobody_is_an_error(store: &dyn Store) 
 
 /// A client asks again with the newest stamp it has; if more users than a page had that one, it
 /// would never get further.
+pub(in crate::store) async fn a_hash_made_anew_replaces_only_the_one_it_was_made_of(
+    store: &dyn Store,
+) {
+    store.add_users(vec![numbered(5, "Alice"), numbered(6, "bob")], false).await.unwrap();
+    let before = store.users(vec![UserId(5)]).await.unwrap().remove(0);
+    let rehash = |from: &str, to: &str| UserChange::Rehash { from: from.into(), to: to.into() };
+    for (from, to, expected) in [
+        ("$argon2id$other", "new", "$argon2id$Alice"),
+        ("$argon2id$alice", "new", "$argon2id$Alice"),
+        ("$argon2id$Alice", "new", "new"),
+        ("$argon2id$Alice", "newer", "new"),
+    ] {
+        store.change_user(UserId(5), rehash(from, to)).await.unwrap();
+        let after = store.users(vec![UserId(5)]).await.unwrap().remove(0);
+        assert_eq!(after, UserRow { password_hash: expected.to_owned(), ..before.clone() });
+    }
+    let bob = store.users(vec![UserId(6)]).await.unwrap().remove(0);
+    assert_eq!(bob.password_hash, "$argon2id$bob");
+}
+
 pub(in crate::store) async fn few_users_share_a_stamp(store: &dyn Store) {
     let users = (0..5_000).map(|number| someone(&format!("user{number}"))).collect();
     assert_eq!(store.add_users(users, false).await.unwrap().len(), 5_000);

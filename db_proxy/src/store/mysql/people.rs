@@ -234,8 +234,15 @@ pub(super) async fn change_user(
     change: Arc<UserChange>,
 ) -> Result<(), Failure> {
     Turn::Users.take(link).await?;
+    if let UserChange::Rehash { from, to } = &*change {
+        let raise = "UPDATE user SET password_hash = ? WHERE id = ? AND password_hash = ?";
+        link.execute(raise, values![to, user.0, from]).await?;
+        return link.commit().await;
+    }
     let stamp = rules::stamp_after(newest_stamp(link).await?);
     let (statement, value) = match &*change {
+        // Done above.
+        UserChange::Rehash { .. } => return Ok(()),
         UserChange::Password(hash) => {
             ("UPDATE user SET stamp = ?, password_hash = ? WHERE id = ?", Value::from(hash))
         }

@@ -97,6 +97,14 @@ pub(super) fn change_user(
     let transaction = connection.transaction_with_behavior(TransactionBehavior::Immediate)?;
     let stamp = next_stamp(&transaction)?;
     let changed = match change {
+        UserChange::Rehash { from, to } => {
+            transaction.execute(
+                "UPDATE user SET password_hash = ?3 WHERE id = ?1 AND password_hash = ?2",
+                params![user.0, from, to],
+            )?;
+            transaction.commit()?;
+            return Ok(());
+        }
         UserChange::Password(hash) => transaction.execute(
             "UPDATE user SET stamp = ?2, password_hash = ?3 WHERE id = ?1",
             params![user.0, stamp, hash],

@@ -58,6 +58,11 @@ pub(in crate::tests) struct FakeDb {
     pub(in crate::tests) answers_verifies: AtomicBool,
     verifies: mpsc::Sender<(Link, LinkFrame)>,
     pub(in crate::tests) verifying: tokio::sync::Mutex<mpsc::Receiver<(Link, LinkFrame)>>,
+    /// Of every user's row.
+    pub(in crate::tests) stamp: AtomicU32,
+    /// Not answered yet: a login is checked only once the test says so.
+    pub(in crate::tests) holds_verdicts: AtomicBool,
+    pub(in crate::tests) verdicts: Mutex<Vec<(Link, LinkFrame, wire::Verified)>>,
 }
 
 impl FakeDb {
@@ -94,6 +99,9 @@ impl FakeDb {
             answers_verifies: AtomicBool::new(true),
             verifies,
             verifying: verifying.into(),
+            stamp: AtomicU32::new(1),
+            holds_verdicts: AtomicBool::new(false),
+            verdicts: Mutex::default(),
         })
     }
 
@@ -116,7 +124,7 @@ impl FakeDb {
     }
 
     /// Checks a password.
-    pub(in crate::tests) fn verify(link: &Link, frame: &LinkFrame) {
+    pub(in crate::tests) fn verify(&self, link: &Link, frame: LinkFrame) {
         let verify: wire::Verify = frame.parse().unwrap();
         let user = verify.name.strip_prefix('u').and_then(|id| id.parse().ok());
         let accepted = user.filter(|_id| verify.credential == "pw");
@@ -126,8 +134,13 @@ impl FakeDb {
             text: "says storage".to_owned(),
             user_info: info.map(|info| info.encode_to_vec().into()),
             user: accepted,
+            stamp: accepted.map(|_user| self.stamp.load(Ordering::SeqCst)),
         };
-        link.answer(frame, frame.kind, &verified).unwrap();
+        if self.holds_verdicts.load(Ordering::SeqCst) {
+            self.verdicts.lock().push((link.clone(), frame, verified));
+        } else {
+            link.answer(&frame, frame.kind, &verified).unwrap();
+        }
     }
 
     pub(in crate::tests) async fn next_follow(&self) -> Option<u64> {
@@ -222,7 +235,7 @@ impl LinkHandler for FakeDb {
             Kind::Verify if !self.answers_verifies.load(Ordering::SeqCst) => {
                 self.verifies.try_send((link.clone(), frame)).unwrap();
             }
-            Kind::Verify => Self::verify(link, &frame),
+            Kind::Verify => self.verify(link, frame),
             Kind::Memberships => {
                 let request: wire::MembershipsRequest = frame.parse().unwrap();
                 let groups = self.groups.lock().get(&request.user).cloned().unwrap_or_default();

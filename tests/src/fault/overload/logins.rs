@@ -57,6 +57,8 @@ pub(super) struct Strangers {
     gateways: Arc<[SocketAddr]>,
     attempts: JoinSet<Vec<Attempt>>,
     number: Arc<AtomicU32>,
+    /// Where they come from, by number.
+    address: fn(u32) -> Ipv4Addr,
 }
 
 /// Users whose passwords were right before: one of them logs in all the time.
@@ -75,7 +77,13 @@ impl Strangers {
             gateways: gateways.collect(),
             attempts: JoinSet::new(),
             number: Arc::default(),
+            address: |number| Ipv4Addr::new(127, 0, 1, host(number)),
         }
+    }
+
+    /// The same, each address in a network of its own.
+    pub(super) fn apart(gateways: &[String]) -> Self {
+        Self { address: |number| Ipv4Addr::new(127, 1, host(number), 1), ..Self::new(gateways) }
     }
 
     /// Lets `count` of them try one login after another for a while. Returns at once.
@@ -83,10 +91,11 @@ impl Strangers {
         let until = Instant::now() + lasts;
         for _one in 0..count {
             let (gateways, number) = (Arc::clone(&self.gateways), Arc::clone(&self.number));
+            let address = self.address;
             let tries = async move {
                 let mut ended = Vec::new();
                 while Instant::now() < until {
-                    ended.push(stranger(&gateways, &number).await);
+                    ended.push(stranger(&gateways, &number, address).await);
                 }
                 ended
             };
@@ -97,6 +106,7 @@ impl Strangers {
     /// Lets so many a second try for a while, whatever they are answered. Returns at once.
     pub(super) fn per_second(&mut self, rate: f64, lasts: Duration) {
         let (gateways, number) = (Arc::clone(&self.gateways), Arc::clone(&self.number));
+        let address = self.address;
         let tries = async move {
             let began = Instant::now();
             let mut under_way = JoinSet::new();
@@ -109,7 +119,7 @@ impl Strangers {
                 while count < rate * began.elapsed().as_secs_f64() {
                     count += 1.0;
                     let (gateways, number) = (Arc::clone(&gateways), Arc::clone(&number));
-                    under_way.spawn(async move { stranger(&gateways, &number).await });
+                    under_way.spawn(async move { stranger(&gateways, &number, address).await });
                 }
                 while let Some(attempt) = under_way.try_join_next() {
                     ended.push(attempt.expect("nobody panics"));
@@ -182,15 +192,26 @@ impl Drop for Known {
 }
 
 /// One attempt of somebody whom nobody knows.
-async fn stranger(gateways: &[SocketAddr], number: &AtomicU32) -> Attempt {
+async fn stranger(
+    gateways: &[SocketAddr],
+    number: &AtomicU32,
+    address: fn(u32) -> Ipv4Addr,
+) -> Attempt {
     let number = number.fetch_add(1, Ordering::Relaxed);
     let gateway = gateways.get(number as usize % gateways.len()).expect("there are gateways");
-    let host = u8::try_from(number % ADDRESSES).expect("it is below 250") + 1;
-    let (from, name) = (Ipv4Addr::new(127, 0, 1, host), format!("stranger-{number}"));
+    let (from, name) = (address(number), format!("stranger-{number}"));
     attempt(*gateway, from, (&name, "a guess")).await
 }
 
-async fn attempt(gateway: SocketAddr, from: Ipv4Addr, (name, password): (&str, &str)) -> Attempt {
+fn host(number: u32) -> u8 {
+    u8::try_from(number % ADDRESSES).expect("it is below 250") + 1
+}
+
+pub(super) async fn attempt(
+    gateway: SocketAddr,
+    from: Ipv4Addr,
+    (name, password): (&str, &str),
+) -> Attempt {
     let began = Instant::now();
     let end = try_login(gateway, from, (name, password)).await;
     Attempt { end, took: began.elapsed() }

@@ -1,0 +1,111 @@
+//! Failed logins, counted in the memory of one process.
+//!
+//! It has no clock: whoever asks says when that is.
+//!
+//! # What bounds it
+//!
+//! [`FAILURES_MAX`] counts of what went wrong, and as many of what went well: the least recently counted
+//! is forgotten first, which slows nobody down. [`LIFTED_MAX`] names that were lifted.
+
+use std::fmt;
+
+use lru::LruCache;
+use parking_lot::Mutex;
+use tokio::time::Instant;
+
+use super::memory::bounded;
+use super::{Count, LIFTED_KEPT, Throttle};
+
+/// Counts of each kind that are remembered.
+const FAILURES_MAX: usize = 65_536;
+
+/// Names of which it is remembered that they were lifted.
+const LIFTED_MAX: usize = 4_096;
+
+/// Failures that were counted.
+struct Counted {
+    failures: u32,
+    since: Instant,
+    waits_until: Instant,
+    of: Option<String>,
+}
+
+/// Counts failures in memory.
+pub(crate) struct Failures {
+    bad: Mutex<LruCache<String, Counted>>,
+    good: Mutex<LruCache<String, Counted>>,
+    lifted: Mutex<LruCache<String, Instant>>,
+}
+
+impl Default for Failures {
+    fn default() -> Self {
+        Self {
+            bad: Mutex::new(bounded(FAILURES_MAX)),
+            good: Mutex::new(bounded(FAILURES_MAX)),
+            lifted: Mutex::new(bounded(LIFTED_MAX)),
+        }
+    }
+}
+
+impl fmt::Debug for Failures {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Failures").field("bad", &self.bad.lock().len()).finish_non_exhaustive()
+    }
+}
+
+impl Failures {
+    fn counts(&self, throttle: &Throttle) -> &Mutex<LruCache<String, Counted>> {
+        if throttle.is_good { &self.good } else { &self.bad }
+    }
+
+    /// What is known of these, in their order.
+    pub(crate) fn of(&self, throttles: &[Throttle], now: Instant) -> Vec<Count> {
+        let of = |throttle: &Throttle| {
+            let counts = self.counts(throttle).lock();
+            let counted = counts.peek(&throttle.key)?;
+            let failures = if now - counted.since < throttle.within { counted.failures } else { 0 };
+            Some(Count { failures, waits: now < counted.waits_until })
+        };
+        throttles.iter().map(|throttle| of(throttle).unwrap_or_default()).collect()
+    }
+
+    /// Counts one failure of each.
+    pub(crate) fn count(&self, throttles: &[Throttle], now: Instant) {
+        for throttle in throttles {
+            let mut counts = self.counts(throttle).lock();
+            let counted = counts.get_or_insert_mut(throttle.key.clone(), || Counted {
+                failures: 0,
+                since: now,
+                waits_until: now,
+                of: throttle.of.clone(),
+            });
+            if now - counted.since >= throttle.within {
+                (counted.failures, counted.since) = (0, now);
+            }
+            counted.failures = counted.failures.saturating_add(1);
+            counted.waits_until = now + throttle.delay(counted.failures);
+        }
+    }
+
+    /// Forgets one.
+    pub(crate) fn forget(&self, throttle: &Throttle) {
+        self.counts(throttle).lock().pop(&throttle.key);
+    }
+
+    /// Forgets all of a name. Looks at everything there is: an administrator asks for it.
+    pub(crate) fn lift(&self, name: &str, now: Instant) {
+        let mut bad = self.bad.lock();
+        let of_name = |counted: &Counted| counted.of.as_deref() == Some(name);
+        let keys = bad.iter().filter(|(_key, counted)| of_name(counted));
+        let keys: Vec<String> = keys.map(|(key, _counted)| key.clone()).collect();
+        for key in keys {
+            bad.pop(&key);
+        }
+        self.lifted.lock().put(name.to_owned(), now);
+    }
+
+    /// Whether a name was lifted lately.
+    pub(crate) fn is_lifted(&self, name: &str, now: Instant) -> bool {
+        self.lifted.lock().peek(name).is_some_and(|at| now - *at < LIFTED_KEPT)
+    }
+}
