@@ -37,7 +37,7 @@ const PLACES: usize = 64;
 const HEADER_LIMIT: Duration = Duration::from_secs(3);
 
 /// For a whole connection, a reader that reads nothing included.
-const CONNECTION_LIMIT: Duration = Duration::from_secs(60);
+const CONNECTION_LIMIT: Duration = Duration::from_mins(1);
 
 /// What requests in flight get when the daemon ends.
 const LAST_REQUESTS_LIMIT: Duration = Duration::from_millis(500);

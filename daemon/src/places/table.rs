@@ -114,7 +114,7 @@ impl<T: Clone> Table<T> {
         let Some(guest) = longest.and_then(|id| self.guests.get(&id)) else { return Way::Barred };
         let silent = now.saturating_duration_since(guest.heard);
         if silent < SILENT_MIN {
-            return Way::In(SILENT_MIN - silent);
+            return Way::In(SILENT_MIN.saturating_sub(silent));
         }
         let tell = guest.tell.clone();
         if let Some(id) = longest {
