@@ -130,7 +130,7 @@ impl Admin<'_> {
         let user = self.user(&password.name).await?;
         let hash = self.hash(&password.password).await?;
         let before = self.change_user(&user, UserChange::Password(hash)).await?;
-        // Whoever failed until now has a new password to try.
+        // Somebody who failed until now has a new password to try.
         self.logins.guesses().lift(&user.name);
         self.kicks.end_logins_before(user.id, before);
         Ok(done())

@@ -3,7 +3,7 @@
 //! # Invariants
 //!
 //! - An unknown name costs as much and answers the same as a wrong password.
-//! - Whoever guesses is slowed down, and nobody else ([`guesses`]). Who has to wait is told so at once,
+//! - Who guesses is slowed down, and nobody else ([`guesses`]). Who has to wait is told so at once,
 //!   and no hash is computed.
 //! - Only users with status 0 log in (TeamTalk protocol, login).
 //! - Whoever is turned away because too many are being checked is told that the service is not

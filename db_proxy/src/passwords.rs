@@ -3,7 +3,7 @@
 //! Old clients send the MD5 of the typed password as 32 hex digits, at every login. A hash costs
 //! tens of milliseconds on purpose, so a pair of stored hash and credential that was right once is
 //! remembered, as a keyed hash with a key of this process alone: a login storm costs microseconds a
-//! login, and what is remembered is worth nothing to whoever reads it. So is one that was wrong, with
+//! login, and what is remembered is worth nothing to a reader. So is one that was wrong, with
 //! its name: a forgotten device that repeats an old password costs nothing and guesses nothing.
 //!
 //! # What bounds it

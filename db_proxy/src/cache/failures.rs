@@ -1,6 +1,6 @@
 //! Failed logins, counted in the memory of one process.
 //!
-//! It has no clock: whoever asks says when that is.
+//! It has no clock: the caller says what time it is.
 //!
 //! # What bounds it
 //!

@@ -87,7 +87,7 @@ pub enum Ruling {
     Check,
     /// It is only looked up among those that were right before.
     LookUp,
-    /// Neither: whoever tries has to wait.
+    /// Neither: who tries has to wait.
     Wait,
 }
 

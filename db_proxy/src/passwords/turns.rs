@@ -229,7 +229,7 @@ impl State {
         lane.take(&network, VecDeque::pop_back).map(drop)
     }
 
-    /// Whoever is next.
+    /// Who is next.
     fn next(&mut self) -> Option<oneshot::Sender<Core>> {
         let now = Instant::now();
         for lane in [self.next, 1 - self.next] {
