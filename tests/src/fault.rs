@@ -12,6 +12,7 @@ mod clients;
 mod clock;
 mod daemons;
 mod disk;
+mod fairness;
 mod full;
 mod kafka;
 mod ledger;
@@ -71,6 +72,7 @@ pub const SCENARIOS: &[&[Scenario]] = &[
     store::SCENARIOS,
     kafka::SCENARIOS,
     overload::SCENARIOS,
+    fairness::SCENARIOS,
 ];
 
 /// One run of a scenario.
