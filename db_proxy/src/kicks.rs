@@ -95,7 +95,5 @@ fn tell(gateway: &Link, kick: &Kick) {
 /// With the notice that old clients show and stop at: they know no reason for an account's change.
 fn kick(user: UserId, verified_before: Option<u32>) -> Kick {
     let reason = u32::try_from(i32::from(KickReason::DuplicateLogin)).ok();
-    let (user, winner_age_us) = (user.0, None);
-    let (device_class, below_epoch) = (None, None);
-    Kick { user, device_class, below_epoch, reason, verified_before, winner_age_us }
+    Kick { user: user.0, reason, verified_before, ..Kick::default() }
 }

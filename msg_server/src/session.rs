@@ -320,7 +320,7 @@ mod tests {
     fn session() -> Session {
         let pool = OutboxPool::new(&LimitsConfig::default(), GatewayMetrics::default());
         let outbox = Arc::new(Outbox::queued(Arc::new(pool)));
-        let session = Session::new(Login { id: 1, user: 5, client_type: 1 }, outbox, 1);
+        let session = Session::new(Login { id: 1, user: 5, client_type: 1 }, outbox, 1, 0);
         let session = session.came_at(1_000_000);
         session.set_standing(Standing { epoch: 100, ..session.standing() });
         session

@@ -226,7 +226,8 @@ impl Cache for RedisCache {
             let mut keys: Vec<_> = pairs.flatten().collect();
             keys.push(self.keys.lifted(name));
             let values = self.values(&keys).await;
-            let shared = (values.len() == keys.len()).then_some(values).unwrap_or_default();
+            let is_whole = values.len() == keys.len();
+            let shared = if is_whole { values } else { Vec::new() };
             let token = shared.last().cloned().flatten();
             self.take_lift(name, token.as_deref());
             let now = Instant::now();

@@ -81,7 +81,8 @@ impl Pepper {
     fn new(pepper: &Secret) -> Self {
         let key = hmac::Key::new(hmac::HMAC_SHA256, pepper.expose().as_bytes());
         let id = hmac::sign(&key, b"the name of this pepper");
-        let id = id.as_ref().iter().take(4).map(|byte| format!("{byte:02x}")).collect();
+        let id = id.as_ref().first_chunk().map_or(0, |first| u32::from_be_bytes(*first));
+        let id = format!("{id:08x}");
         Self { key, id }
     }
 }

@@ -60,7 +60,7 @@ fn a_login_that_came_before_another_one_does_not_displace_it() {
         let pool = OutboxPool::new(&LimitsConfig::default(), GatewayMetrics::default());
         let outbox = Arc::new(Outbox::queued(Arc::new(pool)));
         let login = Login { id: registry.next_session_id(), user: 7, client_type: WINDOWS };
-        Arc::new(Session::new(login, outbox, 1).came_at(came_us))
+        Arc::new(Session::new(login, outbox, 1, 0).came_at(came_us))
     };
     let (late, newer) = (at(1_000_000), at(2_000_000));
     assert!(registry.enter(&newer, 2000).is_empty());

@@ -261,7 +261,7 @@ async fn stuffing(addresses: u32, names: u32, seed: u32) -> Site {
         site.try_in(&name, pair, &address(pair % addresses)).await;
         if pair % 100 == 0 {
             let owner = (pair / 100) % 50.min(names);
-            let from = if pair % 200 == 0 { home(owner) } else { format!("198.51.{}.9", owner) };
+            let from = if pair % 200 == 0 { home(owner) } else { format!("198.51.{owner}.9") };
             let told = site.try_in(&format!("u{owner}"), u32::MAX, &from).await;
             assert_eq!(told, Told::In, "owner {owner} from {from} after {pair} pairs");
         }
