@@ -47,6 +47,7 @@ pub mod storing;
 mod testing;
 pub mod window;
 mod wiring;
+mod witness;
 
 pub use config::{
     CacheConfig, Config, DbRole, KafkaConfig, LimitsConfig, LogConfig, PARTITIONS_MAX, StoreConfig,

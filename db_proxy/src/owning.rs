@@ -18,6 +18,7 @@ use crate::partitions::{Partitions, Served};
 use crate::publish::Publisher;
 use crate::pulse::Pulse;
 use crate::storing::{self, StopStoring};
+use crate::witness::Witnessed;
 
 /// What all ownerships of a daemon have in common.
 #[derive(Clone)]
@@ -28,6 +29,7 @@ pub(crate) struct Ground {
     pub(crate) limits: Limits,
     pub(crate) metrics: OwnedMetrics,
     pub(crate) pulse: Pulse,
+    pub(crate) witnessed: Witnessed,
     /// The daemon's.
     pub(crate) shutdown: Shutdown,
 }
@@ -60,6 +62,7 @@ impl Ground {
             publisher: Arc::clone(&self.publisher),
             metrics: metrics.partition,
             confirmed: confirmed.clone(),
+            witnessed: self.witnessed,
         };
         let partition = owner.start(&shutdown);
         let storing =

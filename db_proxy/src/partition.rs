@@ -44,6 +44,7 @@ use crate::publish::Publisher;
 use crate::pulse::Confirmed;
 use crate::state::State;
 use crate::store::StoreError;
+use crate::witness::Witnessed;
 
 mod clock;
 mod lines;
@@ -340,6 +341,8 @@ pub(crate) struct Owner {
     pub(crate) metrics: PartitionMetrics,
     /// When the log was last heard to have no newer owner.
     pub(crate) confirmed: Confirmed,
+    /// What is known about the clock.
+    pub(crate) witnessed: Witnessed,
 }
 
 impl Owner {

@@ -24,6 +24,7 @@ use crate::requests::{Bounds, Requests};
 #[cfg(feature = "kafka")]
 use crate::sharing::{self, StopSharing};
 use crate::wiring::{self, Logs, Site};
+use crate::witness::Witnessed;
 
 /// Gateways that lose their link resubmit within this time; what they had sent is answered first.
 const LAST_REQUESTS: Duration = Duration::from_millis(50);
@@ -52,6 +53,11 @@ pub async fn run(context: Context<Config>) -> Result<Serving, BoxError> {
         &shutdown,
     );
 
+    // The folder of an embedded log is there by now, and ours.
+    let witnessed = match &logs {
+        Logs::Embedded(_) => Witnessed::begin(&config.data_dir, &shutdown),
+        _ => Witnessed::default(),
+    };
     let pulse = Pulse::default();
     // An embedded log has one owner, however long it stood still.
     let watched = config.kafka.is_used().then(|| pulse.clone());
@@ -65,6 +71,7 @@ pub async fn run(context: Context<Config>) -> Result<Serving, BoxError> {
         limits: config.limits.limits(),
         metrics: OwnedMetrics::new(&metrics),
         pulse,
+        witnessed,
         shutdown: shutdown.clone(),
     };
     let owners = own(ground, logs, &config, &identity.name).await?;

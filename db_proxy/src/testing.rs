@@ -149,6 +149,7 @@ impl Setup {
             publisher,
             metrics: partition_metrics.clone(),
             confirmed: Pulse::default().confirmed(),
+            witnessed: crate::witness::Witnessed::default(),
         };
         let partition = owner.start(&shutdown);
         let storing = self

@@ -111,13 +111,16 @@ fn echo(doors: Doors, shutdown: &Shutdown) -> SocketAddr {
 }
 
 async fn line(socket: &mut TcpStream) -> String {
-    let mut line = Vec::new();
-    loop {
-        match socket.read_u8().await.unwrap() {
-            b'\n' => return String::from_utf8(line).unwrap(),
-            byte => line.push(byte),
+    let read = async {
+        let mut line = Vec::new();
+        loop {
+            match socket.read_u8().await.unwrap() {
+                b'\n' => return String::from_utf8(line).unwrap(),
+                byte => line.push(byte),
+            }
         }
-    }
+    };
+    timeout(Duration::from_secs(10), read).await.expect("a line in time")
 }
 
 #[tokio::test]

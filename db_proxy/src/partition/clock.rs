@@ -7,6 +7,8 @@
 //! - Back: log time goes on at half the pace until the clock has caught up. Standing still instead
 //!   would make the 30 seconds last as long as the jump was wide, and would hide new messages from
 //!   whoever asks for what came after a time.
+//! - Wrong from the start: it is doubted like a jump forward, as far as the last run tells
+//!   ([`crate::witness`]). Log time begins where it should be by that.
 //! - Forward: log time runs on evenly for 30 seconds and jumps then, if the clock still stands by
 //!   it. Every message whose resend is to be recognised is forgotten by then anyway.
 //!
@@ -17,14 +19,9 @@
 
 use std::time::{Duration, Instant};
 
-use crate::window::FINGERPRINT_MS;
+use tracing::warn;
 
-/// A clock that is further ahead than it should be by this much has jumped. Less is what adjusting a
-/// clock does.
-const JUMP_MS: u64 = 1_000;
-
-/// How long a clock must stand by its jump forward.
-const BELIEVED_AFTER: Duration = Duration::from_millis(FINGERPRINT_MS);
+use crate::witness::{BELIEVED_AFTER, Bounds, JUMP_MS, Witnessed};
 
 /// Log time, as its partition's thread keeps it.
 #[derive(Debug)]
@@ -37,9 +34,17 @@ pub(super) struct LogClock {
 }
 
 impl LogClock {
-    /// Goes on after a record of `last_ms`.
-    pub(super) fn after(last_ms: u64) -> Self {
-        Self::new(last_ms, daemon::clock::unix_ms(), Instant::now())
+    /// Goes on after a record of `last_ms`, with a clock that may be doubted.
+    pub(super) fn after(last_ms: u64, witnessed: &Witnessed) -> Self {
+        let (wall_ms, now) = (daemon::clock::unix_ms(), Instant::now());
+        if last_ms > wall_ms.saturating_add(JUMP_MS) {
+            warn!(
+                ahead_s = (last_ms - wall_ms) / 1000,
+                "the last record is of the future: the clock was wrong then, or is now. Times run \
+                 at half the pace until it has caught up"
+            );
+        }
+        Self::begin(last_ms, wall_ms, witnessed.bounds(now), now)
     }
 
     /// The time now.
@@ -47,8 +52,13 @@ impl LogClock {
         self.read(daemon::clock::unix_ms(), Instant::now())
     }
 
-    fn new(last_ms: u64, wall_ms: u64, now: Instant) -> Self {
-        Self { ms: last_ms.max(wall_ms), at: now, ahead_since: None }
+    fn begin(last_ms: u64, wall_ms: u64, bounds: Option<Bounds>, now: Instant) -> Self {
+        match bounds {
+            Some(bounds) if wall_ms > bounds.most_ms => {
+                Self { ms: last_ms.max(bounds.least_ms), at: now, ahead_since: Some(now) }
+            }
+            _ => Self { ms: last_ms.max(wall_ms), at: now, ahead_since: None },
+        }
     }
 
     fn read(&mut self, wall_ms: u64, now: Instant) -> u64 {
@@ -103,7 +113,7 @@ mod tests {
     #[test]
     fn a_clock_that_runs_evenly_is_followed() {
         let start = Instant::now();
-        let mut clock = LogClock::new(0, START, start);
+        let mut clock = LogClock::begin(0, START, None, start);
         assert_eq!(run(&mut clock, start, (0, 70), 0), START + 70);
         assert_eq!(run(&mut clock, start, (77, 700), 500), START + 700 + 500, "a small step");
     }
@@ -111,7 +121,7 @@ mod tests {
     #[test]
     fn a_jump_back_halves_the_pace_until_the_clock_has_caught_up() {
         let start = Instant::now();
-        let mut clock = LogClock::new(0, START, start);
+        let mut clock = LogClock::begin(0, START, None, start);
         let before = run(&mut clock, start, (0, 7_000), 0);
         let year = 365 * 24 * HOUR.cast_signed();
         let later = run(&mut clock, start, (7_007, 67_004), -year);
@@ -124,7 +134,7 @@ mod tests {
     #[test]
     fn a_jump_forward_counts_once_it_has_lasted() {
         let start = Instant::now();
-        let mut clock = LogClock::new(0, START, start);
+        let mut clock = LogClock::begin(0, START, None, start);
         run(&mut clock, start, (0, 700), 0);
         let early = run(&mut clock, start, (707, 30_000), HOUR.cast_signed());
         assert!(early <= START + 30_000, "a resend is recognised across the jump");
@@ -138,7 +148,7 @@ mod tests {
     #[test]
     fn a_clock_that_jumps_to_and_fro_is_not_followed() {
         let start = Instant::now();
-        let mut clock = LogClock::new(0, START, start);
+        let mut clock = LogClock::begin(0, START, None, start);
         for round in 0..600_u64 {
             let off = if round % 2 == 0 { HOUR.cast_signed() } else { 0 };
             let ms = run(&mut clock, start, (round * 100, round * 100 + 99), off);
@@ -150,9 +160,38 @@ mod tests {
     #[test]
     fn a_restart_goes_on_after_the_last_record() {
         let start = Instant::now();
-        let mut clock = LogClock::new(START + HOUR, START, start);
+        let mut clock = LogClock::begin(START + HOUR, START, None, start);
         assert_eq!(clock.read(START, start), START + HOUR);
         assert_eq!(clock.read(START + 10, start + Duration::from_millis(10)), START + HOUR + 5);
+    }
+
+    /// The last run says that it is `START`, about.
+    fn doubted(wall_ms: u64, start: Instant) -> LogClock {
+        let bounds = Bounds { least_ms: START, most_ms: START + JUMP_MS };
+        LogClock::begin(START - 10 * HOUR, wall_ms, Some(bounds), start)
+    }
+
+    #[test]
+    fn a_start_with_a_wrong_clock_is_right_before_and_after_it_is_mended() {
+        let start = Instant::now();
+        let ahead = 5 * HOUR;
+        let mut clock = doubted(START + ahead, start);
+        let wrong = run(&mut clock, start, (0, 10_000), ahead.cast_signed());
+        assert!((START + 9_990..=START + 10_000).contains(&wrong), "{}", wrong - START);
+        let mended = run(&mut clock, start, (10_007, 130_000), 0);
+        assert!(START + 130_000 - mended < 10, "{}", START + 130_000 - mended);
+    }
+
+    #[test]
+    fn a_start_with_a_clock_that_stands_by_what_it_says_is_believed_later() {
+        let start = Instant::now();
+        let ahead = 5 * HOUR;
+        let mut clock = doubted(START + ahead, start);
+        let later = run(&mut clock, start, (0, 31_000), ahead.cast_signed());
+        assert!(later >= START + ahead + 30_000);
+        // And one that is where it should be is believed at once.
+        let mut clock = doubted(START + 300, start);
+        assert_eq!(clock.read(START + 300, start), START + 300);
     }
 
     proptest! {
@@ -161,7 +200,7 @@ mod tests {
             steps in prop::collection::vec((0_u64..20_000, -HOUR.cast_signed()..HOUR.cast_signed()), 1..60),
         ) {
             let start = Instant::now();
-            let mut clock = LogClock::new(0, START, start);
+            let mut clock = LogClock::begin(0, START, None, start);
             let (mut after, mut last) = (0, START);
             for (step, off) in steps {
                 after += step;

@@ -101,7 +101,7 @@ impl Worker {
             (inner.fold.last, inner.fold.last_ms)
         };
         metrics::show(&owner.metrics.offset, last);
-        let clock = LogClock::after(last_ms);
+        let clock = LogClock::after(last_ms, &owner.witnessed);
         Self {
             owner,
             clock,

@@ -74,6 +74,7 @@ impl Place {
             },
             metrics: OwnedMetrics::new(&metrics),
             pulse,
+            witnessed: crate::witness::Witnessed::default(),
             shutdown: shutdown.clone(),
         };
         // The topic's numbers are each member's own.

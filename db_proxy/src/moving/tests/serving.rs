@@ -60,6 +60,7 @@ impl NewSite {
             ),
             metrics: one.partition,
             confirmed: Pulse::default().confirmed(),
+            witnessed: crate::witness::Witnessed::default(),
         };
         let partition = owner.start(&shutdown);
         let storing =
