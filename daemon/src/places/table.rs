@@ -113,8 +113,9 @@ impl<T: Clone> Table<T> {
     fn way(&mut self, longest: Option<u64>, now: Instant) -> Way<T> {
         let Some(guest) = longest.and_then(|id| self.guests.get(&id)) else { return Way::Barred };
         let silent = now.saturating_duration_since(guest.heard);
-        if silent < SILENT_MIN {
-            return Way::In(SILENT_MIN.saturating_sub(silent));
+        let left = SILENT_MIN.saturating_sub(silent);
+        if !left.is_zero() {
+            return Way::In(left);
         }
         let tell = guest.tell.clone();
         if let Some(id) = longest {
