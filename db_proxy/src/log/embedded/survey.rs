@@ -96,7 +96,7 @@ pub(super) fn survey(
         let reader = if following.is_some() { surveyor.open(base)? } else { newest.take() };
         surveyor.segment(base, following, reader)?;
         let next = surveyor.scan.next;
-        if following.is_some_and(|following| next < following) {
+        if following.is_some_and(|following| (base + 1..following).contains(&next)) {
             bases.push_front(next); // The listing has missed it.
         }
     }
@@ -267,7 +267,8 @@ impl Surveyor<'_> {
     fn behind(&self, base: u64, following: u64) -> io::Result<Behind> {
         let next = self.scan.next;
         // In this order: what is behind `base` is trimmed after it, and so found missing only with it.
-        if next < following && self.exists(next)? {
+        // A segment in which nothing is whole ends where it begins.
+        if (base + 1..following).contains(&next) && self.exists(next)? {
             return Ok(Behind::Unlisted);
         }
         Ok(if self.exists(base)? { Behind::Hole } else { Behind::Trimmed })
