@@ -6,7 +6,7 @@ use std::time::Duration;
 #[cfg(feature = "kafka")]
 use daemon::StartRefused;
 use daemon::link::LinkMetrics;
-use daemon::{BoxError, Context, LinkOptions, LinkTable, Role, Serving, Shutdown};
+use daemon::{BoxError, Context, LinkOptions, LinkTable, Metrics, Role, Serving, Shutdown};
 use tokio::sync::watch;
 use tracing::info_span;
 
@@ -77,12 +77,7 @@ pub async fn run(context: Context<Config>) -> Result<Serving, BoxError> {
     let owners = own(ground, logs, &config, &identity.name).await?;
 
     let request_metrics = RequestMetrics::new(&metrics);
-    let hashes_max = config.limits.hashes_max;
-    let pepper = config.logins.pepper()?;
-    let passwords = move || Passwords::new(hashes_max, pepper.as_ref());
-    let passwords = tokio::task::spawn_blocking(passwords).await??;
-    let help = "Logins that wait for the check of a password, or are being checked";
-    metrics.register("password_checks_waiting", help, passwords.waiting().clone());
+    let passwords = passwords(&config, &metrics).await?;
     let guesses = Guesses::new(Arc::clone(&cache), config.logins.guesses());
     let logins =
         Logins::new(store, Arc::clone(&cache), passwords, guesses, request_metrics.clone());
@@ -107,6 +102,17 @@ pub async fn run(context: Context<Config>) -> Result<Serving, BoxError> {
     .await?;
     let drain = drain(requests, owners);
     Ok(Serving::new("db_proxy").listens("links", addr).drain(drain))
+}
+
+/// Prepares the check of passwords, which computes one hash.
+async fn passwords(config: &Config, metrics: &Metrics) -> Result<Passwords, BoxError> {
+    let hashes_max = config.limits.hashes_max;
+    let pepper = config.logins.pepper()?;
+    let prepare = move || Passwords::new(hashes_max, pepper.as_ref());
+    let passwords = tokio::task::spawn_blocking(prepare).await??;
+    let help = "Logins that wait for the check of a password, or are being checked";
+    metrics.register("password_checks_waiting", help, passwords.waiting().clone());
+    Ok(passwords)
 }
 
 /// What owns partitions here.

@@ -64,7 +64,7 @@ kinds! {
     /// db_proxy to gateway: [`wire::SessionsRequest`], answered by [`wire::Sessions`].
     Sessions = 0x020b,
     /// db_proxy to gateway: [`wire::FrameQuestion`], answered by [`wire::FrameFate`].
-    FrameFate = 0x020d,
+    FrameFate = 0x020c,
     /// db_proxy to route_server: [`wire::Publish`], answered by [`wire::PublishAck`]. To a gateway,
     /// from either: the same message, answered by nobody.
     Publish = 0x0301,
