@@ -90,6 +90,8 @@ pub struct Send {
     pub resend: bool,
     /// Whether nothing of its line is unanswered before it.
     pub first: bool,
+    /// Its frame came so long ago, and is not answered, if it is handed over again.
+    pub waited_ms: Option<u64>,
     /// The client protocol's message type.
     pub kind: u32,
     /// What the client sent.
@@ -280,6 +282,11 @@ fn repeated(fold: &Fold, send: &Send, facts: &Facts, now_ms: u64) -> Result<Opti
     };
     // Before fold version 2 nothing more was known of it.
     let Some(connection) = earlier.connection else { return Ok(Some(earlier.known)) };
+    let age_ms = now_ms.saturating_sub(earlier.known.timestamp_ms);
+    // The other one came while this one was not answered, so it is the repeat, and only came first.
+    if send.waited_ms.is_some_and(|waited_ms| age_ms <= waited_ms) {
+        return Ok(Some(earlier.known));
+    }
     match facts.repeats {
         Some((offset, repeats)) if offset == earlier.offset => Ok(repeats.then_some(earlier.known)),
         _ => Err(Need::Repeats {
@@ -287,7 +294,7 @@ fn repeated(fold: &Fold, send: &Send, facts: &Facts, now_ms: u64) -> Result<Opti
             sender: send.identity.sender,
             client_msg_id: earlier.known.client_msg_id,
             offset: earlier.offset,
-            age_ms: now_ms.saturating_sub(earlier.known.timestamp_ms),
+            age_ms,
         }),
     }
 }

@@ -322,6 +322,7 @@ fn read_submit(submit: &Submit) -> Option<Send> {
         resend: submit.resend.unwrap_or(false),
         // Gateways of an older release do not say.
         first: submit.first.or(submit.resend).unwrap_or(false),
+        waited_ms: submit.waited_ms,
         kind: submit.r#type,
         body: submit.body.clone(),
         origin: Some(submit.origin),

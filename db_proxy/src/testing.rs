@@ -306,6 +306,7 @@ pub(crate) fn saying(conversation: ConversationId, sender: u32, body: Bytes) -> 
         },
         resend: false,
         first: false,
+        waited_ms: None,
         kind,
         body,
         origin: None,

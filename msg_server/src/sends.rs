@@ -148,6 +148,7 @@ impl Sends {
             body: message.msg_data,
             first: None,
             epoch: None,
+            waited_ms: None,
         };
         let waiter =
             Waiter { session: Arc::downgrade(session), session_id: session.id(), seq, to, named };
@@ -433,7 +434,7 @@ impl Lanes {
         let Some(submit) = self.table.submit(key) else { return };
         // Without an owner it stays as it is: the next one gets everything.
         let Some(Owner { link, epoch }) = self.owners.of(submit.conversation) else { return };
-        let Some(submit) = self.table.addressed(key, *epoch) else { return };
+        let Some(submit) = self.table.addressed(key, *epoch, Instant::now()) else { return };
         match link.send(Kind::Submit.number(), 0, submit) {
             Ok(()) | Err(LinkError::Closed) => {}
             Err(LinkError::Full | LinkError::TooLong) => {

@@ -325,6 +325,21 @@ fn the_gateway_of_the_earlier_connection_is_asked_about_a_frame_that_may_repeat(
 }
 
 #[test]
+fn an_unanswered_frame_that_comes_behind_its_own_repeat_is_the_same_message() {
+    let mut state = with_group(GroupType::Normal);
+    state.window.insert(framed(8, 2, None), known_at(5), Offset(4), NOW_MS);
+    let first = |waited_ms| Send {
+        waited_ms: Some(waited_ms),
+        ..Send { identity: framed(9, 1, Some(0)), ..send(group(), 2) }
+    };
+    let judged =
+        |waited_ms| admit(&state, &Change::Send(first(waited_ms)), &Facts::default(), NOW_MS + 500);
+    assert_eq!(judged(500), Admission::Known(known_at(5)));
+    // That one came before: its own connection says whether this one repeats it.
+    assert!(matches!(judged(499), Admission::Needs(Need::Repeats { .. })));
+}
+
+#[test]
 fn a_frame_on_the_same_connection_or_after_an_answer_repeats_none() {
     let mut state = with_group(GroupType::Normal);
     state.window.insert(framed(8, 1, None), known_at(5), Offset(4), NOW_MS);
@@ -539,6 +554,7 @@ fn send(conversation: ConversationId, sender: u32) -> Send {
         identity: Identity { sender: UserId(sender), ..identity(1) },
         resend: false,
         first: false,
+        waited_ms: None,
         kind: if conversation.as_group().is_some() { 0x11 } else { 1 },
         body: Bytes::from_static(b"body"),
         origin: None,

@@ -281,6 +281,7 @@ impl World {
             identity,
             resend: false,
             first: true,
+            waited_ms: None,
             kind: 1,
             body,
             origin: None,

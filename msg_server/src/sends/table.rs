@@ -231,12 +231,16 @@ impl<W> Table<W> {
 
     /// What is handed over to an owner in this epoch: with whether anything of the message's line is
     /// unanswered before it.
-    pub(crate) fn addressed(&mut self, key: &Key, epoch: u64) -> Option<&Submit> {
+    pub(crate) fn addressed(&mut self, key: &Key, epoch: u64, now: Instant) -> Option<&Submit> {
         let entry = self.entries.get_mut(key)?;
         let line = self.lines.get(&(key.sender, entry.submit.conversation));
         let first = line.and_then(|line| line.keys.front());
         entry.submit.first = Some(first.is_some_and(|(order, _key)| *order == entry.order));
         entry.submit.epoch = Some(epoch);
+        if entry.submit.resend() && entry.submit.fingerprint.is_some() {
+            let waited = now.saturating_duration_since(entry.since).as_millis();
+            entry.submit.waited_ms = u64::try_from(waited).ok();
+        }
         Some(&entry.submit)
     }
 
@@ -375,12 +379,12 @@ mod tests {
         let (mut table, now) = (Table::default(), Instant::now());
         for id in 1..=2 {
             table.put(key(1, id), submit(7), (), now);
-            table.addressed(&key(1, id), 3).unwrap();
+            table.addressed(&key(1, id), 3, now).unwrap();
         }
         assert!(table.submit(&key(1, 1)).unwrap().first());
         assert!(!table.submit(&key(1, 2)).unwrap().first());
         table.take(&key(1, 1)).unwrap();
-        table.addressed(&key(1, 2), 3).unwrap();
+        table.addressed(&key(1, 2), 3, now).unwrap();
         assert!(table.submit(&key(1, 2)).unwrap().first());
     }
 

@@ -227,6 +227,7 @@ fn send(conversation: ConversationId, user: u32) -> Send {
         },
         resend: false,
         first: false,
+        waited_ms: None,
         kind: if conversation.as_group().is_some() { 0x11 } else { 1 },
         body: Bytes::from_static(b"body"),
         origin: None,

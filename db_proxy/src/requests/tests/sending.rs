@@ -20,6 +20,7 @@ fn submit(conversation: ConversationId, sender: u32) -> Submit {
         first: None,
         epoch: None,
         may_repeat: None,
+        waited_ms: None,
     }
 }
 
