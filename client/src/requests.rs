@@ -137,7 +137,7 @@ impl Client {
         Ok(reply)
     }
 
-    /// Deletes a group that this user has made. All members leave, and nobody can be added any more.
+    /// Deletes a group that this user has made. All members leave, and nobody can be added afterwards.
     /// Only servers with the extension know it; others do not answer.
     pub async fn delete_group(&self, group: GroupId) -> Result<(), CallError> {
         let request = GroupDeleteRequest { group_id: group.0 };

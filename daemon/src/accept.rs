@@ -3,7 +3,7 @@
 //! # What bounds it
 //!
 //! - Connections: each has a place ([`crate::places`]). When all are taken, the one that has been silent
-//!   for longest gives way, if any may; else whoever comes next waits in the kernel's backlog, where
+//!   for longest gives way, if any may; else the next connection waits in the kernel's backlog, where
 //!   that costs nothing.
 //! - Connections of one address, where a limit is set.
 //! - Files: clients are not accepted when the process has no more than [`FILES_KEPT`] left, which are for

@@ -198,7 +198,7 @@ mod tests {
 
     /// Time is paused: it jumps to the next timer whenever everybody waits.
     #[tokio::test(start_paused = true)]
-    async fn whoever_dawdles_is_let_go_within_seconds() {
+    async fn a_client_that_dawdles_is_let_go_within_seconds() {
         let shutdown = Shutdown::default();
         let addr = page(&shutdown);
         for beginning in ["", "GET /met", "GET /healthz HTTP/1.1\r\nhost: x\r\n\r\n"] {

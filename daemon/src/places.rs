@@ -2,7 +2,7 @@
 //!
 //! When all are taken, the connection that has sent nothing for longest gives way to the next one; and
 //! so does, among those of one address, when that has as many as it may. A connection that is worth
-//! keeping is settled, and does not give way any more.
+//! keeping is settled, and from then on does not give way.
 
 mod table;
 
@@ -224,7 +224,7 @@ impl Place {
     }
 
     /// Calls `call` once when the connection has to give way; at once if it had to before. It must be
-    /// short: whoever waits for the place calls it.
+    /// short: it runs in the task that waits for the place.
     pub fn when_told(&self, call: impl FnOnce() + Send + 'static) {
         let mut state = self.inner.told.state.lock();
         if state.is_told {
@@ -307,7 +307,7 @@ mod tests {
     use super::*;
 
     #[tokio::test(start_paused = true)]
-    async fn a_newcomer_gets_the_place_of_whoever_is_silent_for_longest() {
+    async fn a_newcomer_gets_the_place_of_the_one_silent_for_longest() {
         let places = Places::new(2, 0, PlaceMetrics::default());
         let (first, second) = (places.take().await, places.take().await);
         tokio::time::advance(Duration::from_secs(1)).await;
@@ -322,7 +322,7 @@ mod tests {
     }
 
     #[tokio::test(start_paused = true)]
-    async fn whoever_is_settled_keeps_the_place_until_it_is_given_up() {
+    async fn a_settled_guest_keeps_the_place_until_it_is_given_up() {
         let places = Places::new(1, 0, PlaceMetrics::default());
         let first = places.take().await;
         first.when_told(|| panic!("it was settled"));

@@ -96,7 +96,7 @@ pub struct LimitsConfig {
     pub logins_max: usize,
     /// Groups that one user may make, those not counted that were deleted.
     pub groups_made_max: u32,
-    /// Groups that one user may be in. Whoever is in more stays there, and is added to no other.
+    /// Groups that one user may be in. A user who is in more stays in them, and is added to no other.
     pub groups_joined_max: u32,
     /// Password hashes that are computed at the same time, each for some tens of milliseconds of a core.
     /// 0: half as many as there are cores.

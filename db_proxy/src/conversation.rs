@@ -133,6 +133,40 @@ impl Conversation {
         members
     }
 
+    /// Makes members of `users`, from the next message on. Returns those who were none.
+    pub fn join(&mut self, users: Vec<UserId>) -> Vec<UserId> {
+        let head = self.head;
+        let mut joined = Vec::new();
+        for user in users {
+            if self.members.get(&user).is_some_and(|member| member.leave.is_none()) {
+                continue;
+            }
+            self.members.insert(user, Member { join: head.next(), leave: None });
+            if let Some(mark) = self.marks.get_mut(&user) {
+                // What was before is not the user's to read any more, and the user's own old messages
+                // do not count against what comes.
+                mark.read = head;
+                mark.own_up_to_read = mark.own_total;
+            }
+            joined.push(user);
+        }
+        joined
+    }
+
+    /// Ends the membership of `users` with the newest message. Returns those who were members.
+    pub fn leave(&mut self, users: Vec<UserId>) -> Vec<UserId> {
+        let mut left = Vec::new();
+        for user in users {
+            if let Some(member) = self.members.get_mut(&user)
+                && member.leave.is_none()
+            {
+                member.leave = Some(self.head);
+                left.push(user);
+            }
+        }
+        left
+    }
+
     /// The first id that `user` may see; `None` if he takes no part now.
     pub fn visible_from(&self, user: UserId) -> Option<MsgId> {
         if !self.has_member(user) {

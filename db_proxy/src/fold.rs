@@ -390,38 +390,15 @@ impl Fold {
         let group = GroupId(changed.group);
         let id = ConversationId::group(group)?;
         let conversation = self.conversations.get_mut(&id).expect(LOADED);
-        let (mut added, mut removed) = (Vec::new(), Vec::new());
-        let head = conversation.head;
         let was_deleted = conversation.group.as_ref().is_some_and(|group| group.deleted);
         let is_deleted = was_deleted || changed.deleted();
         // Also what was admitted before the deletion was folded adds nobody.
-        let joining: &[u32] = if is_deleted { &[][..] } else { &changed.added };
-        for user in joining.iter().copied().map(UserId) {
-            let joined = Member { join: head.next(), leave: None };
-            if conversation.members.get(&user).is_some_and(|member| member.leave.is_none()) {
-                continue;
-            }
-            conversation.members.insert(user, joined);
-            if let Some(mark) = conversation.marks.get_mut(&user) {
-                // What was before is not his to read any more, and his own old messages do not
-                // count against what comes.
-                mark.read = head;
-                mark.own_up_to_read = mark.own_total;
-                self.unstored.marks.insert((id, user));
-            }
-            added.push(user);
-        }
+        let joining = if is_deleted { Vec::new() } else { users(&changed.added) };
+        let added = conversation.join(joining);
         // Whether or not the record names them: it was written before what came just before it.
         let leaving =
             if is_deleted { conversation.current_members() } else { users(&changed.removed) };
-        for user in leaving {
-            if let Some(member) = conversation.members.get_mut(&user)
-                && member.leave.is_none()
-            {
-                member.leave = Some(head);
-                removed.push(user);
-            }
-        }
+        let removed = conversation.leave(leaving);
         let previous = conversation.last_offset;
         let actor = UserId(changed.actor);
         if added.is_empty() && removed.is_empty() && is_deleted == was_deleted {
@@ -443,6 +420,8 @@ impl Fold {
         for &user in added.iter().chain(&removed) {
             self.unstored.members.insert((id, user));
         }
+        let marked = added.iter().filter(|user| conversation.marks.contains_key(user));
+        self.unstored.marks.extend(marked.map(|user| (id, *user)));
         self.unstored.conversations.insert(id);
         self.unstored.bytes += 64 + (added.len() + removed.len()) * 32;
         let touched = touched(actor, (added.clone(), removed.clone()), false);

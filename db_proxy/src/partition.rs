@@ -48,6 +48,7 @@ use crate::witness::Witnessed;
 
 mod clock;
 mod lines;
+mod look_up;
 pub mod open;
 #[cfg(test)]
 mod tests;

@@ -53,16 +53,11 @@ pub async fn run(context: Context<Config>) -> Result<Serving, BoxError> {
         &shutdown,
     );
 
-    // The folder of an embedded log is there by now, and ours.
-    let witnessed = match &logs {
-        Logs::Embedded(_) => Witnessed::begin(&config.data_dir, &shutdown),
-        _ => Witnessed::default(),
-    };
     let pulse = Pulse::default();
     // An embedded log has one owner, however long it stood still.
     let watched = config.kafka.is_used().then(|| pulse.clone());
-    let has_logins = config.has(DbRole::Login);
-    let partitions = Partitions::new(stores, Arc::clone(&gateways), has_logins, watched);
+    let partitions =
+        Partitions::new(stores, Arc::clone(&gateways), config.has(DbRole::Login), watched);
     let partitions = Arc::new(partitions);
     let ground = Ground {
         partitions: Arc::clone(&partitions),
@@ -71,7 +66,7 @@ pub async fn run(context: Context<Config>) -> Result<Serving, BoxError> {
         limits: config.limits.limits(),
         metrics: OwnedMetrics::new(&metrics),
         pulse,
-        witnessed,
+        witnessed: witnessed(&logs, &config, &shutdown),
         shutdown: shutdown.clone(),
     };
     let owners = own(ground, logs, &config, &identity.name).await?;
@@ -81,16 +76,8 @@ pub async fn run(context: Context<Config>) -> Result<Serving, BoxError> {
     let guesses = Guesses::new(Arc::clone(&cache), config.logins.guesses());
     let logins =
         Logins::new(store, Arc::clone(&cache), passwords, guesses, request_metrics.clone());
-    let bounds = Bounds {
-        requests: config.limits.requests_max,
-        logins: if has_logins { config.limits.logins_max } else { 0 },
-        groups: GroupLimits {
-            made: config.limits.groups_made_max,
-            joined: config.limits.groups_joined_max,
-        },
-    };
-    let requests =
-        Requests::new(partitions, logins, gateways, (request_metrics, shutdown.clone()), bounds);
+    let counted = (request_metrics, shutdown.clone());
+    let requests = Requests::new(partitions, logins, gateways, counted, bounds(&config));
     let addr = daemon::link::listen(
         config.link_addr,
         identity,
@@ -102,6 +89,23 @@ pub async fn run(context: Context<Config>) -> Result<Serving, BoxError> {
     .await?;
     let drain = drain(requests, owners);
     Ok(Serving::new("db_proxy").listens("links", addr).drain(drain))
+}
+
+/// By now the folder of an embedded log is there, and this process has it alone.
+fn witnessed(logs: &Logs, config: &Config, shutdown: &Shutdown) -> Witnessed {
+    match logs {
+        Logs::Embedded(_) => Witnessed::begin(&config.data_dir, shutdown),
+        _ => Witnessed::default(),
+    }
+}
+
+fn bounds(config: &Config) -> Bounds {
+    let limits = &config.limits;
+    Bounds {
+        requests: limits.requests_max,
+        logins: if config.has(DbRole::Login) { limits.logins_max } else { 0 },
+        groups: GroupLimits { made: limits.groups_made_max, joined: limits.groups_joined_max },
+    }
 }
 
 /// Prepares the check of passwords, which computes one hash.

@@ -264,7 +264,7 @@ impl Connection {
             self.partial = None;
             let logs_in = self.work.is_some() && self.service.class().is_none();
             if logs_in && self.buffer.is_empty() && view.ending == Ending::Open {
-                // A client that has gone must not throw out whoever it is elsewhere by now.
+                // A client that has gone must not throw out its own newer session elsewhere.
                 return self.poll_read(context);
             }
             return Poll::Pending;

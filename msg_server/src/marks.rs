@@ -305,7 +305,7 @@ mod tests {
         assert!(marks.put_back(first, now));
         assert!(marks.due(now + PERIOD / 2).is_empty());
         assert_eq!(ids(&marks.due(now + PERIOD)), [(7, 20)]);
-        // Whoever asks what is not read yet does not wait.
+        // A mark that its user asks about does not wait.
         assert!(marks.put_back(first, now));
         assert_eq!(ids(&marks.flush(1, now)), [(7, 10)]);
     }

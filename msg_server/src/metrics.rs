@@ -109,69 +109,81 @@ impl GatewayMetrics {
     /// Registers all figures on `page`.
     pub(crate) fn new(page: &Metrics) -> Self {
         let new = Self { places: PlaceMetrics::register(page), ..Self::default() };
+        new.register_clients(page);
+        new.register_cluster(page);
+        new
+    }
+
+    /// What clients do, and what they are sent.
+    fn register_clients(&self, page: &Metrics) {
         let gauge = |name, help, metric: &Gauge| page.register(name, help, metric.clone());
         let counter = |name, help, metric: &Counter| page.register(name, help, metric.clone());
-        gauge("connections", "Clients connected.", &new.connections);
-        gauge("sessions", "Clients logged in.", &new.sessions);
-        gauge("groups", "Groups with a member logged in here.", &new.groups);
-        gauge("outbox_bytes", "Bytes of pushes that wait for slow clients.", &new.outbox_bytes);
-        gauge("unanswered", "Messages that storage has not answered yet.", &new.unanswered);
-        gauge("unanswered_bytes", "Their bytes.", &new.unanswered_bytes);
-        counter("opened", "Connections accepted.", &new.opened);
-        counter("frames_in", "Frames from clients.", &new.frames_in);
-        counter("answers_out", "Answers to clients.", &new.answers_out);
-        counter("pushes_out", "Pushes to clients.", &new.pushes_out);
+        gauge("connections", "Clients connected.", &self.connections);
+        gauge("sessions", "Clients logged in.", &self.sessions);
+        gauge("groups", "Groups with a member logged in here.", &self.groups);
+        gauge("outbox_bytes", "Bytes of pushes that wait for slow clients.", &self.outbox_bytes);
+        counter("opened", "Connections accepted.", &self.opened);
+        counter("frames_in", "Frames from clients.", &self.frames_in);
+        counter("answers_out", "Answers to clients.", &self.answers_out);
+        counter("pushes_out", "Pushes to clients.", &self.pushes_out);
         let help = "Pushes dropped because a client, or all together, left too much unread.";
-        counter("pushes_dropped", help, &new.pushes_dropped);
-        counter("resubmitted", "Messages handed to storage again.", &new.resubmitted);
+        counter("pushes_dropped", help, &self.pushes_dropped);
         let help = "Frames of clients that repeat one of theirs that is not answered yet.";
-        counter("frames_repeated", help, &new.frames_repeated);
+        counter("frames_repeated", help, &self.frames_repeated);
         let help = "Commands that the client may not send, or that nobody knows.";
-        counter("refused_commands", help, &new.refused_commands);
-        counter("malformed", "Frames or bodies that could not be read.", &new.malformed);
-        counter("receipts", "Receipts of clients, which carry no weight.", &new.receipts);
-        counter("duplicates", "Messages that came a second time.", &new.duplicates);
+        counter("refused_commands", help, &self.refused_commands);
+        counter("malformed", "Frames or bodies that could not be read.", &self.malformed);
+        counter("receipts", "Receipts of clients, which carry no weight.", &self.receipts);
+        let help = "Signals dropped because their client sent too many.";
+        counter("signals_dropped", help, &self.signals_dropped);
+        counter("parts", "Further frames of answers that take several.", &self.parts);
+        let help = "Changes of signatures and pictures that are told with the next one.";
+        counter("news_joined", help, &self.news_joined);
+        let help = "Frames refused, and their connections closed, for being too long.";
+        counter("too_long", help, &self.too_long);
+        let help = "Times that a user had to wait, or was refused, for doing too much.";
+        page.register("slowed", help, self.slowed.clone());
+        page.register("closed", "Connections closed, by reason.", self.closed.clone());
+        page.register("logins", "Logins, by result code (0 accepted).", self.logins.clone());
+        page.register("sends", "Messages from clients, by outcome.", self.sends.clone());
+    }
+
+    /// What comes from the other daemons, and what they are asked.
+    fn register_cluster(&self, page: &Metrics) {
+        let gauge = |name, help, metric: &Gauge| page.register(name, help, metric.clone());
+        let counter = |name, help, metric: &Counter| page.register(name, help, metric.clone());
+        gauge("unanswered", "Messages that storage has not answered yet.", &self.unanswered);
+        gauge("unanswered_bytes", "Their bytes.", &self.unanswered_bytes);
+        counter("resubmitted", "Messages handed to storage again.", &self.resubmitted);
+        counter("duplicates", "Messages that came a second time.", &self.duplicates);
         counter(
             "stale_publishes",
             "Messages of an owner that is none any more.",
-            &new.stale_publishes,
+            &self.stale_publishes,
         );
         let help = "Messages of a partition that their conversation does not belong to.";
-        counter("misplaced_publishes", help, &new.misplaced_publishes);
+        counter("misplaced_publishes", help, &self.misplaced_publishes);
         let help = "Partitions that no db_proxy claims: what is sent there waits.";
-        gauge("partitions_without_owner", help, &new.partitions_without_owner);
+        gauge("partitions_without_owner", help, &self.partitions_without_owner);
         let help = "Times that a partition went to another owner.";
-        counter("ownership_moves", help, &new.ownership_moves);
+        counter("ownership_moves", help, &self.ownership_moves);
         let help = "Records of the log between the cursor and what storage has told of, in the \
                     partition where they are most.";
-        gauge("cursor_lag", help, &new.cursor_lag);
+        gauge("cursor_lag", help, &self.cursor_lag);
         let help = "Conversations in which something had not come, as storage has told.";
-        counter("cursor_repairs", help, &new.cursor_repairs);
+        counter("cursor_repairs", help, &self.cursor_repairs);
         let help = "Times that a part of storage's stream of changes was asked for again.";
-        counter("cursor_holes", help, &new.cursor_holes);
+        counter("cursor_holes", help, &self.cursor_holes);
         let help = "Times that all clients had to synchronise: changes were forgotten.";
-        counter("cursor_forgotten", help, &new.cursor_forgotten);
+        counter("cursor_forgotten", help, &self.cursor_forgotten);
         let help = "Requests that storage did not answer in time.";
-        counter("asks_unanswered", help, &new.asks_unanswered);
+        counter("asks_unanswered", help, &self.asks_unanswered);
         let help = "Read marks given up, because storage did not take them for ten minutes or too \
                     many waited.";
-        counter("marks_lost", help, &new.marks_lost);
+        counter("marks_lost", help, &self.marks_lost);
         let help = "Signals between clients that found no route_server.";
-        counter("forwards_lost", help, &new.forwards_lost);
-        let help = "Signals dropped because their client sent too many.";
-        counter("signals_dropped", help, &new.signals_dropped);
-        counter("parts", "Further frames of answers that take several.", &new.parts);
-        let help = "Changes of signatures and pictures that are told with the next one.";
-        counter("news_joined", help, &new.news_joined);
-        let help = "Frames refused, and their connections closed, for being too long.";
-        counter("too_long", help, &new.too_long);
-        let help = "Times that a user had to wait, or was refused, for doing too much.";
-        page.register("slowed", help, new.slowed.clone());
-        page.register("closed", "Connections closed, by reason.", new.closed.clone());
-        page.register("logins", "Logins, by result code (0 accepted).", new.logins.clone());
-        page.register("sends", "Messages from clients, by outcome.", new.sends.clone());
-        page.register("gaps", "Gaps in conversations, by what closed them.", new.gaps.clone());
-        new
+        counter("forwards_lost", help, &self.forwards_lost);
+        page.register("gaps", "Gaps in conversations, by what closed them.", self.gaps.clone());
     }
 
     pub(crate) fn send_ended(&self, outcome: SendEnd) {

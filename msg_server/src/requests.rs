@@ -150,7 +150,7 @@ pub(crate) async fn users_status(
 
 /// Ends a session on the client's wish. Storage forgets where the push messages of a phone go.
 pub(crate) async fn log_out(gateway: Arc<Gateway>, session: Arc<Session>, request: Frame) {
-    // Whoever has been told goodbye counts on what was read.
+    // A client whose logout is answered counts on its read marks.
     gateway.flush_marks(session.user(), Instant::now() + LOGOUT_MARKS_LIMIT).await;
     if !session.is_pc() {
         let (asker, body) = (gateway.asker(&session), request.body.clone());

@@ -73,8 +73,8 @@ pub(crate) struct Session {
 }
 
 impl Session {
-    /// `partitions` is how many there are.
-    /// The login was checked against the user's row at the stamp `verified`.
+    /// `partitions` is the number of the log's partitions. The login was checked against the user's
+    /// row at the stamp `verified`.
     pub(crate) fn new(login: Login, outbox: Arc<Outbox>, partitions: u32, verified: u32) -> Self {
         Self {
             login,
@@ -228,14 +228,12 @@ impl Session {
 
     /// Ends the session, telling the client why if there is a reason that clients know. A client whose
     /// login is not answered yet is told after the answer ([`Self::login_answered`]): one that heard
-    /// neither would come back and throw out whoever is here instead.
+    /// neither would come back and throw out the session that replaced it.
     pub(crate) fn kick(&self, reason: Option<u32>) {
         let over = OVER + u64::from(reason.unwrap_or(0));
         // The reason first, and then the look: `login_answered` does it the other way round.
         let first = |phase: u64| (phase <= OVER || phase == SETTLED).then_some(over);
-        if self.phase.fetch_update(Ordering::Relaxed, Ordering::Relaxed, first).is_err() {
-            // It was told a reason already.
-        }
+        let _told_before = self.phase.fetch_update(Ordering::Relaxed, Ordering::Relaxed, first);
         let notice = self.notice(reason);
         if notice.is_none() || !self.outbox.is_held() {
             self.outbox.finish(notice, CloseReason::Kicked);

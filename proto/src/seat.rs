@@ -13,9 +13,9 @@
 //! # Why exactly one stays
 //!
 //! - How long ago the other came is only ever told too short: on the way, time passes. So a session
-//!   that finds that it came later is right, and of two never both find that. So whoever came first
-//!   never rises, and every other at most once for each epoch of those before it: raising ends.
-//! - Whoever goes does so because of an epoch that is larger than its last one. The largest of all is
+//!   that finds that it came later is right, and of two never both find that. So the session that came
+//!   first never rises, and every other at most once for each epoch of those before it: raising ends.
+//! - A session goes only because of an epoch that is larger than its last one. The largest of all is
 //!   above none.
 //!
 //! Pure: times are arguments, in microseconds of one steady clock, that of the gateway.
@@ -28,7 +28,7 @@ const NOTHING: u64 = 0;
 pub struct Rival {
     /// The smallest epoch with which one stays: more than this and the rival goes.
     pub below: u64,
-    /// When it came or later, by the clock of whoever hears of it; negative if that began later.
+    /// When it came or later, by the clock of the one that hears of it; negative if that began later.
     pub came_us: Option<i64>,
 }
 
@@ -218,7 +218,7 @@ mod tests {
     }
 
     #[test]
-    fn whoever_is_over_never_rises_again() {
+    fn a_session_that_is_over_never_rises_again() {
         let mut standing = settled();
         standing.on_kick(Rival { below: 101, came_us: YOUNGER });
         assert_eq!(standing.on_kick(Rival { below: 200, came_us: OLDER }), Judgement::Stays);

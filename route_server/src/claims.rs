@@ -7,8 +7,8 @@
 //! A login that finds a larger epoch already there is a different matter: its gateway learns of the
 //! larger one from the answer and may raise its own. So a newcomer is spared for [`GRACE`].
 //!
-//! A kick may get lost, or come to a gateway that has just said something newer. So whoever was judged
-//! is judged again after [`GRACE`], until there is nobody to kick.
+//! A kick may get lost, or come to a gateway that has just said something newer. So a session that was
+//! judged is judged again after [`GRACE`], until there is nobody to kick.
 //!
 //! No socket, no clock: time is an argument.
 

@@ -82,7 +82,7 @@ impl Hub {
         u64::try_from(since.as_micros()).unwrap_or(u64::MAX)
     }
 
-    /// What is done once per second: announces presence, judges again whoever is to be, shows the
+    /// What is done once per second: announces presence, judges again the users that are due, shows the
     /// figures.
     pub(crate) fn tick(&self, now: Instant) {
         let mut state = self.state.lock();
@@ -196,7 +196,7 @@ impl State {
         }
     }
 
-    /// Kicks whoever has lost against a larger epoch.
+    /// Kicks the sessions that have lost against a larger epoch.
     fn judge(&mut self, case: Case, now: Instant, metrics: &HubMetrics) {
         for verdict in claims::judge(&self.interest, &mut self.docket, case, now) {
             metrics.kicks.inc();

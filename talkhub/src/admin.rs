@@ -158,7 +158,7 @@ enum GroupCommand {
         #[arg(required = true)]
         members: Vec<String>,
     },
-    /// Deletes a group: all members leave, and nobody can be added any more
+    /// Deletes a group: all members leave, and nobody can be added afterwards
     Delete {
         /// The group's number or name
         group: String,

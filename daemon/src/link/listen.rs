@@ -70,7 +70,7 @@ impl Listening {
         let until = end.shutdown.links_token();
         let handshake = timeout(end.options.handshake_limit, self.handshake(socket));
         let handshake = tokio::select! {
-            // A stranger makes way for whoever comes next; a link does not.
+            // Before its handshake a connection may have to give way to the next; a link never does.
             handshake = place.unless_told(handshake) => match handshake {
                 Some(handshake) => handshake.unwrap_or(Err(HandshakeError::TimedOut)),
                 None => return,

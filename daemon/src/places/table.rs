@@ -3,7 +3,7 @@
 //! # Invariants
 //!
 //! - There are never more guests than places.
-//! - Whoever is named to give way is one that may, has been silent for [`SILENT_MIN`], and is the one
+//! - The guest that is named to give way is one that may, has been silent for [`SILENT_MIN`], and is the one
 //!   that has been silent for longest; nobody is named twice.
 
 use std::collections::{BTreeMap, HashMap};

@@ -404,7 +404,7 @@ fn a_group_is_deleted_by_its_creator_and_by_administrators_and_then_nobody_is_ad
         }
         assert_eq!(judge(&state, &delete(Some(MEMBER))), refused);
     }
-    // Whoever has left a group made by users has no say in it any more.
+    // A user who has left a group that users made has no say in it.
     let mut state = with_group(GroupType::Temporary);
     let conversation = state.conversations.get_mut(&group()).unwrap();
     conversation.members.insert(UserId(CREATOR), Member { join: MsgId(1), leave: Some(MsgId(0)) });

@@ -14,27 +14,26 @@ use std::time::{Duration, Instant};
 use bytes::Bytes;
 use daemon::Shutdown;
 use prost::Message as _;
-use proto::cluster::wire::{FrameQuestion, Origin, Owned, Reason};
+use proto::cluster::wire::{Origin, Owned, Reason};
 use proto::ids::{ConversationId, Offset};
 use tokio::sync::oneshot;
-use tokio::time::timeout;
 use tracing::{Span, debug, error, info, warn};
 
 use super::clock::LogClock;
 use super::lines::Line;
+use super::look_up::look_up;
 use super::open::epoch_record;
 use super::{Ended, Event, FULL_PAUSE, Fact, Outcome, Owner, Partition, Request, Waiter};
-use crate::admission::{self, Admission, Change, InStore, Need};
+use crate::admission::{self, Admission, Change, Need};
 use crate::conversation::Conversation;
 use crate::fold::Effect;
 use crate::log::embedded::MAX_PAYLOAD_BYTES;
 use crate::log::{Landed, LogError, LogRecord};
 use crate::metrics;
-use crate::publish::{MembersChange, Publisher};
-use crate::repeats;
-use crate::state::{Inner, State};
-use crate::store::{MessageRow, StoreError};
-use crate::window::{Known, WINDOW_RECORDS, content_crc};
+use crate::publish::MembersChange;
+use crate::state::Inner;
+use crate::store::StoreError;
+use crate::window::{Known, WINDOW_RECORDS};
 
 #[cfg(feature = "faults")]
 mod mutants;
@@ -53,9 +52,6 @@ const UNSTORED_RECORDS_MAX: u64 = WINDOW_RECORDS - 2 * BATCH_MAX as u64;
 
 /// How long the log must have had room before it counts as having room again.
 const ROOM_FOR: Duration = Duration::from_secs(1);
-
-/// How long the store may take to tell a fact. After that those who wait for it try again.
-const LOOK_UP_LIMIT: Duration = Duration::from_secs(3);
 
 /// The partition's thread.
 pub(super) struct Worker {
@@ -276,9 +272,7 @@ impl Worker {
         let (state, partition) = (self.owner.state.clone(), self.partition.clone());
         let publisher = Arc::clone(&self.owner.publisher);
         self.shutdown.spawn(Span::current(), async move {
-            let fact = timeout(LOOK_UP_LIMIT, look_up(&state, &publisher, id, need)).await;
-            let late = |_| Err(StoreError::Unavailable("it takes too long".to_owned()));
-            let mut event = Event::Fact(id, fact.unwrap_or_else(late));
+            let mut event = Event::Fact(id, look_up(&state, &publisher, id, need).await);
             // A fact must not be lost, or its conversation would wait for ever. There are at most
             // `waiting_max` of them.
             while let Err(TrySendError::Full(back)) = partition.events.try_send(event) {
@@ -550,46 +544,5 @@ fn unchanged(inner: &Inner, change: &Change) -> Outcome {
             }
         }
         _ => Outcome::Marked { changed: false },
-    }
-}
-
-async fn look_up(
-    state: &State,
-    publisher: &Publisher,
-    id: ConversationId,
-    need: Need,
-) -> Result<Fact, StoreError> {
-    match need {
-        Need::Repeats { connection, sender, client_msg_id, offset, age_ms } => {
-            let question = FrameQuestion {
-                session: connection.session,
-                sender: sender.0,
-                client_msg_id: Bytes::copy_from_slice(&client_msg_id.0),
-            };
-            let gateway = publisher.gateway(connection.gateway_boot);
-            Ok(Fact::Repeats(offset, repeats::is_repeat(gateway, question, age_ms).await))
-        }
-        Need::Conversation => state.load(id).await.map(|()| Fact::Loaded),
-        Need::PeersExist(one, other) => {
-            let found = state.store().users(vec![one, other]).await?;
-            Ok(Fact::PeersExist(found.len() == 2))
-        }
-        Need::Stored(sender, client_msg_id) => {
-            let found = state.store().find_message(sender, client_msg_id).await?;
-            let known = |row: MessageRow| {
-                InStore::Found(Known {
-                    conversation: row.conversation,
-                    msg_id: Some(row.msg_id),
-                    client_msg_id,
-                    content_crc: content_crc(row.kind, &row.body),
-                    timestamp_ms: row.timestamp_ms,
-                })
-            };
-            Ok(Fact::Stored(found.map_or(InStore::Missing, known)))
-        }
-        Need::Own { user, from, to, before } => {
-            let own = state.store().count_own(id, user, from, to).await?;
-            Ok(Fact::Own(to, before + own))
-        }
     }
 }

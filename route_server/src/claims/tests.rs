@@ -41,7 +41,7 @@ fn needed(interest: &Interest, class: u32, newcomer: (u64, u64)) -> Option<u64> 
 }
 
 #[test]
-fn the_larger_epoch_stays_whoever_came_first() {
+fn the_larger_epoch_stays_whichever_session_came_first() {
     let one = table(&[(1, 10, WINDOWS, 100), (2, 20, WINDOWS, 200)]);
     assert_eq!(verdicts(&one, 0, None), [(1, 200)]);
     let other = table(&[(2, 20, WINDOWS, 200), (1, 10, WINDOWS, 100)]);

@@ -76,7 +76,7 @@ fn run(run: &mut Run) -> Result<(), Skipped> {
     run.figure("closed for not reading", format!("{closed} of {} (0)", silent.len()));
     tell_others(run, &mut before, &mut meanwhile);
     assert!(grown <= GROWTH_MAX, "a daemon grows by {grown} bytes");
-    assert_eq!(closed, 0, "whoever does not read is not closed for what one user does");
+    assert_eq!(closed, 0, "a client that does not read is not closed for what one user does");
     drop(silent);
     Ok(())
 }

@@ -355,7 +355,7 @@ impl World {
             if let Some(registering) = &mut self.sessions[index].registering
                 && registering.until_us <= self.now_us
             {
-                // Whoever has not answered is given up: its link is reset.
+                // A gateway that has not answered is given up: its link is reset.
                 let gateway = self.sessions[index].gateway;
                 let late = self.sessions[index].registering.iter();
                 let late: Vec<usize> =
