@@ -5,13 +5,13 @@
 //! server recognises what it has stored already.
 
 use std::collections::VecDeque;
-use std::fmt::Write as _;
 use std::fs::{self, File, OpenOptions};
 use std::io::{self, Write as _};
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, PoisonError};
 
 use bytes::Bytes;
+use data_encoding::{HEXLOWER, HEXLOWER_PERMISSIVE};
 use proto::ids::ClientMsgId;
 use serde_json::{Value, json};
 
@@ -185,7 +185,7 @@ fn write_anew(path: &Path, messages: &VecDeque<Unsent>) -> io::Result<File> {
 }
 
 fn done_line(id: &ClientMsgId) -> String {
-    format!("{}\n", json!({ "done": hex(&id.0) }))
+    format!("{}\n", json!({ "done": HEXLOWER.encode(&id.0) }))
 }
 
 fn save_line(message: &Unsent) -> String {
@@ -197,7 +197,7 @@ fn save_line(message: &Unsent) -> String {
         Kind::Text => "text",
         Kind::Voice => "voice",
     };
-    let (id, data) = (hex(&message.id.0), hex(&message.data));
+    let (id, data) = (HEXLOWER.encode(&message.id.0), HEXLOWER.encode(&message.data));
     format!("{}\n", json!({ "save": id, "to": to, "kind": kind, "data": data }))
 }
 
@@ -232,26 +232,13 @@ fn read_save(line: &Value) -> Option<Unsent> {
         "voice" => Kind::Voice,
         _ => return None,
     };
-    let data = unhex(line.get("data")?.as_str()?)?.into();
+    let data = HEXLOWER_PERMISSIVE.decode(line.get("data")?.as_str()?.as_bytes()).ok()?.into();
     Some(Unsent { id: id_in(line, "save")?, session, kind, data })
 }
 
 fn id_in(line: &Value, key: &str) -> Option<ClientMsgId> {
-    ClientMsgId::from_slice(&unhex(line.get(key)?.as_str()?)?)
-}
-
-fn hex(bytes: &[u8]) -> String {
-    bytes.iter().fold(String::with_capacity(bytes.len() * 2), |mut hex, byte| {
-        write!(hex, "{byte:02x}").expect("writing to a string cannot fail");
-        hex
-    })
-}
-
-fn unhex(digits: &str) -> Option<Vec<u8>> {
-    let (pairs, rest) = digits.as_bytes().as_chunks::<2>();
-    let digit = |digit: u8| char::from(digit).to_digit(16).and_then(|n| u8::try_from(n).ok());
-    let byte = |[high, low]: &[u8; 2]| Some(digit(*high)? << 4 | digit(*low)?);
-    if rest.is_empty() { pairs.iter().map(byte).collect() } else { None }
+    let digits = line.get(key)?.as_str()?;
+    ClientMsgId::from_slice(&HEXLOWER_PERMISSIVE.decode(digits.as_bytes()).ok()?)
 }
 
 #[cfg(test)]

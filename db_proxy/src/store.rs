@@ -17,6 +17,7 @@ use bytes::Bytes;
 use futures_util::future::BoxFuture;
 use proto::ids::{ClientMsgId, ConversationId, GroupId, MsgId, Offset, UserId};
 
+use self::tokens::TokenStore;
 use crate::log::LogId;
 
 #[cfg(test)]
@@ -24,6 +25,7 @@ mod conformance;
 pub mod mysql;
 mod rules;
 pub mod sqlite;
+pub mod tokens;
 
 /// How far the store has applied a partition's log, and for whom.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -287,6 +289,13 @@ pub enum UserChange {
     PushShield(bool),
 }
 
+impl UserChange {
+    /// Whether the user must log in with a password afterwards.
+    pub(crate) fn ends_tokens(&self) -> bool {
+        matches!(self, Self::Password(_) | Self::Status(_))
+    }
+}
+
 /// Why the store did not do what was asked.
 #[derive(Debug, Clone, thiserror::Error)]
 pub enum StoreError {
@@ -408,7 +417,7 @@ pub trait UserStore: Send + Sync {
     fn allocate_group(&self, wanted: Option<GroupId>) -> Stored<'_, GroupId>;
 }
 
-/// Both sides.
-pub trait Store: ConversationStore + UserStore + std::fmt::Debug {}
+/// All sides.
+pub trait Store: ConversationStore + UserStore + TokenStore + std::fmt::Debug {}
 
-impl<T: ConversationStore + UserStore + std::fmt::Debug> Store for T {}
+impl<T: ConversationStore + UserStore + TokenStore + std::fmt::Debug> Store for T {}

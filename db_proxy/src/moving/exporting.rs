@@ -2,6 +2,7 @@
 
 use std::path::Path;
 
+use data_encoding::HEXLOWER;
 use ring::rand::{SecureRandom, SystemRandom};
 
 use super::folder::{Begun, Export, FILE_BYTES, Making, Source};
@@ -26,7 +27,7 @@ pub fn export(data_dir: &Path, to: &Path, watch: Watch<'_>) -> Result<Moved, Mov
     // Held until the end: no db_proxy writes meanwhile.
     let (_ours, claimed) = take(data_dir)?;
     let source = Source {
-        log: table::hex(&claimed.log.0),
+        log: HEXLOWER.encode(&claimed.log.0),
         epoch: claimed.progress.epoch,
         applied: claimed.progress.applied.0,
         applied_crc: claimed.progress.applied_crc,
@@ -59,7 +60,7 @@ pub(super) fn new_id() -> Result<String, MoveError> {
     let mut bytes = [0; 16];
     let filled = SystemRandom::new().fill(&mut bytes);
     filled.map_err(|_| MoveError::Failed("the system gives no random numbers".to_owned()))?;
-    Ok(table::hex(&bytes))
+    Ok(HEXLOWER.encode(&bytes))
 }
 
 /// Takes the folder of a db_proxy that is stopped and whose store has everything.

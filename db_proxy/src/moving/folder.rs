@@ -23,6 +23,7 @@ use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 
 use bytes::{Buf, Bytes};
+use data_encoding::HEXLOWER;
 use ring::digest::{self, SHA256};
 use serde::{Deserialize, Serialize};
 
@@ -86,7 +87,7 @@ impl Part {
 
     /// The primary key of its last row.
     pub(super) fn last(&self, table: &Table) -> Option<Row> {
-        table::decode(&mut table::from_hex(&self.last)?.into(), table.keys)
+        table::decode(&mut HEXLOWER.decode(self.last.as_bytes()).ok()?.into(), table.keys)
     }
 }
 
@@ -235,9 +236,9 @@ impl Making {
             table: table.name.to_owned(),
             rows: sum.rows,
             bytes: (MAGIC.len() + rows.len()) as u64,
-            sha256: table::hex(hash.finish().as_ref()),
+            sha256: HEXLOWER.encode(hash.finish().as_ref()),
             sum: format!("{:032x}", sum.sum),
-            last: table::hex(last),
+            last: HEXLOWER.encode(last),
             file,
         };
         let path = self.dir.join(&part.file);
@@ -269,7 +270,7 @@ impl Making {
         });
         let end = End {
             tables: tables.collect(),
-            sha256: table::hex(digest::digest(&SHA256, &before).as_ref()),
+            sha256: HEXLOWER.encode(digest::digest(&SHA256, &before).as_ref()),
         };
         self.add(&Line::End(end.clone()))?;
         File::open(&self.dir).and_then(|dir| dir.sync_all()).map_err(disk(&self.dir))?;
@@ -358,7 +359,7 @@ impl Export {
         check_length(dir, part)?;
         let path = dir.join(&part.file);
         let mut rows = Bytes::from(fs::read(&path).map_err(disk(&path))?);
-        if table::hex(digest::digest(&SHA256, &rows).as_ref()) != part.sha256 {
+        if HEXLOWER.encode(digest::digest(&SHA256, &rows).as_ref()) != part.sha256 {
             return Err(damaged(&path, "its SHA-256 is not the one in the manifest"));
         }
         if !rows.starts_with(MAGIC) {
@@ -440,7 +441,7 @@ fn read_manifest(dir: &Path) -> Result<Option<Manifest>, MoveError> {
             Ok(Line::Rows(part)) if header.is_some() && end.is_none() => parts.push(part),
             Ok(Line::End(last)) if header.is_some() && end.is_none() => {
                 let (before, _rest) = text.split_at(at);
-                if table::hex(digest::digest(&SHA256, before).as_ref()) != last.sha256 {
+                if HEXLOWER.encode(digest::digest(&SHA256, before).as_ref()) != last.sha256 {
                     return Err(damaged(&path, "its SHA-256 is not the one in its last line"));
                 }
                 end = Some(last);

@@ -15,6 +15,7 @@ pub(super) mod exactness;
 pub(super) mod history;
 pub(super) mod lists;
 pub(super) mod people;
+pub(super) mod tokens;
 
 /// Makes a test of each check. `$fresh` is an async function whose result has a method
 /// `store(&self) -> &dyn Store`; the store is empty, and goes when the result is dropped.
@@ -73,6 +74,18 @@ macro_rules! suite {
             device_tokens_are_taken_and_forgotten,
             a_group_number_is_given_out_once,
             a_chosen_group_number_is_given_out_once,
+        }
+        crate::store::conformance::suite! { $fresh; tokens:
+            a_family_is_kept_as_it_is,
+            a_family_begins_only_while_the_users_row_is_as_it_was_checked,
+            a_family_changes_only_from_what_it_is,
+            of_too_many_families_the_one_used_longest_ago_ends,
+            what_ends_a_users_logins_ends_all_tokens_and_tickets,
+            one_family_ends_alone,
+            revocations_come_by_number_and_are_forgotten_in_time,
+            a_ticket_is_taken_once,
+            a_ticket_is_kept_only_for_a_family_that_has_not_ended,
+            tickets_that_have_ended_are_forgotten,
         }
         crate::store::conformance::suite! { $fresh; exactness:
             every_text_of_a_user_comes_back_as_it_was,

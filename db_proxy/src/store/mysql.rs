@@ -30,6 +30,9 @@ use proto::ids::{ClientMsgId, ConversationId, GroupId, MsgId, Offset, UserId};
 use self::fold::{Doubt, Writing};
 use self::people::{Adding, Numbers};
 use self::site::{Database, Databases};
+use super::tokens::{
+    FamilyId, FamilyRow, NewFamily, Revocation, SecretHash, TicketRow, TokenStore,
+};
 use super::{
     Batch, Claimed, ConversationRow, ConversationStore, DepartmentRow, MessageRow, NewUser,
     Progress, Since, StoreError, Stored, StoredConversation, UserChange, UserConversation, UserRow,
@@ -55,6 +58,7 @@ mod server;
 mod site;
 #[cfg(test)]
 mod tests;
+mod tokens;
 
 pub(crate) use moving::{Begun, Target};
 
@@ -418,5 +422,59 @@ impl UserStore for MySqlStore {
 
     fn allocate_group(&self, wanted: Option<GroupId>) -> Stored<'_, GroupId> {
         Box::pin(self.next_group(wanted))
+    }
+}
+
+impl TokenStore for MySqlStore {
+    fn add_family(&self, family: NewFamily) -> Stored<'_, bool> {
+        let writes = &self.people().writes;
+        Box::pin(writes.run(move |link| tokens::add_family(link, family.clone()).boxed()))
+    }
+
+    fn family(&self, id: FamilyId) -> Stored<'_, Option<FamilyRow>> {
+        let reads = &self.people().reads;
+        Box::pin(reads.run(move |link| tokens::family(link, id).boxed()))
+    }
+
+    fn change_family(&self, from: FamilyRow, to: FamilyRow) -> Stored<'_, bool> {
+        let (writes, change) = (&self.people().writes, (from, to));
+        Box::pin(writes.run(move |link| tokens::change_family(link, change.clone()).boxed()))
+    }
+
+    fn revoke_tokens(
+        &self,
+        user: UserId,
+        family: Option<FamilyId>,
+        forget_before_s: u64,
+    ) -> Stored<'_, ()> {
+        let writes = &self.people().writes;
+        Box::pin(
+            writes.run(move |link| tokens::revoke(link, user, family, forget_before_s).boxed()),
+        )
+    }
+
+    fn newest_revocation(&self) -> Stored<'_, u32> {
+        let reads = &self.people().reads;
+        Box::pin(reads.run(|link| tokens::newest_revocation(link).boxed()))
+    }
+
+    fn revocations_after(&self, after: u32, count: usize) -> Stored<'_, Vec<Revocation>> {
+        let reads = &self.people().reads;
+        Box::pin(reads.run(move |link| tokens::revocations_after(link, after, count).boxed()))
+    }
+
+    fn add_ticket(
+        &self,
+        ticket: TicketRow,
+        family: Option<FamilyId>,
+        now_s: u64,
+    ) -> Stored<'_, bool> {
+        let writes = &self.people().writes;
+        Box::pin(writes.run(move |link| tokens::add_ticket(link, ticket, family, now_s).boxed()))
+    }
+
+    fn take_ticket(&self, hash: SecretHash) -> Stored<'_, Option<TicketRow>> {
+        let writes = &self.people().writes;
+        Box::pin(writes.run(move |link| tokens::take_ticket(link, hash).boxed()))
     }
 }

@@ -16,6 +16,9 @@ use proto::ids::{ClientMsgId, ConversationId, GroupId, MsgId, Offset, UserId};
 
 use self::pool::Pool;
 use self::schema::Flush;
+use super::tokens::{
+    FamilyId, FamilyRow, NewFamily, Revocation, SecretHash, TicketRow, TokenStore,
+};
 use super::{
     Batch, ConversationRow, ConversationStore, DepartmentRow, MessageRow, NewUser, Progress, Since,
     StoreError, Stored, StoredConversation, UserChange, UserConversation, UserRow, UserStore,
@@ -34,6 +37,7 @@ mod row;
 mod schema;
 #[cfg(test)]
 mod tests;
+mod tokens;
 
 pub use super::Claimed;
 pub(crate) use moving::Tables;
@@ -223,5 +227,57 @@ impl UserStore for SqliteStore {
 
     fn allocate_group(&self, wanted: Option<GroupId>) -> Stored<'_, GroupId> {
         Box::pin(self.records.run(move |connection| people::allocate_group(connection, wanted)))
+    }
+}
+
+impl TokenStore for SqliteStore {
+    fn add_family(&self, family: NewFamily) -> Stored<'_, bool> {
+        Box::pin(self.records.run(move |connection| tokens::add_family(connection, &family)))
+    }
+
+    fn family(&self, id: FamilyId) -> Stored<'_, Option<FamilyRow>> {
+        Box::pin(self.reads.run(move |connection| tokens::family(connection, id)))
+    }
+
+    fn change_family(&self, from: FamilyRow, to: FamilyRow) -> Stored<'_, bool> {
+        Box::pin(self.records.run(move |connection| tokens::change_family(connection, &from, &to)))
+    }
+
+    fn revoke_tokens(
+        &self,
+        user: UserId,
+        family: Option<FamilyId>,
+        forget_before_s: u64,
+    ) -> Stored<'_, ()> {
+        Box::pin(
+            self.records
+                .run(move |connection| tokens::revoke(connection, user, family, forget_before_s)),
+        )
+    }
+
+    fn newest_revocation(&self) -> Stored<'_, u32> {
+        Box::pin(self.reads.run(|connection| tokens::newest_revocation(connection)))
+    }
+
+    fn revocations_after(&self, after: u32, count: usize) -> Stored<'_, Vec<Revocation>> {
+        Box::pin(
+            self.reads.run(move |connection| tokens::revocations_after(connection, after, count)),
+        )
+    }
+
+    fn add_ticket(
+        &self,
+        ticket: TicketRow,
+        family: Option<FamilyId>,
+        now_s: u64,
+    ) -> Stored<'_, bool> {
+        Box::pin(
+            self.records
+                .run(move |connection| tokens::add_ticket(connection, ticket, family, now_s)),
+        )
+    }
+
+    fn take_ticket(&self, hash: SecretHash) -> Stored<'_, Option<TicketRow>> {
+        Box::pin(self.records.run(move |connection| tokens::take_ticket(connection, hash)))
     }
 }

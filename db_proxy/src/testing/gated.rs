@@ -8,6 +8,9 @@ use tokio::time::timeout;
 use super::PATIENCE;
 use crate::log::LogId;
 use crate::store::sqlite::SqliteStore;
+use crate::store::tokens::{
+    FamilyId, FamilyRow, NewFamily, Revocation, SecretHash, TicketRow, TokenStore,
+};
 use crate::store::{
     Batch, ConversationRow, ConversationStore, DepartmentRow, MessageRow, NewUser, Progress, Since,
     StoreError, Stored, StoredConversation, UserChange, UserConversation, UserRow, UserStore,
@@ -158,6 +161,68 @@ impl ConversationStore for GatedStore {
 
     fn groups(&self, after: u32, count: usize) -> Stored<'_, Vec<(ConversationRow, u32)>> {
         self.store.groups(after, count)
+    }
+}
+
+impl TokenStore for GatedStore {
+    fn add_family(&self, family: NewFamily) -> Stored<'_, bool> {
+        Box::pin(async move {
+            self.read().await?;
+            self.store.add_family(family).await
+        })
+    }
+
+    fn family(&self, id: FamilyId) -> Stored<'_, Option<FamilyRow>> {
+        Box::pin(async move {
+            self.read().await?;
+            self.store.family(id).await
+        })
+    }
+
+    fn change_family(&self, from: FamilyRow, to: FamilyRow) -> Stored<'_, bool> {
+        Box::pin(async move {
+            self.read().await?;
+            self.store.change_family(from, to).await
+        })
+    }
+
+    fn revoke_tokens(
+        &self,
+        user: UserId,
+        family: Option<FamilyId>,
+        forget_before_s: u64,
+    ) -> Stored<'_, ()> {
+        self.store.revoke_tokens(user, family, forget_before_s)
+    }
+
+    fn newest_revocation(&self) -> Stored<'_, u32> {
+        Box::pin(async move {
+            self.read().await?;
+            self.store.newest_revocation().await
+        })
+    }
+
+    fn revocations_after(&self, after: u32, count: usize) -> Stored<'_, Vec<Revocation>> {
+        Box::pin(async move {
+            self.read().await?;
+            self.store.revocations_after(after, count).await
+        })
+    }
+
+    fn add_ticket(
+        &self,
+        ticket: TicketRow,
+        family: Option<FamilyId>,
+        now_s: u64,
+    ) -> Stored<'_, bool> {
+        self.store.add_ticket(ticket, family, now_s)
+    }
+
+    fn take_ticket(&self, hash: SecretHash) -> Stored<'_, Option<TicketRow>> {
+        Box::pin(async move {
+            self.read().await?;
+            self.store.take_ticket(hash).await
+        })
     }
 }
 

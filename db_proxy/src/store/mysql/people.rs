@@ -16,6 +16,7 @@ use super::bulk::{self, Insert};
 use super::failure::Failure;
 use super::link::Link;
 use super::row::{self, Columns, limit, values};
+use super::tokens;
 use crate::store::{DepartmentRow, NewUser, Since, StoreError, UserChange, UserRow, rules};
 
 /// What a row weighs besides its texts.
@@ -261,6 +262,9 @@ pub(super) async fn change_user(
     };
     if link.execute(statement, values![stamp, value, user.0]).await? == 0 {
         return Err(StoreError::Missing(format!("user {}", user.0)).into());
+    }
+    if change.ends_tokens() {
+        tokens::end(link, user, None).await?;
     }
     link.commit().await
 }

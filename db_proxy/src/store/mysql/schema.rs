@@ -41,7 +41,10 @@ impl Side {
                 include_str!("migrations/fold_0001.sql"),
                 include_str!("migrations/fold_0002.sql"),
             ],
-            Self::People => &[include_str!("migrations/people_0001.sql")],
+            Self::People => &[
+                include_str!("migrations/people_0001.sql"),
+                include_str!("migrations/people_0002.sql"),
+            ],
         }
     }
 

@@ -5,6 +5,7 @@ use rusqlite::{Connection, OptionalExtension, Transaction, TransactionBehavior, 
 
 use super::history::collect;
 use super::row::{self, limit};
+use super::tokens;
 use crate::store::{DepartmentRow, NewUser, Since, StoreError, UserChange, UserRow, rules};
 
 /// Who has this login name.
@@ -128,6 +129,9 @@ pub(super) fn change_user(
     }?;
     if changed == 0 {
         return Err(StoreError::Missing(format!("user {}", user.0)));
+    }
+    if change.ends_tokens() {
+        tokens::end(&transaction, user, None)?;
     }
     transaction.commit()?;
     Ok(())

@@ -16,12 +16,13 @@ use rusqlite::{Connection, OpenFlags, TransactionBehavior};
 use crate::store::StoreError;
 
 /// The version of a current file.
-pub(super) const VERSION: i64 = 2;
+pub(super) const VERSION: i64 = 3;
 
 /// What leads to each version from the one before, in order.
-const MIGRATIONS: [(i64, &str); 2] = [
+const MIGRATIONS: [(i64, &str); 3] = [
     (1, include_str!("migrations/0001_first.sql")),
-    (VERSION, include_str!("migrations/0002_deleted_groups.sql")),
+    (2, include_str!("migrations/0002_deleted_groups.sql")),
+    (VERSION, include_str!("migrations/0003_tokens.sql")),
 ];
 
 /// How long another program (a backup, a shell) may hold the file before a call gives up.

@@ -1,10 +1,11 @@
 //! What a database says of an import into it, in its table `site`.
 
+use data_encoding::HEXLOWER;
+
 use super::super::failure::Failure;
 use super::super::link::Link;
 use super::super::row::{self, Columns, values};
 use super::super::schema::{self, IMPORTED, IMPORTING};
-use crate::moving::table;
 use crate::store::StoreError;
 
 /// How many files are done, written down in the first database.
@@ -38,7 +39,7 @@ pub(super) async fn files_done(link: &mut Link) -> Result<usize, Failure> {
 }
 
 /// Tables that are empty when they are made; not all of them are in every database.
-const EMPTY: [&str; 8] = [
+const EMPTY: [&str; 11] = [
     "progress",
     "conversation",
     "message",
@@ -47,6 +48,9 @@ const EMPTY: [&str; 8] = [
     "user",
     "device_token",
     "wanted_group",
+    "token_family",
+    "ticket",
+    "revocation",
 ];
 
 /// The first of these that has a row.
@@ -111,7 +115,7 @@ pub(super) async fn take(
 
 /// The log that the partitions belong to meanwhile: one that does not exist.
 fn log_of(export: &str) -> Result<Vec<u8>, StoreError> {
-    let bytes = table::from_hex(export).filter(|bytes| bytes.len() == 16);
+    let bytes = HEXLOWER.decode(export.as_bytes()).ok().filter(|bytes| bytes.len() == 16);
     bytes.ok_or_else(|| StoreError::Refused("the export's id is not 16 bytes".to_owned()))
 }
 
