@@ -9,7 +9,7 @@ use proto::cluster::wire::admin_request::What;
 use proto::cluster::wire::{
     AdminAnswer, AdminRequest, DemoUsers, GroupChange, GroupCreate, GroupDelete, GroupLine,
     GroupList, Reason, SessionInfo, SessionLine, Sessions, SessionsRequest, UserAdd, UserDisable,
-    UserKick, UserLine, UserList, UserPassword, UserSessions, UserUnlock,
+    UserKick, UserLine, UserList, UserPassword, UserSessions, UserTicket, UserUnlock,
 };
 use proto::ids::{ConversationId, GroupId, UserId};
 use tracing::debug;
@@ -23,6 +23,7 @@ use crate::partitions::Partitions;
 use crate::queries::groups::{NewGroup, NotMade, make};
 use crate::queries::people::STATUS_LEFT;
 use crate::store::{NewUser, StoreError, UserChange, UserRow};
+use crate::tokens::Told;
 
 /// Lines in one answer at most.
 const LINES_MAX: u32 = 1_000;
@@ -60,6 +61,7 @@ pub async fn answer(
         Some(What::UserKick(kick)) => admin.kick(kick).await,
         Some(What::UserUnlock(unlock)) => admin.unlock(unlock).await,
         Some(What::UserSessions(of)) => admin.sessions(of).await,
+        Some(What::UserTicket(ticket)) => admin.ticket(ticket).await,
         None => Err("this db_proxy does not know the request: upgrade it".into()),
     };
     result.unwrap_or_else(|problem| {
@@ -198,8 +200,23 @@ impl Admin<'_> {
 
     async fn kick(&self, kick: UserKick) -> Done {
         let user = self.user(&kick.name).await?;
+        // First: a client that is thrown out would come back with its token.
+        self.logins.tokens().revoke(user.id, None).await.map_err(say)?;
         self.kicks.end_sessions(user.id);
         Ok(done())
+    }
+
+    async fn ticket(&self, ticket: UserTicket) -> Done {
+        let user = self.user(&ticket.name).await?;
+        match self.logins.tokens().ticket_for(user.id, ticket.client_type).await {
+            Told::Secret(secret, lifetime_s) => Ok(AdminAnswer {
+                ticket: Some(secret.into()),
+                lifetime_s: Some(lifetime_s),
+                ..done()
+            }),
+            Told::NotNow => Err("not now: the store is away".into()),
+            Told::Done | Told::Refused => Err("there is no such kind of client".into()),
+        }
     }
 
     /// Changes a user's row. Returns a stamp: whatever was read of the row below it was before.

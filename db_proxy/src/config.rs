@@ -12,10 +12,14 @@ use crate::cache::redis::RedisOptions;
 use crate::login::guesses::GuessLimits;
 use crate::partition::Limits;
 use crate::store::mysql::MySqlOptions;
+use crate::tokens::text::Keys;
 
 /// The most partitions that a cluster may have: each that is owned takes threads and memory of the Kafka
 /// library.
 pub const PARTITIONS_MAX: u32 = 256;
+
+/// The longest that a resume token may be good for, in days.
+const TOKEN_DAYS_MAX: u32 = 30;
 
 /// What an operator may write.
 #[derive(Debug, Clone, Deserialize)]
@@ -123,6 +127,11 @@ pub struct LoginsConfig {
     /// A file with a secret that is hashed into every password, so that the store alone is not enough to
     /// guess them. Only its owner may read it.
     pub pepper_file: Option<PathBuf>,
+    /// Days that a resume token is good for if it is not used.
+    pub token_days: u32,
+    /// A file with the keys that resume tokens are signed with, so that they are believed while the store
+    /// is away. Only its owner may read it.
+    pub token_keys_file: Option<PathBuf>,
 }
 
 /// The table `[log]`.
@@ -225,6 +234,8 @@ impl Default for LoginsConfig {
             all_per_hour,
             name_per_hour,
             pepper_file: None,
+            token_days: TOKEN_DAYS_MAX,
+            token_keys_file: None,
         }
     }
 }
@@ -248,6 +259,20 @@ impl LoginsConfig {
         self.pepper_file.as_ref().map(read).transpose()
     }
 
+    /// The keys of tokens, read from their file; none if there is no file.
+    pub(crate) fn token_keys(&self) -> Result<Keys, ConfigError> {
+        let named = "logins.token_keys_file";
+        let Some(file) = &self.token_keys_file else { return Ok(Keys::default()) };
+        let text = daemon::config::read_secret(named, file)?;
+        Keys::read(text.expose())
+            .map_err(|problem| ConfigError::new(named, format!("{}: {problem}", file.display())))
+    }
+
+    /// How long a token is good for.
+    pub(crate) fn token_life(&self) -> Duration {
+        Duration::from_hours(24 * u64::from(self.token_days))
+    }
+
     fn check(&self) -> Result<(), ConfigError> {
         let most = 1_000_000;
         for (key, value, least) in [
@@ -261,7 +286,7 @@ impl LoginsConfig {
         }
         let delay = usize::try_from(self.delay_max_s).unwrap_or(usize::MAX);
         range("logins.delay_max_s", delay, 1, 3_600)?;
-        Ok(())
+        range("logins.token_days", self.token_days as usize, 1, TOKEN_DAYS_MAX as usize)
     }
 }
 

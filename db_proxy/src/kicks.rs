@@ -52,6 +52,11 @@ impl Kicks {
         self.tell_all(&kick(user, None));
     }
 
+    /// Ends those that the user has now on devices of a class.
+    pub fn end_sessions_of(&self, user: UserId, device_class: u32) {
+        self.tell_all(&Kick { device_class: Some(device_class), ..kick(user, None) });
+    }
+
     /// Ends the sessions whose login was checked against the user's row at a stamp below `before`, and
     /// those that are about to begin.
     pub fn end_logins_before(&self, user: UserId, before: u32) {

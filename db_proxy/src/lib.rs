@@ -45,6 +45,7 @@ pub mod store;
 pub mod storing;
 #[cfg(test)]
 mod testing;
+pub mod tokens;
 pub mod window;
 mod wiring;
 mod witness;

@@ -13,7 +13,7 @@ use std::sync::Arc;
 
 use prost::Message as _;
 use proto::client::LoginResult;
-use proto::cluster::wire::{Verified, Verify};
+use proto::cluster::wire::{Resume, Verified, Verify};
 use proto::ids::UserId;
 use tracing::debug;
 
@@ -25,6 +25,7 @@ use crate::names::NAME_MAX;
 use crate::passwords::{Pair, Passwords, Verdict};
 use crate::queries::people::user_info;
 use crate::store::{Store, UserChange, UserRow};
+use crate::tokens::{Resumed, Tokens};
 
 pub mod guesses;
 
@@ -32,9 +33,11 @@ pub mod guesses;
 const CREDENTIAL_MAX: usize = 128;
 
 /// The status of a user who may log in.
-const STATUS_EMPLOYED: u32 = 0;
+pub(crate) const STATUS_EMPLOYED: u32 = 0;
 
+const WELCOME: &str = "成功";
 const WRONG: &str = "用户名/密码错误";
+const OVER: &str = "登录已失效，请重新输入密码";
 
 /// The login side. Clones share everything.
 #[derive(Debug, Clone)]
@@ -44,6 +47,7 @@ pub struct Logins {
     guesses: Guesses,
     metrics: RequestMetrics,
     profiles: Profiles,
+    tokens: Tokens,
 }
 
 /// What became of a login.
@@ -72,12 +76,17 @@ impl Logins {
     pub fn new(
         store: Arc<dyn Store>,
         cache: Arc<dyn Cache>,
-        passwords: Passwords,
-        guesses: Guesses,
+        (passwords, guesses): (Passwords, Guesses),
+        tokens: Tokens,
         metrics: RequestMetrics,
     ) -> Self {
         let profiles = Profiles::new(Arc::clone(&store), cache);
-        Self { store, passwords, guesses, metrics, profiles }
+        Self { store, passwords, guesses, metrics, profiles, tokens }
+    }
+
+    /// Logins without a password.
+    pub fn tokens(&self) -> &Tokens {
+        &self.tokens
     }
 
     /// The password side, for administrators.
@@ -135,6 +144,47 @@ impl Logins {
             Told::Busy => refused(LoginResult::NoDbServer, "服务繁忙，请稍后再试"),
         };
         (refused, None)
+    }
+
+    /// Checks a login by a token or a ticket. Says also whose sessions of which client kind are to end,
+    /// because the token was copied.
+    pub async fn resume(&self, shown: Resume) -> (Verified, Option<(UserId, u32)>) {
+        let resumed = match (&shown.token, &shown.ticket) {
+            (Some(token), None) => self.tokens.resume(token).await,
+            (None, Some(ticket)) => self.tokens.redeem(ticket).await,
+            _ => Resumed::Void,
+        };
+        let RequestMetrics { resumed: good, resumed_alone, resumes_refused, tokens_copied, .. } =
+            &self.metrics;
+        match resumed {
+            Resumed::Good(row, client_type) => {
+                good.inc();
+                (Verified { client_type: Some(client_type), ..accepted(*row) }, None)
+            }
+            Resumed::Alone(user, client_type) => {
+                resumed_alone.inc();
+                let known = self.profiles.kept(user).await;
+                let verified = Verified {
+                    result: LoginResult::Accepted as u32,
+                    text: WELCOME.to_owned(),
+                    user_info: known.map(|info| info.encode_to_vec().into()),
+                    user: Some(user.0),
+                    stamp: Some(0),
+                    client_type: Some(client_type),
+                };
+                (verified, None)
+            }
+            Resumed::Copied(user, client_type) => {
+                tokens_copied.inc();
+                resumes_refused.inc();
+                (refused(LoginResult::BadCredentials, OVER), Some((user, client_type)))
+            }
+            Resumed::Void => {
+                resumes_refused.inc();
+                (refused(LoginResult::BadCredentials, OVER), None)
+            }
+            Resumed::NotNow => (unavailable(), None),
+        }
     }
 
     async fn judge(&self, who: &Who, row: Option<&UserRow>, credential: &str) -> Told {
@@ -224,10 +274,11 @@ impl Logins {
 fn accepted(row: UserRow) -> Verified {
     Verified {
         result: LoginResult::Accepted as u32,
-        text: "成功".to_owned(),
+        text: WELCOME.to_owned(),
         stamp: Some(row.stamp),
         user: Some(row.id.0),
         user_info: Some(user_info(row).encode_to_vec().into()),
+        client_type: None,
     }
 }
 

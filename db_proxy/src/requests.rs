@@ -9,11 +9,12 @@ use std::sync::Arc;
 use bytes::Bytes;
 use daemon::{Link, LinkError, LinkFrame, LinkHandler, LinkTable, Role, Shutdown};
 use parking_lot::Mutex;
-use proto::cluster::Kind;
 use proto::cluster::wire::{
     AdminAnswer, AdminRequest, Answer, Ask, AskStatus, FetchRequest, Fetched, Follow, Memberships,
-    MembershipsRequest, Origin, Outcome, Submit, SubmitAnswer, Verified, Verify,
+    MembershipsRequest, Origin, Outcome, Resume, Submit, SubmitAnswer, TokenAnswer, TokenQuestion,
+    Verified, Verify, token_answer,
 };
+use proto::cluster::{Kind, device_class};
 use proto::ids::{ClientMsgId, ConversationId, Offset, UserId};
 use tokio::sync::Semaphore;
 use tracing::{debug, debug_span, warn};
@@ -28,6 +29,7 @@ use crate::partitions::Partitions;
 use crate::publish::seconds;
 use crate::queries::group_limits::GroupLimits;
 use crate::queries::{self, Asker};
+use crate::tokens::Told;
 use crate::window::{Connection, Frame, Identity, content_crc};
 
 /// The handler of all links that others dial.
@@ -192,6 +194,19 @@ impl Requests {
         verified
     }
 
+    async fn resume(self, shown: Resume) -> Verified {
+        let (verified, copied) = self.logins.resume(shown).await;
+        if let Some((user, client_type)) = copied {
+            // One of them may be the thief's.
+            self.kicks.end_sessions_of(user, device_class(client_type));
+        }
+        verified
+    }
+
+    async fn token(self, question: TokenQuestion) -> TokenAnswer {
+        answer_of_tokens(self.logins.tokens().answer(question).await)
+    }
+
     async fn memberships(self, request: MembershipsRequest) -> Memberships {
         queries::groups::memberships(&self.asker(request.user, request.partitions)).await
     }
@@ -228,6 +243,18 @@ impl Question for Ask {
 }
 
 impl Question for Verify {
+    fn is_for_logins(&self) -> bool {
+        true
+    }
+}
+
+impl Question for Resume {
+    fn is_for_logins(&self) -> bool {
+        true
+    }
+}
+
+impl Question for TokenQuestion {
     fn is_for_logins(&self) -> bool {
         true
     }
@@ -275,6 +302,10 @@ impl LinkHandler for Requests {
             },
             Some(Kind::Ask) => self.answer(link, frame, &unavailable(), Self::ask),
             Some(Kind::Verify) => self.answer(link, frame, &login::unavailable(), Self::verify),
+            Some(Kind::Resume) => self.answer(link, frame, &login::unavailable(), Self::resume),
+            Some(Kind::Token) => {
+                self.answer(link, frame, &answer_of_tokens(Told::NotNow), Self::token);
+            }
             Some(Kind::Memberships) => {
                 self.answer(link, frame, &Memberships::default(), Self::memberships);
             }
@@ -299,6 +330,24 @@ fn send_answer(link: &Link, to: &LinkFrame, answer: &impl prost::Message) {
         Ok(()) => {}
         Err(LinkError::Closed) => debug!("who asked has gone"),
         Err(LinkError::Full | LinkError::TooLong) => link.reset("it does not take answers"),
+    }
+}
+
+fn answer_of_tokens(told: Told) -> TokenAnswer {
+    let answer = |outcome: token_answer::Outcome| TokenAnswer {
+        outcome: outcome.into(),
+        secret: None,
+        lifetime_s: None,
+    };
+    match told {
+        Told::Done => answer(token_answer::Outcome::Done),
+        Told::Secret(secret, lifetime_s) => TokenAnswer {
+            secret: Some(secret.into()),
+            lifetime_s: Some(lifetime_s),
+            ..answer(token_answer::Outcome::Done)
+        },
+        Told::Refused => answer(token_answer::Outcome::Refused),
+        Told::NotNow => answer(token_answer::Outcome::NotNow),
     }
 }
 

@@ -23,6 +23,9 @@ use crate::queries::group_limits::GroupLimits;
 use crate::requests::{Bounds, Requests};
 #[cfg(feature = "kafka")]
 use crate::sharing::{self, StopSharing};
+use crate::store::Store;
+use crate::tokens::Tokens;
+use crate::tokens::clock::Clock;
 use crate::wiring::{self, Logs, Site};
 use crate::witness::Witnessed;
 
@@ -74,8 +77,9 @@ pub async fn run(context: Context<Config>) -> Result<Serving, BoxError> {
     let request_metrics = RequestMetrics::new(&metrics);
     let passwords = passwords(&config, &metrics).await?;
     let guesses = Guesses::new(Arc::clone(&cache), config.logins.guesses());
-    let logins =
-        Logins::new(store, Arc::clone(&cache), passwords, guesses, request_metrics.clone());
+    let tokens = tokens(&store, &config, &shutdown)?;
+    let checks = (passwords, guesses);
+    let logins = Logins::new(store, Arc::clone(&cache), checks, tokens, request_metrics.clone());
     let counted = (request_metrics, shutdown.clone());
     let requests = Requests::new(partitions, logins, gateways, counted, bounds(&config));
     let addr = daemon::link::listen(
@@ -106,6 +110,21 @@ fn bounds(config: &Config) -> Bounds {
         logins: if config.has(DbRole::Login) { limits.logins_max } else { 0 },
         groups: GroupLimits { made: limits.groups_made_max, joined: limits.groups_joined_max },
     }
+}
+
+/// Prepares the tokens that clients log in with.
+fn tokens(
+    store: &Arc<dyn Store>,
+    config: &Config,
+    shutdown: &Shutdown,
+) -> Result<Tokens, BoxError> {
+    let keys = config.logins.token_keys()?;
+    let (store, life) = (Arc::clone(store), config.logins.token_life());
+    let tokens = Tokens::new(store, keys, life, Clock::default());
+    if config.has(DbRole::Login) {
+        tokens.hear(shutdown);
+    }
+    Ok(tokens)
 }
 
 /// Prepares the check of passwords, which computes one hash.

@@ -16,6 +16,12 @@ pub(crate) enum Task {
     Hello,
     /// Check who the client is.
     LogIn,
+    /// The same, by a token or a ticket.
+    Resume,
+    /// Note that the client has a token.
+    KeepToken,
+    /// Ask for a ticket.
+    GiveTicket,
     /// End the session on the client's wish.
     LogOut,
     /// Take a message.
@@ -73,8 +79,11 @@ fn task(command: Command, state: State) -> Option<Task> {
         Command::Heartbeat => Task::Echo,
         Command::Hello => Task::Hello,
         // A second login on one connection is ignored, as the original does.
-        Command::LoginRequest if state == State::LoggedIn => Task::Nothing,
+        Command::LoginRequest | Command::ResumeRequest if state == State::LoggedIn => Task::Nothing,
         Command::LoginRequest => Task::LogIn,
+        Command::ResumeRequest => Task::Resume,
+        Command::ResumeTokenKept => Task::KeepToken,
+        Command::TicketRequest => Task::GiveTicket,
         Command::LogoutRequest => Task::LogOut,
         Command::MessageData => Task::Send,
         Command::MessageAck => Task::CountReceipt,
@@ -115,13 +124,13 @@ mod tests {
     use super::*;
 
     #[test]
-    fn before_login_every_number_but_three_ends_the_connection() {
+    fn before_login_every_number_but_four_ends_the_connection() {
         let served: Vec<_> = (0..=u16::MAX)
             .filter(|&number| {
                 judge(number, State::Any) != Judgement::Close(CloseReason::NotLoggedIn)
             })
             .collect();
-        assert_eq!(served, [0x0103, 0x0701, 0x2001]);
+        assert_eq!(served, [0x0103, 0x0701, 0x2001, 0x2007]);
     }
 
     #[test]

@@ -16,7 +16,7 @@ const LOOK_UP: u32 = 1;
 const PAGE: u32 = 5;
 /// Messages on a page of history that cost one more.
 const MESSAGES_PER_UNIT: u32 = 20;
-/// A list over all of a user's conversations, or a change of a group's members.
+/// A list over all of a user's conversations, or a change of a group's members or of a token.
 const LIST: u32 = 20;
 /// All users: up to 400 KB.
 const ALL_USERS: u32 = 100;
@@ -36,7 +36,9 @@ pub(crate) fn price(command: Command, frame: &Frame) -> Price {
         | Command::UnreadCountRequest
         | Command::NormalGroupsRequest
         | Command::KickPcRequest
-        | Command::GroupDeleteRequest => Price::Question(LIST),
+        | Command::GroupDeleteRequest
+        | Command::ResumeTokenKept
+        | Command::TicketRequest => Price::Question(LIST),
         Command::MessageListRequest => Price::Question(history(frame)),
         Command::MessagesByIdRequest | Command::GroupInfoRequest => {
             Price::Question(PAGE.saturating_add(numbers()))
@@ -131,7 +133,10 @@ mod tests {
             let free = price(command, &empty(command)) == Price::Free;
             assert_eq!(
                 free,
-                !matches!(task, Task::Ask | Task::AskStatus | Task::KickPc),
+                !matches!(
+                    task,
+                    Task::Ask | Task::AskStatus | Task::KickPc | Task::KeepToken | Task::GiveTicket
+                ),
                 "{command:?}"
             );
         }

@@ -76,6 +76,7 @@ mod session;
 mod start;
 mod storage;
 mod timers;
+mod tokens;
 mod watched;
 
 #[cfg(test)]

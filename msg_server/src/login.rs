@@ -14,7 +14,7 @@ use bytes::Bytes;
 use daemon::clock::{unix_ms, unix_s};
 use prost::Message;
 use proto::client::{self, LoginResult, UserStatus};
-use proto::cluster::wire::{InterestChange, Membership, Verified, Verify};
+use proto::cluster::wire::{InterestChange, Membership, Resume, Verified, Verify};
 use proto::seat::Judgement;
 use proto::{Command, encode_message};
 use tokio::time::Instant;
@@ -27,6 +27,7 @@ use crate::metrics::LoginLabel;
 use crate::outbox::Outbox;
 use crate::session::{Login, Session};
 use crate::storage::Joined;
+use crate::tokens;
 
 /// Kick reason of the client protocol: another device of the class has logged in.
 const OTHER_LOGIN: u32 = 1;
@@ -51,7 +52,32 @@ pub(crate) struct Attempt {
     pub(crate) outbox: Arc<Outbox>,
     pub(crate) address: IpAddr,
     pub(crate) seq: u16,
-    pub(crate) request: client::LoginRequest,
+    pub(crate) proof: Proof,
+}
+
+/// What a client shows of itself.
+#[derive(Debug)]
+pub(crate) enum Proof {
+    /// Name and password.
+    Password(client::LoginRequest),
+    /// A token or a ticket.
+    Shown(client::ResumeRequest),
+}
+
+impl Proof {
+    fn online_status(&self) -> i32 {
+        match self {
+            Self::Password(request) => request.online_status,
+            Self::Shown(request) => request.online_status.unwrap_or_default(),
+        }
+    }
+
+    fn token(&self) -> Option<Bytes> {
+        match self {
+            Self::Password(_) => None,
+            Self::Shown(request) => request.token.clone(),
+        }
+    }
 }
 
 /// When a request came, by both clocks.
@@ -90,6 +116,7 @@ pub(crate) async fn log_in(gateway: Arc<Gateway>, attempt: Attempt) -> Option<En
                 entered.session.push(&encode_message(Command::PcStatusNotify, 0, &notify));
             }
             entered.session.login_answered();
+            tokens::give(&gateway, &entered.session, attempt.proof.token());
             Some(entered)
         }
         Err(Refusal { result, text }) => {
@@ -114,14 +141,10 @@ async fn accept(
     attempt: &Attempt,
     came: Came,
 ) -> Result<(Entered, client::LoginReply, bool), Refusal> {
-    let Right { user, info, stamp } = verify(gateway, attempt).await?;
+    let Right { user, info, stamp, client_type } = verify(gateway, attempt).await?;
     // Before it displaces others.
     refuse_ended(gateway, user, stamp)?;
-    let login = Login {
-        id: gateway.registry.next_session_id(),
-        user,
-        client_type: client_type(&attempt.request),
-    };
+    let login = Login { id: gateway.registry.next_session_id(), user, client_type };
     attempt.outbox.hold();
     let partitions = gateway.partitions.count();
     let outbox = Arc::clone(&attempt.outbox);
@@ -137,7 +160,7 @@ async fn accept(
         entered.join_groups().await?;
     }
 
-    let asked = UserStatus::try_from(attempt.request.online_status);
+    let asked = UserStatus::try_from(attempt.proof.online_status());
     let reply = client::LoginReply {
         server_time: unix_s(),
         result: LoginResult::Accepted.into(),
@@ -152,9 +175,11 @@ async fn accept(
 #[derive(Debug)]
 struct Right {
     user: u32,
+    /// With a token there may be no more in it than the number of the user.
     info: client::UserInfo,
     /// The stamp of the user's row that this was checked against.
     stamp: u32,
+    client_type: u32,
 }
 
 /// The password was changed, or the account disabled, since the login was checked.
@@ -168,21 +193,44 @@ fn refuse_ended(gateway: &Gateway, user: u32, stamp: u32) -> Result<(), Refusal>
 
 /// Asks storage who this is.
 async fn verify(gateway: &Gateway, attempt: &Attempt) -> Result<Right, Refusal> {
-    let verify = Verify {
-        name: attempt.request.user_name.clone(),
-        credential: attempt.request.password.clone(),
-        client_type: client_type(&attempt.request),
-        address: attempt.address.to_string(),
-    };
     let unavailable = || Refusal::unavailable(LoginResult::NoDbServer);
-    let verified = gateway.storage.verify(&verify).await.map_err(|error| {
+    let verified = match &attempt.proof {
+        Proof::Password(request) => {
+            let verify = Verify {
+                name: request.user_name.clone(),
+                credential: request.password.clone(),
+                client_type: client_type(request),
+                address: attempt.address.to_string(),
+            };
+            let client_type = Some(verify.client_type);
+            // Every client with a password needs its own record.
+            gateway.storage.verify(&verify).await.map(|verified| {
+                let user = verified.user.filter(|_user| verified.user_info.is_some());
+                Verified { client_type, user, ..verified }
+            })
+        }
+        Proof::Shown(request) => {
+            let (token, ticket) = (request.token.clone(), request.ticket.clone());
+            gateway.storage.resume(&Resume { token, ticket }).await
+        }
+    };
+    let verified = verified.map_err(|error| {
         debug!(%error, "cannot verify a login");
         unavailable()
     })?;
     match verified {
-        Verified { result: 0, user: Some(user), user_info: Some(info), stamp, .. } if user != 0 => {
-            let info = client::UserInfo::decode(info).map_err(|_malformed| unavailable())?;
-            Ok(Right { user, info, stamp: stamp.unwrap_or(0) })
+        Verified {
+            result: 0,
+            user: Some(user),
+            client_type: Some(client_type),
+            user_info,
+            stamp,
+            ..
+        } if user != 0 => {
+            let number_alone = || client::UserInfo { user_id: user, ..client::UserInfo::default() };
+            let info = user_info.map(client::UserInfo::decode).transpose();
+            let info = info.map_err(|_malformed| unavailable())?.unwrap_or_else(number_alone);
+            Ok(Right { user, info, stamp: stamp.unwrap_or(0), client_type })
         }
         // Accepted, but nobody: that is not an answer.
         Verified { result: 0, .. } => Err(unavailable()),

@@ -102,6 +102,7 @@ pub(crate) struct Outbox {
     /// The socket of a plain connection, written to by whoever brings a frame.
     socket: Option<OwnedWriteHalf>,
     extended: AtomicBool,
+    keeps_tokens: AtomicBool,
     state: Mutex<State>,
     pool: Arc<OutboxPool>,
 }
@@ -165,7 +166,8 @@ impl Outbox {
             waker: None,
             written: None,
         };
-        Self { socket, extended: AtomicBool::new(false), state: Mutex::new(state), pool }
+        let (extended, keeps_tokens) = (AtomicBool::new(false), AtomicBool::new(false));
+        Self { socket, extended, keeps_tokens, state: Mutex::new(state), pool }
     }
 
     /// Whether the client knows the extension.
@@ -173,9 +175,15 @@ impl Outbox {
         self.extended.load(Ordering::Relaxed)
     }
 
-    /// The client has said that it knows the extension.
-    pub(crate) fn set_extended(&self) {
+    /// The client has said that it knows the extension, and whether it keeps resume tokens.
+    pub(crate) fn set_extended(&self, keeps_tokens: bool) {
+        self.keeps_tokens.store(keeps_tokens, Ordering::Relaxed);
         self.extended.store(true, Ordering::Relaxed);
+    }
+
+    /// Whether the client keeps resume tokens.
+    pub(crate) fn keeps_tokens(&self) -> bool {
+        self.keeps_tokens.load(Ordering::Relaxed)
     }
 
     /// Holds all pushes back until [`Self::release`].

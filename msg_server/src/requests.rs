@@ -21,6 +21,7 @@ use crate::marks::Mark;
 use crate::parts::{self, Begun};
 use crate::session::Session;
 use crate::storage::{ASK_LIMIT, Asked};
+use crate::tokens;
 
 /// How long a logout waits for read marks: clients wait 5 s for its answer.
 const LOGOUT_MARKS_LIMIT: Duration = Duration::from_secs(2);
@@ -152,6 +153,7 @@ pub(crate) async fn users_status(
 pub(crate) async fn log_out(gateway: Arc<Gateway>, session: Arc<Session>, request: Frame) {
     // A client whose logout is answered counts on its read marks.
     gateway.flush_marks(session.user(), Instant::now() + LOGOUT_MARKS_LIMIT).await;
+    tokens::end(&gateway, &session, &request).await;
     if !session.is_pc() {
         let (asker, body) = (gateway.asker(&session), request.body.clone());
         let until = Instant::now() + ASK_LIMIT;

@@ -11,6 +11,7 @@ use daemon::clock::unix_s;
 use parking_lot::Mutex;
 use prost::Message;
 use proto::client::{self, TransferMode};
+use proto::features::KEEPS_TOKENS;
 use proto::ids::ClientMsgId;
 use proto::{Command, Frame, State, encode_message};
 use tokio::time::Instant;
@@ -22,7 +23,7 @@ use crate::connection::Work;
 use crate::costs::price;
 use crate::gateway::Gateway;
 use crate::limits::{Bucket, Rate};
-use crate::login::{self, Attempt, Entered};
+use crate::login::{self, Attempt, Entered, Proof};
 use crate::marks::Mark;
 use crate::metrics::{SendEnd, Slowed};
 use crate::outbox::Outbox;
@@ -30,7 +31,7 @@ use crate::parts::{self, Begun};
 use crate::sending;
 use crate::sends::Outgoing;
 use crate::session::Session;
-use crate::{refusals, requests};
+use crate::{refusals, requests, tokens};
 
 /// What we call ourselves when a client says hello.
 const SERVER: &str = concat!("talkhub/", env!("CARGO_PKG_VERSION"));
@@ -125,6 +126,10 @@ impl Service {
     /// Serves one frame.
     pub(crate) fn serve(&mut self, frame: Frame) -> Served {
         match judge(frame.command, self.state()) {
+            // Who said no hello does not know them.
+            Judgement::Serve(command, _) if command.needs_hello() && !self.outbox.is_extended() => {
+                self.junk()
+            }
             Judgement::Serve(command, task) => self.carry_out(command, task, frame),
             Judgement::Close(reason) => {
                 self.gateway.metrics.refused_commands.inc();
@@ -148,9 +153,6 @@ impl Service {
         else {
             return self.before_login(task, &frame);
         };
-        if command == Command::GroupDeleteRequest && !self.outbox.is_extended() {
-            return self.junk();
-        }
         if let Some(not_now) = self.not_now(&session, command, &frame) {
             return match not_now {
                 NotNow::Wait(wait) => Served::Later(frame, wait),
@@ -186,7 +188,20 @@ impl Service {
             Task::CountReceipt => {
                 self.gateway.metrics.receipts.inc();
             }
-            Task::LogIn | Task::Nothing => {}
+            Task::KeepToken => {
+                if let Some(kept) = self.read::<client::ResumeTokenKept>(&frame) {
+                    tokens::kept(&self.gateway, &session, kept.token);
+                }
+            }
+            Task::GiveTicket => {
+                let Some(request) = self.read(&frame) else { return Served::Done };
+                return work(tokens::ticket(
+                    Arc::clone(&self.gateway),
+                    session,
+                    (request, frame.seq),
+                ));
+            }
+            Task::LogIn | Task::Resume | Task::Nothing => {}
         }
         Served::Done
     }
@@ -197,20 +212,24 @@ impl Service {
             Task::Echo => self.outbox.answer(frame.encode()),
             Task::Hello => self.hello(frame),
             Task::LogIn => {
-                let Some(request) = self.read::<client::LoginRequest>(frame) else {
-                    return Served::Done;
-                };
-                let attempt = Attempt {
-                    outbox: Arc::clone(&self.outbox),
-                    address: self.address,
-                    seq: frame.seq,
-                    request,
-                };
-                return Served::Work(Box::pin(login::log_in(Arc::clone(&self.gateway), attempt)));
+                if let Some(request) = self.read(frame) {
+                    return self.log_in(Proof::Password(request), frame.seq);
+                }
+            }
+            Task::Resume => {
+                if let Some(request) = self.read(frame) {
+                    return self.log_in(Proof::Shown(request), frame.seq);
+                }
             }
             _ => {}
         }
         Served::Done
+    }
+
+    fn log_in(&self, proof: Proof, seq: u16) -> Served {
+        let (outbox, address) = (Arc::clone(&self.outbox), self.address);
+        let attempt = Attempt { outbox, address, seq, proof };
+        Served::Work(Box::pin(login::log_in(Arc::clone(&self.gateway), attempt)))
     }
 
     /// Takes what a request costs from what its user may spend. Clients that said hello are told that
@@ -244,9 +263,10 @@ impl Service {
     }
 
     fn hello(&self, frame: &Frame) {
-        if self.read::<client::Hello>(frame).is_some() {
-            self.outbox.set_extended();
-            let reply = client::HelloReply { server: SERVER.to_owned(), features: 0 };
+        if let Some(hello) = self.read::<client::Hello>(frame) {
+            let features = hello.features() & KEEPS_TOKENS;
+            self.outbox.set_extended(features == KEEPS_TOKENS);
+            let reply = client::HelloReply { server: SERVER.to_owned(), features };
             self.outbox.answer(encode_message(Command::HelloReply, frame.seq, &reply));
         }
     }

@@ -65,6 +65,10 @@ kinds! {
     Sessions = 0x020b,
     /// db_proxy to gateway: [`wire::FrameQuestion`], answered by [`wire::FrameFate`].
     FrameFate = 0x020c,
+    /// Gateway to db_proxy: [`wire::Resume`], answered by [`wire::Verified`].
+    Resume = 0x020d,
+    /// Gateway to db_proxy: [`wire::TokenQuestion`], answered by [`wire::TokenAnswer`].
+    Token = 0x020e,
     /// db_proxy to route_server: [`wire::Publish`], answered by [`wire::PublishAck`]. To a gateway,
     /// from either: the same message, answered by nobody.
     Publish = 0x0301,

@@ -96,6 +96,9 @@ macro_rules! commands {
     };
 }
 
+/// The service of our own commands.
+const EXTENSION: u16 = 0x20;
+
 /// A frame without a body, with room for a stray field.
 const EMPTY: usize = 64;
 /// A few numbers.
@@ -117,7 +120,7 @@ commands! {
     /// Answers [`Command::LoginRequest`]; the first frame from the server.
     LoginReply = 0x0104, ServerToClient, LoggedIn, LIMIT_TO_CLIENT;
     /// I am leaving.
-    LogoutRequest = 0x0105, ClientToServer, LoggedIn, EMPTY;
+    LogoutRequest = 0x0105, ClientToServer, LoggedIn, SMALL;
     /// Answers [`Command::LogoutRequest`].
     LogoutReply = 0x0106, ServerToClient, LoggedIn, LIMIT_TO_CLIENT;
     /// Pushed: this connection is thrown out.
@@ -288,12 +291,28 @@ commands! {
     GroupDeleteRequest = 0x2005, ClientToServer, LoggedIn, SMALL;
     /// Answers [`Command::GroupDeleteRequest`].
     GroupDeleteReply = 0x2006, ServerToClient, LoggedIn, LIMIT_TO_CLIENT;
+    /// Who I am, by a token or a ticket.
+    ResumeRequest = 0x2007, ClientToServer, Any, SMALL;
+    /// Pushed: log in with this from now on.
+    ResumeToken = 0x2008, ServerToClient, LoggedIn, LIMIT_TO_CLIENT;
+    /// I have kept a token.
+    ResumeTokenKept = 0x2009, ClientToServer, LoggedIn, SMALL;
+    /// Let another client of mine log in.
+    TicketRequest = 0x200a, ClientToServer, LoggedIn, SMALL;
+    /// Answers [`Command::TicketRequest`].
+    TicketReply = 0x200b, ServerToClient, LoggedIn, LIMIT_TO_CLIENT;
 }
 
 impl Command {
     /// Returns the number that stands for this command on the wire.
     pub const fn number(self) -> u16 {
         self as u16
+    }
+
+    /// Returns whether a client may send this only once it has said hello: the commands of the
+    /// extension, but for the hello itself.
+    pub fn needs_hello(self) -> bool {
+        self.number() >> 8 == EXTENSION && self != Self::Hello
     }
 
     /// Returns whether a client may send this over a connection that has come as far as `state`.

@@ -9,6 +9,7 @@
 pub mod cluster;
 pub mod command;
 pub mod credential;
+pub mod features;
 pub mod frame;
 pub mod fuzzing;
 pub mod ids;

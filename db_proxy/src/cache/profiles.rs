@@ -72,6 +72,12 @@ impl Profiles {
         Ok(users.iter().filter_map(|user| found.remove(user)).collect())
     }
 
+    /// What the cache has of one user, for the time when the store is away.
+    pub async fn kept(&self, user: UserId) -> Option<UserInfo> {
+        let kept = self.cache.profiles(&[user]).await;
+        kept.into_iter().next().map(|profile| profile.info)
+    }
+
     /// Notes that somebody is told of these rows, which come from the store.
     pub fn told(&self, rows: &[UserRow]) {
         let mut told = self.told.lock();

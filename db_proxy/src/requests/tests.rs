@@ -21,6 +21,9 @@ use crate::passwords::Passwords;
 use crate::pulse::Pulse;
 use crate::testing::far::{self, Far};
 use crate::testing::{PATIENCE, Proxy, Setup};
+use crate::tokens::Tokens;
+use crate::tokens::clock::Clock;
+use crate::tokens::text::Keys;
 
 mod administration;
 mod cached;
@@ -47,6 +50,9 @@ const TELL_EVERY: Duration = Duration::from_millis(20);
 const BOUNDS: Bounds =
     Bounds { requests: 64, logins: 64, groups: GroupLimits { made: 20, joined: 30 } };
 
+/// How long tokens are good for.
+const TOKENS: Duration = Duration::from_hours(24);
+
 const GATEWAY_BOOT: u64 = 70;
 const SINGLE: i32 = SessionType::Single as i32;
 const GROUP: i32 = SessionType::Group as i32;
@@ -68,7 +74,8 @@ impl Server {
         let cache = cache.unwrap_or_else(|| Arc::new(MemoryCache::default()));
         let passwords = Passwords::new(0, None).unwrap();
         let guesses = Guesses::new(Arc::clone(&cache), GuessLimits::default());
-        let logins = Logins::new(store, cache, passwords, guesses, metrics.clone());
+        let tokens = Tokens::new(Arc::clone(&store), Keys::default(), TOKENS, Clock::default());
+        let logins = Logins::new(store, cache, (passwords, guesses), tokens, metrics.clone());
         let stores = vec![Arc::<_>::clone(&proxy.store) as _];
         let partitions = Partitions::new(stores, Arc::clone(&proxy.gateways), true, None);
         partitions.add(Served {
@@ -196,7 +203,7 @@ fn origin() -> Origin {
 async fn what_is_no_request_is_ignored() {
     let server = Server::start().await;
     for command in [Command::MessageData, Command::Heartbeat, Command::MessageListReply] {
-        let answer = server.answer(1, command, &client::LogoutRequest {}).await;
+        let answer = server.answer(1, command, &client::LogoutRequest::default()).await;
         assert_eq!(answer, ignored(), "{command:?}");
     }
     let ask = Ask { user: 1, origin: origin(), command: 99_999, ..Ask::default() };

@@ -7,7 +7,7 @@ use daemon::{CallError, Link};
 use proto::Command;
 use proto::cluster::wire::{
     Answer, Ask, AskStatus, FetchRequest, Fetched, Membership, Memberships, MembershipsRequest,
-    Origin, Owned, Rest, Verified, Verify,
+    Origin, Owned, Rest, Resume, TokenAnswer, TokenQuestion, Verified, Verify,
 };
 use proto::cluster::{Kind, rendezvous_weight};
 use tokio::time::Instant;
@@ -22,6 +22,9 @@ pub(crate) const ASK_LIMIT: Duration = Duration::from_secs(8);
 
 /// How long the check of a password may take.
 const VERIFY_LIMIT: Duration = Duration::from_secs(5);
+
+/// How long something about tokens may take: a logout waits for it, and clients wait 5 s for that.
+const TOKEN_LIMIT: Duration = Duration::from_secs(2);
 
 /// How long a login may wait for its groups: as long as for the rest that its client will ask.
 const MEMBERSHIPS_LIMIT: Duration = Duration::from_secs(8);
@@ -66,6 +69,28 @@ impl Storage {
             Question { kind: Kind::Verify, message: verify, repeatable: true, about: None, until };
         let key = rendezvous_weight(0, &verify.name);
         self.ask_one(question, || self.login_side(key), |_verified| true).await
+    }
+
+    /// Asks whom a token or a ticket is for.
+    pub(crate) async fn resume(&self, shown: &Resume) -> Result<Verified, CallError> {
+        let until = Instant::now() + VERIFY_LIMIT;
+        // A ticket whose answer was lost may have been used up.
+        let repeatable = shown.ticket.is_none();
+        let (kind, about) = (Kind::Resume, None);
+        let question = Question { kind, message: shown, repeatable, about, until };
+        let bytes = shown.token.as_ref().or(shown.ticket.as_ref());
+        // Any will do. The same for the same token, as long as it is there.
+        let key =
+            bytes.and_then(|bytes| bytes.last_chunk()).map_or(0, |last| u64::from_be_bytes(*last));
+        self.ask_one(question, || self.login_side(key), |_verified| true).await
+    }
+
+    /// Asks what a session wants of tokens.
+    pub(crate) async fn token(&self, question: &TokenQuestion) -> Result<TokenAnswer, CallError> {
+        let (until, key) = (Instant::now() + TOKEN_LIMIT, u64::from(question.user));
+        let (kind, message) = (Kind::Token, question);
+        let question = Question { kind, message, repeatable: true, about: None, until };
+        self.ask_one(question, || self.login_side(key), |_answer| true).await
     }
 
     /// Asks which groups a user is in; `None` if it cannot be said completely.

@@ -50,7 +50,7 @@ async fn a_client_with_tls_is_served_like_any_other() {
         assert_eq!(plain.expect_push().await.msg_id, msg_id);
     }
     encrypted.expect_quiet().await;
-    encrypted.send(Command::LogoutRequest, 9, &client::LogoutRequest {}).await;
+    encrypted.send(Command::LogoutRequest, 9, &client::LogoutRequest::default()).await;
     encrypted.expect::<client::LogoutReply>(Command::LogoutReply, 9).await;
     encrypted.expect_closed().await;
     world.stop().await;

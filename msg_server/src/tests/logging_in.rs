@@ -277,7 +277,7 @@ async fn a_logout_is_answered_and_takes_the_session_out() {
     let world = World::start().await;
     let mut phone = world.client(5, ANDROID).await;
     world.hub.next_change().await;
-    phone.send(Command::LogoutRequest, 9, &client::LogoutRequest {}).await;
+    phone.send(Command::LogoutRequest, 9, &client::LogoutRequest::default()).await;
     phone.expect::<client::LogoutReply>(Command::LogoutReply, 9).await;
     phone.expect_closed().await;
     assert_eq!(world.db.next_ask().await.command, 0x0105, "the device token is forgotten");

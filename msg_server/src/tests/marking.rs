@@ -88,7 +88,7 @@ async fn a_logout_is_answered_when_the_last_mark_is_stored() {
     let world = World::start().await;
     let mut phone = world.client(5, ANDROID).await;
     mark_five(&world, &mut phone).await;
-    phone.send(Command::LogoutRequest, 9, &client::LogoutRequest {}).await;
+    phone.send(Command::LogoutRequest, 9, &client::LogoutRequest::default()).await;
     assert_eq!(next_mark(&world).await, 5);
     assert_eq!(world.db.next_ask().await.command, 0x0105);
     phone.expect::<client::LogoutReply>(Command::LogoutReply, 9).await;

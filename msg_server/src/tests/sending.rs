@@ -228,7 +228,7 @@ async fn the_owner_is_told_what_became_of_a_frame() {
     let fate = world.db.ask_fate(&question).await;
     assert_eq!(fate.answered(), wire::frame_fate::Answered::Last);
     assert_eq!(fate.end(), wire::frame_fate::End::Open);
-    client.send(Command::LogoutRequest, 8, &client::LogoutRequest {}).await;
+    client.send(Command::LogoutRequest, 8, &client::LogoutRequest::default()).await;
     client.expect::<client::LogoutReply>(Command::LogoutReply, 8).await;
     client.expect_closed().await;
     let fate = world.db.ask_fate(&question).await;

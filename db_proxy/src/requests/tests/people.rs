@@ -217,7 +217,7 @@ async fn a_phone_gives_its_token_and_takes_it_back_at_logout() {
     assert_eq!(server.answer_to(1, 1, asked, token("pc")).await, ignored());
     assert_eq!(server.answer_to(1, IOS, asked, token(&"x".repeat(513))).await, ignored());
     for client_type in [1, IOS] {
-        let body = LogoutRequest {}.encode_to_vec();
+        let body = LogoutRequest::default().encode_to_vec();
         let reply = server.answer_to(1, client_type, Command::LogoutRequest, body).await;
         let reply = LogoutReply::decode(reply.body.unwrap()).unwrap();
         assert_eq!(reply.result_code, 0);

@@ -14,7 +14,7 @@ use proto::cluster::{Kind, wire};
 use tokio::sync::mpsc;
 use tokio::time::timeout;
 
-use super::LIMIT;
+use super::{ANDROID, LIMIT, WINDOWS};
 
 /// What a client's request is answered with.
 pub(in crate::tests) type Reply = Box<dyn Fn(&FakeDb, &wire::Ask) -> wire::Answer + Send>;
@@ -58,6 +58,12 @@ pub(in crate::tests) struct FakeDb {
     pub(in crate::tests) answers_verifies: AtomicBool,
     verifies: mpsc::Sender<(Link, LinkFrame)>,
     pub(in crate::tests) verifying: tokio::sync::Mutex<mpsc::Receiver<(Link, LinkFrame)>>,
+    /// What is asked about tokens, and how it is answered; with a secret if it is done.
+    token_questions: mpsc::Sender<wire::TokenQuestion>,
+    pub(in crate::tests) asked_of_tokens: tokio::sync::Mutex<mpsc::Receiver<wire::TokenQuestion>>,
+    pub(in crate::tests) token_outcome: Mutex<wire::token_answer::Outcome>,
+    /// Whether the store answers: else tokens are taken without, and users are not known.
+    pub(in crate::tests) store_is_there: AtomicBool,
     /// Of every user's row.
     pub(in crate::tests) stamp: AtomicU32,
     /// Not answered yet: a login is checked only once the test says so.
@@ -72,6 +78,7 @@ impl FakeDb {
         let (follows, followed) = mpsc::channel(10_000);
         let (fetches, fetched) = mpsc::channel(10_000);
         let (verifies, verifying) = mpsc::channel(100);
+        let (token_questions, asked_of_tokens) = mpsc::channel(100);
         Arc::new(Self {
             links: Mutex::default(),
             partitions: AtomicU32::new(1),
@@ -99,6 +106,10 @@ impl FakeDb {
             answers_verifies: AtomicBool::new(true),
             verifies,
             verifying: verifying.into(),
+            token_questions,
+            asked_of_tokens: asked_of_tokens.into(),
+            token_outcome: Mutex::new(wire::token_answer::Outcome::Done),
+            store_is_there: AtomicBool::new(true),
             stamp: AtomicU32::new(1),
             holds_verdicts: AtomicBool::new(false),
             verdicts: Mutex::default(),
@@ -135,11 +146,48 @@ impl FakeDb {
             user_info: info.map(|info| info.encode_to_vec().into()),
             user: accepted,
             stamp: accepted.map(|_user| self.stamp.load(Ordering::SeqCst)),
+            client_type: None,
         };
         if self.holds_verdicts.load(Ordering::SeqCst) {
             self.verdicts.lock().push((link.clone(), frame, verified));
         } else {
             link.answer(&frame, frame.kind, &verified).unwrap();
+        }
+    }
+
+    /// The token of `n` is `token n`, for a phone; the ticket `ticket n`, for a PC.
+    fn resume(&self, shown: &wire::Resume) -> wire::Verified {
+        let read = |bytes: &Option<Bytes>, what: &str| {
+            let text = String::from_utf8(bytes.as_ref()?.to_vec()).ok()?;
+            text.strip_prefix(what)?.trim().parse::<u32>().ok()
+        };
+        let by_token = read(&shown.token, "token").map(|user| (user, ANDROID));
+        let found = by_token.or(read(&shown.ticket, "ticket").map(|user| (user, WINDOWS)));
+        let is_there = self.store_is_there.load(Ordering::SeqCst);
+        let info = found.filter(|_found| is_there);
+        let info = info.map(|(user_id, _)| client::UserInfo { user_id, ..Default::default() });
+        wire::Verified {
+            result: if found.is_some() { 0 } else { 6 },
+            text: "says storage".to_owned(),
+            user_info: info.map(|info| info.encode_to_vec().into()),
+            user: found.map(|(user, _)| user),
+            stamp: Some(if is_there { self.stamp.load(Ordering::SeqCst) } else { 0 }),
+            client_type: found.map(|(_, client_type)| client_type),
+        }
+    }
+
+    /// The next question about tokens.
+    pub(in crate::tests) async fn next_token(&self) -> wire::TokenQuestion {
+        timeout(LIMIT, self.asked_of_tokens.lock().await.recv()).await.expect("in time").unwrap()
+    }
+
+    fn answer_of_tokens(&self) -> wire::TokenAnswer {
+        let outcome = *self.token_outcome.lock();
+        let is_done = outcome == wire::token_answer::Outcome::Done;
+        wire::TokenAnswer {
+            outcome: outcome.into(),
+            secret: is_done.then(|| Bytes::from_static(b"secret")),
+            lifetime_s: is_done.then_some(60),
         }
     }
 
@@ -236,6 +284,14 @@ impl LinkHandler for FakeDb {
                 self.verifies.try_send((link.clone(), frame)).unwrap();
             }
             Kind::Verify => self.verify(link, frame),
+            Kind::Resume => {
+                let verified = self.resume(&frame.parse().unwrap());
+                link.answer(&frame, frame.kind, &verified).unwrap();
+            }
+            Kind::Token => {
+                self.token_questions.try_send(frame.parse().unwrap()).unwrap();
+                link.answer(&frame, frame.kind, &self.answer_of_tokens()).unwrap();
+            }
             Kind::Memberships => {
                 let request: wire::MembershipsRequest = frame.parse().unwrap();
                 let groups = self.groups.lock().get(&request.user).cloned().unwrap_or_default();
