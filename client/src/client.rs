@@ -13,8 +13,10 @@
 use std::collections::HashMap;
 use std::fmt;
 use std::io;
+use std::path::PathBuf;
 use std::pin::Pin;
-use std::sync::Arc;
+use std::sync::atomic::AtomicBool;
+use std::sync::{Arc, Mutex};
 use std::task::{Context, Poll};
 use std::time::Duration;
 
@@ -39,6 +41,7 @@ use crate::outgoing::{Entry, Ticket};
 use crate::push::Push;
 use crate::timeline::{StartFrom, Timelines};
 use crate::tls::TlsConfig;
+use crate::token::{Keeper, Shelf};
 
 /// Requests that wait for the engine. When it is full, callers wait.
 const CALLS_MAX: usize = 64;
@@ -58,6 +61,12 @@ pub struct Options {
     /// Whom to believe. With this, gateways and https login servers are spoken to with TLS, and a
     /// gateway without TLS is not spoken to.
     pub tls: Option<TlsConfig>,
+    /// Where the token survives the program that it logs in with instead of the password: a file that
+    /// only its owner may read. None: it is kept in memory, for the next connections of this program.
+    pub token_file: Option<PathBuf>,
+    /// What another client of the user has got for this one ([`Client::ticket`]), to log in without a
+    /// password. The password may be empty then.
+    pub ticket: Option<Bytes>,
     /// Where messages without an answer survive the program. None: they do not.
     pub outbox: Option<Box<dyn Outbox>>,
     /// Where conversations begin that have no mark.
@@ -171,6 +180,7 @@ struct Shared {
     room: Arc<Semaphore>,
     status: watch::Receiver<Status>,
     call_limit: Duration,
+    shelf: Shelf,
 }
 
 /// Why a request has no answer.
@@ -222,6 +232,8 @@ impl Options {
             password: password.into(),
             client_type: ClientType::Mac,
             tls: None,
+            token_file: None,
+            ticket: None,
             outbox: None,
             start_from: StartFrom::default(),
             marks: HashMap::new(),
@@ -268,12 +280,14 @@ impl Events {
 }
 
 impl Client {
-    /// Starts a client, which connects by itself. Fails only if the outbox cannot be read.
+    /// Starts a client, which connects by itself. Fails only if the outbox or the file of the token cannot
+    /// be read.
     ///
     /// Events must be taken or dropped: see [`Limits::events_max`].
     pub async fn start(options: Options) -> io::Result<(Self, Events)> {
         let Options { servers, name, password, client_type, tls, outbox, .. } = options;
         let (outbox, left_behind) = load(outbox).await?;
+        let shelf = Shelf::open(options.token_file).await?;
 
         let limits = options.limits;
         let (entries, entries_end) = mpsc::channel(limits.unanswered_max.max(1));
@@ -290,18 +304,37 @@ impl Client {
             client_type: client_type.into(),
             client_version: Some(concat!("talkhub/", env!("CARGO_PKG_VERSION")).to_owned()),
         };
-        let dialer = Dialer { servers, tls, request, limit: limits.connect };
+        let dialer = Dialer {
+            servers,
+            tls,
+            request,
+            has_password: !password.is_empty(),
+            shelf: shelf.clone(),
+            ticket: Mutex::new(options.ticket),
+            had_no_answer: AtomicBool::new(false),
+            limit: limits.connect,
+        };
         let ends =
             Ends { entries: entries_end, calls: calls_end, events: events_end, status: status_end };
         let timelines = Timelines::new(options.start_from, &options.marks);
-        let mut engine = Engine::new(dialer, limits, ends, timelines, Journal::new(outbox));
+        let keeping = (Journal::new(outbox), Keeper::new(shelf.clone()));
+        let mut engine = Engine::new(dialer, limits, ends, timelines, keeping);
         for unsent in left_behind {
             engine.take_over(Entry::left_behind(unsent));
         }
         spawn(engine);
 
-        let shared = Shared { entries, calls, room, status, call_limit };
+        let shared = Shared { entries, calls, room, status, call_limit, shelf };
         Ok((Self { shared: Arc::new(shared) }, Events { events }))
+    }
+
+    /// The token that the next login would be with.
+    pub(crate) fn token(&self) -> Option<Bytes> {
+        self.shared.shelf.token()
+    }
+
+    pub(crate) async fn forget_token(&self, token: &Bytes) {
+        self.shared.shelf.forget(token).await;
     }
 
     /// Sends a text. The order of calls is the order of sending; awaiting the result is optional.

@@ -18,7 +18,7 @@ use std::time::Duration;
 
 use proto::client::{
     Heartbeat, Hello, HelloReply, LoginReply, LoginRequest, LoginResult, MessageAck, Refused,
-    SendResult, UserInfo, UserStatus,
+    ResumeRequest, SendResult, UserInfo, UserStatus,
 };
 use proto::{Command, Frame, FrameError, encode_message};
 use tokio::time::{Instant, timeout_at};
@@ -162,11 +162,29 @@ impl Connection {
         request: &LoginRequest,
         hello: Option<Hello>,
     ) -> Result<Login, LoginError> {
+        self.log_in(Command::LoginRequest, request, hello).await
+    }
+
+    /// Logs in with a token or a ticket.
+    pub async fn resume_with(
+        &mut self,
+        request: &ResumeRequest,
+        hello: Hello,
+    ) -> Result<Login, LoginError> {
+        self.log_in(Command::ResumeRequest, request, Some(hello)).await
+    }
+
+    async fn log_in(
+        &mut self,
+        command: Command,
+        request: &impl prost::Message,
+        hello: Option<Hello>,
+    ) -> Result<Login, LoginError> {
         let said_hello = hello.is_some();
         if let Some(hello) = hello {
             self.send(Command::Hello, &hello).await?;
         }
-        let seq = self.send(Command::LoginRequest, request).await?;
+        let seq = self.send(command, request).await?;
         let frame = self.reply_to(seq).await?;
         let reply: LoginReply = frame.parse().map_err(ConnectionError::from)?;
         let text = reply.result_text.unwrap_or_default();

@@ -1,14 +1,18 @@
 //! From nothing to a connection that is logged in: which gateway, connect, hello, login.
 
-use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
-use proto::client::{LoginRequest, LoginResult};
+use bytes::Bytes;
+use proto::client::{Hello, LoginRequest, LoginResult, ResumeRequest};
+use proto::features::KEEPS_TOKENS;
 use tokio::time::timeout;
 
 use crate::balancer::{LookupError, lookup_any};
 use crate::connection::{Connection, ConnectionError, Login, LoginError, hello};
 use crate::tls::TlsConfig;
+use crate::token::Shelf;
 
 /// Where the servers are.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -26,6 +30,14 @@ pub(crate) struct Dialer {
     pub(crate) servers: Servers,
     pub(crate) tls: Option<TlsConfig>,
     pub(crate) request: LoginRequest,
+    /// Whether the request has a password in it.
+    pub(crate) has_password: bool,
+    /// What is shown in place of the password, as long as there is one.
+    pub(crate) shelf: Shelf,
+    /// Shown once, if there is no token.
+    pub(crate) ticket: Mutex<Option<Bytes>>,
+    /// The last one that was shown had no answer: a gateway of an older release may not know them.
+    pub(crate) had_no_answer: AtomicBool,
     /// For each of: connecting, logging in.
     pub(crate) limit: Duration,
 }
@@ -63,6 +75,58 @@ impl DialError {
 impl Dialer {
     /// Logs in. `attempt` numbers the tries, so that each begins with another server.
     pub(crate) async fn dial(self: Arc<Self>, attempt: usize) -> Result<Box<Dialed>, DialError> {
+        let hello = || Hello { features: Some(KEEPS_TOKENS), ..hello() };
+        let mut connection = self.connect_anywhere(attempt).await?;
+        if let Some(shown) = self.shown() {
+            match connection.resume_with(&shown, hello()).await {
+                Ok(login) => return Ok(Box::new(Dialed { connection, login })),
+                Err(error) => self.on_not_resumed(&shown, error).await?,
+            }
+            connection = self.connect_anywhere(attempt).await?;
+        }
+        let login = connection.login_with(&self.request, Some(hello())).await?;
+        Ok(Box::new(Dialed { connection, login }))
+    }
+
+    /// Fine if the password is to be tried next.
+    async fn on_not_resumed(
+        &self,
+        shown: &ResumeRequest,
+        error: LoginError,
+    ) -> Result<(), LoginError> {
+        match error {
+            LoginError::Refused { result, .. }
+                if result == i32::from(LoginResult::BadCredentials) =>
+            {
+                if let Some(token) = &shown.token {
+                    self.shelf.forget(token).await;
+                }
+                if self.has_password { Ok(()) } else { Err(error) }
+            }
+            LoginError::Connection(ConnectionError::Closed) => {
+                self.had_no_answer.store(self.has_password, Ordering::Relaxed);
+                Err(error)
+            }
+            error => Err(error),
+        }
+    }
+
+    /// What is to be shown in place of the password.
+    fn shown(&self) -> Option<ResumeRequest> {
+        if self.had_no_answer.swap(false, Ordering::Relaxed) {
+            return None;
+        }
+        let token = self.shelf.token();
+        let mut ticket = self.ticket.lock().unwrap_or_else(PoisonError::into_inner);
+        let ticket = if token.is_none() { ticket.take() } else { None };
+        (token.is_some() || ticket.is_some()).then_some(ResumeRequest {
+            token,
+            ticket,
+            online_status: Some(self.request.online_status),
+        })
+    }
+
+    async fn connect_anywhere(&self, attempt: usize) -> Result<Connection, DialError> {
         let mut connection = match &self.servers {
             Servers::Login(urls) => {
                 let gateway = lookup_any(&turned(urls, attempt), self.tls.as_ref()).await?;
@@ -77,8 +141,7 @@ impl Dialer {
             Servers::Gateways(addrs) => self.connect(&turned(addrs, attempt)).await?,
         };
         connection.set_limit(self.limit);
-        let login = connection.login_with(&self.request, Some(hello())).await?;
-        Ok(Box::new(Dialed { connection, login }))
+        Ok(connection)
     }
 
     /// Connects to the first of `addrs` that can be reached.

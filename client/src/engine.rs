@@ -20,7 +20,9 @@ use std::collections::VecDeque;
 use std::sync::Arc;
 
 use bytes::Bytes;
-use proto::client::{KickReason, LatestMessageIdRequest, LoginResult, MessageListRequest};
+use proto::client::{
+    KickReason, LatestMessageIdRequest, LoginResult, MessageListRequest, ResumeTokenKept, UserInfo,
+};
 use proto::ids::UserId;
 use proto::{Command, Frame, encode_message};
 use tokio::sync::{mpsc, oneshot, watch};
@@ -35,6 +37,7 @@ use crate::journal::{Journal, Saved};
 use crate::message::{NotSent, Outcome, Session};
 use crate::outgoing::{Entry, Outgoing, Ticket};
 use crate::timeline::{Delivery, Timelines};
+use crate::token::Keeper;
 
 /// Events other than messages that wait for the program.
 const NOTICES_MAX: usize = 1024;
@@ -84,6 +87,9 @@ pub(crate) struct Engine {
     outgoing: Outgoing,
     timelines: Timelines,
     journal: Journal,
+    keeper: Keeper,
+    /// The user's own record, as an earlier login told it.
+    me_known: Option<UserInfo>,
     notices: VecDeque<Event>,
     /// Nobody takes events any more.
     is_unheard: bool,
@@ -104,6 +110,8 @@ enum Happening {
     Entry(Option<Entry>),
     Call(Option<Call>),
     Saved(Saved),
+    /// A token is where it outlives the connection.
+    Kept(Bytes),
     Link(LinkEvent),
     /// There is room for an event, or nobody takes any.
     Room(bool),
@@ -116,7 +124,7 @@ impl Engine {
         limits: Limits,
         ends: Ends,
         timelines: Timelines,
-        journal: Journal,
+        (journal, keeper): (Journal, Keeper),
     ) -> Self {
         Self {
             dialer: Arc::new(dialer),
@@ -128,6 +136,8 @@ impl Engine {
             timers: Timers::default(),
             timelines,
             journal,
+            keeper,
+            me_known: None,
             notices: VecDeque::new(),
             is_unheard: false,
             me: UserId(0),
@@ -167,6 +177,7 @@ impl Engine {
             entry = self.ends.entries.recv() => Happening::Entry(entry),
             call = self.ends.calls.recv(), if takes_calls => Happening::Call(call),
             saved = self.journal.next() => Happening::Saved(saved),
+            Some(kept) = self.keeper.next() => Happening::Kept(kept),
             event = self.link.next(), if self.notices.len() < NOTICES_MAX => {
                 Happening::Link(event)
             }
@@ -189,6 +200,7 @@ impl Engine {
             }
             Happening::Call(Some(call)) => self.on_call(call),
             Happening::Saved(saved) => self.on_saved(saved),
+            Happening::Kept(token) => self.on_kept(token),
             Happening::Link(event) => return self.on_link(event),
             Happening::Room(is_heard) => self.hand_out(is_heard),
             Happening::Due => {
@@ -216,6 +228,15 @@ impl Engine {
                     self.settle(entry, Outcome::NotSent(NotSent::Unsaved));
                 }
             }
+        }
+    }
+
+    /// From here on the token before is over.
+    fn on_kept(&mut self, token: Bytes) {
+        let seq = self.pending.next_seq();
+        if let Link::Up(online) = &mut self.link {
+            let kept = ResumeTokenKept { token };
+            online.writer.queue(&encode_message(Command::ResumeTokenKept, seq, &kept));
         }
     }
 
@@ -265,8 +286,16 @@ impl Engine {
     }
 
     fn on_login(&mut self, dialed: Box<Dialed>) -> Option<End> {
-        let Dialed { connection, login } = *dialed;
+        let Dialed { connection, mut login } = *dialed;
         tracing::debug!(user = login.user.user_id, "logged in");
+        let is_record = !login.user.nick_name.is_empty();
+        match &self.me_known {
+            // While the store is away a token logs in without it.
+            Some(known) if !is_record && known.user_id == login.user.user_id => {
+                login.user = known.clone();
+            }
+            _ => self.me_known = Some(login.user.clone()),
+        }
         self.me = UserId(login.user.user_id);
         self.is_extended = login.hello.is_some();
         self.had_login = true;

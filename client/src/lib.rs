@@ -11,6 +11,7 @@
 //! client ──> engine ──┬──> outgoing    what has no answer yet            (pure)
 //!   │                 ├──> timeline    what has come, and what is missing (pure)
 //!   │                 ├──> journal ──> outbox   what survives a restart
+//!   │                 ├──> token       what the next login is with
 //!   │                 └──> dialer ──┬──> balancer     which gateway
 //!   └──> message, push              └──> connection ──> socket
 //! ```
@@ -32,6 +33,7 @@ mod requests;
 mod socket;
 mod timeline;
 mod tls;
+mod token;
 
 pub use backoff::Backoff;
 pub use balancer::{Gateway, LookupError, lookup, lookup_any};

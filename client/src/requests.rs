@@ -3,18 +3,20 @@
 //! Every method waits for a connection and then for the answer, both together no longer than
 //! connecting and answering may take. None is repeated by itself.
 
+use bytes::Bytes;
 use proto::Command;
 use proto::client::{
     AllUsersReply, AllUsersRequest, ChangeAvatarReply, ChangeAvatarRequest, ChangeSignatureReply,
-    ChangeSignatureRequest, DepartmentsReply, DepartmentsRequest, GroupChange,
+    ChangeSignatureRequest, ClientType, DepartmentsReply, DepartmentsRequest, GroupChange,
     GroupChangeMembersReply, GroupChangeMembersRequest, GroupCreateReply, GroupCreateRequest,
     GroupDeleteReply, GroupDeleteRequest, GroupInfo, GroupInfoReply, GroupInfoRequest,
     GroupMuteReply, GroupMuteRequest, GroupType, GroupVersion, LatestMessageIdReply,
-    LatestMessageIdRequest, MessageInfo, MessageListReply, MessageListRequest, MessagesByIdReply,
-    MessagesByIdRequest, NormalGroupsReply, NormalGroupsRequest, PeerSignal, ReadAck,
-    RecentSession, RecentSessionsReply, RecentSessionsRequest, RemoveSessionReply,
-    RemoveSessionRequest, TimeReply, TimeRequest, UnreadCountReply, UnreadCountRequest, UserInfo,
-    UserStatusEntry, UsersInfoReply, UsersInfoRequest, UsersStatusReply, UsersStatusRequest,
+    LatestMessageIdRequest, LogoutReply, LogoutRequest, MessageInfo, MessageListReply,
+    MessageListRequest, MessagesByIdReply, MessagesByIdRequest, NormalGroupsReply,
+    NormalGroupsRequest, PeerSignal, ReadAck, RecentSession, RecentSessionsReply,
+    RecentSessionsRequest, RemoveSessionReply, RemoveSessionRequest, TicketReply, TicketRequest,
+    TimeReply, TimeRequest, UnreadCountReply, UnreadCountRequest, UserInfo, UserStatusEntry,
+    UsersInfoReply, UsersInfoRequest, UsersStatusReply, UsersStatusRequest,
 };
 use proto::ids::{GroupId, MsgId, UserId};
 
@@ -22,6 +24,30 @@ use crate::client::{CallError, Client};
 use crate::message::{Message, Session};
 
 impl Client {
+    /// Something that lets another client of this user log in once, as that kind of client, and how many
+    /// seconds it is good for. [`CallError::Failed`] with 1: this client's own login is over.
+    pub async fn ticket(&self, client_type: ClientType) -> Result<(Bytes, u32), CallError> {
+        let token = self.token().unwrap_or_default();
+        let request = TicketRequest { token, client_type: client_type.into() };
+        let reply: TicketReply = self.call(Command::TicketRequest, &request).await?;
+        match reply.ticket {
+            Some(ticket) => Ok((ticket, reply.lifetime_s.unwrap_or(0))),
+            None => Err(CallError::Failed(reply.result_code)),
+        }
+    }
+
+    /// Ends the session, and the token that the next login would be with. The server closes then, and the
+    /// client goes on with its password, if it has one: drop it.
+    pub async fn log_out(&self) -> Result<(), CallError> {
+        let token = self.token();
+        let request = LogoutRequest { token: token.clone() };
+        self.call::<LogoutReply>(Command::LogoutRequest, &request).await?;
+        if let Some(token) = &token {
+            self.forget_token(token).await;
+        }
+        Ok(())
+    }
+
     /// A page of history: up to `count` messages back from `newest` (none: from the newest there
     /// is), the newest first.
     pub async fn history(

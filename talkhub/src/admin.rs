@@ -7,6 +7,7 @@ mod bar;
 mod moving;
 mod password;
 mod sessions;
+pub(crate) mod ticket;
 
 use std::fs;
 use std::io::{self, Write};
@@ -19,7 +20,7 @@ use daemon::{ClusterConfig, Role};
 use proto::cluster::wire::admin_request::What;
 use proto::cluster::wire::{
     AdminAnswer, GroupChange, GroupCreate, GroupDelete, GroupLine, GroupList, UserAdd, UserDisable,
-    UserKick, UserLine, UserList, UserPassword, UserSessions, UserUnlock,
+    UserKick, UserLine, UserList, UserPassword, UserSessions, UserTicket, UserUnlock,
 };
 use tokio::time::{Instant, sleep};
 
@@ -71,7 +72,7 @@ enum Noun {
 /// What a running db_proxy is asked for.
 #[derive(Debug, Subcommand)]
 enum Asked {
-    /// Users: add, passwd, list, disable, enable, unlock, kick, sessions
+    /// Users: add, passwd, list, disable, enable, unlock, kick, sessions, ticket
     #[command(subcommand)]
     User(UserCommand),
     /// Groups: create, add, remove, delete, list
@@ -120,7 +121,7 @@ enum UserCommand {
         /// The name to log in with
         name: String,
     },
-    /// Ends a user's sessions, who may log in again
+    /// Ends a user's sessions and tokens; the user may log in again with the password
     Kick {
         /// The name to log in with
         name: String,
@@ -129,6 +130,14 @@ enum UserCommand {
     Sessions {
         /// The name to log in with
         name: String,
+    },
+    /// Makes something to log in with as that user, once, within a minute
+    Ticket {
+        /// The name to log in with
+        name: String,
+        /// The kind of the client that it is for
+        #[arg(long, value_enum, default_value_t = ticket::Device::Mac)]
+        device: ticket::Device,
     },
 }
 
@@ -241,6 +250,7 @@ enum Ready {
     Once(What, String),
     Users,
     Sessions(String),
+    Ticket(UserTicket),
     Groups,
     /// A group to delete, which may be named.
     Delete(String),
@@ -289,6 +299,9 @@ impl Ready {
                 format!("sessions of {name} ended"),
             ),
             Asked::User(UserCommand::Sessions { name }) => Self::Sessions(name.clone()),
+            Asked::User(UserCommand::Ticket { name, device }) => {
+                Self::Ticket(ticket::wanted(name, *device))
+            }
             Asked::Group(GroupCommand::Create { name, members }) => Self::Once(
                 What::GroupCreate(GroupCreate {
                     name: name.clone(),
@@ -327,6 +340,7 @@ impl Ready {
             Self::Sessions(name) => {
                 Ok(sessions::shown(&link.ask(What::UserSessions(UserSessions { name })).await?))
             }
+            Self::Ticket(wanted) => Ok(ticket::shown(&link.ask(What::UserTicket(wanted)).await?)),
             Self::Groups => {
                 let head = format!("{:>8}  {:<28} {:>8} {:>8}", "id", "name", "members", "creator");
                 let groups = all_groups(link).await?;

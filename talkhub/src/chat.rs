@@ -12,6 +12,7 @@ use std::io::{self, Write};
 use std::path::PathBuf;
 use std::time::Duration;
 
+use bytes::Bytes;
 use clap::Args;
 use client::{Client, Event, Events, Message, Options, Outcome, Servers, Session, TlsConfig};
 use futures_util::future::BoxFuture;
@@ -53,6 +54,12 @@ pub struct ChatArgs {
     /// Your password; else TALKHUB_PASSWORD in the environment, else that of the demo users
     #[arg(long)]
     password: Option<String>,
+    /// What `talkhub admin user ticket` has shown, in place of the password
+    #[arg(long, value_name = "DIGITS", value_parser = ticket)]
+    ticket: Option<Bytes>,
+    /// Where the token is kept that the next start logs in with, in place of the password
+    #[arg(long, value_name = "FILE")]
+    token_file: Option<PathBuf>,
     /// The authority to believe in over https; those of the system if not given
     #[arg(long, value_name = "FILE")]
     ca: Option<PathBuf>,
@@ -78,9 +85,15 @@ pub fn run(args: &ChatArgs) -> Result<(), Failure> {
 fn options(args: &ChatArgs) -> Result<Options, Failure> {
     let from_env = || env::var("TALKHUB_PASSWORD").ok().filter(|password| !password.is_empty());
     let password = args.password.clone().or_else(from_env);
-    let password = password.unwrap_or_else(|| DEMO_PASSWORD.to_owned());
+    // Whoever has something else to show may have no password.
+    let has_other =
+        args.ticket.is_some() || args.token_file.as_ref().is_some_and(|file| file.exists());
+    let default = if has_other { "" } else { DEMO_PASSWORD };
+    let password = password.unwrap_or_else(|| default.to_owned());
     let servers = Servers::Login(vec![args.login.clone()]);
     let mut options = Options::new(servers, args.user.clone(), password);
+    options.ticket.clone_from(&args.ticket);
+    options.token_file.clone_from(&args.token_file);
     options.tls = match &args.ca {
         Some(ca) => Some(
             TlsConfig::from_ca_file(ca)
@@ -92,6 +105,11 @@ fn options(args: &ChatArgs) -> Result<Options, Failure> {
         None => None,
     };
     Ok(options)
+}
+
+fn ticket(digits: &str) -> Result<Bytes, String> {
+    let ticket = crate::admin::ticket::read(digits).ok_or("this is no ticket")?;
+    Ok(ticket.into())
 }
 
 /// Something that was started and is done.

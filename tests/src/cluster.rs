@@ -238,6 +238,18 @@ impl Cluster {
         &self.folder.programs
     }
 
+    /// What an administrator reads; an error is what the administrator is told is wrong.
+    pub fn admin(&self, args: &[&str]) -> Result<String, String> {
+        let output = Command::new(self.programs().path("talkhub"))
+            .args(["admin", "--data"])
+            .arg(self.data())
+            .args(args)
+            .output()
+            .expect("the program can be run");
+        let text = |bytes: &[u8]| String::from_utf8_lossy(bytes).into_owned();
+        if output.status.success() { Ok(text(&output.stdout)) } else { Err(text(&output.stderr)) }
+    }
+
     /// Kills a daemon as `kill -9` does, and returns when another process has taken its place and
     /// says that it is ready. Blocks.
     pub fn kill_and_wait(&self, name: &str) {

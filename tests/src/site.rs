@@ -442,6 +442,10 @@ fn move_folder(from: &Path, to: &Path) {
 
 /// The sum of a metric over its labels on one page.
 pub fn sum_of(page: &str, metric: &str) -> u64 {
+    let family = ["_total", "_count", "_sum", "_bucket"];
+    let family = family.iter().find_map(|part| metric.strip_suffix(part)).unwrap_or(metric);
+    let is_known = page.is_empty() || page.contains(&format!("# TYPE {family} "));
+    assert!(is_known, "there is no metric {metric}: a misspelled name would count nothing");
     let lines = page.lines().filter_map(|line| line.strip_prefix(metric));
     let numbers = lines.filter_map(|rest| match rest.split_once(' ') {
         Some((labels, number)) if labels.is_empty() || labels.starts_with('{') => {

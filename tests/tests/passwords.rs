@@ -1,6 +1,5 @@
 //! Wrong passwords, changed ones, and what an administrator can do about sessions.
 
-use std::process::Command as Program;
 use std::time::{Duration, Instant};
 
 use client::{LoginError, Session};
@@ -111,27 +110,12 @@ async fn people_are_called_as_they_are_and_log_in_so() {
 
 /// What an administrator reads.
 fn admin(cluster: &Cluster, args: &[&str]) -> String {
-    let (done, out, err) = talkhub(cluster, args);
-    assert!(done, "{args:?}: {err}");
-    out
+    cluster.admin(args).unwrap_or_else(|error| panic!("{args:?}: {error}"))
 }
 
 /// What an administrator is told is wrong.
 fn refused(cluster: &Cluster, args: &[&str]) -> String {
-    let (done, out, err) = talkhub(cluster, args);
-    assert!(!done, "{args:?}: {out}");
-    err
-}
-
-fn talkhub(cluster: &Cluster, args: &[&str]) -> (bool, String, String) {
-    let output = Program::new(cluster.programs().path("talkhub"))
-        .args(["admin", "--data"])
-        .arg(cluster.data())
-        .args(args)
-        .output()
-        .expect("the program can be run");
-    let text = |bytes: &[u8]| String::from_utf8_lossy(bytes).into_owned();
-    (output.status.success(), text(&output.stdout), text(&output.stderr))
+    cluster.admin(args).expect_err("it is refused")
 }
 
 async fn assert_kicked(device: Device) {

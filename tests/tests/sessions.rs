@@ -117,7 +117,7 @@ async fn a_logout_is_answered_ends_the_connection_and_is_told_to_others() {
     let mut watcher = Device::pc(&cluster.gateways[1], 2).await;
     let mut anna = Device::pc(&cluster.gateways[0], 1).await;
     assert_eq!(told(&mut watcher, 1).await, UserStatus::Online);
-    let reply: LogoutReply = anna.ask(Command::LogoutRequest, &LogoutRequest {}).await;
+    let reply: LogoutReply = anna.ask(Command::LogoutRequest, &LogoutRequest::default()).await;
     assert_eq!(reply.result_code, 0);
     anna.closed().await;
     assert_eq!(told(&mut watcher, 1).await, UserStatus::Offline);

@@ -4,8 +4,8 @@ use std::collections::HashMap;
 
 use proto::client::{
     Heartbeat, LatestMessageIdReply, MessageAck, MessageListReply, RecentSession,
-    RecentSessionsReply, RecentSessionsRequest, RefuseReason, Refused, SendOutcome, SendResult,
-    UnreadCountReply, UnreadCountRequest, UnreadSession,
+    RecentSessionsReply, RecentSessionsRequest, RefuseReason, Refused, ResumeToken, SendOutcome,
+    SendResult, UnreadCountReply, UnreadCountRequest, UnreadSession,
 };
 use proto::ids::{ClientMsgId, MsgId};
 use proto::{Command, Frame};
@@ -54,6 +54,12 @@ impl Engine {
         match frame.known_command() {
             Some(Command::HelloReply) => self.is_extended = true,
             Some(Command::Heartbeat) => {}
+            Some(Command::ResumeToken) => {
+                let kept = frame.parse::<ResumeToken>().ok().map(|given| given.token);
+                if let Some(kept) = kept.and_then(|token| self.keeper.take(token)) {
+                    self.on_kept(kept);
+                }
+            }
             // The answer to a try that was given up; the outcome counts all the same.
             Some(Command::SendResult) => self.on_send_result(&frame, None),
             _ => return self.on_push(frame),

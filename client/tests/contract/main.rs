@@ -5,5 +5,6 @@
 mod connecting;
 mod fake;
 mod receiving;
+mod resuming;
 mod sending;
 mod tls;
