@@ -30,6 +30,8 @@ pub(crate) struct Ground {
     pub(crate) metrics: OwnedMetrics,
     pub(crate) pulse: Pulse,
     pub(crate) witnessed: Witnessed,
+    /// It may be away while this daemon serves.
+    pub(crate) store_is_remote: bool,
     /// The daemon's.
     pub(crate) shutdown: Shutdown,
 }
@@ -50,6 +52,7 @@ impl Ground {
         let shutdown = self.shutdown.child();
         let metrics = self.metrics.of(partition);
         let state = state.with_cache(Arc::clone(&self.cache), log.id());
+        let state = if self.store_is_remote { state.remembering_groups() } else { state };
         let owned = Owned { partition, epoch };
         let confirmed = self.pulse.confirmed();
         let owner = Owner {

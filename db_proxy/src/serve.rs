@@ -70,6 +70,7 @@ pub async fn run(context: Context<Config>) -> Result<Serving, BoxError> {
         metrics: OwnedMetrics::new(&metrics),
         pulse,
         witnessed: witnessed(&logs, &config, &shutdown),
+        store_is_remote: !config.store.mysql.is_empty(),
         shutdown: shutdown.clone(),
     };
     let owners = own(ground, logs, &config, &identity.name).await?;

@@ -16,14 +16,19 @@ use std::collections::{BTreeSet, HashMap, HashSet};
 use std::sync::Arc;
 
 use parking_lot::{Mutex, MutexGuard};
+use proto::cluster::wire::Membership;
 use proto::ids::{ConversationId, MsgId, Offset, Parties, UserId};
 use tokio::sync::Notify;
 
 use crate::cache::Cache;
 use crate::conversation::{Conversation, RECENT_KEPT};
-use crate::fold::Fold;
-use crate::log::LogId;
+use crate::fold::{Effect, Fold, UnknownVersion};
+use crate::log::{LogId, LogRecord};
 use crate::store::{Batch, MemberRow, MessageRow, Store, StoreError, UserConversation};
+
+mod groups_known;
+
+use groups_known::GroupsKnown;
 
 /// The state of a partition. Clones share it.
 #[derive(Clone)]
@@ -59,6 +64,8 @@ pub(crate) struct Inner {
     loading: HashMap<ConversationId, u32>,
     /// A conversation used in an earlier round may be evicted before one used in a later round.
     round: u64,
+    /// Kept where the store may be away.
+    groups_known: Option<GroupsKnown>,
     /// With no more conversations than these, looking for some to evict is not worth it until more is
     /// stored.
     evict_above: usize,
@@ -80,6 +87,7 @@ impl State {
             writing: BTreeSet::new(),
             writing_bytes: 0,
             loading: HashMap::new(),
+            groups_known: None,
             round: 0,
             evict_above: 0,
         };
@@ -96,6 +104,18 @@ impl State {
     pub fn with_cache(mut self, cache: Arc<dyn Cache>, log: LogId) -> Self {
         self.cache = Some(Cached { cache, log, heads: Arc::default() });
         self
+    }
+
+    /// The same state, which remembers the groups of those who ask, for when the store is away.
+    pub fn remembering_groups(self) -> Self {
+        self.lock().groups_known = Some(GroupsKnown::default());
+        self
+    }
+
+    /// Which groups a user is in, if that is remembered: complete up to now.
+    pub(crate) fn groups_remembered(&self, user: UserId) -> Option<Vec<Membership>> {
+        let mut inner = self.lock();
+        inner.groups_known.as_mut()?.of(user).map(<[Membership]>::to_vec)
     }
 
     /// Where stored messages are kept besides, and the log they belong to.
@@ -168,7 +188,7 @@ impl State {
     ) -> Result<Vec<UserConversation>, StoreError> {
         let unstored = self.lock().unstored_of(user);
         let mut rows = self.store.conversations_of(user).await?;
-        let inner = self.lock();
+        let mut inner = self.lock();
         for row in &mut rows {
             if let Some(conversation) = inner.fold.conversations.get(&row.row.id) {
                 *row = conversation.seen_by(user);
@@ -188,6 +208,10 @@ impl State {
                     *row = seen;
                 }
             }
+        }
+        if let Some(known) = &mut inner.groups_known {
+            // Under the lock that every change of members is folded under: none is missed.
+            known.note(user, rows.iter().filter_map(membership).collect());
         }
         Ok(rows)
     }
@@ -240,6 +264,15 @@ fn heads(batch: &Batch) -> Vec<MessageRow> {
     newest_first.filter(|message| seen.insert(message.conversation)).cloned().collect()
 }
 
+/// The group that it is, if the user is a member now.
+pub(crate) fn membership(seen: &UserConversation) -> Option<Membership> {
+    Some(Membership {
+        group: seen.row.id.as_group()?.0,
+        join_msg_id: seen.visible_from()?.0,
+        version: u64::from(seen.row.group.as_ref()?.version),
+    })
+}
+
 /// A number that grows with every change that the store keeps.
 fn age(seen: &UserConversation) -> u64 {
     let version = seen.row.group.as_ref().map_or(0, |group| u64::from(group.version));
@@ -250,6 +283,19 @@ fn age(seen: &UserConversation) -> u64 {
 }
 
 impl Inner {
+    /// Folds the next record.
+    pub(crate) fn fold(&mut self, record: &LogRecord) -> Result<Effect, UnknownVersion> {
+        let effect = self.fold.fold(record)?;
+        if let Effect::Members { group, added, removed, .. } = &effect
+            && let Some(known) = &mut self.groups_known
+            && let Some(id) = ConversationId::group(*group)
+            && let Some(group) = self.fold.conversations.get(&id)
+        {
+            known.changed(group, added, removed);
+        }
+        Ok(effect)
+    }
+
     fn unstored_of(&self, user: UserId) -> Vec<UserConversation> {
         let unstored = &self.fold.unstored;
         let of_user = |id: &&ConversationId| match id.parties() {

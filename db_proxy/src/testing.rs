@@ -141,7 +141,7 @@ impl Setup {
         };
         let owner = Owner {
             log: opened.log,
-            state,
+            state: state.remembering_groups(),
             owned: Owned { partition: 0, epoch: opened.epoch },
             name: opened.owner,
             epoch_every: self.epoch_every,

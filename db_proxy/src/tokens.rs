@@ -48,8 +48,8 @@ pub mod text;
 /// How long a ticket is good for.
 pub const TICKET_LIFE: Duration = Duration::from_mins(1);
 
-/// How long the store may take before a signature stands in for it: gateways wait 5 s for a login.
-const STORE_LIMIT: Duration = Duration::from_secs(1);
+/// How long the store may take where a login can do without it: gateways wait 5 s for one.
+pub(crate) const STORE_LIMIT: Duration = Duration::from_secs(1);
 
 /// How often the store is asked what was revoked.
 const HEARD_EVERY: Duration = Duration::from_secs(1);

@@ -23,6 +23,7 @@ mod network;
 mod old;
 mod overload;
 mod power;
+mod resumer;
 mod slow;
 mod speakers;
 mod store;

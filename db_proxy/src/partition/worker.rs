@@ -407,7 +407,7 @@ impl Worker {
                 self.is_lost(Ended::Fenced, &format!("another owner has begun at offset {offset}"));
                 return false;
             }
-            match inner.fold.fold(&record) {
+            match inner.fold(&record) {
                 Ok(effect) => self.tell(&inner, &record, effect, waiting),
                 Err(error) => unreachable!("an owner of this epoch appended it: {error}"),
             }

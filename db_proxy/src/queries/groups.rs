@@ -16,6 +16,7 @@ use proto::ids::{ConversationId, GroupId, UserId};
 use proto::limits::LIMIT_TO_CLIENT;
 use proto::lists::{GROUPS_MAX, NORMAL_GROUPS_MAX, Room};
 use proto::log::GroupCreated;
+use tokio::time::timeout;
 
 use crate::admission::Change;
 use crate::conversation::Conversation;
@@ -25,7 +26,9 @@ use crate::partitions::{Partitions, Served};
 use crate::queries::group_limits::{may_make, with_room};
 use crate::queries::{Asker, NoReply, Reply, lists};
 use crate::requests::answered;
+use crate::state::membership;
 use crate::store::{Store, StoreError};
+use crate::tokens::STORE_LIMIT;
 
 /// What one member takes in a reply, at most.
 const MEMBER_LEN: usize = 6;
@@ -335,21 +338,28 @@ pub(crate) async fn memberships(asker: &Asker) -> Memberships {
         upto_offset: served.partition.state().last().0,
     };
     let reached: Vec<_> = asked.iter().map(reached).collect();
-    let Ok(conversations) = lists::conversations_of(asker).await else {
-        return Memberships::default();
+    let read = lists::conversations_of(asker);
+    let read = match remembered(&asked, asker.user) {
+        None => read.await,
+        // Logins wait for this, and need not.
+        Some(_) => timeout(STORE_LIMIT, read).await.unwrap_or(Err(NoReply::Unavailable)),
     };
-    let groups = conversations
-        .iter()
-        .filter_map(|(_, seen)| {
-            let group = seen.row.id.as_group()?;
-            Some(Membership {
-                group: group.0,
-                join_msg_id: seen.visible_from()?.0,
-                version: u64::from(seen.row.group.as_ref()?.version),
-            })
-        })
-        .collect();
+    let groups = match read {
+        Ok(found) => found.iter().filter_map(|(_, seen)| membership(seen)).collect(),
+        Err(NoReply::Unavailable) => match remembered(&asked, asker.user) {
+            Some(groups) => groups,
+            None => return Memberships::default(),
+        },
+        Err(_other) => return Memberships::default(),
+    };
     Memberships { complete: true, groups, reached }
+}
+
+/// The user's groups without the store, if all of them are remembered.
+fn remembered(asked: &[Arc<Served>], user: UserId) -> Option<Vec<Membership>> {
+    let of = |served: &Arc<Served>| served.partition.state().groups_remembered(user);
+    let groups: Option<Vec<_>> = asked.iter().map(of).collect();
+    groups.map(|groups| groups.into_iter().flatten().collect())
 }
 
 /// Those of the users who exist, each once, in order.

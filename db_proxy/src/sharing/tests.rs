@@ -75,6 +75,7 @@ impl Place {
             metrics: OwnedMetrics::new(&metrics),
             pulse,
             witnessed: crate::witness::Witnessed::default(),
+            store_is_remote: true,
             shutdown: shutdown.clone(),
         };
         // The topic's numbers are each member's own.

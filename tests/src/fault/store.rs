@@ -5,6 +5,7 @@ use std::time::{Duration, Instant};
 use backends::{MariaDb, Redis};
 
 use super::daemons::{crowd_of, site_of};
+use super::resumer::{Resumer, keys_in};
 use super::{Run, Scenario, Skipped, hold, percentile};
 use crate::{PATIENCE, Probe, Site, wait_until};
 
@@ -13,6 +14,8 @@ const PEOPLE: u32 = 12;
 const ACKED_MIN: f64 = 99.9;
 /// Below this the 99th percentile says more about the machine than about the servers.
 const P99_FLOOR: Duration = Duration::from_millis(15);
+/// A login with a token while the database is away takes no longer. Clients wait 5 s.
+const RESUME_MAX: Duration = Duration::from_secs(5);
 /// Lines about it in the log, for each time that it goes away.
 const LINES_MAX: usize = 6;
 
@@ -20,7 +23,7 @@ const LINES_MAX: usize = 6;
 pub(super) const SCENARIOS: &[Scenario] = &[
     Scenario {
         name: "mysql",
-        about: "MySQL stands still for 60 s, is killed for 60 s: ≥ 99.9 % of the sends are acknowledged meanwhile, ack p99 ≤ 1.5× of before, the backlog is stored within twice the time, nothing lost or doubled",
+        about: "MySQL stands still for 60 s, is killed for 60 s: ≥ 99.9 % of the sends are acknowledged meanwhile, ack p99 ≤ 1.5× of before, tokens log in, the backlog is stored within twice the time, nothing lost or doubled",
         short: 2,
         long: 4,
         run: mysql,
@@ -38,12 +41,16 @@ fn mysql(run: &mut Run) -> Result<(), Skipped> {
     let database = MariaDb::start();
     let mut options = site_of(PEOPLE);
     options.cluster.mysql.push(database.fresh_database());
+    let folder = tempfile::tempdir().expect("a folder for the keys");
+    options.settings.push(("db_proxy", "logins", "token_keys_file", keys_in(folder.path())));
     let site = run.start(&options);
     let mut crowd = crowd_of(&site, PEOPLE, 0);
     let mut probe = probe_of(&site);
+    let mut resumer = Resumer::log_in(&site.gateways, PEOPLE + 3, PEOPLE + 4);
     let lasts = run.lasts(Duration::from_mins(1), Duration::from_secs(5));
     let mut before = answers(&probe, lasts);
     let (mut meanwhile, mut drained) = (Vec::new(), Vec::new());
+    let (mut resumed, mut newer) = (Vec::new(), 0);
     let (mut acked, mut turned_away) = (0, 0);
     for round in 0..run.rounds {
         let is_kill = round % 2 == 1;
@@ -54,7 +61,9 @@ fn mysql(run: &mut Run) -> Result<(), Skipped> {
         } else {
             database.pause();
         }
-        meanwhile.extend(answers(&probe, lasts));
+        let (waited, took) = while_away(&probe, &mut resumer, lasts);
+        meanwhile.extend(waited);
+        resumed.extend(took);
         turned_away += retries(&site) - was.0;
         acked += crowd.acked() + probe.acked() - was.1;
         if is_kill {
@@ -68,6 +77,7 @@ fn mysql(run: &mut Run) -> Result<(), Skipped> {
         wait_until("the backlog is stored", lasts * 2, || stored(&site) >= folded);
         drained.push(healed.elapsed());
         crowd.wait_for_acks(50);
+        newer += resumer.resume_for(Duration::from_secs(1)).1;
         run.progress(round, format_args!("{acked} acknowledged while it was away"));
     }
     let lines = lines_of(&site, "the store is");
@@ -89,8 +99,36 @@ fn mysql(run: &mut Run) -> Result<(), Skipped> {
     assert!(acked > 0 && share >= ACKED_MIN, "{share:.2} % are acknowledged");
     let limit = (base * 3 / 2).max(P99_FLOOR);
     assert!(!run.is_long || p99 <= limit, "p99 {p99:?}, before {base:?}");
+    check_resumed(run, &mut resumed, newer);
     assert!(lines <= run.rounds * LINES_MAX, "{lines} lines tell of it");
     Ok(())
+}
+
+/// How long acknowledgements take for a while, and logins by a token.
+fn while_away(
+    probe: &Probe,
+    resumer: &mut Resumer,
+    lasts: Duration,
+) -> (Vec<Duration>, Vec<Duration>) {
+    std::thread::scope(|scope| {
+        let resuming = scope.spawn(|| resumer.resume_for(lasts));
+        let waited = answers(probe, lasts);
+        let resumed = resuming.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic));
+        let (took, newer) = resumed;
+        assert_eq!(newer, 0, "no token is given that the store does not know");
+        (waited, took)
+    })
+}
+
+fn check_resumed(run: &mut Run, resumed: &mut [Duration], newer: usize) {
+    let longest = resumed.iter().max().copied().unwrap_or_default();
+    run.figure(
+        "logins by token meanwhile: p50, p99",
+        format!("{}, at most {longest:.1?} (≤ {RESUME_MAX:?})", shown(resumed)),
+    );
+    run.figure("newer tokens, once it was back", newer);
+    assert!(!resumed.is_empty() && longest <= RESUME_MAX, "a login by token took {longest:?}");
+    assert!(newer >= run.rounds, "tokens go on");
 }
 
 fn redis(run: &mut Run) -> Result<(), Skipped> {

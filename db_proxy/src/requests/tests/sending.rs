@@ -1,6 +1,6 @@
 //! Messages on their way in, and what gateways fetch to repair.
 
-use proto::cluster::wire::{Publish, Reason};
+use proto::cluster::wire::{Membership, Publish, Reason};
 use tokio::time::timeout;
 
 use super::*;
@@ -184,22 +184,51 @@ async fn a_gateway_hears_in_which_groups_a_user_is() {
     for (user, expected) in
         [(1, vec![(1, 1, 1), (2, 1, 2)]), (2, vec![(1, 1, 1)]), (3, vec![(2, 2, 2)]), (4, vec![])]
     {
-        let request = MembershipsRequest { user, partitions: Vec::new() };
-        let memberships: Memberships =
-            server.link.call(Kind::Memberships.number(), &request, PATIENCE).await.unwrap();
-        assert!(memberships.complete);
-        let mut groups: Vec<_> = memberships
-            .groups
-            .iter()
-            .map(|group| (group.group, group.join_msg_id, group.version))
-            .collect();
-        groups.sort_unstable();
-        assert_eq!(groups, expected, "user {user}");
+        assert_eq!(server.groups_of(user).await, Some(expected), "user {user}");
     }
     server.stop().await;
 }
 
+#[tokio::test]
+async fn while_the_store_is_away_the_groups_of_those_who_asked_before_are_known_as_they_are_now() {
+    let server = Server::start().await;
+    server.proxy.make_group(1, &[1, 2]).await;
+    server.proxy.make_group(2, &[1, 2]).await;
+    for user in [1, 2, 3] {
+        server.groups_of(user).await.expect("the store is there");
+    }
+    server.proxy.stored().await;
+    server.proxy.store.reads.send_replace(Gate::Away);
+    server.proxy.send(message(group(2), 1)).await;
+    server.proxy.change_members(2, &[3, 4], &[2]).await;
+    server.proxy.make_group(3, &[1, 3]).await;
+    for (user, expected) in [
+        (1, Some(vec![(1, 1, 1), (2, 1, 1), (3, 1, 1)])),
+        (2, Some(vec![(1, 1, 1)])),
+        (3, Some(vec![(2, 2, 2), (3, 1, 1)])),
+        (4, None),
+    ] {
+        assert_eq!(server.groups_of(user).await, expected, "user {user}");
+    }
+    // The store says nothing instead: what is known is answered all the same.
+    server.proxy.store.reads.send_replace(Gate::Closed);
+    assert_eq!(server.groups_of(2).await, Some(vec![(1, 1, 1)]));
+    server.proxy.store.reads.send_replace(Gate::Open);
+    server.stop().await;
+}
+
 impl Server {
+    /// Number, first message and version of each of a user's groups, if it is said completely.
+    async fn groups_of(&self, user: u32) -> Option<Vec<(u32, u32, u64)>> {
+        let request = MembershipsRequest { user, partitions: Vec::new() };
+        let memberships: Memberships =
+            self.link.call(Kind::Memberships.number(), &request, PATIENCE).await.unwrap();
+        let group = |group: &Membership| (group.group, group.join_msg_id, group.version);
+        let mut groups: Vec<_> = memberships.groups.iter().map(group).collect();
+        groups.sort_unstable();
+        memberships.complete.then_some(groups)
+    }
+
     async fn submit(&mut self, submit: &Submit) -> SubmitAnswer {
         self.link.send(Kind::Submit.number(), 0, submit).unwrap();
         let (_link, frame) = self.gateway.frame().await;
