@@ -88,7 +88,7 @@ pub struct KafkaConfig {
 pub struct LimitsConfig {
     /// Changes that wait for the log. Beyond, the sender is told to try again.
     pub queue_max: usize,
-    /// Changes that wait for a look into the store.
+    /// Changes that wait for a look into the store, and adds of members that are held.
     pub waiting_max: usize,
     /// Mebibytes that the store may be behind the log before senders are told to try again.
     pub unstored_mib_max: usize,
@@ -434,6 +434,8 @@ impl LimitsConfig {
         Limits {
             queue_max: self.queue_max,
             waiting_max: self.waiting_max,
+            // Each also takes the place of a question that could be answered meanwhile.
+            held_max: (self.waiting_max / 2).min(self.requests_max / 4),
             unstored_bytes_max: self.unstored_mib_max << 20,
             conversations_max: self.conversations_max,
         }

@@ -159,7 +159,7 @@ pub struct PartitionMetrics {
     pub retries: Counter,
     /// Changes in the queue.
     pub queued: Gauge,
-    /// Changes that wait for a fact from the store.
+    /// Changes that wait for a fact from the store, or are held.
     pub waiting: Gauge,
     /// Whether the log has no room now.
     pub log_full: Gauge,
@@ -175,8 +175,10 @@ impl PartitionMetrics {
             refused: metrics.counter("refused", "Changes that were not allowed"),
             retries: metrics.counter("retries", "Changes turned away for lack of room"),
             queued: metrics.gauge("changes_queued", "Changes that wait for the log"),
-            waiting: metrics
-                .gauge("changes_waiting", "Changes that wait for a look into the store"),
+            waiting: metrics.gauge(
+                "changes_waiting",
+                "Changes that wait for a look into the store, and adds of members that are held",
+            ),
             log_full: Gauge::default(),
         }
     }

@@ -13,7 +13,7 @@ use crate::fold::EPOCH_EVERY;
 use crate::following::{self, Following};
 use crate::metrics::OwnedMetrics;
 use crate::partition::open::OpenPartition;
-use crate::partition::{Ended, Limits, Owner};
+use crate::partition::{Ended, HOLD, Limits, Owner};
 use crate::partitions::{Partitions, Served};
 use crate::publish::Publisher;
 use crate::pulse::Pulse;
@@ -62,6 +62,7 @@ impl Ground {
             name,
             epoch_every: EPOCH_EVERY,
             limits: self.limits,
+            hold: HOLD,
             publisher: Arc::clone(&self.publisher),
             metrics: metrics.partition,
             confirmed: confirmed.clone(),

@@ -6,7 +6,9 @@
 //!                └──► looked up elsewhere; the conversation's later requests wait behind it
 //! ```
 //!
-//! Group commit: whatever arrives while one flush runs goes into the next. There is no timer.
+//! Group commit: whatever arrives while one flush runs goes into the next. There is no timer, but for
+//! adds of members: of those that come to a group within a second the first is appended at once, and
+//! the others are held and appended as one, since all members are told of each record.
 //!
 //! # Invariants
 //!
@@ -56,6 +58,7 @@ mod worker;
 
 use lines::{Line, Lines};
 use worker::Worker;
+pub(crate) use worker::holding::HOLD;
 
 /// Before the queue, which was full, is tried again.
 const FULL_PAUSE: Duration = Duration::from_millis(2);
@@ -66,8 +69,10 @@ const FULL_PAUSE: Duration = Duration::from_millis(2);
 pub struct Limits {
     /// Requests that wait for the thread. Beyond: retry.
     pub queue_max: usize,
-    /// Requests that wait for a missing fact. Beyond: retry.
+    /// Requests that wait for a missing fact or are held. Beyond: retry.
     pub waiting_max: usize,
+    /// Adds of members that are held. Beyond: appended at once.
+    pub held_max: usize,
     /// Bytes that the store does not have yet. Beyond: retry.
     pub unstored_bytes_max: usize,
     /// Conversations in memory, not counting those with unstored changes.
@@ -89,7 +94,7 @@ pub enum Outcome {
     /// Members of a group after the change, and who really joined or left.
     Members {
         /// All members now.
-        current: Vec<UserId>,
+        current: Arc<[UserId]>,
         /// Who joined.
         added: Vec<UserId>,
         /// Who left.
@@ -338,6 +343,8 @@ pub(crate) struct Owner {
     pub(crate) name: String,
     pub(crate) epoch_every: u64,
     pub(crate) limits: Limits,
+    /// How long an add of members is held after another one of its group.
+    pub(crate) hold: Duration,
     pub(crate) publisher: Arc<Publisher>,
     pub(crate) metrics: PartitionMetrics,
     /// When the log was last heard to have no newer owner.

@@ -353,8 +353,8 @@ impl Inner {
     /// Takes the least recently used half out of memory if there are more than `max`. Those with
     /// unstored changes stay, however many there are: their number is bounded by the limit on
     /// unstored bytes. What is used in this round stays too, so that what was loaded for a change is
-    /// there when it is judged.
-    pub(crate) fn evict(&mut self, max: usize) {
+    /// there when it is judged, and so does what `is_needed`.
+    pub(crate) fn evict(&mut self, max: usize, is_needed: impl Fn(ConversationId) -> bool) {
         if self.fold.conversations.len() <= max.max(self.evict_above) {
             return;
         }
@@ -367,6 +367,7 @@ impl Inner {
                 || conversation.used_in > median
                 || conversation.used_in == *round
                 || loading.contains_key(id)
+                || is_needed(*id)
         });
         let left = fold.conversations.len();
         let was_worth_it = rounds.len() - left > rounds.len() / 8;

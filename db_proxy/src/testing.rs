@@ -7,6 +7,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
 use bytes::Bytes;
+use daemon::metrics::Counter;
 use daemon::{LinkTable, Metrics, Shutdown};
 use proto::client::GroupType;
 use proto::cluster::wire::Owned;
@@ -22,7 +23,7 @@ use crate::fold::EPOCH_EVERY;
 use crate::log::embedded::{EmbeddedLog, Options};
 use crate::metrics::{OwnedMetrics, PartitionMetrics, PublishMetrics};
 use crate::partition::open::{self, OpenError};
-use crate::partition::{Limits, Outcome, Owner, Partition};
+use crate::partition::{HOLD, Limits, Outcome, Owner, Partition};
 use crate::publish::Publisher;
 use crate::pulse::Pulse;
 use crate::state::State;
@@ -50,6 +51,8 @@ pub(crate) struct Proxy {
     pub(crate) store: Arc<GatedStore>,
     pub(crate) gateways: Arc<LinkTable>,
     pub(crate) metrics: PartitionMetrics,
+    /// How often something was published.
+    pub(crate) published: Counter,
     pub(crate) storing: Option<StopStoring>,
     pub(crate) epoch: u64,
 }
@@ -59,6 +62,7 @@ pub(crate) struct Proxy {
 pub(crate) struct Setup {
     pub(crate) dir: Arc<TempDir>,
     pub(crate) limits: Limits,
+    pub(crate) hold: Duration,
     pub(crate) segment_bytes: u64,
     pub(crate) keep_bytes: u64,
     pub(crate) epoch_every: u64,
@@ -73,12 +77,14 @@ impl Setup {
         let limits = Limits {
             queue_max: 4_096,
             waiting_max: 1_024,
+            held_max: 256,
             unstored_bytes_max: 64 << 20,
             conversations_max: 1_000,
         };
         Self {
             dir: Arc::new(TempDir::new().unwrap()),
             limits,
+            hold: HOLD,
             segment_bytes: 2 << 20,
             keep_bytes: 1 << 30,
             epoch_every: EPOCH_EVERY,
@@ -131,7 +137,9 @@ impl Setup {
         let shutdown = Shutdown::default();
         let metrics = Metrics::new("db_proxy");
         let gateways = Arc::new(LinkTable::default());
-        let publisher = Publisher::new(Arc::clone(&gateways), PublishMetrics::new(&metrics));
+        let publishing = PublishMetrics::new(&metrics);
+        let published = publishing.publications.clone();
+        let publisher = Publisher::new(Arc::clone(&gateways), publishing);
         publisher.watch(&shutdown);
         let one = OwnedMetrics::new(&metrics).of(0);
         let partition_metrics = one.partition;
@@ -146,6 +154,7 @@ impl Setup {
             name: opened.owner,
             epoch_every: self.epoch_every,
             limits: self.limits,
+            hold: self.hold,
             publisher,
             metrics: partition_metrics.clone(),
             confirmed: Pulse::default().confirmed(),
@@ -162,6 +171,7 @@ impl Setup {
             store,
             gateways,
             metrics: partition_metrics,
+            published,
             storing,
             epoch: opened.epoch,
         }

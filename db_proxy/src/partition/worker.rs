@@ -3,7 +3,7 @@
 //! # Invariants
 //!
 //! - A conversation with a request that waits for a fact has one look-up under way, and admits
-//!   nothing else until that request is judged.
+//!   nothing else until that request is judged. So it is while one waits for the fold of a batch.
 //! - What is taken at once fits one append, however many were waiting.
 
 use std::collections::{HashMap, HashSet, VecDeque};
@@ -24,10 +24,8 @@ use super::lines::Line;
 use super::look_up::look_up;
 use super::open::epoch_record;
 use super::{Ended, Event, FULL_PAUSE, Fact, Outcome, Owner, Partition, Request, Waiter};
-use crate::admission::{self, Admission, Change, Need};
-use crate::conversation::Conversation;
+use crate::admission::{self, Change, Need};
 use crate::fold::Effect;
-use crate::log::embedded::MAX_PAYLOAD_BYTES;
 use crate::log::{Landed, LogError, LogRecord};
 use crate::metrics;
 use crate::publish::MembersChange;
@@ -35,11 +33,16 @@ use crate::state::Inner;
 use crate::store::StoreError;
 use crate::window::{Known, WINDOW_RECORDS};
 
+pub(super) mod holding;
+mod joining;
+mod judging;
 #[cfg(feature = "faults")]
 mod mutants;
 
+use holding::Holding;
+
 /// How long nothing must happen before the log is told that it is idle.
-const IDLE_AFTER: Duration = Duration::from_millis(200);
+pub(super) const IDLE_AFTER: Duration = Duration::from_millis(200);
 
 /// The most requests of one append, and the most bytes: a flush never waits for more than these.
 const BATCH_MAX: usize = admission::BATCH_MAX as usize;
@@ -67,6 +70,10 @@ pub(super) struct Worker {
     waiting_shown: i64,
     /// Those of `waiting` whose first request has its fact.
     ready: VecDeque<ConversationId>,
+    /// Those of `waiting` whose first request is judged when the batch is folded.
+    after_batch: Vec<ConversationId>,
+    /// Adds of members that wait for others of their group. They count as waiting, too.
+    holding: Holding<Request>,
     batch: Vec<(Bytes, Admitted)>,
     batch_bytes: usize,
     /// Groups whose members the batch changes: what is judged after that does not know them yet.
@@ -98,6 +105,7 @@ impl Worker {
         };
         metrics::show(&owner.metrics.offset, last);
         let clock = LogClock::after(last_ms, &owner.witnessed);
+        let holding = Holding::new(owner.hold);
         Self {
             owner,
             clock,
@@ -108,6 +116,8 @@ impl Worker {
             waiting_count: 0,
             waiting_shown: 0,
             ready: VecDeque::new(),
+            after_batch: Vec::new(),
+            holding,
             batch: Vec::new(),
             batch_bytes: 0,
             changing: HashSet::new(),
@@ -127,10 +137,12 @@ impl Worker {
     fn serve(&mut self) {
         while self.stopping.is_none() && self.lost.is_none() {
             let first = if self.ready.is_empty() {
-                match self.queue.recv_timeout(IDLE_AFTER) {
+                match self.queue.recv_timeout(self.patience()) {
                     Ok(event) => Some(event),
                     Err(RecvTimeoutError::Timeout) => {
-                        self.idle();
+                        if self.holding.due(Instant::now()).is_none() {
+                            self.idle();
+                        }
                         None
                     }
                     Err(RecvTimeoutError::Disconnected) => return,
@@ -139,10 +151,17 @@ impl Worker {
                 None
             };
             self.take(first);
-            self.show_waiting(self.waiting_count);
+            self.show_waiting(self.waiting());
             self.commit();
-            self.owner.state.lock().evict(self.owner.limits.conversations_max);
+            self.ready.extend(self.after_batch.drain(..));
+            let is_held = |id| self.holding.of(id).is_some();
+            self.owner.state.lock().evict(self.owner.limits.conversations_max, is_held);
         }
+    }
+
+    /// How many requests wait, for whatever it is.
+    fn waiting(&self) -> usize {
+        self.waiting_count + self.holding.len()
     }
 
     /// Several partitions are shown in one number.
@@ -158,6 +177,7 @@ impl Worker {
         let mut inner = state.lock();
         inner.next_round();
         let now_ms = self.clock.now_ms();
+        self.release_due(&inner);
         let mut next = first;
         loop {
             match next {
@@ -203,7 +223,7 @@ impl Worker {
             return;
         }
         inner.touch(id);
-        let has_place = self.waiting_count < self.owner.limits.waiting_max;
+        let has_place = self.waiting() < self.owner.limits.waiting_max;
         if let Some(queue) = self.waiting.get_mut(&id) {
             if has_place {
                 self.waiting_count += 1;
@@ -215,57 +235,19 @@ impl Worker {
         }
         match self.admit(inner, request, now_ms) {
             None => {}
-            Some((request, need)) if has_place => {
+            // What it waits behind may just have left the waiting room.
+            Some((request, wait)) if self.waiting() < self.owner.limits.waiting_max => {
                 self.waiting_count += 1;
                 self.waiting.insert(id, VecDeque::from([request]));
-                self.look_up(id, need);
+                self.wait(id, wait);
             }
-            Some((request, _need)) => self.turn_away(request),
+            Some((request, _wait)) => self.turn_away(request),
         }
     }
 
     fn turn_away(&self, request: Request) {
         self.owner.metrics.retries.inc();
         request.waiter.tell(Outcome::Retry);
-    }
-
-    /// Gives the request back, and what it needs, if it must wait for a fact.
-    fn admit(
-        &mut self,
-        inner: &mut Inner,
-        mut request: Request,
-        now_ms: u64,
-    ) -> Option<(Request, Need)> {
-        let group = match &request.change {
-            Change::Members { .. } => request.change.conversation(),
-            _ => None,
-        };
-        request.facts.changing = group.is_some_and(|group| self.changing.contains(&group));
-        match admission::admit(&inner.fold, &request.change, &request.facts, now_ms) {
-            Admission::Needs(need) => return Some((request, need)),
-            Admission::Append(change) => {
-                let payload = admission::record(change, self.owner.owned.epoch).encode_to_vec();
-                if payload.len() > MAX_PAYLOAD_BYTES {
-                    self.owner.metrics.refused.inc();
-                    request.waiter.tell(Outcome::Refused(Reason::TooLarge));
-                    return None;
-                }
-                self.batch_bytes += payload.len();
-                self.changing.extend(group);
-                let Request { waiter, origin, .. } = request;
-                self.batch.push((payload.into(), Admitted { waiter, origin }));
-            }
-            Admission::Known(known) => {
-                self.owner.metrics.duplicates.inc();
-                request.waiter.tell(sent_before(known));
-            }
-            Admission::Refused(reason) => {
-                self.owner.metrics.refused.inc();
-                request.waiter.tell(Outcome::Refused(reason));
-            }
-            Admission::Unchanged => request.waiter.tell(unchanged(inner, &request.change)),
-        }
-        None
     }
 
     fn look_up(&self, id: ConversationId, need: Need) {
@@ -329,10 +311,10 @@ impl Worker {
                 self.turn_away(request);
                 continue;
             }
-            if let Some((request, need)) = self.admit(inner, request, now_ms) {
+            if let Some((request, wait)) = self.admit(inner, request, now_ms) {
                 self.waiting.entry(id).or_default().push_front(request);
                 self.ready.pop_front();
-                self.look_up(id, need);
+                self.wait(id, wait);
             } else {
                 self.waiting_count -= 1;
             }
@@ -469,7 +451,7 @@ impl Worker {
                 let conversation = ConversationId::group(group)
                     .and_then(|id| inner.fold.conversations.get(&id))
                     .expect("a group whose members changed is in memory");
-                let current = conversation.current_members();
+                let current: Arc<[_]> = conversation.current_members().into();
                 let change = MembersChange {
                     group,
                     actor,
@@ -528,21 +510,4 @@ fn written_in(record: &LogRecord) -> u64 {
 fn sent_before(known: Known) -> Outcome {
     let Known { conversation, msg_id, timestamp_ms, .. } = known;
     msg_id.map_or(Outcome::Retry, |msg_id| Outcome::Sent { conversation, msg_id, timestamp_ms })
-}
-
-fn unchanged(inner: &Inner, change: &Change) -> Outcome {
-    match change {
-        Change::Members { .. } | Change::DeleteGroup { .. } | Change::CreateGroup(_) => {
-            Outcome::Members {
-                current: change
-                    .conversation()
-                    .and_then(|id| inner.fold.conversations.get(&id))
-                    .map(Conversation::current_members)
-                    .unwrap_or_default(),
-                added: Vec::new(),
-                removed: Vec::new(),
-            }
-        }
-        _ => Outcome::Marked { changed: false },
-    }
 }

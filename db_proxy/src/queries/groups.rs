@@ -199,7 +199,7 @@ pub(crate) async fn make(
         members: members.iter().map(|user| user.0).collect(),
     };
     match served.partition.change(Change::CreateGroup(created)).await {
-        Outcome::Members { current, .. } => Ok(Some((id, current))),
+        Outcome::Members { current, .. } => Ok(Some((id, current.to_vec()))),
         // To make it again would make another one.
         Outcome::Retry | Outcome::Moved => Err(no_room("the partition has no room")),
         _ => Ok(None),

@@ -69,6 +69,7 @@ impl Place {
             limits: Limits {
                 queue_max: 1_024,
                 waiting_max: 1_024,
+                held_max: 256,
                 unstored_bytes_max: 1 << 20,
                 conversations_max: 1_000,
             },

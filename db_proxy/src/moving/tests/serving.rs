@@ -54,6 +54,7 @@ impl NewSite {
             name: opened.owner,
             epoch_every: setup.epoch_every,
             limits: setup.limits,
+            hold: setup.hold,
             publisher: Publisher::new(
                 Arc::new(LinkTable::default()),
                 PublishMetrics::new(&metrics),

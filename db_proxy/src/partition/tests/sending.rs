@@ -13,7 +13,7 @@ use crate::conversation::Conversation;
 use crate::partition::Outcome;
 use crate::store::UserStore;
 use crate::testing::gated::Gate;
-use crate::testing::{PATIENCE, Proxy, USERS, group, message, resent, single, user};
+use crate::testing::{PATIENCE, Proxy, Setup, USERS, group, message, resent, single, user};
 
 #[tokio::test]
 async fn messages_of_each_conversation_are_numbered_from_one() {
@@ -43,7 +43,8 @@ async fn a_message_sent_again_keeps_its_number() {
 /// The second of two changes is no repeat of how things were before the first.
 #[tokio::test]
 async fn a_change_of_members_is_judged_by_those_before_it_in_its_batch() {
-    let proxy = Proxy::start().await;
+    // Nothing is held, so that all of them are one batch.
+    let proxy = Setup { hold: Duration::ZERO, ..Setup::new() }.start().await;
     let id = proxy.make_group(1, &[1, 2]).await;
     let outcomes = Outcomes::default();
     let change = |add: &[u32], remove: &[u32]| Change::Members {
@@ -208,11 +209,15 @@ async fn a_change_of_members_tells_who_really_came_and_went() {
     let users = |users: &[u32]| users.iter().copied().map(UserId).collect::<Vec<_>>();
     assert_eq!(
         proxy.change_members(1, &[2, 3, 3], &[1, 9]).await,
-        Outcome::Members { current: users(&[2, 3]), added: users(&[3]), removed: users(&[1]) }
+        Outcome::Members {
+            current: users(&[2, 3]).into(),
+            added: users(&[3]),
+            removed: users(&[1])
+        }
     );
     assert_eq!(
         proxy.change_members(1, &[3], &[1]).await,
-        Outcome::Members { current: users(&[2, 3]), added: Vec::new(), removed: Vec::new() }
+        Outcome::Members { current: users(&[2, 3]).into(), added: Vec::new(), removed: Vec::new() }
     );
     assert_eq!(proxy.change_members(2, &[3], &[]).await, Outcome::Refused(Reason::NotMember));
     proxy.stop().await;
@@ -286,6 +291,12 @@ impl Outcomes {
             }
         };
         timeout(PATIENCE, all).await.expect("outcomes in time");
+    }
+
+    /// What became of a change, if it is known yet.
+    pub(super) fn of(&self, number: u32) -> Option<Outcome> {
+        let outcomes = self.0.lock();
+        outcomes.iter().find(|(one, _)| *one == number).map(|(_, outcome)| outcome.clone())
     }
 
     pub(super) fn count(&self) -> usize {

@@ -9,9 +9,10 @@ use proto::client::{
 use proto::cluster::wire::GroupCreate;
 use proto::cluster::wire::admin_request::What;
 
+use super::missed::notice;
 use super::*;
 use crate::store::UserStore;
-use crate::testing::user;
+use crate::testing::{group, message, user};
 
 #[tokio::test]
 async fn a_client_makes_a_temporary_group_of_users_who_exist() {
@@ -58,6 +59,53 @@ async fn members_add_and_the_creator_removes() {
         assert_eq!(reply.result_code, code, "{kind:?} {:?} by {actor}", request.member_ids);
         assert_eq!((reply.current_ids, reply.changed_ids), (current, changed));
     }
+    server.stop().await;
+}
+
+/// Who adds is answered about those added at the own request; everybody is told of all, who asked
+/// included.
+#[tokio::test]
+async fn those_who_join_soon_after_each_other_are_in_one_notice() {
+    let setup = Setup { hold: Duration::from_hours(1), segment_bytes: 32 << 20, ..Setup::new() };
+    let mut server = Server::with(setup.start().await).await;
+    server.create(1, "us", &[2, 3, 4]).await;
+    let created = server.publication().await;
+    assert!(created.frame.is_empty());
+    let add = async |actor, user| {
+        let change = GroupChange::Add as i32;
+        let member_ids = vec![user];
+        let request =
+            GroupChangeMembersRequest { change, group_id: 1, member_ids, ..Default::default() };
+        let answer = server.answer(actor, Command::GroupChangeMembersRequest, &request).await;
+        assert_eq!(answer.changed, Some(true));
+        let reply = GroupChangeMembersReply::decode(answer.body.unwrap()).unwrap();
+        assert_eq!((reply.result_code, reply.user_id), (0, actor));
+        (reply.changed_ids, reply.current_ids)
+    };
+    assert_eq!(add(1, 11).await, (vec![11], vec![1, 2, 3, 4, 11]));
+    let release = async {
+        while server.proxy.metrics.waiting.get() != 3 {
+            tokio::time::sleep(Duration::from_millis(1)).await;
+        }
+        // It removes nobody.
+        server.proxy.change_members(1, &[], &[20]).await
+    };
+    let (two, three, four, _released) =
+        tokio::join!(add(2, 12), add(3, 13), add(4, 14), timeout(PATIENCE, release));
+    let all = vec![1, 2, 3, 4, 11, 12, 13, 14];
+    for (answer, user) in [(two, 12), (three, 13), (four, 14)] {
+        assert_eq!(answer, (vec![user], all.clone()));
+    }
+
+    let first = server.publication().await;
+    assert_eq!((first.added, first.origin), (vec![11], Some(origin())), "who asked is answered");
+    let second = server.publication().await;
+    let told = notice(&second);
+    assert_eq!((&told.changed_ids, told.current_ids), (&second.added, all));
+    let added: std::collections::BTreeSet<_> = second.added.into_iter().collect();
+    assert_eq!((added, second.origin), ([12, 13, 14].into(), None), "told beside the answer");
+    server.proxy.send(message(group(1), 14)).await;
+    assert_eq!(server.publication().await.msg_id, 1, "there is no third notice");
     server.stop().await;
 }
 

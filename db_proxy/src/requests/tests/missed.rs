@@ -281,7 +281,9 @@ async fn what_comes_after_the_messages_asked_for_is_not_told_with_them() {
 /// delivers each message to nobody who had left before it, and ends with the right members.
 #[tokio::test]
 async fn changes_of_members_are_fetched_in_their_place_among_the_messages() {
-    let server = Server::start().await;
+    // The many who are added one after another are not held.
+    let setup = Setup { hold: Duration::ZERO, segment_bytes: 32 << 20, ..Setup::new() };
+    let server = Server::with(setup.start().await).await;
     server.proxy.make_group(1, &[1, 2, 3]).await;
     let mut members = BTreeSet::from([1, 2, 3]);
     let mut at: BTreeMap<u64, BTreeSet<u32>> = BTreeMap::from([(server.last(), members.clone())]);
@@ -335,7 +337,7 @@ async fn memberships_say_up_to_where_they_are_known() {
     server.stop().await;
 }
 
-fn notice(publish: &Publish) -> GroupMembersNotify {
+pub(super) fn notice(publish: &Publish) -> GroupMembersNotify {
     let mut bytes = bytes::BytesMut::from(&publish.frame[..]);
     let frame = proto::frame::decode(&mut bytes, LIMIT_TO_CLIENT).unwrap().unwrap();
     frame.parse().unwrap()
@@ -363,7 +365,7 @@ impl Server {
         self.next(Kind::Changes).await
     }
 
-    async fn publication(&mut self) -> Publish {
+    pub(super) async fn publication(&mut self) -> Publish {
         self.next(Kind::Publish).await
     }
 
