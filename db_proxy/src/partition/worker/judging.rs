@@ -84,11 +84,13 @@ impl Worker {
             self.refuse(request, Reason::TooLarge);
             return;
         }
-        if let Change::Members { add, remove, .. } = &request.change
+        if let Change::Members { actor, add, remove, .. } = &request.change
             && let Some(group) = request.change.conversation()
         {
-            let (adds, removes) = (!add.is_empty(), !remove.is_empty());
-            if adds && !removes && self.holding.is_open(group, Instant::now()) {
+            let adds = !add.is_empty();
+            // An administrator's script that adds one by one is not to wait a second for each.
+            let may_wait = adds && remove.is_empty() && actor.is_some();
+            if may_wait && self.holding.is_open(group, Instant::now()) {
                 self.hold(inner, group, request, payload.len());
                 return;
             }

@@ -194,6 +194,7 @@ async fn while_the_store_is_away_the_groups_of_those_who_asked_before_are_known_
     let server = Server::start().await;
     server.proxy.make_group(1, &[1, 2]).await;
     server.proxy.make_group(2, &[1, 2]).await;
+    server.proxy.make_group(3, &[9]).await;
     for user in [1, 2, 3] {
         server.groups_of(user).await.expect("the store is there");
     }
@@ -201,11 +202,11 @@ async fn while_the_store_is_away_the_groups_of_those_who_asked_before_are_known_
     server.proxy.store.reads.send_replace(Gate::Away);
     server.proxy.send(message(group(2), 1)).await;
     server.proxy.change_members(2, &[3, 4], &[2]).await;
-    server.proxy.make_group(3, &[1, 3]).await;
+    server.proxy.change_members(3, &[1, 3], &[9]).await;
     for (user, expected) in [
-        (1, Some(vec![(1, 1, 1), (2, 1, 1), (3, 1, 1)])),
+        (1, Some(vec![(1, 1, 1), (2, 1, 1), (3, 1, 2)])),
         (2, Some(vec![(1, 1, 1)])),
-        (3, Some(vec![(2, 2, 2), (3, 1, 1)])),
+        (3, Some(vec![(2, 2, 2), (3, 1, 2)])),
         (4, None),
     ] {
         assert_eq!(server.groups_of(user).await, expected, "user {user}");
