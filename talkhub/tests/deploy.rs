@@ -129,6 +129,7 @@ fn the_samples_show_the_real_defaults() {
         "mysql_logins",
         "mysql_ca",
         "pepper_file",
+        "token_keys_file",
         "redis",
         "settings",
     ]);
