@@ -80,6 +80,7 @@ macro_rules! suite {
             a_family_begins_only_while_the_users_row_is_as_it_was_checked,
             a_family_changes_only_from_what_it_is,
             of_too_many_families_the_one_used_longest_ago_ends,
+            families_that_have_expired_go_when_another_begins,
             what_ends_a_users_logins_ends_all_tokens_and_tickets,
             one_family_ends_alone,
             revocations_come_by_number_and_are_forgotten_in_time,

@@ -13,6 +13,12 @@ pub const REPLACED_MAX: usize = 16;
 /// How many families a user has at most. With one more, the one used longest ago ends.
 pub const FAMILIES_MAX: usize = 16;
 
+/// How long a family is kept after it expired, seconds: longer than clocks differ.
+pub(super) const KEPT_AFTER_S: u64 = 3_600;
+
+/// How many that expired go when one begins.
+pub(super) const EXPIRED_PAGE: usize = 16;
+
 /// The number of a family: all tokens that followed one login with a password.
 #[derive(Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct FamilyId(pub [u8; 16]);
@@ -83,7 +89,8 @@ pub struct Revocation {
 /// revocation, in one transaction.
 pub trait TokenStore: Send + Sync {
     /// Begins a family, unless the user's row is not at the stamp, or the user may not log in. The family
-    /// used longest ago ends if there are [`FAMILIES_MAX`]. Whether it has begun.
+    /// used longest ago ends if there are [`FAMILIES_MAX`], and some that expired an hour before
+    /// `used_s`, whoever's they are, so that none stay for ever. Whether it has begun.
     fn add_family(&self, family: NewFamily) -> Stored<'_, bool>;
 
     /// One family, if it has not ended.

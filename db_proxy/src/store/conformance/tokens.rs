@@ -121,6 +121,23 @@ pub(in crate::store) async fn of_too_many_families_the_one_used_longest_ago_ends
     assert!(store.family(FamilyId([200; 16])).await.unwrap().is_some(), "it is another user's");
 }
 
+pub(in crate::store) async fn families_that_have_expired_go_when_another_begins(store: &dyn Store) {
+    for id in [1, 2] {
+        user(store, id).await;
+    }
+    let expires_s = LATE_S + 10;
+    for number in [1, 2] {
+        begin(store, FamilyRow { used_s: LATE_S, expires_s, ..row(1, number) }).await;
+    }
+    let there =
+        |number| async move { store.family(FamilyId([number; 16])).await.unwrap().is_some() };
+    begin(store, FamilyRow { used_s: expires_s + 3_600, ..row(2, 3) }).await;
+    assert!(there(1).await && there(2).await, "clocks may differ");
+    begin(store, FamilyRow { used_s: expires_s + 3_601, ..row(2, 4) }).await;
+    assert!(!there(1).await && !there(2).await);
+    assert!(there(4).await);
+}
+
 pub(in crate::store) async fn what_ends_a_users_logins_ends_all_tokens_and_tickets(
     store: &dyn Store,
 ) {

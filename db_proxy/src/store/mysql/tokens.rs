@@ -11,7 +11,8 @@ use super::link::Link;
 use super::row::{self, Columns, limit, values};
 use crate::store::StoreError;
 use crate::store::tokens::{
-    FAMILIES_MAX, FamilyId, FamilyRow, NewFamily, Revocation, SecretHash, TicketRow, joined, split,
+    EXPIRED_PAGE, FAMILIES_MAX, FamilyId, FamilyRow, KEPT_AFTER_S, NewFamily, Revocation,
+    SecretHash, TicketRow, joined, split,
 };
 
 /// More families of one user than can come about before one more begins.
@@ -27,7 +28,7 @@ pub(super) async fn add_family(link: &mut Link, family: NewFamily) -> Result<boo
         link.roll_back().await?;
         return Ok(false);
     }
-    end_surplus(link, family.user).await?;
+    end_surplus(link, family.user, family.used_s).await?;
     link.execute(
         "INSERT INTO token_family
          (id, user_id, client_type, current, next, replaced, used_s, expires_s)
@@ -48,8 +49,9 @@ pub(super) async fn add_family(link: &mut Link, family: NewFamily) -> Result<boo
     Ok(true)
 }
 
-/// Makes room for one more family.
-async fn end_surplus(link: &mut Link, user: UserId) -> Result<(), Failure> {
+/// Makes room for one more family, and takes out some that have expired. Each by its key, so that nothing
+/// else is locked.
+async fn end_surplus(link: &mut Link, user: UserId, now_s: u64) -> Result<(), Failure> {
     let surplus = link
         .rows(
             "SELECT id FROM token_family WHERE user_id = ? ORDER BY used_s DESC, id
@@ -57,9 +59,15 @@ async fn end_surplus(link: &mut Link, user: UserId) -> Result<(), Failure> {
             values![user.0, SURPLUS_MAX, limit(FAMILIES_MAX - 1)],
         )
         .await?;
-    let surplus: Vec<Vec<u8>> = row::all(surplus, Columns::next)?;
-    // One as a rule, more only after logins at one moment.
-    for id in surplus {
+    let expired = link
+        .rows(
+            "SELECT id FROM token_family WHERE expires_s < ? ORDER BY expires_s LIMIT ?",
+            values![now_s.saturating_sub(KEPT_AFTER_S), limit(EXPIRED_PAGE)],
+        )
+        .await?;
+    let mut ended: Vec<Vec<u8>> = row::all(surplus, Columns::next)?;
+    ended.append(&mut row::all(expired, Columns::next)?);
+    for id in ended {
         link.execute("DELETE FROM token_family WHERE id = ?", values![id]).await?;
     }
     Ok(())

@@ -8,7 +8,8 @@ use super::history::collect;
 use super::row::{limit, number};
 use crate::store::StoreError;
 use crate::store::tokens::{
-    FAMILIES_MAX, FamilyId, FamilyRow, NewFamily, Revocation, SecretHash, TicketRow, joined, split,
+    EXPIRED_PAGE, FAMILIES_MAX, FamilyId, FamilyRow, KEPT_AFTER_S, NewFamily, Revocation,
+    SecretHash, TicketRow, joined, split,
 };
 
 const FAMILY: &str = "SELECT id, user_id, client_type, current, next, replaced, used_s, expires_s
@@ -33,6 +34,11 @@ pub(super) fn add_family(
          (SELECT id FROM token_family WHERE user_id = ?1
           ORDER BY used_s DESC, id LIMIT -1 OFFSET ?2)",
         params![row.user.0, limit(FAMILIES_MAX - 1)],
+    )?;
+    transaction.execute(
+        "DELETE FROM token_family WHERE id IN
+         (SELECT id FROM token_family WHERE expires_s < ?1 ORDER BY expires_s LIMIT ?2)",
+        params![row.used_s.saturating_sub(KEPT_AFTER_S).cast_signed(), limit(EXPIRED_PAGE)],
     )?;
     transaction.execute(
         "INSERT INTO token_family

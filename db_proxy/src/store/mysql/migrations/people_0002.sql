@@ -12,7 +12,8 @@ CREATE TABLE IF NOT EXISTS token_family (
     replaced    VARBINARY(1024) NOT NULL,
     used_s      BIGINT UNSIGNED NOT NULL,
     expires_s   BIGINT UNSIGNED NOT NULL,
-    KEY token_family_user (user_id, used_s)
+    KEY token_family_user (user_id, used_s),
+    KEY token_family_expires (expires_s)
 ) ENGINE = InnoDB DEFAULT CHARSET = utf8mb4;
 
 CREATE TABLE IF NOT EXISTS ticket (

@@ -11,6 +11,7 @@ CREATE TABLE token_family (
 ) STRICT, WITHOUT ROWID;
 
 CREATE INDEX token_family_user ON token_family (user_id, used_s);
+CREATE INDEX token_family_expires ON token_family (expires_s);
 
 CREATE TABLE ticket (
     hash        BLOB    PRIMARY KEY,
