@@ -11,6 +11,7 @@ mod logging_in;
 mod marking;
 mod memory;
 mod moving;
+mod not_answered;
 mod resuming;
 mod sending;
 mod several;

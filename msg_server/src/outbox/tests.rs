@@ -92,6 +92,33 @@ async fn too_many_pushes_end_the_connection_and_answers_do_not_count() {
 }
 
 #[tokio::test]
+async fn so_many_bytes_of_pushes_wait_and_not_one_more() {
+    let Pair { outbox, client: _client, .. } =
+        pair(|limits| limits.outbox_bytes_max = 2 * CHUNK).await;
+    fill(&outbox);
+    let room = 2 * CHUNK - outbox.state.lock().push_bytes;
+    // Answers are the client's own affair.
+    outbox.answer(Bytes::from(vec![0; CHUNK]));
+    assert!(outbox.push(&Bytes::from(vec![0; room - 1]), 1));
+    assert!(outbox.push(&Bytes::from_static(b"1"), 1));
+    assert_eq!(outbox.ending(), Ending::Open);
+    assert!(!outbox.push(&Bytes::from_static(b"1"), 1));
+    assert_eq!(outbox.ending(), Ending::Now(CloseReason::SlowReader));
+}
+
+#[tokio::test]
+async fn a_push_larger_than_all_that_may_wait_is_taken_if_nothing_waits() {
+    let Pair { outbox, client: _client, .. } = pair(|limits| limits.outbox_bytes_max = 8).await;
+    let mut pushed = 0;
+    while outbox.state.lock().queue.is_empty() {
+        assert!(outbox.push(&Bytes::from(vec![7; CHUNK]), 1));
+        pushed += CHUNK;
+    }
+    assert!(pushed > 8 && outbox.state.lock().push_bytes > 0);
+    assert!(!outbox.push(&Bytes::from_static(b"1"), 1));
+}
+
+#[tokio::test]
 async fn joined_frames_count_one_by_one() {
     let Pair { outbox, client: _client, .. } = pair(|limits| limits.outbox_frames_max = 8).await;
     fill(&outbox);

@@ -133,6 +133,80 @@ async fn a_client_with_too_many_unanswered_messages_is_not_read() {
 }
 
 #[tokio::test]
+async fn so_many_bytes_of_all_clients_are_unanswered_and_then_nobody_is_read() {
+    let content = "x".repeat(1_000);
+    // The body of one message fits, and of a second one nothing.
+    let world = World::start_with(|limits| limits.unanswered_bytes_total_max = 1_000).await;
+    world.db.answers_sends.store(false, Ordering::SeqCst);
+    let mut first = world.client(5, WINDOWS).await;
+    let mut second = world.client(6, WINDOWS).await;
+    first.send(Command::MessageData, 1, &text(7, &content)).await;
+    let submitted = world.db.next_submit().await;
+    second.send(Command::MessageData, 2, &text(7, "small")).await;
+    second.write(&heartbeat(3)).await;
+    // A third one is served meanwhile: it is only messages that wait.
+    world.client(8, WINDOWS).await.expect_quiet().await;
+    assert!(world.db.submitted.lock().await.try_recv().is_err());
+    world.db.answer(&submitted, wire::Outcome::Ok, Some(1));
+    first.expect::<client::MessageAck>(Command::MessageAck, 1).await;
+    let submitted = world.db.next_submit().await;
+    assert_eq!(&submitted.body[..], b"small");
+    world.db.answer(&submitted, wire::Outcome::Ok, Some(1));
+    let mut seqs = [second.next().await.unwrap().seq, second.next().await.unwrap().seq];
+    seqs.sort_unstable();
+    assert_eq!(seqs, [2, 3]);
+    world.stop().await;
+}
+
+#[tokio::test]
+async fn a_client_that_reads_nothing_of_its_answers_is_let_go_when_nothing_moves() {
+    let world = World::start_with(|limits| limits.write_limit_s = 1).await;
+    let body = Bytes::from(vec![0; 300_000]);
+    *world.db.reply.lock() = Some(Box::new(move |db, ask| wire::Answer {
+        status: wire::AskStatus::Answered.into(),
+        command: Some(ask.command + 1),
+        body: Some(body.clone()),
+        by: db.by(&ask.partitions),
+        ..wire::Answer::default()
+    }));
+    let mut client = world.client(5, WINDOWS).await;
+    world.hub.next_change().await;
+    let began = Instant::now();
+    // More than the kernel keeps for it.
+    for seq in 1..=100 {
+        let request = client::MessageListRequest {
+            session_type: client::SessionType::Single.into(),
+            session_id: 6,
+            msg_count: 1,
+            ..client::MessageListRequest::default()
+        };
+        client.send(Command::MessageListRequest, seq, &request).await;
+    }
+    assert_eq!(world.hub.next_change().await.remove_users[0].user, 5);
+    assert!(began.elapsed() >= Duration::from_secs(1), "{:?}", began.elapsed());
+    world.stop().await;
+}
+
+#[tokio::test]
+async fn a_phone_may_be_silent_for_longer_than_a_pc() {
+    let world = World::start_with(|limits| {
+        limits.idle_pc_limit_s = 1;
+        limits.idle_mobile_limit_s = 3;
+    })
+    .await;
+    let began = Instant::now();
+    let (mut pc, mut phone) = (world.client(5, MAC).await, world.client(6, ANDROID).await);
+    pc.expect_closed().await;
+    assert!(began.elapsed() < Duration::from_secs(3), "{:?}", began.elapsed());
+    phone.expect_quiet().await;
+    let began = Instant::now();
+    phone.expect_closed().await;
+    let kept = began.elapsed();
+    assert!(kept >= Duration::from_millis(2_900), "from its last frame on: {kept:?}");
+    world.stop().await;
+}
+
+#[tokio::test]
 async fn a_slow_reader_is_closed_and_costs_the_others_nothing() {
     let world = World::start().await;
     for user in [5, 6] {

@@ -29,6 +29,8 @@ pub(in crate::tests) struct FakeDb {
     /// Whether sends are answered by themselves.
     pub(in crate::tests) answers_sends: AtomicBool,
     pub(in crate::tests) groups: Mutex<HashMap<u32, Vec<wire::Membership>>>,
+    /// How many of the next questions about groups cannot be answered completely.
+    pub(in crate::tests) groups_incomplete: AtomicU32,
     /// What was published, in the order of the log.
     pub(in crate::tests) history: Mutex<Vec<wire::Publish>>,
     /// Whether it knows of cursors and floors. Otherwise it is one of an older release.
@@ -86,6 +88,7 @@ impl FakeDb {
             logins: AtomicBool::new(true),
             answers_sends: AtomicBool::new(true),
             groups: Mutex::default(),
+            groups_incomplete: AtomicU32::new(0),
             history: Mutex::default(),
             has_cursors: AtomicBool::new(false),
             head: AtomicU64::new(0),
@@ -294,6 +297,12 @@ impl LinkHandler for FakeDb {
             }
             Kind::Memberships => {
                 let request: wire::MembershipsRequest = frame.parse().unwrap();
+                let incomplete = self.groups_incomplete.load(Ordering::SeqCst);
+                if incomplete > 0 {
+                    self.groups_incomplete.store(incomplete - 1, Ordering::SeqCst);
+                    link.answer(&frame, frame.kind, &wire::Memberships::default()).unwrap();
+                    return;
+                }
                 let groups = self.groups.lock().get(&request.user).cloned().unwrap_or_default();
                 let reached = self.reached(&request.partitions);
                 let answer = wire::Memberships { complete: true, groups, reached };
