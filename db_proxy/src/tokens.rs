@@ -150,10 +150,17 @@ impl Tokens {
             let late = || Err(StoreError::Unavailable("no answer in time".to_owned()));
             timeout(STORE_LIMIT, looked).await.unwrap_or_else(|_elapsed| late())
         };
-        looked.unwrap_or_else(|error| {
-            debug!(%error, "a token is judged without the store");
-            self.judge_alone(shown, &token)
-        })
+        match looked {
+            Ok(Resumed::Copied(user, client_type)) => {
+                self.end_copied(user, token.family).await;
+                Resumed::Copied(user, client_type)
+            }
+            Ok(resumed) => resumed,
+            Err(error) => {
+                debug!(%error, "a token is judged without the store");
+                self.judge_alone(shown, &token)
+            }
+        }
     }
 
     async fn look(&self, shown: &[u8], token: &Token) -> Result<Resumed, StoreError> {
@@ -162,17 +169,21 @@ impl Tokens {
         };
         match rules::judge(&family, hash(shown), self.clock.now_s()) {
             Shown::Good => self.user(family.user, family.client_type).await,
-            Shown::Replaced => {
-                warn!(
-                    user = family.user.0,
-                    "a token was shown again that a newer one has replaced: \
-                       somebody has a copy, and what follows from its login ends"
-                );
-                self.revoke(family.user, Some(family.id)).await?;
-                Ok(Resumed::Copied(family.user, family.client_type))
-            }
+            Shown::Replaced => Ok(Resumed::Copied(family.user, family.client_type)),
             Shown::Void => Ok(Resumed::Void),
         }
+    }
+
+    /// Ends a family of which somebody has a copy. If the store does not take that now, it is found out
+    /// again when the copy is shown again; the copy is refused in any case.
+    async fn end_copied(&self, user: UserId, family: FamilyId) {
+        let ended = self.revoke(user, Some(family)).await;
+        warn!(
+            user = user.0,
+            error = ended.err().map(tracing::field::display),
+            "a token was shown again that a newer one has replaced: somebody has a copy, and what \
+             follows from its login ends"
+        );
     }
 
     async fn user(&self, user: UserId, client_type: u32) -> Result<Resumed, StoreError> {

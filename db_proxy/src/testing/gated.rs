@@ -192,7 +192,10 @@ impl TokenStore for GatedStore {
         family: Option<FamilyId>,
         forget_before_s: u64,
     ) -> Stored<'_, ()> {
-        self.store.revoke_tokens(user, family, forget_before_s)
+        Box::pin(async move {
+            pass(&self.commits).await?;
+            self.store.revoke_tokens(user, family, forget_before_s).await
+        })
     }
 
     fn newest_revocation(&self) -> Stored<'_, u32> {

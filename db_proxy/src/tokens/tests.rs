@@ -123,6 +123,21 @@ async fn a_token_that_was_replaced_ends_everything_that_follows_from_its_login()
     assert_eq!(site.tokens.resume(&other).await, site.good(ALICE).await, "it is another login's");
 }
 
+/// Once, a copy was believed by its signature when the store went away while the family was being ended.
+#[tokio::test]
+async fn regression_a_copy_is_refused_even_if_the_store_does_not_take_the_end_of_its_family() {
+    let site = Site::signing().await;
+    let copied = site.begin(ALICE).await;
+    let newer = secret(site.go_on(ALICE, &copied).await);
+    site.kept(ALICE, &newer).await;
+    site.store.commits.send_replace(Gate::Away);
+    assert_eq!(site.tokens.resume(&copied).await, Resumed::Copied(ALICE, ANDROID));
+    assert_eq!(site.tokens.resume(&newer).await, site.good(ALICE).await, "it has not ended yet");
+    site.store.commits.send_replace(Gate::Open);
+    assert_eq!(site.tokens.resume(&copied).await, Resumed::Copied(ALICE, ANDROID));
+    assert_eq!(site.tokens.resume(&newer).await, Resumed::Void);
+}
+
 #[tokio::test]
 async fn an_answer_that_is_lost_ends_no_login() {
     let site = Site::new("").await;
