@@ -11,7 +11,7 @@ use daemon::metrics::Counter;
 use daemon::{LinkTable, Metrics, Shutdown};
 use proto::client::GroupType;
 use proto::cluster::wire::Owned;
-use proto::ids::{ClientMsgId, ConversationId, GroupId, MsgId, UserId};
+use proto::ids::{ClientMsgId, ConversationId, GroupId, MsgId, Offset, UserId};
 use proto::log::GroupCreated;
 use tempfile::TempDir;
 use tokio::runtime::Handle;
@@ -20,6 +20,7 @@ use tokio::time::timeout;
 use crate::admission::{Change, Send};
 use crate::cache::Cache;
 use crate::fold::EPOCH_EVERY;
+use crate::log::Log;
 use crate::log::embedded::{EmbeddedLog, Options};
 use crate::metrics::{OwnedMetrics, PartitionMetrics, PublishMetrics};
 use crate::partition::open::{self, OpenError};
@@ -324,6 +325,34 @@ pub(crate) fn saying(conversation: ConversationId, sender: u32, body: Bytes) -> 
 }
 
 /// The same message once more.
+/// A stopped db_proxy that has this message in its store as number 1, and not in its log any more; and
+/// the last of eight messages behind it, which is still there.
+pub(crate) async fn out_of_the_log(early: &Send) -> (Setup, Send) {
+    let setup = Setup { segment_bytes: 64 << 10, keep_bytes: 0, ..Setup::new() };
+    let proxy = setup.start().await;
+    assert_eq!(proxy.send(early.clone()).await, 1);
+    let mut filler = early.clone();
+    for _ in 0..8 {
+        filler = saying(early.conversation, 1, Bytes::from(vec![7; 20_000]));
+        while proxy.change(Change::Send(filler.clone())).await == Outcome::Retry {
+            tokio::task::yield_now().await; // The next segment is still being made.
+        }
+    }
+    proxy.stored().await;
+    let flushed = proxy.store.flushed_progress().await.unwrap();
+    for _ in 0..4 {
+        proxy.partition.trim(flushed);
+    }
+    let setup = proxy.stop().await;
+    let mut options = Options::new(setup.log_dir());
+    options.segment_bytes = setup.segment_bytes;
+    options.spare_segments = 1;
+    let log = EmbeddedLog::open(options, flushed).unwrap().log;
+    assert!(log.range().0 > Offset(3), "trimmed: {:?}", log.range());
+    drop(log);
+    (setup, filler)
+}
+
 pub(crate) fn resent(send: &Send) -> Send {
     Send { resend: true, first: true, ..send.clone() }
 }

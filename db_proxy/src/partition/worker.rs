@@ -92,6 +92,11 @@ struct Admitted {
     origin: Option<Origin>,
 }
 
+/// Whether the store is so far behind that nothing more is taken for now.
+fn is_too_far((bytes, records): (usize, u64), bytes_max: usize) -> bool {
+    bytes > bytes_max || records > UNSTORED_RECORDS_MAX
+}
+
 impl Worker {
     pub(super) fn new(
         owner: Owner,
@@ -210,8 +215,7 @@ impl Worker {
             request.waiter.tell(Outcome::Refused(Reason::NoSuchGroup));
             return;
         };
-        let (bytes, records) = inner.behind();
-        if bytes > self.owner.limits.unstored_bytes_max || records > UNSTORED_RECORDS_MAX {
+        if is_too_far(inner.behind(), self.owner.limits.unstored_bytes_max) {
             self.turn_away(request);
             return;
         }
@@ -510,4 +514,22 @@ fn written_in(record: &LogRecord) -> u64 {
 fn sent_before(known: Known) -> Outcome {
     let Known { conversation, msg_id, timestamp_ms, .. } = known;
     msg_id.map_or(Outcome::Retry, |msg_id| Outcome::Sent { conversation, msg_id, timestamp_ms })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// A repeated id must be found in the window or in the store. With what is folded and not stored yet
+    /// longer than the window, it would be in neither.
+    #[test]
+    fn the_store_may_be_behind_by_bytes_and_by_records_but_not_by_more() {
+        let most = UNSTORED_RECORDS_MAX;
+        for (behind, too_far) in
+            [((0, 0), false), ((10, most), false), ((11, 0), true), ((0, most + 1), true)]
+        {
+            assert_eq!(is_too_far(behind, 10), too_far, "{behind:?}");
+        }
+        assert!(most + 2 * BATCH_MAX as u64 <= WINDOW_RECORDS);
+    }
 }

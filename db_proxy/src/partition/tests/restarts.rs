@@ -1,6 +1,5 @@
 //! What a restart keeps, and what it refuses to start with.
 
-use bytes::Bytes;
 use prost::Message as _;
 use proto::ids::{MsgId, Offset};
 use proto::log::{FoldVersion, record};
@@ -12,7 +11,7 @@ use crate::partition::Outcome;
 use crate::store::ConversationStore;
 use crate::store::sqlite::{SqliteOptions, SqliteStore};
 use crate::testing::gated::Gate;
-use crate::testing::{Proxy, Setup, copy_dir, group, message, resent, saying, single};
+use crate::testing::{Proxy, Setup, copy_dir, group, message, out_of_the_log, resent, single};
 use crate::window::{Connection, Frame, Identity};
 
 /// Messages to two users and to a group, with their numbers.
@@ -154,29 +153,10 @@ async fn regression_a_failed_start_does_not_lose_what_the_owner_before_it_had_ac
 
 #[tokio::test]
 async fn a_stored_message_is_found_in_the_store_if_the_log_has_it_no_more() {
-    let setup = Setup { segment_bytes: 64 << 10, keep_bytes: 0, ..Setup::new() };
-    let proxy = setup.start().await;
     let early = message(single(1, 2), 1);
-    let number = proxy.send(early.clone()).await;
-    let mut filler = message(single(1, 2), 1);
-    for _ in 0..8 {
-        filler = saying(single(1, 2), 1, Bytes::from(vec![7; 20_000]));
-        while proxy.change(Change::Send(filler.clone())).await == Outcome::Retry {
-            tokio::task::yield_now().await; // The next segment is still being made.
-        }
-    }
-    proxy.stored().await;
-    let flushed = proxy.store.flushed_progress().await.unwrap();
-    for _ in 0..4 {
-        proxy.partition.trim(flushed);
-    }
-    let setup = proxy.stop().await;
-    {
-        let log = EmbeddedLog::open(options(&setup), flushed).unwrap().log;
-        assert!(log.range().0 > Offset(3), "trimmed: {:?}", log.range());
-    }
+    let (setup, filler) = out_of_the_log(&early).await;
     let proxy = setup.start().await;
-    assert_eq!(proxy.send(resent(&early)).await, number);
+    assert_eq!(proxy.send(resent(&early)).await, 1);
     assert_eq!(proxy.send(resent(&filler)).await, 9, "this one is still in the log");
     assert_eq!(proxy.send(message(single(1, 2), 1)).await, 10);
     proxy.stop().await;

@@ -198,7 +198,9 @@ async fn only_normal_groups_are_listed_and_only_to_members() {
     let (name, members) = ("team".to_owned(), vec!["u1".to_owned(), "u2".to_owned()]);
     let team = GroupCreate { name, members, group_type: None, group: None };
     let team = server.administer(What::GroupCreate(team)).await.id.unwrap();
-    for (user, expected) in [(1, vec![(team, 1)]), (3, vec![])] {
+    server.proxy.change_members(team, &[], &[2]).await;
+    // One is a member, one was, and one never.
+    for (user, expected) in [(1, vec![(team, 2)]), (2, vec![]), (3, vec![])] {
         let commands = (Command::NormalGroupsRequest, Command::NormalGroupsReply);
         let request = NormalGroupsRequest::default();
         let reply: NormalGroupsReply = server.ask(user, commands, &request).await;

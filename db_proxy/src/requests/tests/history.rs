@@ -34,6 +34,29 @@ async fn a_page_goes_back_from_where_it_was_asked() {
     server.stop().await;
 }
 
+/// A client that got such a page would never ask for what is missing.
+#[tokio::test]
+async fn a_page_with_a_hole_is_not_given_out() {
+    let server = Server::start().await;
+    server.talk(100, 20).await;
+    server.proxy.stored().await;
+    let path = server.proxy.setup.store_path();
+    let damage = move || {
+        let connection = rusqlite::Connection::open(path).unwrap();
+        connection.execute("DELETE FROM message WHERE msg_id = 40", []).unwrap()
+    };
+    assert_eq!(tokio::task::spawn_blocking(damage).await.unwrap(), 1);
+    for (begin, count, complete) in
+        [(39, 10, true), (41, 1, true), (41, 2, false), (45, 10, false), (0, 100, false)]
+    {
+        let request = list(SINGLE, 2, (begin, count));
+        let answer = server.answer(1, Command::MessageListRequest, &request).await;
+        let expected = if complete { AskStatus::Answered } else { AskStatus::Unavailable };
+        assert_eq!(answer.status(), expected, "{count} up to {begin}");
+    }
+    server.stop().await;
+}
+
 #[tokio::test]
 async fn a_session_type_that_some_clients_send_means_a_single_one() {
     let server = Server::start().await;

@@ -13,9 +13,9 @@ use proto::credential;
 
 use super::*;
 use crate::passwords::weak_hash;
-use crate::store::UserChange;
-use crate::testing::USERS;
+use crate::store::{NewUser, UserChange};
 use crate::testing::gated::Gate;
+use crate::testing::{USERS, user};
 
 /// Failures of a name in one network that have no consequence.
 const FREE: u32 = 10;
@@ -39,6 +39,34 @@ async fn a_right_password_logs_in_and_everything_else_does_not() {
     server.administer(What::UserDisable(disable("alice", true))).await;
     let again = server.verify("alice", "correct horse", "10.0.0.1").await;
     assert_eq!(again.result, LoginResult::Accepted as u32);
+    server.stop().await;
+}
+
+/// They cost memory and a hash, and nobody has such ones.
+#[tokio::test]
+async fn names_and_credentials_beyond_128_bytes_are_not_looked_at() {
+    let server = Server::start().await;
+    let longest = "x".repeat(128);
+    let users = [128, 129].map(|len| NewUser {
+        password_hash: weak_hash(&longest),
+        ..user(1_000 + len, &"n".repeat(len as usize))
+    });
+    let store = Arc::clone(server.requests.logins.store());
+    store.add_users(users.to_vec(), false).await.unwrap();
+    let longer = UserChange::Password(weak_hash(&"y".repeat(129)));
+    store.change_user(UserId(2), longer).await.unwrap();
+    for (name, credential, is_let_in) in [
+        ("n".repeat(128), longest.clone(), true),
+        ("n".repeat(129), longest, false),
+        ("u2".to_owned(), "y".repeat(129), false),
+    ] {
+        let lens = (name.len(), credential.len());
+        let verify = Verify { name, credential, client_type: 1, address: "10.0.0.1".to_owned() };
+        let verified: Verified =
+            server.link.call(Kind::Verify.number(), &verify, PATIENCE).await.unwrap();
+        assert_eq!(verified.user.is_some(), is_let_in, "{lens:?}");
+        assert_eq!(verified.result == LoginResult::BadCredentials as u32, !is_let_in, "{lens:?}");
+    }
     server.stop().await;
 }
 

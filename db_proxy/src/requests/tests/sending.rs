@@ -5,7 +5,7 @@ use tokio::time::timeout;
 
 use super::*;
 use crate::testing::gated::Gate;
-use crate::testing::{group, message, new_id, single};
+use crate::testing::{group, message, new_id, out_of_the_log, single};
 
 fn submit(conversation: ConversationId, sender: u32) -> Submit {
     Submit {
@@ -186,6 +186,28 @@ async fn a_gateway_hears_in_which_groups_a_user_is() {
     {
         assert_eq!(server.groups_of(user).await, Some(expected), "user {user}");
     }
+    server.stop().await;
+}
+
+/// Beyond the window of the log only the store knows it, and only a repeat is looked up there.
+#[tokio::test]
+async fn a_gateways_repeat_is_recognised_although_the_log_has_the_message_no_more() {
+    let early = message(single(1, 2), 1);
+    let (setup, _filler) = out_of_the_log(&early).await;
+    let mut server = Server::with(setup.start().await).await;
+    let again = Submit {
+        client_msg_id: Bytes::copy_from_slice(&early.identity.client_msg_id.0),
+        r#type: early.kind,
+        body: early.body.clone(),
+        resend: Some(true),
+        ..submit(early.conversation, 1)
+    };
+    for _again in 0..2 {
+        let answer = server.submit(&again).await;
+        assert_eq!((answer.outcome(), answer.msg_id), (Outcome::Ok, Some(1)));
+    }
+    let new = server.submit(&submit(early.conversation, 1)).await;
+    assert_eq!((new.outcome(), new.msg_id), (Outcome::Ok, Some(10)));
     server.stop().await;
 }
 
