@@ -102,3 +102,23 @@ fn kick(user: UserId, verified_before: Option<u32>) -> Kick {
     let reason = u32::try_from(i32::from(KickReason::DuplicateLogin)).ok();
     Kick { user: user.0, reason, verified_before, ..Kick::default() }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn kicks_are_repeated_for_five_minutes_and_so_many_at_most() {
+        let kicks = Kicks::new(Arc::default());
+        let users = || kicks.recent.lock().iter().map(|(_at, kick)| kick.user).collect::<Vec<_>>();
+        kicks.recent.lock().push_back((Instant::now() - REPEATED, kick(UserId(1), Some(1))));
+        for user in [2, 3] {
+            kicks.end_logins_before(UserId(user), 1);
+        }
+        assert_eq!(users(), [2, 3]);
+        for _more in 0..RECENT_MAX - 1 {
+            kicks.end_logins_before(UserId(4), 1);
+        }
+        assert_eq!((users().len(), users()[0]), (RECENT_MAX, 3));
+    }
+}

@@ -203,6 +203,11 @@ mod tests {
         let bounds = last.bounds(&moment(0, 60_000, "b"));
         let least_ms = 100 * HOUR + 60_000;
         assert_eq!(bounds, Bounds { least_ms, most_ms: least_ms + OFF_MS });
+        // Also if it has been up for longer by now, or says less of the same boot than it did.
+        for (up_ms, boot) in [(3 * HOUR, "b"), (60_000, "a")] {
+            let bounds = last.bounds(&moment(0, up_ms, boot));
+            assert_eq!(bounds.least_ms, 100 * HOUR + up_ms, "{boot}");
+        }
     }
 
     #[test]
@@ -226,7 +231,32 @@ mod tests {
         assert!(look(5, 0) && look(10, 300), "adjusted");
         assert!(!look(15, 5 * HOUR) && !look(40, 5 * HOUR));
         assert!(!look(44, 0), "and back");
+        assert!(!look(73, 0), "which is a jump as well");
         assert!(look(74, 0));
+        // One that stands by it is right.
+        assert!(!look(80, HOUR) && !look(109, HOUR) && look(110, HOUR));
+    }
+
+    #[tokio::test]
+    async fn a_clock_that_the_last_run_contradicts_is_not_written_down() {
+        let (doubted, fresh) = (tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap());
+        let (up_ms, boot) = (up_ms().unwrap(), boot().unwrap());
+        let earlier = format!("{} {up_ms} {boot}\n", unix_ms() - 5 * HOUR);
+        fs::write(doubted.path().join(FILE), &earlier).unwrap();
+        let shutdown = Shutdown::default();
+        let witnessed = Witnessed::begin(doubted.path(), &shutdown);
+        assert!(witnessed.bounds(Instant::now()).unwrap().most_ms < unix_ms() - 4 * HOUR);
+        // One that begins later is written down.
+        Witnessed::begin(fresh.path(), &shutdown);
+        let written = async {
+            while !fresh.path().join(FILE).exists() {
+                tokio::task::yield_now().await;
+            }
+        };
+        tokio::time::timeout(Duration::from_secs(10), written).await.unwrap();
+        assert_eq!(fs::read_to_string(doubted.path().join(FILE)).unwrap(), earlier);
+        shutdown.begin();
+        shutdown.drain(Duration::from_secs(5)).await.unwrap();
     }
 
     #[tokio::test]

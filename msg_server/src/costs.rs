@@ -154,6 +154,13 @@ mod tests {
     }
 
     #[test]
+    fn what_is_written_about_a_token_costs_as_much_as_a_list() {
+        for command in [Command::ResumeTokenKept, Command::TicketRequest] {
+            assert_eq!(price(command, &empty(command)), Price::Question(LIST), "{command:?}");
+        }
+    }
+
+    #[test]
     fn long_lists_cost_more_than_short_ones() {
         let ask = |count: u32| {
             let user_ids = (1..=count).collect();

@@ -237,6 +237,21 @@ mod tests {
     }
 
     #[test]
+    fn a_user_and_a_group_of_one_number_are_two_conversations() {
+        let (mut marks, now) = (Marks::default(), Instant::now());
+        for msg_id in 1..=AT_ONCE {
+            assert!(marks.put(mark(1, 7, msg_id), now).is_some());
+        }
+        assert!(marks.put(mark(1, 7, 20), now).is_none());
+        let of_group = |msg_id| Mark { session_type: 2, ..mark(1, 7, msg_id) };
+        for msg_id in 1..=AT_ONCE {
+            assert!(marks.put(of_group(msg_id), now).is_some(), "{msg_id}");
+        }
+        assert!(marks.put(of_group(10), now).is_none());
+        assert_eq!(ids(&marks.flush(1, now)), [(7, 20), (7, 10)]);
+    }
+
+    #[test]
     fn a_mark_of_everything_is_no_repeat_of_the_one_before() {
         let (mut marks, now) = (Marks::default(), Instant::now());
         // Beyond the newest message, everything, and the same once more when there is more to read.

@@ -405,12 +405,32 @@ fn a_group_is_deleted_by_its_creator_and_by_administrators_and_then_nobody_is_ad
         assert_eq!(judge(&state, &delete(Some(MEMBER))), refused);
     }
     // A user who has left a group that users made has no say in it.
-    let mut state = with_group(GroupType::Temporary);
-    let conversation = state.conversations.get_mut(&group()).unwrap();
-    conversation.members.insert(UserId(CREATOR), Member { join: MsgId(1), leave: Some(MsgId(0)) });
-    assert_eq!(judge(&state, &delete(Some(CREATOR))), refused);
+    for kind in [GroupType::Temporary, GroupType::Normal] {
+        let mut state = with_group(kind);
+        let conversation = state.conversations.get_mut(&group()).unwrap();
+        let left = Member { join: MsgId(1), leave: Some(MsgId(0)) };
+        conversation.members.insert(UserId(CREATOR), left);
+        let judged = judge(&state, &delete(Some(CREATOR)));
+        assert_eq!(judged == refused, kind == GroupType::Temporary, "{judged:?}");
+    }
     let nothing = loaded(group(), false);
     assert_eq!(judge(&nothing, &delete(None)), Admission::Refused(Reason::NoSuchGroup));
+}
+
+#[test]
+fn the_end_of_a_group_names_its_members_if_a_record_has_room_for_them() {
+    let mut state = with_group(GroupType::Normal);
+    let delete = Change::DeleteGroup { group: GroupId(7), actor: None };
+    let most = u32::try_from(NAMED_MAX).unwrap();
+    for (count, named) in [(most, NAMED_MAX), (most + 1, 0)] {
+        let member = |user| (UserId(user), Member { join: MsgId(1), leave: None });
+        state.conversations.get_mut(&group()).unwrap().members = (1..=count).map(member).collect();
+        let judged = judge(&state, &delete);
+        let Admission::Append(record::Change::MembersChanged(appended)) = judged else {
+            panic!("{judged:?}")
+        };
+        assert_eq!((appended.removed.len(), appended.deleted), (named, Some(true)));
+    }
 }
 
 #[test]

@@ -194,6 +194,46 @@ mod tests {
         assert_eq!(clock.read(START + 300, start), START + 300);
     }
 
+    #[test]
+    fn a_clock_within_what_it_can_be_is_believed_at_once() {
+        let start = Instant::now();
+        let bounds = Bounds { least_ms: START, most_ms: START + HOUR };
+        for wall_ms in [START + HOUR / 2, START + HOUR] {
+            let mut clock = LogClock::begin(START - HOUR, wall_ms, Some(bounds), start);
+            assert_eq!(clock.read(wall_ms, start), wall_ms);
+        }
+    }
+
+    #[test]
+    fn a_doubted_start_goes_on_after_the_last_record_and_ends_with_the_doubt() {
+        let start = Instant::now();
+        let bounds = Bounds { least_ms: START, most_ms: START + JUMP_MS };
+        let wall_ms = START + 5 * HOUR;
+        let mut clock = LogClock::begin(START + HOUR, wall_ms, Some(bounds), start);
+        assert_eq!(clock.read(wall_ms, start), START + HOUR);
+        // Also if nobody asks before the doubt ends.
+        let mut clock = LogClock::begin(START + HOUR, wall_ms, Some(bounds), start);
+        assert_eq!(clock.read(wall_ms + 30_000, start + BELIEVED_AFTER), wall_ms + 30_000);
+    }
+
+    #[test]
+    fn each_jump_forward_is_doubted_anew() {
+        let start = Instant::now();
+        let mut clock = LogClock::begin(0, START, None, start);
+        let (hour, minute) = (HOUR.cast_signed(), 60_000);
+        // Far ahead for a while, then behind: at half the pace all the same.
+        let ahead = run(&mut clock, start, (0, 20_000), hour);
+        let behind = run(&mut clock, start, (20_006, 40_000), -minute);
+        assert!((9_900..=10_100).contains(&(behind - ahead)), "{}", behind - ahead);
+        let again = run(&mut clock, start, (40_005, 60_000), hour);
+        assert!(again < START + minute.unsigned_abs(), "not for 30 s on end");
+        let believed_at = Duration::from_secs(71);
+        let believed = clock.read(START + HOUR + 71_000, start + believed_at);
+        assert_eq!(believed, START + HOUR + 71_000);
+        let next = clock.read(START + 3 * HOUR, start + believed_at + Duration::from_millis(9));
+        assert_eq!(next, believed + 9, "the one before says nothing of this one");
+    }
+
     proptest! {
         #[test]
         fn it_never_falls_and_never_stands_still(

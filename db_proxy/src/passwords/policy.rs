@@ -174,4 +174,21 @@ mod tests {
         let (without, _id) = without_key_id(&hash);
         assert_eq!(plain.is_right(&without, "secret"), Ok(false));
     }
+
+    #[test]
+    fn a_hash_is_below_if_any_part_of_its_cost_is() {
+        let policy = Policy::default();
+        for (parameters, is_below) in [
+            ("v=19$m=19456,t=2,p=1", false),
+            ("v=19$m=65536,t=3,p=4", false),
+            ("v=19$m=19455,t=2,p=1", true),
+            ("v=19$m=19456,t=1,p=1", true),
+            ("v=19$m=19456,t=2,p=0", true),
+            ("v=16$m=19456,t=2,p=1", true),
+            ("v=19$m=19456,t=2", true),
+        ] {
+            let stored = format!("$argon2id${parameters}$c2FsdHNhbHQ$aGFzaA");
+            assert_eq!(policy.is_below(&stored), is_below, "{parameters}");
+        }
+    }
 }

@@ -1,5 +1,6 @@
 //! Hashes, and what is remembered of them.
 
+use futures_util::poll;
 use tokio::sync::Semaphore;
 
 use super::*;
@@ -45,7 +46,7 @@ async fn a_core_is_taken_until_the_hash_is_computed_though_nobody_waits_for_it()
     let core = Arc::clone(&cores).try_acquire_owned().unwrap();
     let (go_on, waits) = std::sync::mpsc::channel::<()>();
     let mut given_up = Box::pin(giving_way(core, move || waits.recv()));
-    assert!(futures_util::poll!(&mut given_up).is_pending());
+    assert!(poll!(&mut given_up).is_pending());
     drop(given_up);
     assert_eq!(cores.available_permits(), 0);
     drop(go_on);
@@ -81,4 +82,24 @@ async fn a_changed_hash_is_not_remembered() {
     assert_eq!(passwords.verify(Some(&old), "secret").await.0, Verdict::Right);
     let new = passwords.hash("other".to_owned()).await.unwrap();
     assert_eq!(passwords.verify(Some(&new), "secret").await, (Verdict::Wrong, true));
+}
+
+#[tokio::test]
+async fn what_is_right_is_remembered_for_all_of_one_hash_and_what_is_wrong_for_its_name_alone() {
+    let passwords = Passwords::new(1, None).unwrap();
+    let stored = passwords.hash("secret".to_owned()).await.unwrap();
+    passwords.verify(Some(&stored), "secret").await;
+    passwords.verify(Some(&stored), "guess").await;
+    for (name, wrong) in [("somebody", Some(Verdict::Wrong)), ("another", None)] {
+        let pair = |credential| Pair { name, stored: Some(&stored), credential };
+        assert_eq!(passwords.recall(&pair("secret")), Some(Verdict::Right), "{name}");
+        assert_eq!(passwords.recall(&pair("guess")), wrong, "{name}");
+    }
+    // The network that it came from is served after others.
+    let held = passwords.turn("x", true).await.unwrap();
+    let mut wrong = Box::pin(passwords.turn("10.0.0.0/24", true));
+    let mut other = Box::pin(passwords.turn("10.0.1.0/24", true));
+    assert!(poll!(&mut wrong).is_pending() && poll!(&mut other).is_pending());
+    drop(held);
+    assert!(poll!(&mut wrong).is_pending() && poll!(&mut other).is_ready());
 }

@@ -34,6 +34,7 @@ mod logins;
 mod missed;
 mod people;
 mod sending;
+mod tokens;
 
 /// A db_proxy that listens, and one gateway.
 struct Server {

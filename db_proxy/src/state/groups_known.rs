@@ -152,4 +152,24 @@ mod tests {
         let counted: usize = known.of.iter().map(|(_user, groups)| 1 + groups.len()).sum();
         assert_eq!(known.count, counted);
     }
+
+    #[test]
+    fn who_has_left_and_is_named_still_is_in_the_group_no_more() {
+        let mut known = GroupsKnown::default();
+        known.note(ALICE, vec![kept(7), kept(8)]);
+        let mut left = group(7, 2, &[]);
+        left.members.insert(ALICE, Member { join: MsgId(1), leave: Some(MsgId(3)) });
+        known.changed(&left, &[], &[ALICE]);
+        assert_eq!(known.of(ALICE).unwrap(), [kept(8)]);
+    }
+
+    #[test]
+    fn whoever_is_added_has_not_asked() {
+        let mut known = GroupsKnown::default();
+        for user in [ALICE, BOB] {
+            known.note(user, vec![kept(7)]);
+        }
+        known.changed(&group(8, 2, &[(ALICE, 1)]), &[ALICE], &[]);
+        assert_eq!(known.of.peek_lru().map(|(user, _groups)| *user), Some(ALICE));
+    }
 }

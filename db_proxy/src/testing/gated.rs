@@ -21,6 +21,8 @@ use crate::store::{
 pub(crate) enum Gate {
     /// They do.
     Open,
+    /// One does, and shuts it.
+    One,
     /// They wait.
     Closed,
     /// They fail.
@@ -70,10 +72,14 @@ impl GatedStore {
 }
 
 async fn pass(gate: &watch::Sender<Gate>) -> Result<(), StoreError> {
-    let mut gate = gate.subscribe();
-    let opened = gate.wait_for(|gate| *gate != Gate::Closed).await;
-    match opened.as_deref() {
+    let mut changes = gate.subscribe();
+    let opened = changes.wait_for(|gate| *gate != Gate::Closed).await.map(|gate| *gate);
+    match opened {
         Ok(Gate::Open) => Ok(()),
+        Ok(Gate::One) => {
+            gate.send_replace(Gate::Closed);
+            Ok(())
+        }
         _ => Err(StoreError::Unavailable("the test says so".to_owned())),
     }
 }
@@ -218,7 +224,10 @@ impl TokenStore for GatedStore {
         family: Option<FamilyId>,
         now_s: u64,
     ) -> Stored<'_, bool> {
-        self.store.add_ticket(ticket, family, now_s)
+        Box::pin(async move {
+            self.read().await?;
+            self.store.add_ticket(ticket, family, now_s).await
+        })
     }
 
     fn take_ticket(&self, hash: SecretHash) -> Stored<'_, Option<TicketRow>> {

@@ -116,4 +116,12 @@ mod tests {
         revoked.note(&[all(most + 2, most + 2)], true);
         assert!(!revoked.is_alive(&token(most + 1, 1, 0)));
     }
+
+    #[test]
+    fn what_was_heard_completely_stays_so_while_more_is_read() {
+        let mut revoked = Revoked::default();
+        revoked.note(&[], true);
+        revoked.note(&[all(1, 2)], false);
+        assert!(revoked.is_alive(&token(1, 1, 0)) && !revoked.is_alive(&token(2, 1, 0)));
+    }
 }

@@ -131,6 +131,23 @@ mod tests {
     }
 
     #[test]
+    fn of_many_that_were_replaced_the_newest_are_remembered() {
+        let mut family = family();
+        let last = u8::try_from(REPLACED_MAX + 2).unwrap();
+        for newer in 1..=last {
+            family = kept(&next(&family, newer - 1, newer).unwrap(), hash(newer)).unwrap();
+        }
+        for (shown, expected) in [
+            (last, Shown::Good),
+            (last - 1, Shown::Replaced),
+            (2, Shown::Replaced),
+            (1, Shown::Void),
+        ] {
+            assert_eq!(judge(&family, hash(shown), 100), expected, "{shown}");
+        }
+    }
+
+    #[test]
     fn a_token_ends_in_time_and_no_clock_that_goes_back_makes_it_last() {
         let end_s = 100 + LIFE_S + SKEW_S;
         assert_eq!(judge(&family(), hash(0), end_s), Shown::Good);

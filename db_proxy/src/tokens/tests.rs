@@ -2,6 +2,7 @@
 
 use std::sync::atomic::{AtomicU64, Ordering};
 
+use bytes::Bytes;
 use futures_util::future::join_all;
 use tempfile::TempDir;
 
@@ -9,7 +10,7 @@ use super::*;
 use crate::store::sqlite::{SqliteOptions, SqliteStore};
 use crate::store::{UserChange, UserStore};
 use crate::testing::gated::{Gate, GatedStore};
-use crate::testing::user;
+use crate::testing::{PATIENCE, user};
 
 const ALICE: UserId = UserId(1);
 const BOB: UserId = UserId(2);
@@ -73,6 +74,20 @@ impl Site {
     async fn ticket(&self, user: UserId, token: &[u8], client_type: u32) -> Told {
         let give = TicketGive { token: token.to_vec().into(), client_type };
         self.ask(user, What::Ticket(give)).await
+    }
+
+    /// What becomes of a question of Alice's, whose login ends after it was looked up and before
+    /// anything is done.
+    async fn ended_meanwhile(&self, token: &[u8], what: What) -> Told {
+        let family = text::read(token).unwrap().family;
+        let asked = *self.store.asked.borrow();
+        self.store.reads.send_replace(Gate::One);
+        let ends = async {
+            self.store.was_asked(asked + 2).await;
+            self.tokens.revoke(ALICE, Some(family)).await.unwrap();
+            self.store.reads.send_replace(Gate::Open);
+        };
+        tokio::join!(self.ask(ALICE, what), ends).0
     }
 
     async fn good(&self, user: UserId) -> Resumed {
@@ -234,6 +249,73 @@ async fn nobody_does_anything_with_the_token_of_another_user() {
 }
 
 #[tokio::test]
+async fn a_logout_ends_the_tokens_of_its_own_login_alone() {
+    let site = Site::new("").await;
+    let (token, other) = (site.begin(ALICE).await, site.begin(ALICE).await);
+    assert_eq!(site.ask(ALICE, What::End(token.clone().into())).await, Told::Done);
+    assert_eq!(site.tokens.resume(&token).await, Resumed::Void);
+    assert_eq!(site.tokens.resume(&other).await, site.good(ALICE).await);
+}
+
+#[tokio::test]
+async fn with_a_token_that_a_newer_one_has_replaced_nothing_is_done() {
+    let site = Site::new("").await;
+    let old = site.begin(ALICE).await;
+    let newer = secret(site.go_on(ALICE, &old).await);
+    assert_eq!(site.kept(ALICE, &newer).await, Told::Done);
+    assert_eq!(site.ticket(ALICE, &old, ANDROID).await, Told::Refused);
+    assert_eq!(site.ask(ALICE, What::End(old.into())).await, Told::Refused);
+    assert_eq!(site.tokens.resume(&newer).await, site.good(ALICE).await);
+}
+
+#[tokio::test]
+async fn what_ends_while_something_is_done_with_it_stays_ended() {
+    let site = Site::new("").await;
+    for (name, expected) in
+        [("a newer one", Told::NotNow), ("kept", Told::Refused), ("a ticket", Told::Refused)]
+    {
+        let token = site.begin(ALICE).await;
+        let newer = secret(site.go_on(ALICE, &token).await);
+        let shown = Bytes::from(token.clone());
+        let what = match name {
+            "a newer one" => {
+                let shown = Some(shown);
+                What::Give(TokenGive { client_type: ANDROID, stamp: 0, shown })
+            }
+            "kept" => What::Kept(newer.into()),
+            _ => What::Ticket(TicketGive { token: shown, client_type: ANDROID }),
+        };
+        assert_eq!(site.ended_meanwhile(&token, what).await, expected, "{name}");
+    }
+}
+
+#[tokio::test]
+async fn a_clock_that_is_behind_makes_no_token_end_earlier() {
+    let site = Site::new("").await;
+    let token = site.begin(ALICE).await;
+    site.later(Duration::from_mins(1));
+    let newer = secret(site.go_on(ALICE, &token).await);
+    site.now_s.store(BEGAN_S, Ordering::Relaxed);
+    let newest = secret(site.go_on(ALICE, &newer).await);
+    let ends = |token: &[u8]| text::read(token).unwrap().expires_s;
+    assert_eq!(ends(&newest), ends(&newer));
+}
+
+#[tokio::test]
+async fn what_was_revoked_is_remembered_until_no_token_of_before_can_be_believed() {
+    let site = Site::new("").await;
+    site.now_s.store(u64::from(daemon::clock::unix_s()), Ordering::Relaxed);
+    site.tokens.revoke(ALICE, None).await.unwrap();
+    let all = LIFE + Duration::from_secs(2 * SKEW_S);
+    for (later, is_known) in [(all, true), (Duration::from_mins(1), false)] {
+        site.later(later);
+        site.tokens.revoke(BOB, None).await.unwrap();
+        let noted = site.tokens.store.revocations_after(0, 10).await.unwrap();
+        assert_eq!(noted.iter().any(|noted| noted.user == ALICE), is_known, "{noted:?}");
+    }
+}
+
+#[tokio::test]
 async fn while_the_store_is_away_a_signed_token_logs_in_and_stays_the_one_in_use() {
     let site = Site::signing().await;
     let token = site.begin(ALICE).await;
@@ -252,6 +334,17 @@ async fn while_the_store_is_away_a_signed_token_logs_in_and_stays_the_one_in_use
     site.away(false);
     assert_eq!(site.tokens.resume(&token).await, site.good(ALICE).await);
     assert!(matches!(site.go_on(ALICE, &token).await, Told::Secret(..)));
+}
+
+#[tokio::test]
+async fn while_the_store_is_away_a_token_lasts_as_long_as_with_it() {
+    let site = Site::signing().await;
+    let token = site.begin(ALICE).await;
+    site.away(true);
+    site.later(LIFE + Duration::from_secs(SKEW_S));
+    assert_eq!(site.tokens.resume(&token).await, Resumed::Alone(ALICE, ANDROID));
+    site.later(Duration::from_secs(1));
+    assert_eq!(site.tokens.resume(&token).await, Resumed::NotNow);
 }
 
 #[tokio::test]
@@ -289,6 +382,31 @@ async fn while_the_store_is_away_nothing_is_believed_without_a_signature_or_befo
     let token = unheard.begin(ALICE).await;
     unheard.away(true);
     assert_eq!(unheard.tokens.resume(&token).await, Resumed::NotNow);
+}
+
+#[tokio::test]
+async fn a_store_that_says_nothing_is_not_waited_for_where_a_signature_stands_in() {
+    let site = Site::signing().await;
+    let token = site.begin(ALICE).await;
+    site.store.reads.send_replace(Gate::Closed);
+    let resumed = timeout(PATIENCE, site.tokens.resume(&token)).await;
+    assert_eq!(resumed, Ok(Resumed::Alone(ALICE, ANDROID)));
+}
+
+#[tokio::test]
+async fn what_was_revoked_is_heard_without_being_asked_for() {
+    let site = Site::new(&format!("1 {}", "ab".repeat(32))).await;
+    let token = text::read(&site.begin(ALICE).await).unwrap();
+    let shutdown = Shutdown::default();
+    site.tokens.hear(&shutdown);
+    let heard = async {
+        while !site.tokens.revoked.lock().is_alive(&token) {
+            tokio::task::yield_now().await;
+        }
+    };
+    timeout(PATIENCE, heard).await.expect("it hears that there is nothing");
+    shutdown.begin();
+    shutdown.drain(PATIENCE).await.unwrap();
 }
 
 #[tokio::test]

@@ -348,6 +348,43 @@ async fn a_login_that_was_checked_before_the_password_changed_does_not_slip_in_a
     world.stop().await;
 }
 
+#[tokio::test]
+async fn what_says_too_little_of_a_user_is_no_answer() {
+    let world = World::start().await;
+    world.db.holds_verdicts.store(true, Ordering::SeqCst);
+    for (user, user_info) in
+        [(Some(5), None), (Some(5), Some("no record".into())), (Some(0), None), (None, None)]
+    {
+        let mut client = world.connect().await;
+        client.send(Command::LoginRequest, 3, &login(5, WINDOWS)).await;
+        let (link, frame, verified) = world.verdict().await;
+        let verified = wire::Verified { user, user_info, ..verified };
+        link.answer(&frame, frame.kind, &verified).unwrap();
+        let reply: client::LoginReply = client.expect(Command::LoginReply, 3).await;
+        assert_eq!(reply.result, i32::from(client::LoginResult::NoDbServer), "{verified:?}");
+        client.expect_closed().await;
+    }
+    world.stop().await;
+}
+
+#[tokio::test]
+async fn a_login_that_was_checked_before_the_password_changed_throws_nobody_out() {
+    let world = World::start().await;
+    world.db.stamp.store(2, Ordering::SeqCst);
+    let mut newer = world.client(5, WINDOWS).await;
+    world.db.stamp.store(1, Ordering::SeqCst);
+    world.db.holds_verdicts.store(true, Ordering::SeqCst);
+    let mut late = world.connect().await;
+    late.send(Command::LoginRequest, 3, &login(5, WINDOWS)).await;
+    let (link, frame, verified) = world.verdict().await;
+    link.send(Kind::Kick.number(), 0, &ended_before(2)).unwrap();
+    link.answer(&frame, frame.kind, &verified).unwrap();
+    let reply: client::LoginReply = late.expect(Command::LoginReply, 3).await;
+    assert_eq!(reply.result, i32::from(client::LoginResult::BadCredentials));
+    newer.expect_quiet().await;
+    world.stop().await;
+}
+
 impl World {
     /// The verdict that storage holds back.
     async fn verdict(&self) -> (daemon::Link, daemon::LinkFrame, wire::Verified) {

@@ -67,6 +67,32 @@ async fn a_mark_that_storage_cannot_take_is_kept_and_the_other_devices_are_told_
 }
 
 #[tokio::test]
+async fn of_a_mark_that_changes_nothing_the_other_devices_are_not_told() {
+    let world = World::start().await;
+    refuse(&world, 1, wire::AskStatus::Answered);
+    let mut pc = world.client(5, WINDOWS).await;
+    let mut phone = world.client(5, ANDROID).await;
+    for msg_id in [7, 8] {
+        pc.send(Command::ReadAck, 0, &mark(msg_id)).await;
+        assert_eq!(next_mark(&world).await, msg_id);
+    }
+    assert_eq!(phone.expect::<client::ReadNotify>(Command::ReadNotify, 0).await.msg_id, 8);
+    world.stop().await;
+}
+
+#[tokio::test]
+async fn a_mark_that_nobody_is_there_to_take_waits_for_somebody() {
+    let world = World::start().await;
+    let mut pc = world.client(5, WINDOWS).await;
+    world.stop_db().await;
+    pc.send(Command::ReadAck, 0, &mark(7)).await;
+    pc.expect_quiet().await;
+    world.restart_db().await;
+    assert_eq!(next_mark(&world).await, 7);
+    world.stop().await;
+}
+
+#[tokio::test]
 async fn the_last_mark_of_a_client_that_leaves_does_not_wait_for_its_time() {
     let world = World::start().await;
     refuse(&world, 3, wire::AskStatus::Unavailable);

@@ -67,7 +67,11 @@ async fn a_login_with_a_password_is_followed_by_a_token_for_clients_that_keep_th
         assert_eq!(hello(&mut other, features).await, 0);
         other.log_in(6, ANDROID).await;
         other.expect_quiet().await;
+        // By the way that the question would go.
+        other.send(Command::UnreadCountRequest, 9, &client::UnreadCountRequest::default()).await;
+        world.db.next_ask().await;
     }
+    assert!(world.db.asked_of_tokens.lock().await.try_recv().is_err());
     world.client(7, WINDOWS).await.expect_quiet().await;
     world.stop().await;
 }
@@ -137,6 +141,15 @@ async fn a_token_that_the_store_was_not_asked_about_logs_in_without_more_than_a_
 }
 
 #[tokio::test]
+async fn a_token_of_user_0_is_no_answer() {
+    let world = World::start().await;
+    let mut client = connect(&world).await;
+    assert_eq!(resume(&mut client, &token(0)).await.result, 3);
+    client.expect_closed().await;
+    world.stop().await;
+}
+
+#[tokio::test]
 async fn nobody_who_said_no_hello_resumes() {
     let world = World::start().await;
     let mut client = world.connect().await;
@@ -171,7 +184,8 @@ async fn a_ticket_is_asked_for_with_a_token_and_answered() {
         client.send(Command::TicketRequest, 9, &asked_ticket(ANDROID)).await;
         let reply: client::TicketReply = client.expect(Command::TicketReply, 9).await;
         assert_eq!(reply.result_code, result_code);
-        assert_eq!(reply.ticket.is_some(), result_code == 0);
+        let lifetime_s = (result_code == 0).then_some(60);
+        assert_eq!((reply.ticket.is_some(), reply.lifetime_s), (result_code == 0, lifetime_s));
         let give = TicketGive { token: Bytes::from_static(b"mine"), client_type: ANDROID };
         let asked = world.db.next_token().await;
         assert_eq!((asked.user, asked.what), (5, Some(What::Ticket(give))));

@@ -124,6 +124,10 @@ impl Site {
         }
     }
 
+    async fn seen(&self, name: &str, address: &str) -> Seen {
+        self.guesses.seen(&Who { name: name.to_owned(), network: network(address) }).await
+    }
+
     fn advance(&self, time: Duration) {
         *self.clock.now.lock() += time;
     }
@@ -241,6 +245,44 @@ async fn a_right_pair_is_not_looked_up_without_bound() {
     }
     assert_eq!(found_at, None, "it was guessed");
     assert_eq!(site.try_in("u1", 1, "10.9.9.9").await, Told::In, "the owner is let in");
+}
+
+#[tokio::test]
+async fn in_a_network_from_which_it_logged_in_a_name_fails_ten_times_as_often_and_counts_only_there()
+ {
+    let mut site = Site::new();
+    site.right.insert("u1".to_owned(), 1);
+    assert_eq!(site.try_in("u1", 1, "10.0.0.1").await, Told::In);
+    for password in 100..201 {
+        assert_eq!(site.try_in("u1", password, "10.0.0.1").await, Told::Wrong, "{password}");
+    }
+    for password in 201..220 {
+        let began = site.now();
+        while site.try_in("u1", password, "10.0.0.1").await == Told::Wait {
+            site.advance(DELAY_FIRST);
+        }
+        let waited = site.now() - began;
+        assert!((DELAY_FIRST..=KNOWN_DELAY_MAX).contains(&waited), "{waited:?}");
+    }
+    let seen = site.seen("u1", "10.0.0.1").await;
+    assert_eq!((seen.known, seen.pair.failures), (true, 120));
+    assert_eq!((seen.name.failures, seen.all.failures), (0, 0));
+}
+
+#[tokio::test]
+async fn the_first_failures_of_a_network_are_its_own_and_a_login_forgets_those_of_its_name() {
+    let mut site = Site::new();
+    site.right.insert("u1".to_owned(), 1);
+    for (password, all) in (100..).zip([0, 0, 1]) {
+        assert_eq!(site.try_in("u1", password, "10.0.0.1").await, Told::Wrong);
+        assert_eq!(site.seen("u1", "10.0.0.1").await.all.failures, all, "{password}");
+    }
+    let seen = site.seen("u1", "10.0.0.1").await;
+    assert_eq!((seen.pair.failures, seen.name.failures, seen.known), (3, 3, false));
+    assert_eq!(site.try_in("u1", 1, "10.0.0.1").await, Told::In);
+    let seen = site.seen("u1", "10.0.0.1").await;
+    assert_eq!((seen.pair, seen.known), (Count::default(), true));
+    assert_eq!(seen.network.failures, 3, "whoever knows one password goes on guessing others");
 }
 
 /// Strangers at `addresses` addresses try pairs of `names` names for an hour; the owners of some names

@@ -12,6 +12,7 @@ use tokio::time::timeout;
 use crate::admission::{Change, Send};
 use crate::partition::Outcome;
 use crate::queries::history;
+use crate::testing::gated::Gate;
 use crate::testing::{PATIENCE, Proxy, Setup, group, message, resent, single};
 
 /// A generator that gives the same numbers at every run.
@@ -178,6 +179,38 @@ async fn a_read_that_is_overtaken_does_not_bring_back_what_was() {
     assert_eq!(proxy.send(message(cold, 1)).await, 3);
     only_the_other().await.expect("it is evicted again");
     Arc::into_inner(proxy).expect("nobody else has it").stop().await;
+}
+
+/// Of what is not stored yet a list knows from memory.
+#[tokio::test]
+async fn what_changes_while_a_list_is_read_is_listed_as_it_is_now() {
+    let proxy = Proxy::start().await;
+    let id = single(1, 2);
+    for is_stored_and_evicted in [false, true] {
+        proxy.store.commits.send_replace(Gate::Closed);
+        let head = proxy.send(message(id, 1)).await;
+        let asked = *proxy.store.asked.borrow();
+        proxy.store.reads.send_replace(Gate::Closed);
+        let changes = async {
+            proxy.store.was_asked(asked + 1).await;
+            assert_eq!(proxy.send(message(id, 2)).await, head + 1);
+            if is_stored_and_evicted {
+                proxy.store.commits.send_replace(Gate::Open);
+                proxy.stored().await;
+                let mut inner = proxy.state().lock();
+                inner.next_round();
+                inner.idle();
+                inner.evict(0, |_id| false);
+                assert!(inner.fold.conversations.is_empty());
+            }
+            proxy.store.reads.send_replace(Gate::Open);
+        };
+        let (listed, ()) = tokio::join!(proxy.state().conversations_of(UserId(1)), changes);
+        assert_eq!(listed.unwrap()[0].row.head, MsgId(head + 1));
+        proxy.store.commits.send_replace(Gate::Open);
+        proxy.stored().await;
+    }
+    proxy.stop().await;
 }
 
 /// Writers, readers of histories, readers of lists, and a memory that is always too small.

@@ -9,6 +9,7 @@ use proto::ids::{GroupId, UserId};
 use super::sending::Outcomes;
 use crate::admission::Change;
 use crate::partition::{Ended, Limits, Outcome};
+use crate::store::StoreError;
 use crate::testing::gated::Gate;
 use crate::testing::{PATIENCE, Proxy, Setup, USERS, message, resent, saying, single};
 
@@ -181,6 +182,8 @@ async fn a_partition_that_another_owner_has_taken_in_the_store_is_given_up() {
         proxy.store.claim("other".to_owned(), crate::log::LogId(log)).await.unwrap()
     };
     assert!(log.epoch > proxy.epoch);
+    let read = proxy.state().load(single(3, 4)).await;
+    assert!(matches!(read, Err(StoreError::Fenced(_))), "it may be newer than what is known here");
     proxy.send(message(single(1, 2), 1)).await;
     proxy.shutdown.begun().await;
     assert_eq!(proxy.partition.ending().why(), Some(Ended::Fenced));

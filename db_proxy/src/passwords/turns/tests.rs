@@ -156,3 +156,60 @@ async fn who_does_not_wait_any_more_is_passed_over() {
     drop(next.await.expect("it is next"));
     assert_eq!((turns.shown().get(), turns.state.lock().running), (0, 0));
 }
+
+#[tokio::test]
+async fn who_does_not_wait_any_more_leaves_his_place() {
+    let turns = Turns::new(1);
+    let held = turns.wait("x", true, MANY).await.unwrap();
+    drop(queued(&turns, "a", true).await);
+    let mut next: Wait<'_> = Box::pin(turns.wait("b", true, 1));
+    assert!(poll!(&mut next).is_pending(), "there is a place");
+    drop(held);
+    drop(next.await.expect("it is next"));
+}
+
+#[tokio::test]
+async fn what_was_wrong_long_ago_is_not_added_to_what_is_wrong_now() {
+    let turns = Turns::new(1);
+    for _wrong in 0..3 {
+        turns.was_wrong("shop", Instant::now() - WRONG_KEPT);
+    }
+    for network in ["shop", "flood", "flood"] {
+        turns.was_wrong(network, Instant::now());
+    }
+    let held = turns.wait("x", true, MANY).await.unwrap();
+    let waiting =
+        vec![(1, queued(&turns, "flood", true).await), (2, queued(&turns, "shop", true).await)];
+    assert_eq!(order(&turns, held, waiting).await, [2, 1]);
+}
+
+#[tokio::test]
+async fn neither_a_first_letter_nor_a_name_that_exists_has_all_turns() {
+    let turns = Turns::new(1);
+    let held = turns.wait("x", true, MANY).await.unwrap();
+    let mut waiting = Vec::new();
+    for number in 0..9 {
+        waiting.push((number, queued(&turns, "a", true).await));
+    }
+    waiting.push((100, queued(&turns, "b", true).await));
+    waiting.push((101, queued(&turns, "c", false).await));
+    let order = order(&turns, held, waiting).await;
+    for number in [100, 101] {
+        let place = order.iter().position(|one| *one == number).unwrap();
+        assert!(place <= 3, "{order:?}");
+    }
+}
+
+#[tokio::test]
+async fn of_those_with_as_many_waiting_the_one_with_wrong_passwords_gives_way() {
+    let turns = Turns::new(1);
+    turns.was_wrong("shop", Instant::now());
+    let held = turns.wait("x", true, MANY).await.unwrap();
+    let mut wrong = queued(&turns, "shop", true).await;
+    let mut other = queued(&turns, "office", true).await;
+    let mut third: Wait<'_> = Box::pin(turns.wait("home", true, 2));
+    assert!(poll!(&mut third).is_pending(), "there is a place");
+    assert!(matches!(poll!(&mut wrong), std::task::Poll::Ready(None)));
+    assert!(poll!(&mut other).is_pending());
+    drop(held);
+}

@@ -175,6 +175,16 @@ async fn a_user_makes_so_many_groups_and_is_in_so_many() {
 }
 
 #[tokio::test]
+async fn groups_that_others_have_made_do_not_count_as_made() {
+    let server = Server::start().await;
+    for _ in 0..BOUNDS.groups.made {
+        assert_eq!(server.create(1, "theirs", &[2]).await.result_code, 0);
+    }
+    assert_eq!(server.create(2, "mine", &[3]).await.result_code, 0);
+    server.stop().await;
+}
+
+#[tokio::test]
 async fn a_member_mutes_a_group_for_himself() {
     let server = Server::start().await;
     server.create(1, "us", &[2, 6]).await;

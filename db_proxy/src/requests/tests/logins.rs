@@ -2,7 +2,7 @@
 
 use std::time::{Duration, Instant};
 
-use futures_util::future::join_all;
+use futures_util::future::{FutureExt as _, join_all};
 use proto::client::{LoginResult, UserInfo};
 use proto::cluster::wire::admin_request::What;
 use proto::cluster::wire::{
@@ -12,6 +12,7 @@ use proto::cluster::wire::{
 use proto::credential;
 
 use super::*;
+use crate::login::guesses::{Seen, Who, network};
 use crate::passwords::weak_hash;
 use crate::store::{NewUser, UserChange};
 use crate::testing::gated::Gate;
@@ -236,6 +237,90 @@ async fn whoever_is_one_too_many_may_be_right_and_come_back() {
 }
 
 #[tokio::test]
+async fn who_has_left_makes_no_network_known() {
+    let server = Server::with_alice().await;
+    server.administer(What::UserDisable(disable("alice", false))).await;
+    assert!(server.verify("alice", "correct horse", "10.0.0.1").await.user.is_none());
+    let seen = server.requests.logins.guesses().seen(&alice_at("10.0.0.1")).await;
+    assert!(!seen.known);
+    server.stop().await;
+}
+
+#[tokio::test]
+async fn a_password_that_is_only_looked_up_counts_once() {
+    let server = Server::with_alice().await;
+    let guesses = server.requests.logins.guesses();
+    let stranger = Who { name: "nobody".to_owned(), ..alice_at("10.0.0.1") };
+    for _guess in 0..GuessLimits::default().network_failures + 2 * FREE {
+        guesses.failed(&stranger, &Seen::default());
+    }
+    for _again in 0..3 {
+        let told = server.verify("alice", "guess", "10.0.0.1").await;
+        assert_eq!(told.text, "登录失败次数过多，请稍后再试");
+    }
+    assert_eq!(guesses.seen(&alice_at("10.0.0.1")).await.pair.failures, 1);
+    assert_eq!(server.requests.metrics.hashes.get(), 0);
+    server.stop().await;
+}
+
+#[tokio::test]
+async fn who_has_failed_while_waiting_for_a_core_has_no_hash_computed() {
+    let server = Server::with_alice().await;
+    let logins = &server.requests.logins;
+    let mut held = Vec::new();
+    while let Some(turn) = logins.passwords().turn("", true).now_or_never() {
+        held.extend(turn);
+    }
+    let waiting = logins.passwords().waiting();
+    let before = waiting.get();
+    let fails = async {
+        while waiting.get() == before {
+            tokio::task::yield_now().await;
+        }
+        for _guess in 0..2 * FREE {
+            logins.guesses().failed(&alice_at("10.0.0.1"), &Seen::default());
+        }
+        held.clear();
+    };
+    let (told, ()) = tokio::join!(server.verify("alice", "correct horse", "10.0.0.1"), fails);
+    assert_eq!(told.text, "登录失败次数过多，请稍后再试");
+    assert_eq!(server.requests.metrics.hashes.get(), 0);
+    server.stop().await;
+}
+
+#[tokio::test]
+async fn a_hash_of_another_pepper_is_no_failure_of_whoever_logs_in() {
+    let server = Server::with_alice().await;
+    let other = "$argon2id$v=19$m=19456,t=2,p=1,keyid=00000000$c2FsdHNhbHQ$aGFzaA".to_owned();
+    let alice = UserId(USERS + 1);
+    let store = server.requests.logins.store();
+    store.change_user(alice, UserChange::Password(other)).await.unwrap();
+    let told = server.verify("alice", "correct horse", "10.0.0.1").await;
+    assert_eq!(told.result, LoginResult::NoDbServer as u32);
+    let seen = server.requests.logins.guesses().seen(&alice_at("10.0.0.1")).await;
+    assert_eq!(seen, Seen::default());
+    server.stop().await;
+}
+
+#[tokio::test]
+async fn a_credential_that_no_client_sends_is_not_looked_at() {
+    let server = Server::start().await;
+    for (len, hashes) in [(129, 0), (128, 1)] {
+        let verify = Verify {
+            name: "u1".to_owned(),
+            credential: "a".repeat(len),
+            client_type: 1,
+            address: "10.0.0.1".to_owned(),
+        };
+        let told: Verified =
+            server.link.call(Kind::Verify.number(), &verify, PATIENCE).await.unwrap();
+        assert_eq!(told.text, "用户名/密码错误");
+        assert_eq!(server.requests.metrics.hashes.get(), hashes, "{len}");
+    }
+    server.stop().await;
+}
+
+#[tokio::test]
 async fn a_hash_below_the_policy_is_made_anew_at_the_next_login_unless_it_was_changed() {
     let server = Server::with_alice().await;
     let credential = credential::of_password("an old password");
@@ -288,6 +373,10 @@ async fn an_administrator_sees_a_users_sessions_and_which_gateway_does_not_answe
     assert_eq!((line.client_type, &*line.address, &*line.gateway), (0x12, "10.0.0.9", "gateway"));
     assert_eq!((line.since, &answer.silent[..]), (1_700_000_000, &["silent".to_owned()][..]));
     server.stop().await;
+}
+
+fn alice_at(address: &str) -> Who {
+    Who { name: "alice".to_owned(), network: network(address) }
 }
 
 fn disable(name: &str, enable: bool) -> UserDisable {
