@@ -6,7 +6,7 @@
 
 use std::sync::Arc;
 use std::sync::mpsc::{self, RecvTimeoutError};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use parking_lot::Mutex;
 use proto::ids::Offset;
@@ -23,6 +23,10 @@ use super::{NUMBERS_EVERY, Numbers, Options};
 /// How soon a broker that is away is tried again.
 const RECONNECT_MS: &str = "50";
 const RECONNECT_MAX_MS: &str = "1000";
+
+/// How long a refusal counts. It comes again within that time if it is one: a broker that is tried once a
+/// second at least, at one of two addresses, and some for a busy machine.
+const REFUSAL_COUNTS: Duration = Duration::from_secs(4);
 
 /// What is common to all clients: the operator's settings first, so that they cannot undo ours.
 pub(super) fn config(options: &Options) -> ClientConfig {
@@ -46,8 +50,9 @@ pub(super) fn config(options: &Options) -> ClientConfig {
 pub(super) struct Reports {
     /// The last thing that went wrong.
     trouble: Mutex<Option<String>>,
-    /// The same, if it was that a broker and this client do not come to terms.
-    refusal: Mutex<Option<Refusal>>,
+    /// The last time that a broker and this client did not come to terms. Other troubles do not undo it: of
+    /// a name with two addresses one may refuse and the other not answer.
+    refusal: Mutex<Option<(Instant, Refusal)>>,
     /// Where the messages of a producer are, in the order of the reports.
     delivered: Mutex<Vec<(usize, Result<Offset, String>)>>,
     /// Kept up to date by a consumer, with the place of its partition.
@@ -88,9 +93,15 @@ impl Reports {
         self.trouble.lock().clone()
     }
 
-    /// Why a broker is not talked to, if that is what went wrong last.
+    /// Why a broker is not talked to, if that has just gone wrong.
     pub(super) fn refusal(&self) -> Option<Refusal> {
-        self.refusal.lock().clone()
+        self.refusal_at(Instant::now())
+    }
+
+    fn refusal_at(&self, now: Instant) -> Option<Refusal> {
+        let refusal = self.refusal.lock().clone();
+        let counts = |at: &Instant| now.saturating_duration_since(*at) < REFUSAL_COUNTS;
+        refusal.filter(|(at, _why)| counts(at)).map(|(_at, why)| why)
     }
 
     /// Nothing is wrong any more.
@@ -125,7 +136,9 @@ impl ClientContext for Reports {
         if error.rdkafka_error_code() == Some(RDKafkaErrorCode::AllBrokersDown) {
             return;
         }
-        *self.refusal.lock() = Refusal::of(&error, reason);
+        if let Some(refusal) = Refusal::of(&error, reason) {
+            *self.refusal.lock() = Some((Instant::now(), refusal));
+        }
         self.note(reason);
     }
 
@@ -218,4 +231,29 @@ pub(super) fn close_within(client: impl Send + 'static, limit: Duration) -> bool
 /// A partition's number as Kafka has it.
 pub(super) fn partition_number(partition: u32) -> i32 {
     i32::try_from(partition).expect("Kafka has fewer partitions than that")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Once, where a name had an IPv6 address besides, "connection refused" there hid the certificate that
+    /// was wrong at the other one, and db_proxy tried again for ever instead of saying so.
+    #[test]
+    fn regression_a_refusal_counts_whatever_else_goes_wrong_until_all_is_well_or_it_is_long_ago() {
+        let reports = Reports::default();
+        let away = KafkaError::Global(RDKafkaErrorCode::BrokerTransportFailure);
+        reports.error(away.clone(), "Connect to [::1] failed");
+        assert_eq!(reports.refusal(), None);
+        reports.error(KafkaError::Global(RDKafkaErrorCode::SSL), "no (after 3ms in state X)");
+        reports.error(away, "Connect to [::1] failed");
+        let tls = Some(Refusal::Tls("no".to_owned()));
+        assert_eq!(reports.refusal(), tls);
+        assert_eq!(reports.trouble().as_deref(), Some("Connect to [::1] failed"));
+        let later = |by| reports.refusal_at(Instant::now() + by);
+        assert_eq!(later(REFUSAL_COUNTS / 2), tls);
+        assert_eq!(later(REFUSAL_COUNTS), None);
+        reports.is_well();
+        assert_eq!(reports.refusal(), None);
+    }
 }
