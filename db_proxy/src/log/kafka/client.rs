@@ -24,9 +24,14 @@ use super::{NUMBERS_EVERY, Numbers, Options};
 const RECONNECT_MS: &str = "50";
 const RECONNECT_MAX_MS: &str = "1000";
 
-/// How long a refusal counts. It comes again within that time if it is one: a broker that is tried once a
-/// second at least, at one of two addresses, and some for a busy machine.
-const REFUSAL_COUNTS: Duration = Duration::from_secs(4);
+/// How long a refusal counts. The library tells of an error that comes again every 30 s.
+const REFUSAL_COUNTS: Duration = Duration::from_secs(31);
+
+/// How the library's lines about TLS that does not come about begin, behind the broker's address.
+const HANDSHAKE: &str = "SSL handshake failed: ";
+
+/// What the library says if a broker hangs up during a handshake, as one that is stopping does.
+const HUNG_UP: &str = "Disconnected";
 
 /// What is common to all clients: the operator's settings first, so that they cannot undo ours.
 pub(super) fn config(options: &Options) -> ClientConfig {
@@ -70,9 +75,9 @@ pub(super) enum Refusal {
 
 impl Refusal {
     fn of(error: &KafkaError, reason: &str) -> Option<Self> {
-        // `SASL authentication error: … (after 311ms in state AUTH_REQ, 1 identical error(s) …)`
-        let reason = reason.rsplit_once(" (after ").map_or(reason, |(why, _how_often)| why);
+        let reason = without_how_often(reason);
         match error.rdkafka_error_code()? {
+            RDKafkaErrorCode::SSL if reason.contains(HUNG_UP) => None,
             RDKafkaErrorCode::SSL => Some(Self::Tls(reason.to_owned())),
             RDKafkaErrorCode::Authentication
             | RDKafkaErrorCode::SaslAuthenticationFailed
@@ -80,6 +85,19 @@ impl Refusal {
             _ => None,
         }
     }
+
+    /// Of a line of the library's log: where a name has several addresses, this is all it says.
+    fn in_line(text: &str) -> Option<Self> {
+        let (_broker, why) = text.split_once(HANDSHAKE)?;
+        let why = without_how_often(why);
+        (!why.contains(HUNG_UP)).then(|| Self::Tls(format!("{HANDSHAKE}{why}")))
+    }
+}
+
+/// Without what stands behind `SASL authentication error: … (after 311ms in state AUTH_REQ, 1 identical
+/// error(s) …)`.
+fn without_how_often(reason: &str) -> &str {
+    reason.rsplit_once(" (after ").map_or(reason, |(why, _how_often)| why)
 }
 
 impl Reports {
@@ -115,6 +133,12 @@ impl Reports {
         std::mem::take(&mut self.delivered.lock())
     }
 
+    fn refuse(&self, refusal: Option<Refusal>) {
+        if let Some(refusal) = refusal {
+            *self.refusal.lock() = Some((Instant::now(), refusal));
+        }
+    }
+
     fn note(&self, what: &str) {
         *self.trouble.lock() = Some(what.to_owned());
     }
@@ -126,6 +150,7 @@ impl ClientContext for Reports {
         let text = message.split_once("]: ").map_or(message, |(_thread, text)| text);
         if (level as i32) <= RDKafkaLogLevel::Error as i32 {
             self.note(text);
+            self.refuse(Refusal::in_line(text));
         }
         tracing::debug!(facility, text, "of the Kafka library");
     }
@@ -136,9 +161,7 @@ impl ClientContext for Reports {
         if error.rdkafka_error_code() == Some(RDKafkaErrorCode::AllBrokersDown) {
             return;
         }
-        if let Some(refusal) = Refusal::of(&error, reason) {
-            *self.refusal.lock() = Some((Instant::now(), refusal));
-        }
+        self.refuse(Refusal::of(&error, reason));
         self.note(reason);
     }
 
@@ -244,6 +267,8 @@ mod tests {
         let reports = Reports::default();
         let away = KafkaError::Global(RDKafkaErrorCode::BrokerTransportFailure);
         reports.error(away.clone(), "Connect to [::1] failed");
+        let hung_up = "SSL handshake failed: Disconnected: connecting to a PLAINTEXT listener?";
+        reports.error(KafkaError::Global(RDKafkaErrorCode::SSL), hung_up);
         assert_eq!(reports.refusal(), None);
         reports.error(KafkaError::Global(RDKafkaErrorCode::SSL), "no (after 3ms in state X)");
         reports.error(away, "Connect to [::1] failed");
@@ -255,5 +280,21 @@ mod tests {
         assert_eq!(later(REFUSAL_COUNTS), None);
         reports.is_well();
         assert_eq!(reports.refusal(), None);
+    }
+
+    #[test]
+    fn a_handshake_that_fails_is_a_refusal_where_the_library_only_logs_it() {
+        let log = |why: &str| {
+            let reports = Reports::default();
+            let line = format!("[thrd:x]: ssl://x:1/bootstrap: {why} (after 5ms in state X)");
+            reports.log(RDKafkaLogLevel::Error, "FAIL", &line);
+            reports.refusal()
+        };
+        let refused = |why: &str| Some(Refusal::Tls(why.to_owned()));
+        let failed = "SSL handshake failed: certificate verify failed";
+        assert_eq!(log(failed), refused(failed));
+        for other in ["SSL handshake failed: Disconnected: plain?", "Connect to [::1] failed"] {
+            assert_eq!(log(other), None, "{other}");
+        }
     }
 }
