@@ -4,7 +4,7 @@
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use bytes::Bytes;
 use daemon::metrics::Counter;
@@ -235,7 +235,9 @@ impl Proxy {
         drop(partition);
         // The connections are closed by whoever holds the store last.
         let mut store = Some(store);
+        let began = Instant::now();
         while let Some(held) = store.take() {
+            assert!(began.elapsed() < PATIENCE, "the test holds the store itself");
             if let Err(held) = Arc::try_unwrap(held) {
                 store = Some(held);
                 tokio::task::yield_now().await;
