@@ -363,7 +363,7 @@ mod tests {
             .filter(|command| command.accepted_from_client(State::Any))
             .map(|command| command.name())
             .collect();
-        assert_eq!(accepted, ["LoginRequest", "Heartbeat", "Hello"]);
+        assert_eq!(accepted, ["LoginRequest", "Heartbeat", "Hello", "ResumeRequest"]);
     }
 
     #[test]

@@ -442,8 +442,9 @@ fn move_folder(from: &Path, to: &Path) {
 
 /// The sum of a metric over its labels on one page.
 pub fn sum_of(page: &str, metric: &str) -> u64 {
-    let family = ["_total", "_count", "_sum", "_bucket"];
-    let family = family.iter().find_map(|part| metric.strip_suffix(part)).unwrap_or(metric);
+    let name = metric.split_once('{').map_or(metric, |(name, _labels)| name);
+    let parts = ["_total", "_count", "_sum", "_bucket"];
+    let family = parts.iter().find_map(|part| name.strip_suffix(part)).unwrap_or(name);
     let is_known = page.is_empty() || page.contains(&format!("# TYPE {family} "));
     assert!(is_known, "there is no metric {metric}: a misspelled name would count nothing");
     let lines = page.lines().filter_map(|line| line.strip_prefix(metric));
@@ -488,7 +489,15 @@ mod tests {
 
     #[test]
     fn a_metric_is_summed_over_its_labels() {
-        let page = "# HELP x\nx 1\nx{a=\"b\"} 2\nx_other 7\n";
-        assert_eq!(sum_of(page, "x"), 3);
+        let page = "# TYPE x counter\nx_total 1\nx_total{a=\"b\"} 2\nx_other 7\n";
+        assert_eq!(sum_of(page, "x_total"), 3);
+        assert_eq!(sum_of(page, "x_total{a=\"b\"}"), 2);
+        assert_eq!(sum_of("", "x_total"), 0, "of a daemon that says nothing");
+    }
+
+    #[test]
+    #[should_panic(expected = "there is no metric y_total")]
+    fn a_metric_that_is_misspelled_is_an_error() {
+        sum_of("# TYPE x counter\nx_total 1\n# TYPE y_totals counter\n", "y_total");
     }
 }
