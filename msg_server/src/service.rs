@@ -128,7 +128,13 @@ impl Service {
         match judge(frame.command, self.state()) {
             // Who said no hello does not know them.
             Judgement::Serve(command, _) if command.needs_hello() && !self.outbox.is_extended() => {
-                self.junk()
+                match self.state() {
+                    State::LoggedIn => self.junk(),
+                    State::Any => {
+                        self.gateway.metrics.refused_commands.inc();
+                        Served::Close(CloseReason::NotLoggedIn)
+                    }
+                }
             }
             Judgement::Serve(command, task) => self.carry_out(command, task, frame),
             Judgement::Close(reason) => {

@@ -154,8 +154,8 @@ async fn nobody_who_said_no_hello_resumes() {
     let world = World::start().await;
     let mut client = world.connect().await;
     client.send(Command::ResumeRequest, 7, &token(5)).await;
-    client.expect_quiet().await;
-    client.log_in(5, WINDOWS).await;
+    client.expect_closed().await;
+    let mut client = world.client(5, WINDOWS).await;
     client.send(Command::TicketRequest, 8, &asked_ticket(WINDOWS)).await;
     client.send(Command::ResumeTokenKept, 9, &kept()).await;
     client.expect_quiet().await;
