@@ -1,7 +1,7 @@
 //! From nothing to a connection that is logged in: which gateway, connect, hello, login.
 
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use bytes::Bytes;
@@ -34,7 +34,7 @@ pub(crate) struct Dialer {
     pub(crate) has_password: bool,
     /// What is shown in place of the password, as long as there is one.
     pub(crate) shelf: Shelf,
-    /// Shown once, if there is no token.
+    /// Shown if there is no token, until there is an answer to it.
     pub(crate) ticket: Mutex<Option<Bytes>>,
     /// The last one that was shown had no answer: a gateway of an older release may not know them.
     pub(crate) had_no_answer: AtomicBool,
@@ -103,12 +103,18 @@ impl Dialer {
                 }
                 if self.has_password { Ok(()) } else { Err(error) }
             }
-            LoginError::Connection(ConnectionError::Closed) => {
-                self.had_no_answer.store(self.has_password, Ordering::Relaxed);
+            error => {
+                let is_silent = matches!(error, LoginError::Connection(ConnectionError::Closed));
+                self.had_no_answer.store(is_silent && self.has_password, Ordering::Relaxed);
+                // It may not have been used up.
+                self.ticket().clone_from(&shown.ticket);
                 Err(error)
             }
-            error => Err(error),
         }
+    }
+
+    fn ticket(&self) -> MutexGuard<'_, Option<Bytes>> {
+        self.ticket.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// What is to be shown in place of the password.
@@ -117,8 +123,7 @@ impl Dialer {
             return None;
         }
         let token = self.shelf.token();
-        let mut ticket = self.ticket.lock().unwrap_or_else(PoisonError::into_inner);
-        let ticket = if token.is_none() { ticket.take() } else { None };
+        let ticket = if token.is_none() { self.ticket().take() } else { None };
         (token.is_some() || ticket.is_some()).then_some(ResumeRequest {
             token,
             ticket,

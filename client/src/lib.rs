@@ -24,6 +24,7 @@ mod dialer;
 mod engine;
 #[cfg(feature = "faults")]
 pub mod faults;
+mod file;
 mod journal;
 mod message;
 mod outbox;

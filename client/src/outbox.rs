@@ -15,6 +15,7 @@ use data_encoding::{HEXLOWER, HEXLOWER_PERMISSIVE};
 use proto::ids::ClientMsgId;
 use serde_json::{Value, json};
 
+use crate::file;
 use crate::message::{Draft, Kind, Session};
 
 /// A message without an answer.
@@ -169,19 +170,10 @@ impl Outbox for FileOutbox {
     }
 }
 
-/// Writes a file with these messages and puts it in the place of the old one.
+/// Replaces the file by one with these messages.
 fn write_anew(path: &Path, messages: &VecDeque<Unsent>) -> io::Result<File> {
-    let mut new_path = path.to_owned().into_os_string();
-    new_path.push(".new");
-    let mut file = File::create(&new_path)?;
     let lines: String = messages.iter().map(save_line).collect();
-    file.write_all(lines.as_bytes())?;
-    file.sync_all()?;
-    fs::rename(&new_path, path)?;
-    // The new name must survive a power cut as well.
-    let folder = path.parent().filter(|folder| !folder.as_os_str().is_empty());
-    File::open(folder.unwrap_or(Path::new(".")))?.sync_all()?;
-    Ok(file)
+    file::replace(path, lines.as_bytes())
 }
 
 fn done_line(id: &ClientMsgId) -> String {

@@ -5,14 +5,15 @@
 //! - The server hears that a token is kept only when it is: in its file, if there is one. Until then it
 //!   takes the one before, so that no crash in between costs the login.
 
-use std::fs::{self, OpenOptions};
-use std::io::{self, Write};
-use std::os::unix::fs::OpenOptionsExt;
+use std::fs;
+use std::io;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, PoisonError};
 
 use bytes::Bytes;
 use tokio::task::{JoinHandle, spawn_blocking};
+
+use crate::file;
 
 /// Tokens are shorter. A longer file is none of ours.
 const LEN_MAX: usize = 256;
@@ -42,7 +43,7 @@ impl Shelf {
         *self.token.lock().unwrap_or_else(PoisonError::into_inner) = token;
     }
 
-    /// The token is of no use any more, unless a newer one is kept by now.
+    /// The token is over. Nothing happens if a newer one is kept by now.
     pub(crate) async fn forget(&self, token: &Bytes) {
         if self.token().as_ref() != Some(token) {
             return;
@@ -74,7 +75,7 @@ impl Keeper {
 
     /// A token came. Returns it if it is kept already, as it is without a file.
     pub(crate) fn take(&mut self, token: Bytes) -> Option<Bytes> {
-        let Some(file) = self.shelf.file.clone() else {
+        let Some(path) = self.shelf.file.clone() else {
             self.shelf.put(Some(token.clone()));
             return Some(token);
         };
@@ -83,7 +84,7 @@ impl Keeper {
             return None;
         }
         self.saving = Some(spawn_blocking(move || {
-            write(&file, &token)?;
+            file::replace(&path, &token)?;
             Ok(token)
         }));
         None
@@ -121,16 +122,4 @@ fn read(file: &Path) -> io::Result<Option<Bytes>> {
         Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(None),
         Err(error) => Err(error),
     }
-}
-
-/// Replaces the file whole, so that a crash leaves the old one or the new one. For its owner only.
-fn write(file: &Path, token: &[u8]) -> io::Result<()> {
-    let beside = file.with_extension("new");
-    let mut options = OpenOptions::new();
-    let mut new = options.write(true).create(true).truncate(true).mode(0o600).open(&beside)?;
-    new.write_all(token)?;
-    new.sync_all()?;
-    fs::rename(&beside, file)?;
-    let folder = file.parent().filter(|folder| !folder.as_os_str().is_empty());
-    fs::File::open(folder.unwrap_or(Path::new(".")))?.sync_all()
 }

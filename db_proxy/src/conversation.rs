@@ -143,8 +143,8 @@ impl Conversation {
             }
             self.members.insert(user, Member { join: head.next(), leave: None });
             if let Some(mark) = self.marks.get_mut(&user) {
-                // What was before is not the user's to read any more, and the user's own old messages
-                // do not count against what comes.
+                // Nothing that was said before is visible, or unread. Nor do the user's own messages of
+                // that time count against what comes.
                 mark.read = head;
                 mark.own_up_to_read = mark.own_total;
             }

@@ -186,6 +186,28 @@ impl State {
         &self,
         user: UserId,
     ) -> Result<Vec<UserConversation>, StoreError> {
+        self.listed(user, |_inner, rows| rows).await
+    }
+
+    /// The groups that `user` is in, complete up to now. They are remembered from here on, where that is
+    /// done at all.
+    pub(crate) async fn groups_of(&self, user: UserId) -> Result<Vec<Membership>, StoreError> {
+        let remember = |inner: &mut Inner, rows: Vec<UserConversation>| {
+            let groups: Vec<_> = rows.iter().filter_map(membership).collect();
+            if let Some(known) = &mut inner.groups_known {
+                // Under the lock that every change of members is folded under: none is missed.
+                known.note(user, groups.clone());
+            }
+            groups
+        };
+        self.listed(user, remember).await
+    }
+
+    async fn listed<R>(
+        &self,
+        user: UserId,
+        take: impl FnOnce(&mut Inner, Vec<UserConversation>) -> R,
+    ) -> Result<R, StoreError> {
         let unstored = self.lock().unstored_of(user);
         let mut rows = self.store.conversations_of(user).await?;
         let mut inner = self.lock();
@@ -209,11 +231,7 @@ impl State {
                 }
             }
         }
-        if let Some(known) = &mut inner.groups_known {
-            // Under the lock that every change of members is folded under: none is missed.
-            known.note(user, rows.iter().filter_map(membership).collect());
-        }
-        Ok(rows)
+        Ok(take(&mut inner, rows))
     }
 
     /// What the store worker writes next; `None` if the store has everything.
@@ -265,7 +283,7 @@ fn heads(batch: &Batch) -> Vec<MessageRow> {
 }
 
 /// The group that it is, if the user is a member now.
-pub(crate) fn membership(seen: &UserConversation) -> Option<Membership> {
+fn membership(seen: &UserConversation) -> Option<Membership> {
     Some(Membership {
         group: seen.row.id.as_group()?.0,
         join_msg_id: seen.visible_from()?.0,

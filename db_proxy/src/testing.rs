@@ -327,7 +327,7 @@ pub(crate) fn saying(conversation: ConversationId, sender: u32, body: Bytes) -> 
 }
 
 /// The same message once more.
-/// A stopped db_proxy that has this message in its store as number 1, and not in its log any more; and
+/// A stopped db_proxy that has this message in its store as number 1, and whose log begins behind it; and
 /// the last of eight messages behind it, which is still there.
 pub(crate) async fn out_of_the_log(early: &Send) -> (Setup, Send) {
     let setup = Setup { segment_bytes: 64 << 10, keep_bytes: 0, ..Setup::new() };

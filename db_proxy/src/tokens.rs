@@ -66,7 +66,7 @@ pub enum Resumed {
     Alone(UserId, u32),
     /// It was copied: everything that follows from its login has ended, but for open sessions.
     Copied(UserId, u32),
-    /// It is of no use, or not any more.
+    /// It is of no use.
     Void,
     /// Nobody can say now.
     NotNow,
@@ -303,7 +303,7 @@ impl Tokens {
         Ok(Told::Done)
     }
 
-    /// A ticket for whoever has a token.
+    /// A ticket for the owner of a token.
     async fn ticket(&self, user: UserId, give: &TicketGive) -> Result<Told, StoreError> {
         match self.good(user, &give.token).await? {
             Some(family) => self.make_ticket(user, give.client_type, Some(family)).await,

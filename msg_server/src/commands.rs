@@ -60,10 +60,12 @@ pub(crate) enum Judgement {
 }
 
 /// Decides what becomes of a frame, by its header alone. Total: every number has an answer in every
-/// state.
-pub(crate) fn judge(number: u16, state: State) -> Judgement {
-    let accepted =
-        Command::from_number(number).filter(|command| command.accepted_from_client(state));
+/// state, of clients that said hello and of others.
+pub(crate) fn judge(number: u16, state: State, said_hello: bool) -> Judgement {
+    let is_accepted = |command: &Command| {
+        command.accepted_from_client(state) && (said_hello || !command.needs_hello())
+    };
+    let accepted = Command::from_number(number).filter(is_accepted);
     match (accepted, state) {
         (Some(command), _) => match task(command, state) {
             Some(task) => Judgement::Serve(command, task),
@@ -125,19 +127,31 @@ mod tests {
 
     #[test]
     fn before_login_every_number_but_four_ends_the_connection() {
-        let served: Vec<_> = (0..=u16::MAX)
-            .filter(|&number| {
-                judge(number, State::Any) != Judgement::Close(CloseReason::NotLoggedIn)
-            })
-            .collect();
-        assert_eq!(served, [0x0103, 0x0701, 0x2001, 0x2007]);
+        let served = |said_hello| -> Vec<u16> {
+            let ends = Judgement::Close(CloseReason::NotLoggedIn);
+            (0..=u16::MAX).filter(|&number| judge(number, State::Any, said_hello) != ends).collect()
+        };
+        assert_eq!(served(true), [0x0103, 0x0701, 0x2001, 0x2007]);
+        assert_eq!(served(false), [0x0103, 0x0701, 0x2001], "a resume needs a hello");
+    }
+
+    #[test]
+    fn who_said_no_hello_does_not_know_the_extension() {
+        let differs = |&number: &u16| {
+            judge(number, State::LoggedIn, true) != judge(number, State::LoggedIn, false)
+        };
+        let known: Vec<_> = (0..=u16::MAX).filter(differs).collect();
+        assert_eq!(known, [0x2005, 0x2007, 0x2009, 0x200a]);
+        for number in known {
+            assert_eq!(judge(number, State::LoggedIn, false), Judgement::Junk, "{number:#06x}");
+        }
     }
 
     #[test]
     fn after_login_nothing_ends_the_connection_at_once() {
         for number in 0..=u16::MAX {
             assert!(
-                !matches!(judge(number, State::LoggedIn), Judgement::Close(_)),
+                !matches!(judge(number, State::LoggedIn, true), Judgement::Close(_)),
                 "{number:#06x}"
             );
         }
@@ -146,7 +160,7 @@ mod tests {
     #[test]
     fn what_only_the_server_says_is_junk_from_a_client() {
         for number in [0x0104, 0x0107, 0x0202, 0x0304, 0x040b, 0x2003, 0x0101, 0x0501, 0xFFFF] {
-            assert_eq!(judge(number, State::LoggedIn), Judgement::Junk, "{number:#06x}");
+            assert_eq!(judge(number, State::LoggedIn, true), Judgement::Junk, "{number:#06x}");
         }
     }
 
@@ -154,7 +168,7 @@ mod tests {
     fn requests_about_stored_data_go_to_storage_and_no_others() {
         let asked: Vec<_> = (0..=u16::MAX)
             .filter(|&number| {
-                matches!(judge(number, State::LoggedIn), Judgement::Serve(_, Task::Ask))
+                matches!(judge(number, State::LoggedIn, true), Judgement::Serve(_, Task::Ask))
             })
             .collect();
         assert_eq!(
@@ -168,7 +182,7 @@ mod tests {
 
     #[test]
     fn a_second_login_is_ignored() {
-        let second = judge(0x0103, State::LoggedIn);
+        let second = judge(0x0103, State::LoggedIn, true);
         assert_eq!(second, Judgement::Serve(Command::LoginRequest, Task::Nothing));
     }
 }

@@ -129,7 +129,9 @@ mod tests {
     #[test]
     fn everything_that_storage_or_the_hub_is_asked_costs_something() {
         for number in 0..=u16::MAX {
-            let Judgement::Serve(command, task) = judge(number, State::LoggedIn) else { continue };
+            let Judgement::Serve(command, task) = judge(number, State::LoggedIn, true) else {
+                continue;
+            };
             let free = price(command, &empty(command)) == Price::Free;
             assert_eq!(
                 free,

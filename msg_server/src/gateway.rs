@@ -107,6 +107,18 @@ impl Gateway {
         u64::try_from(self.started.elapsed().as_micros()).unwrap_or(u64::MAX)
     }
 
+    /// Does something beside everything else. Clients are served until the links close, so it goes on
+    /// until then.
+    pub(crate) fn spawn(&self, work: impl Future<Output = ()> + Send + 'static) {
+        let shutdown = self.shutdown.clone();
+        self.shutdown.spawn_link(Span::current(), async move {
+            tokio::select! {
+                () = shutdown.closing_links() => {}
+                () = work => {}
+            }
+        });
+    }
+
     /// On whose behalf something is asked.
     pub(crate) fn asker(&self, session: &Session) -> Asker {
         Asker { login: session.login, origin: session.origin(self.boot) }

@@ -125,17 +125,7 @@ impl Service {
 
     /// Serves one frame.
     pub(crate) fn serve(&mut self, frame: Frame) -> Served {
-        match judge(frame.command, self.state()) {
-            // Who said no hello does not know them.
-            Judgement::Serve(command, _) if command.needs_hello() && !self.outbox.is_extended() => {
-                match self.state() {
-                    State::LoggedIn => self.junk(),
-                    State::Any => {
-                        self.gateway.metrics.refused_commands.inc();
-                        Served::Close(CloseReason::NotLoggedIn)
-                    }
-                }
-            }
+        match judge(frame.command, self.state(), self.outbox.is_extended()) {
             Judgement::Serve(command, task) => self.carry_out(command, task, frame),
             Judgement::Close(reason) => {
                 self.gateway.metrics.refused_commands.inc();

@@ -3,7 +3,6 @@
 //! Nobody waits for a token: it comes after the answer to the login, and a client that gets none goes on
 //! with the one it has.
 
-use std::future::Future;
 use std::sync::Arc;
 
 use bytes::Bytes;
@@ -11,7 +10,7 @@ use proto::client::{LogoutRequest, ResumeToken, TicketReply, TicketRequest};
 use proto::cluster::wire::token_question::What;
 use proto::cluster::wire::{TicketGive, TokenAnswer, TokenGive, TokenQuestion, token_answer};
 use proto::{Command, Frame, encode_message};
-use tracing::{Span, debug};
+use tracing::debug;
 
 use crate::gateway::Gateway;
 use crate::session::Session;
@@ -28,7 +27,7 @@ pub(crate) fn give(gateway: &Arc<Gateway>, session: &Arc<Session>, shown: Option
         return;
     }
     let (to, session) = (Arc::clone(gateway), Arc::clone(session));
-    spawn(gateway, async move {
+    gateway.spawn(async move {
         let give =
             TokenGive { client_type: session.login.client_type, stamp: session.verified, shown };
         let Some(TokenAnswer { secret: Some(token), lifetime_s, .. }) =
@@ -44,7 +43,7 @@ pub(crate) fn give(gateway: &Arc<Gateway>, session: &Arc<Session>, shown: Option
 /// The client has a token, and the one before it ends. Nothing of the client's waits for that.
 pub(crate) fn kept(gateway: &Arc<Gateway>, session: &Arc<Session>, token: Bytes) {
     let (to, session) = (Arc::clone(gateway), Arc::clone(session));
-    spawn(gateway, async move {
+    gateway.spawn(async move {
         ask(&to, &session, What::Kept(token)).await;
     });
 }
@@ -83,14 +82,4 @@ async fn ask(gateway: &Gateway, session: &Session, what: What) -> Option<TokenAn
     let question = TokenQuestion { user: session.user(), what: Some(what) };
     let answer = gateway.storage.token(&question).await;
     answer.inspect_err(|error| debug!(%error, "a question about tokens is not answered")).ok()
-}
-
-fn spawn(gateway: &Gateway, work: impl Future<Output = ()> + Send + 'static) {
-    let shutdown = gateway.shutdown.clone();
-    gateway.shutdown.spawn_link(Span::current(), async move {
-        tokio::select! {
-            () = shutdown.closing_links() => {}
-            () = work => {}
-        }
-    });
 }

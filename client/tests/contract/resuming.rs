@@ -195,6 +195,26 @@ async fn a_ticket_is_shown_once_in_place_of_the_password() {
 }
 
 #[tokio::test]
+async fn a_ticket_that_was_not_looked_at_is_shown_again() {
+    let gateway = Gateway::start().await;
+    let ticket = Some(Bytes::from_static(b"ticket"));
+    let password = String::new();
+    let options = Options { ticket: ticket.clone(), password, ..gateway.options() };
+    let (_client, mut events) = Client::start(options).await.unwrap();
+    let (mut served, login, _shown) = accept_shown(&gateway).await;
+    let result = LoginResult::NoDbServer.into();
+    let not_now = LoginReply { result, ..LoginReply::default() };
+    served.answer(&login, Command::LoginReply, &not_now).await;
+    let (served, _login, shown) = accept_shown(&gateway).await;
+    assert_eq!(shown.ticket, ticket);
+    drop(served);
+    let (mut served, login, shown) = accept_shown(&gateway).await;
+    assert_eq!(shown.ticket, ticket);
+    let_in(&mut served, &login, "me").await;
+    connected(&mut events).await;
+}
+
+#[tokio::test]
 async fn a_ticket_is_asked_for_and_a_logout_made_with_the_token() {
     let gateway = Gateway::start().await;
     let (client, _events, mut served) = with_token(&gateway, gateway.options(), "one").await;

@@ -4,6 +4,7 @@ use std::collections::BTreeSet;
 use std::sync::Arc;
 
 use bytes::Bytes;
+use futures_util::future::try_join_all;
 use prost::Message as _;
 use proto::Command;
 use proto::client::{
@@ -26,7 +27,6 @@ use crate::partitions::{Partitions, Served};
 use crate::queries::group_limits::{may_make, with_room};
 use crate::queries::{Asker, NoReply, Reply, lists};
 use crate::requests::answered;
-use crate::state::membership;
 use crate::store::{Store, StoreError};
 use crate::tokens::STORE_LIMIT;
 
@@ -338,21 +338,28 @@ pub(crate) async fn memberships(asker: &Asker) -> Memberships {
         upto_offset: served.partition.state().last().0,
     };
     let reached: Vec<_> = asked.iter().map(reached).collect();
-    let read = lists::conversations_of(asker);
+    let of = |served: &Arc<Served>| {
+        let state = served.partition.state().clone();
+        async move { state.groups_of(asker.user).await }
+    };
+    // Together: those in one database are one query there.
+    let read = try_join_all(asked.iter().map(of));
     let read = match remembered(&asked, asker.user) {
         None => read.await,
         // Logins wait for this, and need not.
-        Some(_) => timeout(STORE_LIMIT, read).await.unwrap_or(Err(NoReply::Unavailable)),
+        Some(_) => timeout(STORE_LIMIT, read).await.unwrap_or_else(|_elapsed| {
+            Err(StoreError::Unavailable("no answer in time".to_owned()))
+        }),
     };
     let groups = match read {
-        Ok(found) => found.iter().filter_map(|(_, seen)| membership(seen)).collect(),
-        Err(NoReply::Unavailable) => match remembered(&asked, asker.user) {
-            Some(groups) => groups,
-            None => return Memberships::default(),
-        },
-        Err(_other) => return Memberships::default(),
+        Ok(groups) => Some(groups.into_iter().flatten().collect()),
+        Err(StoreError::Unavailable(_)) => remembered(&asked, asker.user),
+        Err(_other) => None,
     };
-    Memberships { complete: true, groups, reached }
+    match groups {
+        Some(groups) => Memberships { complete: true, groups, reached },
+        None => Memberships::default(),
+    }
 }
 
 /// The user's groups without the store, if all of them are remembered.

@@ -89,8 +89,8 @@ pub struct Revocation {
 /// revocation, in one transaction.
 pub trait TokenStore: Send + Sync {
     /// Begins a family, unless the user's row is not at the stamp, or the user may not log in. The family
-    /// used longest ago ends if there are [`FAMILIES_MAX`], and some that expired an hour before
-    /// `used_s`, whoever's they are, so that none stay for ever. Whether it has begun.
+    /// used longest ago ends if there are [`FAMILIES_MAX`]. A few families of any user that expired an
+    /// hour before `used_s` end as well, so that none stay for ever. Whether it has begun.
     fn add_family(&self, family: NewFamily) -> Stored<'_, bool>;
 
     /// One family, if it has not ended.

@@ -2,7 +2,7 @@
 //!
 //! # What bounds it
 //!
-//! [`KEPT_MAX`] revocations. With more, nothing is believed any more while the store is away.
+//! [`KEPT_MAX`] revocations. With more, nothing is believed while the store is away.
 
 use std::collections::{HashMap, HashSet};
 

@@ -12,7 +12,7 @@ use daemon::CallError;
 use proto::cluster::wire::{FetchRequest, Fetched, Publish};
 use proto::ids::{ConversationId, GroupId};
 use tokio::time::sleep;
-use tracing::{Span, debug};
+use tracing::debug;
 
 use super::{Record, changes_members, fanout};
 use crate::closing::CloseReason;
@@ -44,7 +44,7 @@ const SYNC_WITHIN: Duration = Duration::from_secs(3);
 /// Starts the repair of a conversation, for whoever has opened the gap.
 pub(super) fn start(gateway: &Arc<Gateway>, conversation: u64, late: Duration) {
     let to = Arc::clone(gateway);
-    spawn(gateway, async move {
+    gateway.spawn(async move {
         sleep(late).await;
         close_gap(&to, conversation).await;
         to.delivery.part_of(conversation).ended.notify_waiters();
@@ -54,19 +54,8 @@ pub(super) fn start(gateway: &Arc<Gateway>, conversation: u64, late: Duration) {
 /// Lets clients come back and ask, some at a time.
 pub(super) fn let_sync(gateway: &Arc<Gateway>, outboxes: Vec<Arc<Outbox>>) {
     if !outboxes.is_empty() {
-        spawn(gateway, close_in_waves(outboxes, CloseReason::MustSync, SYNC_WITHIN));
+        gateway.spawn(close_in_waves(outboxes, CloseReason::MustSync, SYNC_WITHIN));
     }
-}
-
-/// Clients are served until the links close, so this goes on until then.
-fn spawn(gateway: &Gateway, work: impl Future<Output = ()> + Send + 'static) {
-    let shutdown = gateway.shutdown.clone();
-    gateway.shutdown.spawn_link(Span::current(), async move {
-        tokio::select! {
-            () = shutdown.closing_links() => {}
-            () = work => {}
-        }
-    });
 }
 
 async fn close_gap(gateway: &Arc<Gateway>, conversation: u64) {
@@ -159,7 +148,7 @@ pub(super) fn start_begin(
     announced: crate::hub::Announced,
 ) {
     let to = Arc::clone(gateway);
-    spawn(gateway, async move {
+    gateway.spawn(async move {
         to.hub.settle(announced).await;
         to.registry.confirm(&[beginners.group.0]);
         match first_visible {

@@ -330,16 +330,7 @@ async fn a_changed_password_ends_what_was_checked_before_it_and_nothing_else() {
 async fn a_login_that_was_checked_before_the_password_changed_does_not_slip_in_after_it() {
     let world = World::start().await;
     world.db.holds_verdicts.store(true, Ordering::SeqCst);
-    let mut late = world.connect().await;
-    late.send(Command::LoginRequest, 3, &login(5, WINDOWS)).await;
-    let (link, frame, verified) = world.verdict().await;
-
-    // The kick passes between the check and the session.
-    link.send(Kind::Kick.number(), 0, &ended_before(2)).unwrap();
-    link.answer(&frame, frame.kind, &verified).unwrap();
-    let reply: client::LoginReply = late.expect(Command::LoginReply, 3).await;
-    assert_eq!(reply.result, i32::from(client::LoginResult::BadCredentials));
-    late.expect_closed().await;
+    world.is_changed_during_a_login().await;
 
     // What was checked after the change gets in.
     world.db.stamp.store(2, Ordering::SeqCst);
@@ -374,18 +365,25 @@ async fn a_login_that_was_checked_before_the_password_changed_throws_nobody_out(
     let mut newer = world.client(5, WINDOWS).await;
     world.db.stamp.store(1, Ordering::SeqCst);
     world.db.holds_verdicts.store(true, Ordering::SeqCst);
-    let mut late = world.connect().await;
-    late.send(Command::LoginRequest, 3, &login(5, WINDOWS)).await;
-    let (link, frame, verified) = world.verdict().await;
-    link.send(Kind::Kick.number(), 0, &ended_before(2)).unwrap();
-    link.answer(&frame, frame.kind, &verified).unwrap();
-    let reply: client::LoginReply = late.expect(Command::LoginReply, 3).await;
-    assert_eq!(reply.result, i32::from(client::LoginResult::BadCredentials));
+    world.is_changed_during_a_login().await;
     newer.expect_quiet().await;
     world.stop().await;
 }
 
 impl World {
+    /// User 5 logs in, and the kick after a changed password passes between the check and the session: the
+    /// login is refused.
+    async fn is_changed_during_a_login(&self) {
+        let mut late = self.connect().await;
+        late.send(Command::LoginRequest, 3, &login(5, WINDOWS)).await;
+        let (link, frame, verified) = self.verdict().await;
+        link.send(Kind::Kick.number(), 0, &ended_before(2)).unwrap();
+        link.answer(&frame, frame.kind, &verified).unwrap();
+        let reply: client::LoginReply = late.expect(Command::LoginReply, 3).await;
+        assert_eq!(reply.result, i32::from(client::LoginResult::BadCredentials));
+        late.expect_closed().await;
+    }
+
     /// The verdict that storage holds back.
     async fn verdict(&self) -> (daemon::Link, daemon::LinkFrame, wire::Verified) {
         loop {

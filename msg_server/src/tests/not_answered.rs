@@ -38,29 +38,6 @@ async fn a_login_whose_groups_are_never_told_completely_is_refused_for_now() {
 }
 
 #[tokio::test]
-async fn nobody_is_logged_in_as_user_0_or_without_a_record() {
-    let world = World::start().await;
-    world.db.answers_verifies.store(false, Ordering::SeqCst);
-    let record = || Some(Bytes::new());
-    let whole = wire::Verified { user: Some(5), user_info: record(), ..wire::Verified::default() };
-    for verified in [
-        wire::Verified { user: Some(0), ..whole.clone() },
-        wire::Verified { user: None, ..whole.clone() },
-        wire::Verified { user_info: None, ..whole.clone() },
-        wire::Verified { user_info: Some(Bytes::from_static(b"\xff")), ..whole.clone() },
-    ] {
-        let mut client = world.connect().await;
-        client.send(Command::LoginRequest, 7, &login(5, WINDOWS)).await;
-        let (link, question) = world.db.next_verify().await;
-        link.answer(&question, question.kind, &verified).unwrap();
-        let reply: client::LoginReply = client.expect(Command::LoginReply, 7).await;
-        assert_eq!(reply.result, 3, "{verified:?}");
-        client.expect_closed().await;
-    }
-    world.stop().await;
-}
-
-#[tokio::test]
 async fn a_message_that_is_not_answered_in_15_seconds_is_given_up_and_may_come_again() {
     let world = World::start().await;
     world.db.answers_sends.store(false, Ordering::SeqCst);

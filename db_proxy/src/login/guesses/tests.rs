@@ -282,7 +282,7 @@ async fn the_first_failures_of_a_network_are_its_own_and_a_login_forgets_those_o
     assert_eq!(site.try_in("u1", 1, "10.0.0.1").await, Told::In);
     let seen = site.seen("u1", "10.0.0.1").await;
     assert_eq!((seen.pair, seen.known), (Count::default(), true));
-    assert_eq!(seen.network.failures, 3, "whoever knows one password goes on guessing others");
+    assert_eq!(seen.network.failures, 3, "who knows one password may go on to guess others");
 }
 
 /// Strangers at `addresses` addresses try pairs of `names` names for an hour; the owners of some names

@@ -170,7 +170,7 @@ async fn a_message_of_who_adds_comes_after_the_add_and_that_of_another_does_not_
     joining.submit(2, add(Some(3), &[32]));
     joining.held(2).await;
     assert_eq!(joining.proxy.send(message(joining.id, 4)).await, 1, "not concerned");
-    assert_eq!(joining.proxy.send(message(joining.id, 1)).await, 2, "his add is done");
+    assert_eq!(joining.proxy.send(message(joining.id, 1)).await, 2, "the add of user 1 is done");
     assert_eq!(joining.outcomes.count(), 0, "others release nothing");
     assert_eq!(joining.proxy.send(message(joining.id, 2)).await, 3);
     assert_eq!((joining.joined(1), joining.joined(2)), (vec![31], vec![32]));
@@ -217,7 +217,7 @@ async fn a_mark_or_a_setting_of_who_adds_releases() {
         joining.held(1).await;
         let other = Change::Shield { conversation, user: UserId(9), on: number % 2 == 0 };
         assert_eq!(joining.proxy.change(other).await, Outcome::Marked { changed: true });
-        assert!(joining.outcomes.of(number).is_none(), "it is not his");
+        assert!(joining.outcomes.of(number).is_none(), "it is of another user");
         let outcome = joining.proxy.change(change.clone()).await;
         assert_eq!(outcome, Outcome::Marked { changed: true }, "{change:?}");
         assert_eq!(joining.joined(number), [31 + number], "{change:?}");
@@ -267,7 +267,7 @@ async fn the_end_of_a_group_releases() {
         panic!("its creator may")
     };
     assert_eq!(joining.joined(1), [31]);
-    assert!(removed.contains(&UserId(31)), "he was a member for a moment");
+    assert!(removed.contains(&UserId(31)), "user 31 was a member for a moment");
     joining.proxy.stop().await;
 }
 

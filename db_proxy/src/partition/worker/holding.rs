@@ -291,7 +291,7 @@ mod tests {
             holding.appended(group(number), after(start, u64::from(number)));
             holding.appended(group(number), after(start, u64::from(number)));
         }
-        // Something that is held does not need its window any more.
+        // What is held has its own end: the window may go before it.
         holding.hold(group(1_000), 1, add(1, 7), after(start, 1_500));
         holding.appended(group(1), after(start, 2_500));
         assert_eq!((holding.windows.len(), holding.opened.len()), (1, 1));

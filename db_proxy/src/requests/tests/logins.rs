@@ -56,10 +56,7 @@ async fn a_name_beyond_128_bytes_is_not_looked_at() {
     store.add_users(users.to_vec(), false).await.unwrap();
     drop(store);
     for (len, is_let_in) in [(128, true), (129, false)] {
-        let (name, credential) = ("n".repeat(len), longest.clone());
-        let verify = Verify { name, credential, client_type: 1, address: "10.0.0.1".to_owned() };
-        let verified: Verified =
-            server.link.call(Kind::Verify.number(), &verify, PATIENCE).await.unwrap();
+        let verified = server.verify_as(&"n".repeat(len), longest.clone(), "10.0.0.1").await;
         assert_eq!(verified.user.is_some(), is_let_in, "{len}");
         assert_eq!(verified.result == LoginResult::BadCredentials as u32, !is_let_in, "{len}");
     }
@@ -301,14 +298,7 @@ async fn a_hash_of_another_pepper_is_no_failure_of_whoever_logs_in() {
 async fn a_credential_that_no_client_sends_is_not_looked_at() {
     let server = Server::start().await;
     for (len, hashes) in [(129, 0), (128, 1)] {
-        let verify = Verify {
-            name: "u1".to_owned(),
-            credential: "a".repeat(len),
-            client_type: 1,
-            address: "10.0.0.1".to_owned(),
-        };
-        let told: Verified =
-            server.link.call(Kind::Verify.number(), &verify, PATIENCE).await.unwrap();
+        let told = server.verify_as("u1", "a".repeat(len), "10.0.0.1").await;
         assert_eq!(told.text, "用户名/密码错误");
         assert_eq!(server.requests.metrics.hashes.get(), hashes, "{len}");
     }
@@ -388,12 +378,13 @@ impl Server {
     }
 
     async fn verify(&self, name: &str, typed: &str, address: &str) -> Verified {
-        let verify = Verify {
-            name: name.to_owned(),
-            credential: credential::of_password(typed),
-            client_type: 1,
-            address: address.to_owned(),
-        };
+        self.verify_as(name, credential::of_password(typed), address).await
+    }
+
+    /// With exactly this credential.
+    async fn verify_as(&self, name: &str, credential: String, address: &str) -> Verified {
+        let (name, address) = (name.to_owned(), address.to_owned());
+        let verify = Verify { name, credential, client_type: 1, address };
         self.link.call(Kind::Verify.number(), &verify, PATIENCE).await.unwrap()
     }
 }
