@@ -5,8 +5,9 @@
 //! - [`Event::at`] is given out by one [`Recorder`](super::Recorder): of two events, the one with
 //!   the lower number was written down first. An invocation is written down before anything is
 //!   sent and an answer after it has come, so what the numbers put in order really had that order.
-//! - Content is named by its [`Sha`]. No two messages of a run may have equal content: old clients
-//!   have no ids of their own, and histories do not show ids, so content is what names a message.
+//! - A message is named by its [`Mid`], and no two of a run have the same. Old clients have no ids
+//!   of their own, and histories do not show ids: there a message is known by its conversation, its
+//!   sender and its [`Sha`], and the same words twice are two messages that look alike.
 
 use std::fmt;
 use std::io::{self, BufRead, Write};

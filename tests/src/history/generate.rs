@@ -1,7 +1,7 @@
 //! Histories as a system without faults writes them, for measuring the checker and for testing it.
 //!
 //! Twenty people talk to their neighbours, to a group, and to a second group that others enter and
-//! leave. Some answers never come, some messages are refused, some connections are lost, and a
+//! leave. Some say the same twice. Some answers never come, some messages are refused, some connections are lost, and a
 //! fault begins and ends now and then.
 
 mod people;
@@ -20,6 +20,8 @@ const PEOPLE: u32 = 20;
 const OUTSIDERS: u32 = 3;
 /// Every how manieth user has an old phone as well.
 const PHONES: u32 = 4;
+/// One of so many messages says the same as the one before it.
+const AGAIN: u64 = 12;
 /// Messages of one user that are unanswered at the same time.
 const AHEAD: usize = 4;
 /// The device that reads the histories of the end.
@@ -56,6 +58,8 @@ struct World {
     said: u64,
     /// How much each user said where, and the last of it.
     counts: HashMap<(u32, Conv), (u32, Mid)>,
+    /// The words of that.
+    words: HashMap<(u32, Conv), Sha>,
     devices: Vec<Device>,
     /// Whether each outsider is a member, and since which number.
     joined: Vec<Option<u32>>,
@@ -79,6 +83,7 @@ impl World {
             logs: HashMap::new(),
             said: 0,
             counts: HashMap::new(),
+            words: HashMap::new(),
             devices,
             joined: vec![None; OUTSIDERS as usize],
             fault: false,
@@ -160,8 +165,11 @@ impl World {
             _ => Conv::group(2),
         };
         self.said += 1;
-        let (mid, sha) =
-            (Mid(u128::from(self.said).to_be_bytes()), Sha::of(&self.said.to_be_bytes()));
+        let mid = Mid(u128::from(self.said).to_be_bytes());
+        let again =
+            self.words.get(&(user, conv)).copied().filter(|_| self.random.below(AGAIN) == 0);
+        let sha = again.unwrap_or_else(|| Sha::of(&self.said.to_be_bytes()));
+        self.words.insert((user, conv), sha);
         let before = self.counts.get(&(user, conv)).copied();
         let (idx, prev) = before.map_or((1, None), |(idx, prev)| (idx + 1, Some(prev)));
         self.counts.insert((user, conv), (idx, mid));

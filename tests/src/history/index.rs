@@ -18,12 +18,30 @@ pub(super) struct Send {
     pub(super) user: u32,
     pub(super) device: u32,
     pub(super) conv: Conv,
-    pub(super) mid: Mid,
     pub(super) sha: Sha,
     /// The number that it was acknowledged with first, and where.
     pub(super) ok: Option<(u32, usize)>,
     pub(super) info: Option<usize>,
     pub(super) fail: Option<usize>,
+    /// Its number in the history of the end, and its row there.
+    pub(super) stored: Option<(u32, Cite)>,
+}
+
+/// What tells messages apart for those who see no ids: where, by whom, and the words. What the same
+/// user says twice in one conversation has one name, and is two messages.
+pub(super) type Words = (Conv, u32, Sha);
+
+/// All that was said in the same words, and the rows with those words in the history of the end.
+#[derive(Debug, Default)]
+pub(super) struct Same {
+    /// By their place in [`Index::sends`], as they were said.
+    pub(super) sends: Vec<usize>,
+    /// Numbers, rising, each once.
+    pub(super) rows: Vec<(u32, Cite)>,
+    /// The rows that no acknowledgement names.
+    pub(super) unnamed: Vec<Cite>,
+    /// Those of them that are more than was said.
+    pub(super) surplus: Vec<Cite>,
 }
 
 /// A conversation's history as it was in the end.
@@ -54,12 +72,12 @@ pub(super) struct Index<'a> {
     pub(super) dumps: HashMap<Conv, Dump>,
     /// Where the last fault ended.
     pub(super) healed: Option<usize>,
-    /// Where something was said that is not unlike all the rest.
+    /// Where something was said under a name that something else has.
     pub(super) unsound: Vec<(usize, usize)>,
     by_mid: HashMap<Mid, usize>,
+    /// Where words were said first, by anybody.
     by_sha: HashMap<Sha, usize>,
-    /// Where content stands in the histories of the end, the first time.
-    stored: HashMap<Sha, (Conv, Cite)>,
+    same: HashMap<Words, Same>,
     flows: HashMap<Conv, Flow>,
 }
 
@@ -91,12 +109,13 @@ impl<'a> Index<'a> {
             unsound: Vec::new(),
             by_mid: HashMap::new(),
             by_sha: HashMap::new(),
-            stored: HashMap::new(),
+            same: HashMap::new(),
             flows: HashMap::new(),
         };
         for (place, event) in events.iter().enumerate() {
             index.take(place, &event.what);
         }
+        index.match_rows();
         index.take_flows();
         index
     }
@@ -128,13 +147,13 @@ impl<'a> Index<'a> {
     fn take_invoke(&mut self, place: usize, what: &What) {
         let What::Invoke { user, device, conv, mid, sha, .. } = *what else { return };
         let number = self.sends.len();
-        let by_mid = *self.by_mid.entry(mid).or_insert(number);
-        let by_sha = *self.by_sha.entry(sha).or_insert(number);
-        if let Some(first) = self.sends.get(by_mid.min(by_sha)) {
+        if let Some(first) = self.by_mid.insert(mid, number).and_then(|it| self.sends.get(it)) {
             self.unsound.push((first.invoke, place));
         }
-        let (ok, info, fail) = (None, None, None);
-        self.sends.push(Send { invoke: place, user, device, conv, mid, sha, ok, info, fail });
+        self.by_sha.entry(sha).or_insert(number);
+        self.same.entry((conv, user, sha)).or_default().sends.push(number);
+        let (ok, info, fail, stored) = (None, None, None, None);
+        self.sends.push(Send { invoke: place, user, device, conv, sha, ok, info, fail, stored });
     }
 
     fn take_dump(&mut self, place: usize, conv: Conv, from: u32, rows: &[Row]) {
@@ -144,10 +163,47 @@ impl<'a> Index<'a> {
         let mut sorted: Vec<_> =
             rows.iter().enumerate().map(|(row, it)| (it.msg_id, row)).collect();
         sorted.sort_unstable();
-        for (row, it) in rows.iter().enumerate() {
-            self.stored.entry(it.sha).or_insert((conv, Cite::row(place, row)));
+        let mut last = None;
+        for &(msg_id, row) in &sorted {
+            // A number that is listed twice is reported as such.
+            if last.replace(msg_id) != Some(msg_id)
+                && let Some(it) = rows.get(row)
+            {
+                let same = self.same.entry((conv, it.sender, it.sha)).or_default();
+                same.rows.push((msg_id, Cite::row(place, row)));
+            }
         }
         self.dumps.insert(conv, Dump { event: place, from, rows: sorted });
+    }
+
+    /// Finds out which row is which message. Of messages in the same words those that were
+    /// acknowledged have the rows of their numbers. The other rows go to the others as these were
+    /// said: if any assignment keeps the order, this one does.
+    fn match_rows(&mut self) {
+        for same in self.same.values_mut() {
+            let mut rows: HashMap<u32, Cite> = same.rows.iter().copied().collect();
+            let mut left: Vec<usize> = Vec::new();
+            for &number in &same.sends {
+                let send = &mut self.sends[number];
+                let own = send.ok.and_then(|(msg_id, _)| Some((msg_id, rows.remove(&msg_id)?)));
+                send.stored = own;
+                if own.is_none() {
+                    left.push(number);
+                }
+            }
+            // What was refused comes last: it should have none.
+            left.sort_by_key(|number| {
+                let send = &self.sends[*number];
+                (send.ok.is_none(), send.fail.is_some())
+            });
+            let unnamed = same.rows.iter().filter(|(msg_id, _)| rows.contains_key(msg_id));
+            let mut free = unnamed.clone().copied();
+            for number in left {
+                self.sends[number].stored = free.next();
+            }
+            same.surplus = free.map(|(_, cite)| cite).collect();
+            same.unnamed = unnamed.map(|(_, cite)| *cite).collect();
+        }
     }
 
     fn take_flows(&mut self) {
@@ -198,13 +254,20 @@ impl<'a> Index<'a> {
         self.by_mid.get(&mid).and_then(|number| self.sends.get(*number))
     }
 
+    /// Who said these words first, wherever that was.
     pub(super) fn by_sha(&self, sha: Sha) -> Option<&Send> {
         self.by_sha.get(&sha).and_then(|number| self.sends.get(*number))
     }
 
-    /// Where content stands in the histories of the end.
-    pub(super) fn stored(&self, sha: Sha) -> Option<(Conv, Cite)> {
-        self.stored.get(&sha).copied()
+    /// What was said in these words, and the rows that there are of it.
+    pub(super) fn same(&self, words: Words) -> Option<&Same> {
+        self.same.get(&words)
+    }
+
+    /// What a user said in these words, as it was said; nothing if it was said by others only.
+    pub(super) fn said(&self, words: Words) -> impl Iterator<Item = &Send> {
+        let numbers = self.same(words).map_or(&[][..], |same| &same.sends);
+        numbers.iter().filter_map(|number| self.sends.get(*number))
     }
 
     /// A row of a history or of a pull.
@@ -217,12 +280,7 @@ impl<'a> Index<'a> {
 
     /// The number of what was said, by its acknowledgement or else by the history.
     pub(super) fn number_of(&self, send: &Send) -> Option<u32> {
-        let stored = || {
-            let (conv, cite) = self.stored(send.sha).filter(|(conv, _)| *conv == send.conv)?;
-            debug_assert_eq!(conv, send.conv);
-            self.row(cite).map(|row| row.msg_id)
-        };
-        send.ok.map(|(msg_id, _)| msg_id).or_else(stored)
+        send.ok.or(send.stored.map(|(msg_id, _)| (msg_id, 0))).map(|(msg_id, _)| msg_id)
     }
 
     /// The highest number that was acknowledged before an event, and where that was.
@@ -249,7 +307,7 @@ impl<'a> Index<'a> {
         let Some(send) = mid.and_then(|mid| self.by_mid(mid)) else { return Vec::new() };
         let number = match send.ok {
             Some((_, ok)) => Some(Cite::event(ok)),
-            None => self.stored(send.sha).map(|(_, cite)| cite),
+            None => send.stored.map(|(_, cite)| cite),
         };
         [Cite::event(send.invoke)].into_iter().chain(number).collect()
     }

@@ -65,6 +65,6 @@ pub(super) fn check_vacuity(
     }
     for (first, second) in &index.unsound {
         let (first, second) = (index.events[*first].at, index.events[*second].at);
-        found.void.push(format!("events {first} and {second} say the same thing"));
+        found.void.push(format!("events {first} and {second} name two messages alike"));
     }
 }

@@ -4,8 +4,8 @@ use std::collections::{HashMap, HashSet};
 
 use super::{Findings, Rule};
 use crate::history::entitled::{Entitled, is_party};
-use crate::history::event::{Conv, Delivery, Row, Sha, What};
-use crate::history::index::{Cite, Dump, Index, Send};
+use crate::history::event::{Conv, Delivery, Mid, Row, Sha, What};
+use crate::history::index::{Cite, Dump, Index, Send, Words};
 
 /// Something that was seen at a place.
 #[derive(Debug, Clone, Copy)]
@@ -15,6 +15,12 @@ struct Seen {
     sender: u32,
     sha: Sha,
     cite: Cite,
+}
+
+impl Seen {
+    const fn words(&self) -> Words {
+        (self.conv, self.sender, self.sha)
+    }
 }
 
 pub(super) fn check(index: &Index<'_>, found: &mut Findings) {
@@ -57,55 +63,65 @@ fn check_dump(index: &Index<'_>, conv: Conv, dump: &Dump, found: &mut Findings) 
             _ => {}
         }
         before = Some((msg_id, cite));
-        check_once(index, conv, it, cite, found);
         check_said(index, conv, it, cite, found);
     }
 }
 
-fn check_once(index: &Index<'_>, conv: Conv, row: &Row, cite: Cite, found: &mut Findings) {
-    let Some((first_conv, first)) = index.stored(row.sha) else { return };
-    let place = index.row(first).map(|first| first.msg_id);
-    if first != cite && (first_conv, place) != (conv, Some(row.msg_id)) {
-        let mut cites = vec![first, cite];
-        cites.extend(index.by_sha(row.sha).map(|send| Cite::event(send.invoke)));
-        found.add(Rule::H2, conv, &cites, || {
-            let place = place.unwrap_or_default();
-            format!("one message is {place} of {first_conv} and {} of {conv}", row.msg_id)
-        });
-    }
-}
-
+/// A row is something that was said there by its sender, and not refused; and there are no more of
+/// them than were said.
 fn check_said(index: &Index<'_>, conv: Conv, row: &Row, cite: Cite, found: &mut Findings) {
     let (msg_id, sender) = (row.msg_id, row.sender);
-    let Some(send) = index.by_sha(row.sha) else {
-        found.add(Rule::H6, conv, &[cite], || {
-            format!("{conv}: {msg_id} of u{sender} is something that nobody said")
-        });
+    let words = (conv, sender, row.sha);
+    if index.said(words).next().is_none() {
+        match index.by_sha(row.sha) {
+            None => found.add(Rule::H6, conv, &[cite], || {
+                format!("{conv}: {msg_id} of u{sender} is something that nobody said")
+            }),
+            Some(send) => found.add(Rule::H6, conv, &[Cite::event(send.invoke), cite], || {
+                let (said, by) = (send.conv, send.user);
+                format!("{conv}: {msg_id} of u{sender} was said in {said} by u{by}")
+            }),
+        }
         return;
-    };
-    let invoke = Cite::event(send.invoke);
-    if (send.conv, send.user) != (conv, sender) {
-        found.add(Rule::H6, conv, &[invoke, cite], || {
-            let (said, by) = (send.conv, send.user);
-            format!("{conv}: {msg_id} of u{sender} was said in {said} by u{by}")
-        });
     }
-    if let Some(fail) = send.fail.filter(|_| send.ok.is_none()) {
-        found.add(Rule::H6, conv, &[invoke, Cite::event(fail), cite], || {
+    let refused = |send: &&Send| send.ok.is_none() && send.stored.is_some_and(|(_, it)| it == cite);
+    if let Some((send, fail)) = index.said(words).find(refused).and_then(|it| Some((it, it.fail?)))
+    {
+        found.add(Rule::H6, conv, &[Cite::event(send.invoke), Cite::event(fail), cite], || {
             format!("{conv}: {msg_id} of u{sender} was refused, and is in the history")
         });
     }
+    let Some(same) = index.same(words).filter(|same| same.surplus.contains(&cite)) else { return };
+    let mut cites: Vec<Cite> = same.rows.iter().map(|(_, cite)| *cite).collect();
+    cites.extend(index.said(words).map(|send| Cite::event(send.invoke)));
+    found.add(Rule::H2, conv, &cites, || {
+        let (said, rows) = (same.sends.len(), same.rows.len());
+        format!("{conv}: {msg_id} of u{sender} was said {said} times and is there {rows} times")
+    });
 }
 
 /// Lost: what was acknowledged is not there at all. (At another place: not stable.)
 fn check_acked(index: &Index<'_>, send: &Send, found: &mut Findings) {
     let Some((msg_id, ok)) = send.ok else { return };
-    let Some(dump) = index.dumps.get(&send.conv).filter(|dump| dump.from <= msg_id) else { return };
-    if index.stored(send.sha).is_none_or(|(conv, _)| conv != send.conv) {
-        let cites = [Cite::event(send.invoke), Cite::event(ok), Cite::event(dump.event)];
-        found.add(Rule::H1, send.conv, &cites, || {
-            let (conv, user) = (send.conv, send.user);
+    let (conv, user) = (send.conv, send.user);
+    let Some(dump) = index.dumps.get(&conv).filter(|dump| dump.from <= msg_id) else { return };
+    let [invoke, ok] = [send.invoke, ok].map(Cite::event);
+    let Some((place, cite)) = send.stored else {
+        found.add(Rule::H1, conv, &[invoke, ok, Cite::event(dump.event)], || {
             format!("{conv}: {msg_id} of u{user} was acknowledged, and is not in the history")
+        });
+        return;
+    };
+    // In other words, it is seen to be another message.
+    let other = index
+        .said((conv, user, send.sha))
+        .find(|it| it.invoke != send.invoke && it.stored.is_some_and(|(place, _)| place == msg_id));
+    if let Some(other) = other.filter(|_| place != msg_id) {
+        let mut cites = index.evidence(other.invoke);
+        cites.extend(other.stored.map(|(_, cite)| cite));
+        cites.extend([invoke, ok, cite]);
+        found.add(Rule::H3, conv, &cites, || {
+            format!("{conv}: u{user} was told {msg_id} for two messages in the same words")
         });
     }
 }
@@ -147,14 +163,34 @@ struct Stability<'a> {
 impl Stability<'_> {
     fn saw_row(&mut self, conv: Conv, row: &Row, cite: Cite, found: &mut Findings) {
         let Row { msg_id, sender, sha, mid } = *row;
-        if let (Some(mid), Some(send)) = (mid, self.index.by_sha(sha))
-            && mid != send.mid
-        {
-            found.add(Rule::H2, conv, &[Cite::event(send.invoke), cite], || {
-                format!("{conv}: {msg_id} was said as {} and is shown as {mid}", send.mid)
-            });
+        if let Some(mid) = mid {
+            self.saw_name(mid, row, (conv, cite), found);
         }
         self.saw(Seen { conv, msg_id, sender, sha, cite }, found);
+    }
+
+    /// A message is shown under the name that its sender gave it, and a name is that of one message.
+    fn saw_name(&self, mid: Mid, row: &Row, (conv, cite): (Conv, Cite), found: &mut Findings) {
+        let words = (conv, row.sender, row.sha);
+        // What nobody said is reported as that.
+        let Some(said) = self.index.said(words).next() else { return };
+        let named = self.index.by_mid(mid);
+        // Where words were said once, they have another number elsewhere: not stable.
+        let is_alone = self.index.said(words).nth(1).is_none();
+        let is_it = |send: &&Send| {
+            let number = send.ok.filter(|_| !is_alone).map_or(row.msg_id, |(msg_id, _)| msg_id);
+            (send.conv, send.user, send.sha) == words && number == row.msg_id
+        };
+        if named.filter(is_it).is_some() {
+            return;
+        }
+        let send = named.unwrap_or(said);
+        let mut cites = self.index.evidence(send.invoke);
+        cites.extend(self.index.said(words).take(2).map(|send| Cite::event(send.invoke)));
+        cites.push(cite);
+        found.add(Rule::H2, conv, &cites, || {
+            format!("{conv}: {} is shown as {mid}, which is another message", row.msg_id)
+        });
     }
 
     fn saw(&mut self, seen: Seen, found: &mut Findings) {
@@ -163,7 +199,7 @@ impl Stability<'_> {
             let first = *self.first.entry((seen.conv, seen.msg_id)).or_insert(seen);
             if (first.sha, first.sender) != (seen.sha, seen.sender) {
                 self.report(first.cite, seen, found, "was something else before");
-            } else if self.index.by_sha(seen.sha).is_none() {
+            } else if self.index.said(seen.words()).next().is_none() {
                 self.report_phantom(seen, found);
             }
             return;
@@ -185,14 +221,15 @@ impl Stability<'_> {
 
     /// Something was seen at a place that the history does not have.
     fn saw_absent(&mut self, dump: &Dump, seen: Seen, found: &mut Findings) {
-        let Some(send) = self.index.by_sha(seen.sha) else {
+        let words = seen.words();
+        if self.index.said(words).next().is_none() {
             self.report_phantom(seen, found);
             return;
-        };
-        match self.index.stored(seen.sha).filter(|(at, _)| *at == seen.conv) {
-            Some((_, cite)) => self.report(cite, seen, found, "is elsewhere in the history"),
+        }
+        match self.index.same(words).and_then(|same| same.unnamed.first()) {
+            Some(cite) => self.report(*cite, seen, found, "is elsewhere in the history"),
             // What was acknowledged and is not there is lost: reported as such.
-            None if send.ok.is_some() => {}
+            None if self.index.said(words).any(|send| send.ok.is_some()) => {}
             None => {
                 let cite = Cite::event(dump.event);
                 self.report(cite, seen, found, "was shown, and is not in the history");
@@ -212,7 +249,8 @@ impl Stability<'_> {
     fn report(&mut self, other: Cite, seen: Seen, found: &mut Findings, what: &str) {
         let Seen { conv, msg_id, sender, .. } = seen;
         if self.reported.insert((conv, msg_id)) {
-            let said = self.index.by_sha(seen.sha).map(|send| Cite::event(send.invoke));
+            let mut said = self.index.said(seen.words());
+            let said = said.next().map(|send| Cite::event(send.invoke));
             let cites: Vec<Cite> = said.into_iter().chain([other, seen.cite]).collect();
             found.add(Rule::H3, conv, &cites, || format!("{conv}: {msg_id} of u{sender} {what}"));
         }

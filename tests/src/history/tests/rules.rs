@@ -10,7 +10,7 @@ use crate::history::event::{
 use crate::history::{latency, next_ack, stalls};
 
 /// What two users say to each other, and what becomes of it. A millisecond passes at each event.
-#[derive(Default)]
+#[derive(Clone, Default)]
 struct Run {
     events: Vec<Event>,
 }
@@ -136,7 +136,85 @@ fn once_means_one_place_for_one_message() {
     let mut run = Run::new();
     let other = Conv::group(7);
     run.all_stored().add(What::Stored { conv: other, from: 1, rows: vec![row(1, 1)] });
-    run.breaks(&[Rule::H2, Rule::H6]);
+    run.breaks(&[Rule::H6]); // It was said elsewhere.
+}
+
+/// Says the words of message 1 under other names.
+fn say_again(run: &mut Run, name: u32) -> &mut Run {
+    let (user, sha) = (sender(1), row(1, 1).sha);
+    let (mid, idx, prev) = (mid(name), name, None);
+    run.add(What::Invoke { user, device: 1, conv: pair(), mid, idx, prev, sha })
+}
+
+#[test]
+fn the_same_words_twice_are_two_messages() {
+    let twice = || {
+        let mut run = Run::new();
+        say_again(&mut run, 11);
+        run
+    };
+    let rows = |more: &[(u32, u32)]| [&[(1, 1), (2, 2), (3, 3), (4, 4)][..], more].concat();
+    // Acknowledged, both are there.
+    twice().ok(11, 5).stored(&rows(&[(5, 1)])).breaks(&[]);
+    twice().ok(11, 5).stored(&rows(&[])).breaks(&[Rule::H1]);
+    // Acknowledged with the number of the first, which is there once.
+    twice().ok(11, 1).stored(&rows(&[])).breaks(&[Rule::H1, Rule::H4]);
+    twice().ok(11, 1).stored(&rows(&[(5, 1)])).breaks(&[Rule::H3, Rule::H4]);
+    // Not acknowledged, the second may be there or not, and not twice.
+    twice().stored(&rows(&[])).breaks(&[]);
+    twice().stored(&rows(&[(5, 1)])).breaks(&[]);
+    twice().stored(&rows(&[(5, 1), (6, 1)])).breaks(&[Rule::H2]);
+    // Refused, it must not be there.
+    let refused = What::Fail { mid: mid(11), code: 1 };
+    twice().add(refused.clone()).stored(&rows(&[])).breaks(&[]);
+    twice().add(refused).stored(&rows(&[(5, 1)])).breaks(&[Rule::H6]);
+    // Another user's words are another message.
+    let mut run = twice();
+    run.add(What::Stored {
+        conv: pair(),
+        from: 1,
+        rows: (1..=4).map(|n| row(n, n)).chain([Row { sender: 1, ..row(5, 1) }]).collect(),
+    });
+    run.breaks(&[Rule::H6]);
+}
+
+#[test]
+fn what_has_no_answer_takes_the_places_that_are_left_as_it_was_said() {
+    // Two in the same words, neither answered, and something of the other user between them.
+    let run = |rows: &[(u32, u32)]| {
+        let mut run = Run::default();
+        run.invoke(1).invoke(2).ok(2, 2);
+        say_again(&mut run, 11).stored(rows).clone()
+    };
+    // One is there: the first, since the second was said after number 2.
+    run(&[(1, 1), (2, 2)]).breaks(&[]);
+    run(&[(1, 1), (2, 2), (3, 1)]).breaks(&[]);
+    // Whichever is which, one of them is before what was acknowledged before it was said.
+    let mut early = Run::default();
+    early.invoke(2).ok(2, 3).invoke(1);
+    say_again(&mut early, 11).stored(&[(1, 1), (2, 1), (3, 2)]).breaks(&[Rule::H4]);
+}
+
+#[test]
+fn a_name_is_that_of_one_message() {
+    let named = |msg_id, number, name| {
+        let mid = Some(mid(name));
+        What::Shown(Delivery { mid, ..Run::delivery(2, msg_id, number) })
+    };
+    Run::new().all_stored().add(named(1, 1, 1)).breaks(&[]);
+    Run::new().all_stored().add(named(1, 1, 2)).breaks(&[Rule::H2]);
+    Run::new().all_stored().add(named(1, 1, 77)).breaks(&[Rule::H2]);
+    let mut run = Run::new();
+    say_again(&mut run, 11).ok(11, 5).stored(&[(1, 1), (2, 2), (3, 3), (4, 4), (5, 1)]);
+    run.add(named(1, 1, 11)).breaks(&[Rule::H2]); // Its own number is 5.
+}
+
+#[test]
+fn two_messages_with_one_name_make_a_run_void() {
+    let mut run = Run::default();
+    run.invoke(1).invoke(2).invoke(1).ok(2, 2).stored(&[(1, 1), (2, 2)]);
+    let report = check(&run.events, &Thresholds::default());
+    assert_eq!(report.verdict, Verdict::Void, "{report}");
 }
 
 #[test]

@@ -1,12 +1,12 @@
 //! Spoils what was said, what was answered, and what the histories of the end say.
 
-use std::collections::HashSet;
+use std::collections::{HashMap, HashSet};
 
-use super::{acked, any, rows};
+use super::{acked, any, rows, said_once};
 use crate::Random;
 use crate::history::event::{Conv, Event, Mid, Row, Sha, What};
 
-/// A history with enough rows, and the acknowledged rows in it.
+/// A history with enough rows, and the acknowledged rows in it whose words were said once.
 pub(super) fn dump(events: &[Event], random: &mut Random) -> Option<(usize, Vec<usize>)> {
     let place = any(events, random, |what| {
         // Where members come and go follows from the numbers in the second group.
@@ -18,7 +18,8 @@ pub(super) fn dump(events: &[Event], random: &mut Random) -> Option<(usize, Vec<
         What::Invoke { sha, mid, .. } if acked.contains(&mid) => Some(sha),
         _ => None,
     });
-    let said: HashSet<Sha> = said.collect();
+    let once = said_once(events);
+    let said: HashSet<Sha> = said.filter(|sha| once.contains(sha)).collect();
     let is_acked = |row: &usize| said.contains(&rows[*row].sha);
     Some((place, (0..rows.len()).filter(is_acked).collect()))
 }
@@ -108,6 +109,72 @@ pub(super) fn change_shown(events: &mut Vec<Event>, random: &mut Random) -> Opti
     let What::Shown(it) = &mut events[place].what else { return None };
     (it.sha, it.mid) = (Sha([9; 16]), None);
     Some(())
+}
+
+/// Of two messages in the same words one is not there: the last row of a history.
+pub(super) fn drop_second(events: &mut Vec<Event>, random: &mut Random) -> Option<()> {
+    let (place, row, _) = said_again(events, random)?;
+    let rows = rows(&mut events[place]);
+    rows.remove(row);
+    Some(())
+}
+
+/// Two messages in the same words are acknowledged as one.
+pub(super) fn join_two(events: &mut Vec<Event>, random: &mut Random) -> Option<()> {
+    let (place, row, first) = said_again(events, random)?;
+    let second = rows(&mut events[place])[row];
+    let said: Vec<Mid> = events
+        .iter()
+        .filter_map(|event| match event.what {
+            What::Invoke { sha, mid, .. } if sha == second.sha => Some(mid),
+            _ => None,
+        })
+        .collect();
+    for event in events {
+        match &mut event.what {
+            What::Ok { mid, msg_id } if said.contains(mid) => *msg_id = first,
+            _ => {}
+        }
+    }
+    Some(())
+}
+
+/// Words that were said twice are there a third time.
+pub(super) fn store_third(events: &mut Vec<Event>, random: &mut Random) -> Option<()> {
+    let (place, row, _) = said_again(events, random)?;
+    let rows = rows(&mut events[place]);
+    let msg_id = u32::try_from(rows.len()).ok()? + 1;
+    rows.push(Row { msg_id, ..rows[row] });
+    Some(())
+}
+
+/// A history with two rows in the same words, both acknowledged, and no other message with them: the
+/// second of them, and the number of the first.
+fn said_again(events: &[Event], random: &mut Random) -> Option<(usize, usize, u32)> {
+    let acked = acked(events);
+    let mut said: HashMap<Sha, Vec<Mid>> = HashMap::new();
+    for event in events {
+        if let What::Invoke { sha, mid, .. } = event.what {
+            said.entry(sha).or_default().push(mid);
+        }
+    }
+    let is_pair = |sha: &Sha| {
+        said.get(sha)
+            .is_some_and(|mids| mids.len() == 2 && mids.iter().all(|mid| acked.contains(mid)))
+    };
+    let mut found = Vec::new();
+    for (place, event) in events.iter().enumerate() {
+        let What::Stored { conv, rows, .. } = &event.what else { continue };
+        if *conv == Conv::group(2) {
+            continue; // Where members come and go follows from the numbers there.
+        }
+        for (row, it) in rows.iter().enumerate().filter(|(_, it)| is_pair(&it.sha)) {
+            let first = rows.iter().take(row).find(|first| first.sha == it.sha);
+            found.extend(first.map(|first| (place, row, first.msg_id)));
+        }
+    }
+    random.shuffle(&mut found);
+    found.first().copied()
 }
 
 /// Two messages of one device in one conversation that were unanswered at the same time.

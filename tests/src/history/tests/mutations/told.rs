@@ -4,7 +4,7 @@ use std::collections::HashMap;
 
 use proto::ids::Parties;
 
-use super::{acked, any, rows};
+use super::{acked, any, rows, said_once};
 use crate::Random;
 use crate::history::event::{Change, Connection, Delivery, Event, Mid, Phase, Progress, Sha, What};
 
@@ -179,8 +179,10 @@ pub(super) fn read_on(events: &mut Vec<Event>, random: &mut Random) -> Option<()
     });
     let until = until.map_or(events.len(), |until| removed + until);
     let acked = acked(events);
+    let once = said_once(events);
+    let fits = |mid: &Mid, sha: &Sha| acked.contains(mid) && once.contains(sha);
     let said = events[removed..until].iter().find_map(|event| match event.what {
-        What::Invoke { conv: it, sha, mid, .. } if it == conv && acked.contains(&mid) => Some(sha),
+        What::Invoke { conv: it, sha, mid, .. } if it == conv && fits(&mid, &sha) => Some(sha),
         _ => None,
     })?;
     let place =
@@ -206,7 +208,8 @@ pub(super) fn delay_delivery(events: &mut Vec<Event>, random: &mut Random) -> Op
             What::Invoke { mid, sha, .. } if oks.contains(&mid) => Some(sha),
             _ => None,
         });
-        said.collect()
+        let once = said_once(events);
+        said.filter(|sha| once.contains(sha)).collect()
     };
     let reconnects = |it: &Delivery| {
         events[healed..].iter().any(|event| {
