@@ -1,13 +1,13 @@
 //! Everything that was said and seen, and whether it fits together.
 //!
 //! ```text
-//! recorder ──► event      what happened, one line of JSON each
+//! recorder ──► event ──► names      what happened, one line of JSON each
 //!    crowd        │
 //!                 ▼
 //!               index ──► entitled      what can be looked up, and who may and must get what
 //!                 │           │
 //!                 ▼           ▼
-//!               check ──► order, stored, view, fresh, outcomes      the rules, H1 to H12
+//!               check ──► order, stored, view, …      the rules, H1 to H14
 //!                 │
 //!                 ├──► figures, render      what is told
 //!                 └──► shrink               what is left of a history that breaks a rule
@@ -26,6 +26,7 @@ mod event;
 mod figures;
 mod generate;
 mod index;
+mod names;
 mod ranges;
 mod recorder;
 mod render;
@@ -35,8 +36,8 @@ mod tests;
 
 pub use check::{Report, Rule, Thresholds, Verdict, Violation, check};
 pub use event::{
-    BadLine, Change, Connection, Conv, Delivery, Event, Mid, Phase, Progress, Row, Sha, What,
-    read_lines, write_line,
+    BadLine, Change, Class, Connection, Conv, Delivery, Event, Mid, Phase, Progress, Row, Sha,
+    What, read_lines, write_line,
 };
 pub use figures::{Figures, Freshness, Latency, Second, Window, latency, next_ack, stalls};
 pub use generate::generate;

@@ -14,9 +14,9 @@ use proto::client::{
 use proto::ids::UserId;
 use tokio::time::sleep;
 
-use super::shared::{PHONE, Shared, conv, row};
+use super::shared::{PHONE, Shared, conv, delivery, row};
 use crate::device::page_request;
-use crate::history::{Connection as State, Delivery, Row, Sha, What};
+use crate::history::{Class, Connection as State, Row, What};
 use crate::{PASSWORD, Random};
 
 /// Messages on one page of history.
@@ -58,10 +58,10 @@ impl Phone {
         if connection.login(&name, PASSWORD, ClientType::Android, None).await.is_err() {
             return Ok(());
         }
-        self.shared.connected((self.user, PHONE));
+        self.shared.connected((self.user, PHONE), Class::Mobile);
         self.catch_up(&mut connection).await?;
         let (user, device, state) = (self.user, PHONE, State::Synced);
-        self.shared.recorder.record(What::Session { user, device, state });
+        self.shared.recorder.record(What::Session { user, device, state, class: None });
         loop {
             match connection.next_frame(HEARTBEAT).await {
                 Ok(frame) => match frame.known_command() {
@@ -124,15 +124,7 @@ impl Phone {
             self.shared.complain(format!("the phone of u{} was told {data:?}", self.user));
             return;
         };
-        self.shared.pushed(Delivery {
-            user: self.user,
-            device: PHONE,
-            conv: conv(self.user, message.session),
-            msg_id: message.msg_id.0,
-            sender: message.from.0,
-            sha: Sha::of(&message.data),
-            mid: None,
-        });
+        self.shared.pushed(delivery((self.user, PHONE), &message));
     }
 }
 
@@ -149,7 +141,7 @@ async fn history(
         let reply: MessageListReply =
             connection.call(Command::MessageListRequest, &request).await?;
         let lowest = reply.messages.iter().map(|info: &MessageInfo| info.msg_id).min();
-        rows.extend(reply.messages.iter().map(row));
+        rows.extend(reply.messages.iter().map(|info| row(info, session)));
         match lowest {
             Some(lowest) if lowest > 1 && lowest <= begin => begin = lowest - 1,
             _ => break,

@@ -18,7 +18,7 @@ const PAGE: u32 = 100;
 pub(super) async fn read_all(gateway: &str, tls: Option<&TlsConfig>, shared: &Shared, last: u32) {
     let mut dumped: HashSet<Conv> = HashSet::new();
     for user in 1..=last {
-        let state = |state| What::Session { user, device: READER, state };
+        let state = |state| What::Session { user, device: READER, state, class: None };
         // A phone, which displaces nobody who is still there.
         let mut device = Device::log_in_over(gateway, tls, user, ClientType::Android).await;
         shared.recorder.record(state(Connection::Connected));
@@ -31,7 +31,8 @@ pub(super) async fn read_all(gateway: &str, tls: Option<&TlsConfig>, shared: &Sh
             let asked = Some(shared.recorder.last());
             // Those who entered later see less.
             if user <= shared.people() && dumped.insert(conv) {
-                let rows: Vec<Row> = device.history(session).await.iter().map(row).collect();
+                let all = device.history(session).await;
+                let rows = all.iter().map(|info| row(info, session)).collect();
                 shared.recorder.record(What::Stored { conv, from: 1, rows });
             } else {
                 let rows = newest(&mut device, session).await;
@@ -60,5 +61,5 @@ async fn newest(device: &mut Device, session: Session) -> Vec<Row> {
         }
         all.extend(page);
     }
-    all.iter().map(row).collect()
+    all.iter().map(|info| row(info, session)).collect()
 }

@@ -3,11 +3,12 @@
 use std::collections::{BTreeMap, HashMap, HashSet};
 use std::sync::{Mutex, MutexGuard};
 
-use client::Session;
+use client::{Message, Session};
+use proto::client::MessageInfo;
 use proto::ids::GroupId;
 use tokio::sync::watch;
 
-use crate::history::{Connection, Conv, Delivery, Mid, Ranges, Recorder, Row, Sha, What};
+use crate::history::{Class, Connection, Conv, Delivery, Mid, Ranges, Recorder, Row, Sha, What};
 
 /// The device that keeps the client contract.
 pub(super) const LIBRARY: u32 = 1;
@@ -110,11 +111,12 @@ impl Shared {
         self.places(user).into_iter().map(|place| conv(user, place)).collect()
     }
 
-    pub(super) fn connected(&self, device: DeviceId) {
+    pub(super) fn connected(&self, device: DeviceId, class: Class) {
+        let class = Some(class);
         let (user, number) = device;
         self.state().online.insert(device);
         let state = Connection::Connected;
-        self.recorder.record(What::Session { user, device: number, state });
+        self.recorder.record(What::Session { user, device: number, state, class });
     }
 
     /// Also when connecting failed.
@@ -128,7 +130,7 @@ impl Shared {
             state.retries += if number == LIBRARY { open as u64 } else { 0 };
             drop(state);
             let state = Connection::Disconnected;
-            self.recorder.record(What::Session { user, device: number, state });
+            self.recorder.record(What::Session { user, device: number, state, class: None });
         }
     }
 
@@ -139,9 +141,10 @@ impl Shared {
         state.open.entry(user).or_default().insert(mid, (conv, at));
     }
 
-    pub(super) fn acknowledged(&self, user: u32, mid: Mid, msg_id: u32) {
+    /// `time` is that of the answer, where it tells one.
+    pub(super) fn acknowledged(&self, user: u32, mid: Mid, (msg_id, time): (u32, Option<u32>)) {
         let mut state = self.state();
-        self.recorder.record(What::Ok { mid, msg_id });
+        self.recorder.record(What::Ok { mid, msg_id, time });
         if let Some((conv, said_at)) = state.close(user, mid) {
             let head = state.heads.entry(conv).or_default();
             head.acked = head.acked.max(msg_id);
@@ -284,8 +287,26 @@ pub(super) fn conv(user: u32, session: Session) -> Conv {
     }
 }
 
-/// A row of a history.
-pub(super) fn row(info: &proto::client::MessageInfo) -> Row {
-    let (msg_id, sender) = (info.msg_id, info.from_user_id);
-    Row { msg_id, sender, sha: Sha::of(&info.msg_data), mid: None }
+/// A row of the history of `session`.
+pub(super) fn row(info: &MessageInfo, session: Session) -> Row {
+    let of_session = |it: &Message| i32::from(it.kind.message_type(session)) == info.msg_type;
+    let message = Message::from_history(info, session).filter(of_session);
+    // Of a type that nobody says, it is something that nobody said.
+    let sha = message.map_or(Sha([0; 16]), |it| Sha::of(it.kind, &it.data));
+    let (msg_id, sender, time) = (info.msg_id, info.from_user_id, Some(info.create_time));
+    Row { msg_id, sender, sha, mid: None, time }
+}
+
+/// A message that came to a device.
+pub(super) fn delivery((user, device): DeviceId, message: &Message) -> Delivery {
+    Delivery {
+        user,
+        device,
+        conv: conv(user, message.session),
+        msg_id: message.msg_id.0,
+        sender: message.from.0,
+        sha: Sha::of(message.kind, &message.data),
+        mid: message.client_msg_id.map(|id| Mid(id.0)),
+        time: Some(message.create_time),
+    }
 }

@@ -9,8 +9,8 @@ use client::{Client, Event, Events, Kind, Outcome, Sending, Session, new_client_
 use tokio::sync::watch;
 use tokio::time::sleep;
 
-use super::shared::{LIBRARY, Shared, conv};
-use crate::history::{Conv, Delivery, Mid, Sha, What};
+use super::shared::{LIBRARY, Shared, conv, delivery};
+use crate::history::{Class, Conv, Mid, Sha, What};
 
 /// Messages that one of them is ahead of the acknowledgements.
 const AHEAD: usize = 4;
@@ -57,7 +57,7 @@ impl Talker {
         let before = self.said.get(&conv).copied();
         let (idx, prev) = before.map_or((1, None), |(idx, prev)| (idx + 1, Some(prev)));
         self.said.insert(conv, (idx, mid));
-        let (user, device, sha) = (self.user, LIBRARY, Sha::of(&body));
+        let (user, device, sha) = (self.user, LIBRARY, Sha::of(Kind::Text, &body));
         self.shared.invoke(user, What::Invoke { user, device, conv, mid, idx, prev, sha });
         self.ahead.push_back(self.client.send_as(id, place, Kind::Text, body));
     }
@@ -66,7 +66,9 @@ impl Talker {
         let Some(sending) = self.ahead.pop_front() else { return };
         let (user, mid) = (self.user, Mid(sending.client_msg_id().0));
         match sending.await {
-            Outcome::Ok { msg_id, .. } => self.shared.acknowledged(user, mid, msg_id.0),
+            Outcome::Ok { msg_id, create_time } => {
+                self.shared.acknowledged(user, mid, (msg_id.0, Some(create_time)));
+            }
             Outcome::Refused(reason) => {
                 let what = What::Fail { mid, code: reason.map_or(0, |it| it as u32) };
                 let why = format!("a message of u{user} was refused: {reason:?}");
@@ -89,19 +91,11 @@ pub(super) async fn listen(user: u32, mut events: Events, shared: Arc<Shared>) {
     let device = (user, LIBRARY);
     while let Some(event) = events.next().await {
         match event {
-            Event::Message(message) => shared.shown(Delivery {
-                user,
-                device: LIBRARY,
-                conv: conv(user, message.session),
-                msg_id: message.msg_id.0,
-                sender: message.from.0,
-                sha: Sha::of(&message.data),
-                mid: message.client_msg_id.map(|id| Mid(id.0)),
-            }),
+            Event::Message(message) => shared.shown(delivery(device, &message)),
             Event::Skipped { session, first, last } => {
                 shared.skipped(device, conv(user, session), (first.0, last.0));
             }
-            Event::Connected { .. } => shared.connected(device),
+            Event::Connected { .. } => shared.connected(device, Class::Pc),
             Event::Disconnected { .. } => shared.disconnected(device),
             Event::Kicked(reason) => {
                 shared.complain(format!("u{user} was thrown out: {reason:?}"));

@@ -13,15 +13,22 @@
 //! | H7 view | no device takes for complete what is not, goes back, or is told things in disorder |
 //! | H8 entitlement | nobody gets what is not for him |
 //! | H9 freshness | after the last fault everybody who is online soon has everything |
-//! | H10 derived | unread counts and newest numbers are what the history says |
+//! | H10 derived | unread counts, newest numbers and read marks are what was said and read |
 //! | H11 honesty | an answer is never taken back |
 //! | H12 vacuity | a run in which too little happened does not count |
+//! | H13 seats | of two devices of one class the later one stays, and nobody else is thrown out |
+//! | H14 notices | everybody is told who came and went, once, and what is told last is true |
 
 mod fresh;
+mod marks;
+mod notices;
 mod order;
 mod outcomes;
+mod seats;
 mod stored;
+mod times;
 mod view;
+mod wire;
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
@@ -53,6 +60,8 @@ pub enum Rule {
     H10,
     H11,
     H12,
+    H13,
+    H14,
 }
 
 /// What a run must have had, and may have had at most.
@@ -131,6 +140,8 @@ impl fmt::Display for Rule {
             Self::H10 => "H10 derived",
             Self::H11 => "H11 honesty",
             Self::H12 => "H12 vacuity",
+            Self::H13 => "H13 seats",
+            Self::H14 => "H14 notices",
         })
     }
 }
@@ -177,9 +188,13 @@ pub fn check(events: &[Event], thresholds: &Thresholds) -> Report {
     stored::check(&index, &mut found);
     stored::check_finals(&index, &entitled, &mut found);
     order::check(&index, &mut found);
+    times::check(&index, &mut found);
+    wire::check(&index, &entitled, &mut found);
+    seats::check(&index, &mut found);
+    notices::check(&index, &entitled, &mut found);
     let late = view::check(&index, &entitled, &mut found);
     let freshness = fresh::check(&index, late, thresholds.freshness, &mut found);
-    fresh::check_derived(&index, &entitled, &mut found);
+    marks::check(&index, &entitled, &mut found);
     let figures = Figures::new(&index, freshness);
     outcomes::check_vacuity(&index, &figures, thresholds, &mut found);
 

@@ -209,6 +209,8 @@ pub(super) fn is_party(conv: Conv, user: u32) -> Option<bool> {
 
 #[cfg(test)]
 mod tests {
+    use client::Kind;
+
     use super::*;
     use crate::history::event::{Event, Mid, Sha};
 
@@ -237,7 +239,7 @@ mod tests {
         fn ok(&mut self, number: u32) {
             self.head += 1;
             let msg_id = self.head;
-            self.add(What::Ok { mid: names(number).0, msg_id });
+            self.add(What::Ok { mid: names(number).0, msg_id, time: None });
         }
 
         fn say(&mut self, number: u32) {
@@ -260,7 +262,7 @@ mod tests {
     }
 
     fn names(number: u32) -> (Mid, Sha) {
-        (Mid(u128::from(number).to_be_bytes()), Sha::of(&number.to_be_bytes()))
+        (Mid(u128::from(number).to_be_bytes()), Sha::of(Kind::Text, &number.to_be_bytes()))
     }
 
     #[test]

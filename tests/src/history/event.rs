@@ -9,13 +9,12 @@
 //!   of their own, and histories do not show ids: there a message is known by its conversation, its
 //!   sender and its [`Sha`], and the same words twice are two messages that look alike.
 
-use std::fmt;
 use std::io::{self, BufRead, Write};
 
-use md5::{Digest as _, Md5};
-use proto::ids::{ConversationId, GroupId, UserId};
-use serde::de::{Error as _, Unexpected};
-use serde::{Deserialize, Deserializer, Serialize, Serializer};
+use serde::de::Error as _;
+use serde::{Deserialize, Serialize};
+
+pub use super::names::{Conv, Mid, Sha};
 
 /// One thing that happened.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -28,21 +27,6 @@ pub struct Event {
     #[serde(flatten)]
     pub what: What,
 }
-
-/// The number of a conversation; `single:1-2` or `group:1` in JSON.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
-pub struct Conv(pub ConversationId);
-
-/// What names a message for its sender: its `client_msg_id`, or, for an old client, an id that only
-/// the recorder knows.
-#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
-pub struct Mid(pub [u8; 16]);
-
-/// What names content: its MD5, which is in the dependency tree anyway and takes two nanoseconds
-/// per byte. Bodies are our own, so nobody looks for collisions, and by accident two of 2^32
-/// contents collide with a probability of 2^-65; with 64 bits it would be one half.
-#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
-pub struct Sha(pub [u8; 16]);
 
 /// A message as a device received it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
@@ -62,6 +46,9 @@ pub struct Delivery {
     /// The sender's id for it, where shown.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub mid: Option<Mid>,
+    /// When the server took it, in unix seconds, where shown.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub time: Option<u32>,
 }
 
 /// A message in a history.
@@ -76,12 +63,27 @@ pub struct Row {
     /// The sender's id for it, where shown.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub mid: Option<Mid>,
+    /// When the server took it, in unix seconds, where shown.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub time: Option<u32>,
+}
+
+/// The classes of devices, of which a user has one seat each (TeamTalk protocol, client types).
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Class {
+    /// Windows, Mac.
+    Pc,
+    /// iOS, Android.
+    Mobile,
 }
 
 /// The states of a device's connection.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum Connection {
+    /// About to log in.
+    Connecting,
     /// Logged in.
     Connected,
     /// Has read what it missed: from here on, pushes alone keep it complete.
@@ -101,7 +103,7 @@ pub enum Phase {
 }
 
 /// What happens to a member.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum Change {
     /// He is made one.
@@ -154,6 +156,9 @@ pub enum What {
         mid: Mid,
         /// Its place.
         msg_id: u32,
+        /// When the server took it, in unix seconds, where the answer says so.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        time: Option<u32>,
     },
     /// What became of it is not known.
     #[serde(rename = "send.info")]
@@ -172,6 +177,18 @@ pub enum What {
     /// A device was told a message unasked.
     #[serde(rename = "push")]
     Push(Delivery),
+    /// A message came on the connection of a client that keeps its contract, which puts in order and
+    /// fetches what is missing before it hands anything out.
+    #[serde(rename = "wire")]
+    Wire(Delivery),
+    /// Such a connection begins or ends, for [`What::Wire`].
+    #[serde(rename = "wire.session")]
+    WireSession {
+        /// Whose device it is.
+        user: u32,
+        /// Which of the user's devices.
+        device: u32,
+    },
     /// A client that keeps its contract handed a message out: the next one, once, in order.
     #[serde(rename = "shown")]
     Shown(Delivery),
@@ -263,6 +280,20 @@ pub enum What {
         #[serde(default, skip_serializing_if = "Option::is_none")]
         leave: Option<u32>,
     },
+    /// A device is told that members came or went.
+    #[serde(rename = "member.told")]
+    MembersTold {
+        /// Whose device it is.
+        user: u32,
+        /// Which of the user's devices.
+        device: u32,
+        /// Of which group.
+        conv: Conv,
+        /// What happened.
+        change: Change,
+        /// To whom.
+        who: Vec<u32>,
+    },
     /// Members are being changed; where between the messages follows from what was said before and
     /// after. Changes of one user in one group follow one another.
     #[serde(rename = "member.change")]
@@ -287,7 +318,8 @@ pub enum What {
         /// All of it.
         rows: Vec<Row>,
     },
-    /// A user has read everything up to here.
+    /// A user has read everything up to here: about to be said (`invoke`), or known to be kept
+    /// (`ok`).
     #[serde(rename = "mark")]
     Mark {
         /// Who.
@@ -296,6 +328,32 @@ pub enum What {
         conv: Conv,
         /// Up to where.
         upto: u32,
+        /// How far it is.
+        phase: Progress,
+    },
+    /// A device is told that its user has read something elsewhere.
+    #[serde(rename = "mark.told")]
+    MarkTold {
+        /// Whose device it is.
+        user: u32,
+        /// Which of the user's devices.
+        device: u32,
+        /// Where.
+        conv: Conv,
+        /// Up to where.
+        upto: u32,
+    },
+    /// A device is told whether a user's PC is online, unasked or because it asked.
+    #[serde(rename = "presence")]
+    Presence {
+        /// Whose device it is.
+        user: u32,
+        /// Which of the user's devices.
+        device: u32,
+        /// Of whom.
+        who: u32,
+        /// Whether that user is.
+        online: bool,
     },
     /// What the server makes of a conversation for a user, in the end.
     #[serde(rename = "derived")]
@@ -318,6 +376,17 @@ pub enum What {
         device: u32,
         /// To what.
         state: Connection,
+        /// Which class of devices it is one of, where that matters.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        class: Option<Class>,
+    },
+    /// A device is told that another one has taken its seat.
+    #[serde(rename = "kicked")]
+    Kicked {
+        /// Whose device it is.
+        user: u32,
+        /// Which of the user's devices.
+        device: u32,
     },
     /// Something to be counted happened this often since the last time.
     #[serde(rename = "counters")]
@@ -342,19 +411,13 @@ pub struct BadLine {
     pub source: io::Error,
 }
 
-impl Sha {
-    /// Names content.
-    pub fn of(content: &[u8]) -> Self {
-        Self(Md5::digest(content).into())
-    }
-}
-
 impl What {
     /// The conversation that it is about, where it says so.
     pub const fn conv(&self) -> Option<Conv> {
         match self {
             Self::Push(Delivery { conv, .. })
             | Self::Shown(Delivery { conv, .. })
+            | Self::Wire(Delivery { conv, .. })
             | Self::Invoke { conv, .. }
             | Self::Skipped { conv, .. }
             | Self::Pull { conv, .. }
@@ -364,12 +427,17 @@ impl What {
             | Self::Change { conv, .. }
             | Self::Stored { conv, .. }
             | Self::Mark { conv, .. }
+            | Self::MarkTold { conv, .. }
+            | Self::MembersTold { conv, .. }
             | Self::Derived { conv, .. } => Some(*conv),
             Self::Ok { .. }
             | Self::Info { .. }
             | Self::Fail { .. }
             | Self::Nemesis { .. }
             | Self::Session { .. }
+            | Self::WireSession { .. }
+            | Self::Kicked { .. }
+            | Self::Presence { .. }
             | Self::Counters { .. } => None,
         }
     }
@@ -389,102 +457,6 @@ impl What {
             _ => None,
         }
     }
-}
-
-impl Conv {
-    /// The conversation of two users.
-    pub fn single(one: u32, other: u32) -> Self {
-        Self(ConversationId::single(UserId(one), UserId(other)).expect("two different users"))
-    }
-
-    /// The conversation of a group.
-    pub fn group(group: u32) -> Self {
-        Self(ConversationId::group(GroupId(group)).expect("groups count from 1"))
-    }
-
-    fn parse(text: &str) -> Option<Self> {
-        let id = match text.split_once(':')? {
-            ("group", number) => ConversationId::group(GroupId(number.parse().ok()?))?,
-            ("single", pair) => {
-                let (low, high) = pair.split_once('-')?;
-                ConversationId::single(UserId(low.parse().ok()?), UserId(high.parse().ok()?))?
-            }
-            _ => return None,
-        };
-        Some(Self(id))
-    }
-}
-
-impl fmt::Display for Conv {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        self.0.fmt(f)
-    }
-}
-
-impl Serialize for Conv {
-    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
-        serializer.collect_str(self)
-    }
-}
-
-impl<'de> Deserialize<'de> for Conv {
-    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
-        deserializer.deserialize_str(Text("a conversation", Self::parse))
-    }
-}
-
-/// Reads something that is a string in JSON.
-struct Text<T>(&'static str, fn(&str) -> Option<T>);
-
-impl<T> serde::de::Visitor<'_> for Text<T> {
-    type Value = T;
-
-    fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(self.0)
-    }
-
-    fn visit_str<E: serde::de::Error>(self, text: &str) -> Result<T, E> {
-        (self.1)(text).ok_or_else(|| E::invalid_value(Unexpected::Str(text), &self.0))
-    }
-}
-
-/// Sixteen bytes that are 32 hex digits in JSON.
-macro_rules! hex16 {
-    ($name:ident, $what:literal) => {
-        impl fmt::Display for $name {
-            fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-                write!(f, "{:032x}", u128::from_be_bytes(self.0))
-            }
-        }
-
-        impl fmt::Debug for $name {
-            fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-                fmt::Display::fmt(self, f)
-            }
-        }
-
-        impl Serialize for $name {
-            fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
-                serializer.collect_str(self)
-            }
-        }
-
-        impl<'de> Deserialize<'de> for $name {
-            fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
-                let bytes = deserializer.deserialize_str(Text($what, from_hex))?;
-                Ok(Self(bytes))
-            }
-        }
-    };
-}
-
-hex16!(Mid, "the 32 hex digits of a message's id");
-hex16!(Sha, "the 32 hex digits of a message's content");
-
-fn from_hex(text: &str) -> Option<[u8; 16]> {
-    let digits = text.len() == 32 && text.bytes().all(|byte| byte.is_ascii_hexdigit());
-    let number = digits.then(|| u128::from_str_radix(text, 16).ok()).flatten()?;
-    Some(number.to_be_bytes())
 }
 
 const fn one() -> u32 {
@@ -531,7 +503,7 @@ mod tests {
     #[test]
     fn an_event_is_one_line_with_its_fields_side_by_side() {
         let mut line = Vec::new();
-        let (mid, sha) = (Mid([1; 16]), Sha::of(b"hello"));
+        let (mid, sha) = (Mid([1; 16]), Sha([2; 16]));
         let push = Delivery {
             user: 1,
             device: 2,
@@ -540,11 +512,12 @@ mod tests {
             sender: 3,
             sha,
             mid: Some(mid),
+            time: None,
         };
         write_line(&mut line, &event(What::Push(push))).unwrap();
         let expected = concat!(
             r#"{"at":7,"us":1000000,"event":"push","user":1,"device":2,"conv":"single:1-3","#,
-            r#""msg_id":9,"sender":3,"sha":"5d41402abc4b2a76b9719d911017c592","#,
+            r#""msg_id":9,"sender":3,"sha":"02020202020202020202020202020202","#,
             r#""mid":"01010101010101010101010101010101"}"#,
             "\n"
         );

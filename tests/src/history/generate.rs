@@ -1,15 +1,17 @@
 //! Histories as a system without faults writes them, for measuring the checker and for testing it.
 //!
 //! Twenty people talk to their neighbours, to a group, and to a second group that others enter and
-//! leave. Some say the same twice. Some answers never come, some messages are refused, some connections are lost, and a
+//! leave. Some say the same twice. They read, and their other devices are told; some watch who is online;
+//! two phones of one user throw each other out. Some answers never come, some messages are refused, some connections are lost, and a
 //! fault begins and ends now and then.
 
+mod notices;
 mod people;
 
 use std::collections::{HashMap, VecDeque};
 
 use super::event::{
-    Change, Connection, Conv, Delivery, Event, Mid, Phase, Progress, Row, Sha, What,
+    Change, Class, Connection, Conv, Delivery, Event, Mid, Phase, Progress, Row, Sha, What,
 };
 use crate::Random;
 use people::{Device, Kind};
@@ -22,6 +24,8 @@ const OUTSIDERS: u32 = 3;
 const PHONES: u32 = 4;
 /// One of so many messages says the same as the one before it.
 const AGAIN: u64 = 12;
+/// When the first message was taken, in unix seconds.
+const BEGINNING: u32 = 1_700_000_000;
 /// Messages of one user that are unanswered at the same time.
 const AHEAD: usize = 4;
 /// The device that reads the histories of the end.
@@ -63,6 +67,10 @@ struct World {
     devices: Vec<Device>,
     /// Whether each outsider is a member, and since which number.
     joined: Vec<Option<u32>>,
+    /// Up to where each user has read each conversation.
+    marks: HashMap<(u32, Conv), u32>,
+    /// Whether the second phone of the one who has two is online.
+    rival: bool,
     fault: bool,
 }
 
@@ -86,6 +94,8 @@ impl World {
             words: HashMap::new(),
             devices,
             joined: vec![None; OUTSIDERS as usize],
+            marks: HashMap::new(),
+            rival: false,
             fault: false,
         }
     }
@@ -125,8 +135,8 @@ impl World {
     fn step(&mut self) {
         match self.random.below(1_000) {
             0 => self.toggle_fault(),
-            1..=3 => self.change_members(),
-            4..=8 => {
+            1..=6 => self.change_members(),
+            7..=11 => {
                 let device = self.pick(self.devices.len());
                 if self.devices[device].is_online {
                     self.disconnect(device);
@@ -134,7 +144,9 @@ impl World {
                     self.connect(device);
                 }
             }
-            9..=300 => self.talk(),
+            12..=17 => self.mark(),
+            18 => self.toggle_rival(),
+            19..=300 => self.talk(),
             _ => {
                 let device = self.pick(self.devices.len());
                 for _ in 0..8 {
@@ -168,7 +180,7 @@ impl World {
         let mid = Mid(u128::from(self.said).to_be_bytes());
         let again =
             self.words.get(&(user, conv)).copied().filter(|_| self.random.below(AGAIN) == 0);
-        let sha = again.unwrap_or_else(|| Sha::of(&self.said.to_be_bytes()));
+        let sha = again.unwrap_or_else(|| Sha::of(client::Kind::Text, &self.said.to_be_bytes()));
         self.words.insert((user, conv), sha);
         let before = self.counts.get(&(user, conv)).copied();
         let (idx, prev) = before.map_or((1, None), |(idx, prev)| (idx + 1, Some(prev)));
@@ -186,7 +198,8 @@ impl World {
         let log = self.logs.entry(said.conv).or_default();
         let msg_id = u32::try_from(log.len()).unwrap_or(0) + 1;
         let sender = u32::try_from(user).unwrap_or(0);
-        log.push(Row { msg_id, sender, sha: said.sha, mid: Some(said.mid) });
+        let time = Some(BEGINNING + msg_id / 4);
+        log.push(Row { msg_id, sender, sha: said.sha, mid: Some(said.mid), time });
         *id = Some(msg_id);
     }
 
@@ -196,7 +209,8 @@ impl World {
             self.add(What::Info { mid });
             return;
         }
-        self.add(What::Ok { mid, msg_id });
+        let time = Some(BEGINNING + msg_id / 4);
+        self.add(What::Ok { mid, msg_id, time });
     }
 
     fn toggle_fault(&mut self) {
@@ -226,6 +240,7 @@ impl World {
             self.devices[device].next.insert(conv, head + 1);
         }
         self.add(What::Change { conv, user, change, phase: Progress::Ok });
+        self.tell_members(conv, change, user);
     }
 
     /// The runs of numbers that a device has.
@@ -280,13 +295,16 @@ impl World {
             }
             let (user, join) = (device.user, device.first(conv, &self.joined));
             let read = u32::try_from(self.random.below(u64::from(head) + 1)).unwrap_or(0);
-            self.add(What::Mark { user, conv, upto: read });
+            self.add(What::Mark { user, conv, upto: read, phase: Progress::Ok });
+            let read = read.max(self.marks.get(&(user, conv)).copied().unwrap_or(0));
             let above = log.iter().filter(|row| row.msg_id > read.max(join - 1));
             let unread = above.filter(|row| row.sender != user).count();
             let unread = u32::try_from(unread).unwrap_or(0);
             self.add(What::Derived { user, conv, unread, head });
         }
         let user = readers.iter().find(|it| it.is_in(conv, &self.joined)).map_or(0, |it| it.user);
+        let (device, state) = (READER, Connection::Connected);
+        self.add(What::Session { user, device, state, class: None });
         let asked = Some(self.events.len() as u64);
         let rows: Vec<Row> = log.iter().map(|row| Row { mid: None, ..*row }).collect();
         let from = head.saturating_sub(99).max(1);
@@ -318,17 +336,19 @@ impl World {
         let Some(conv) = lacking else { return false };
         let (user, number, kind) = (it.user, it.number, it.kind);
         let next = it.next.get(&conv).copied().unwrap_or(1);
-        let Row { msg_id, sender, sha, mid } = self.logs[&conv][next as usize - 1];
+        let Row { msg_id, sender, sha, mid, time } = self.logs[&conv][next as usize - 1];
         self.devices[device].next.insert(conv, next + 1);
+        let delivery = Delivery { user, device: number, conv, msg_id, sender, sha, mid, time };
         match kind {
             Kind::Library => {
-                let delivery = Delivery { user, device: number, conv, msg_id, sender, sha, mid };
+                // Its own messages are answered.
+                if sender != user {
+                    self.add(What::Wire(delivery));
+                }
                 self.add(What::Shown(delivery));
             }
             Kind::Phone => {
-                let mid = None;
-                let delivery = Delivery { user, device: number, conv, msg_id, sender, sha, mid };
-                self.add(What::Push(delivery));
+                self.add(What::Push(Delivery { mid: None, ..delivery }));
             }
         }
         true
@@ -337,10 +357,15 @@ impl World {
     fn connect(&mut self, device: usize) {
         let Device { user, number, kind, .. } = self.devices[device];
         self.devices[device].is_online = true;
-        self.add(What::Session { user, device: number, state: Connection::Connected });
         if kind == Kind::Library {
+            self.add(What::WireSession { user, device: number });
+            self.add_session(user, number, Connection::Connected, Class::Pc);
+            self.tell_presence(user, device);
             return;
         }
+        self.add_session(user, number, Connection::Connecting, Class::Mobile);
+        self.add_session(user, number, Connection::Connected, Class::Mobile);
+        self.displace_rival(user);
         let convs: Vec<Conv> = self.devices[device].convs().collect();
         for conv in convs {
             let log = self.logs.get(&conv).map(Vec::as_slice).unwrap_or_default();
@@ -356,12 +381,20 @@ impl World {
             let (device, from, complete_upto, to_head) = (number, next, head, true);
             self.add(What::Pull { user, device, conv, from, complete_upto, asked, to_head, rows });
         }
-        self.add(What::Session { user, device: number, state: Connection::Synced });
+        self.add_session(user, number, Connection::Synced, Class::Mobile);
     }
 
     fn disconnect(&mut self, device: usize) {
-        let Device { user, number, .. } = self.devices[device];
+        let Device { user, number, kind, .. } = self.devices[device];
         self.devices[device].is_online = false;
-        self.add(What::Session { user, device: number, state: Connection::Disconnected });
+        let class = if kind == Kind::Library { Class::Pc } else { Class::Mobile };
+        self.add_session(user, number, Connection::Disconnected, class);
+        if kind == Kind::Library {
+            self.tell_presence(user, device);
+        }
+    }
+
+    fn add_session(&mut self, user: u32, device: u32, state: Connection, class: Class) {
+        self.add(What::Session { user, device, state, class: Some(class) });
     }
 }

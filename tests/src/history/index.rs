@@ -123,7 +123,7 @@ impl<'a> Index<'a> {
     fn take(&mut self, place: usize, what: &What) {
         match what {
             What::Invoke { .. } => self.take_invoke(place, what),
-            What::Ok { mid, msg_id } => {
+            What::Ok { mid, msg_id, .. } => {
                 if let Some(send) = self.outcome(*mid) {
                     send.ok = send.ok.or(Some((*msg_id, place)));
                 }

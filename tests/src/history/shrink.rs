@@ -47,11 +47,16 @@ fn devices_of(example: &[Event]) -> HashSet<(u32, u32)> {
 /// The device that is told something or tells what it has.
 const fn receiver(what: &What) -> Option<(u32, u32)> {
     match what {
-        What::Push(it) | What::Shown(it) => Some((it.user, it.device)),
+        What::Push(it) | What::Shown(it) | What::Wire(it) => Some((it.user, it.device)),
         What::Skipped { user, device, .. }
         | What::Pull { user, device, .. }
         | What::Watermark { user, device, .. }
         | What::Final { user, device, .. }
+        | What::MarkTold { user, device, .. }
+        | What::MembersTold { user, device, .. }
+        | What::Presence { user, device, .. }
+        | What::Kicked { user, device }
+        | What::WireSession { user, device }
         | What::Session { user, device, .. } => Some((*user, *device)),
         _ => None,
     }

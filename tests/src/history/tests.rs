@@ -2,6 +2,7 @@
 
 #[expect(clippy::ptr_arg, reason = "all mutations have one type")]
 mod mutations;
+mod notices;
 mod rules;
 
 use std::collections::BTreeSet;

@@ -131,15 +131,15 @@ fn check_stable(index: &Index<'_>, found: &mut Findings) {
     let mut stability = Stability { index, first: HashMap::new(), reported: HashSet::new() };
     for (place, event) in index.events.iter().enumerate() {
         match &event.what {
-            What::Ok { mid, msg_id } => {
+            What::Ok { mid, msg_id, .. } => {
                 let Some(send) = index.by_mid(*mid) else { continue };
                 let (conv, sender, sha) = (send.conv, send.user, send.sha);
                 let cite = Cite::event(place);
                 stability.saw(Seen { conv, msg_id: *msg_id, sender, sha, cite }, found);
             }
-            What::Push(it) | What::Shown(it) => {
-                let Delivery { conv, msg_id, sender, sha, mid, .. } = *it;
-                let row = Row { msg_id, sender, sha, mid };
+            What::Push(it) | What::Shown(it) | What::Wire(it) => {
+                let Delivery { conv, msg_id, sender, sha, mid, time, .. } = *it;
+                let row = Row { msg_id, sender, sha, mid, time };
                 stability.saw_row(conv, &row, Cite::event(place), found);
             }
             What::Pull { conv, rows, .. } | What::Stored { conv, rows, .. } => {
@@ -162,7 +162,7 @@ struct Stability<'a> {
 
 impl Stability<'_> {
     fn saw_row(&mut self, conv: Conv, row: &Row, cite: Cite, found: &mut Findings) {
-        let Row { msg_id, sender, sha, mid } = *row;
+        let Row { msg_id, sender, sha, mid, .. } = *row;
         if let Some(mid) = mid {
             self.saw_name(mid, row, (conv, cite), found);
         }

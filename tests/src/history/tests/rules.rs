@@ -2,6 +2,8 @@
 
 use std::time::Duration;
 
+use client::Kind;
+
 use super::broken;
 use crate::history::check::{Rule, Thresholds, Verdict, check};
 use crate::history::event::{
@@ -11,15 +13,15 @@ use crate::history::{latency, next_ack, stalls};
 
 /// What two users say to each other, and what becomes of it. A millisecond passes at each event.
 #[derive(Clone, Default)]
-struct Run {
-    events: Vec<Event>,
+pub(super) struct Run {
+    pub(super) events: Vec<Event>,
 }
 
-fn pair() -> Conv {
+pub(super) fn pair() -> Conv {
     Conv::single(1, 2)
 }
 
-fn mid(number: u32) -> Mid {
+pub(super) fn mid(number: u32) -> Mid {
     Mid(u128::from(number).to_be_bytes())
 }
 
@@ -27,13 +29,19 @@ fn sender(number: u32) -> u32 {
     number % 2 + 1
 }
 
-fn row(msg_id: u32, number: u32) -> Row {
-    Row { msg_id, sender: sender(number), sha: Sha::of(&number.to_be_bytes()), mid: None }
+pub(super) fn row(msg_id: u32, number: u32) -> Row {
+    Row {
+        msg_id,
+        sender: sender(number),
+        sha: Sha::of(Kind::Text, &number.to_be_bytes()),
+        mid: None,
+        time: None,
+    }
 }
 
 impl Run {
     /// Four messages, acknowledged in order.
-    fn new() -> Self {
+    pub(super) fn new() -> Self {
         let mut run = Self::default();
         for number in 1..=4 {
             run.invoke(number).ok(number, number);
@@ -41,13 +49,13 @@ impl Run {
         run
     }
 
-    fn add(&mut self, what: What) -> &mut Self {
+    pub(super) fn add(&mut self, what: What) -> &mut Self {
         let at = self.events.len() as u64 + 1;
         self.events.push(Event { at, us: at * 1_000, what });
         self
     }
 
-    fn invoke(&mut self, number: u32) -> &mut Self {
+    pub(super) fn invoke(&mut self, number: u32) -> &mut Self {
         self.invoke_in(pair(), number)
     }
 
@@ -57,13 +65,13 @@ impl Run {
         self.add(What::Invoke { user, device: 1, conv, mid, idx, prev, sha })
     }
 
-    fn ok(&mut self, number: u32, msg_id: u32) -> &mut Self {
-        self.add(What::Ok { mid: mid(number), msg_id })
+    pub(super) fn ok(&mut self, number: u32, msg_id: u32) -> &mut Self {
+        self.add(What::Ok { mid: mid(number), msg_id, time: None })
     }
 
-    fn delivery(user: u32, msg_id: u32, number: u32) -> Delivery {
+    pub(super) fn delivery(user: u32, msg_id: u32, number: u32) -> Delivery {
         let Row { sender, sha, .. } = row(1, number);
-        Delivery { user, device: 2, conv: pair(), msg_id, sender, sha, mid: None }
+        Delivery { user, device: 2, conv: pair(), msg_id, sender, sha, mid: None, time: None }
     }
 
     fn push(&mut self, user: u32, msg_id: u32, number: u32) -> &mut Self {
@@ -75,7 +83,7 @@ impl Run {
     }
 
     fn session(&mut self, state: Connection) -> &mut Self {
-        self.add(What::Session { user: 1, device: 2, state })
+        self.add(What::Session { user: 1, device: 2, state, class: None })
     }
 
     fn pull(&mut self, (from, complete_upto): (u32, u32), rows: &[Row]) -> &mut Self {
@@ -84,17 +92,17 @@ impl Run {
         self.add(What::Pull { user, device, conv, from, complete_upto, asked, to_head, rows })
     }
 
-    fn stored(&mut self, rows: &[(u32, u32)]) -> &mut Self {
+    pub(super) fn stored(&mut self, rows: &[(u32, u32)]) -> &mut Self {
         let rows = rows.iter().map(|(msg_id, number)| row(*msg_id, *number)).collect();
         self.add(What::Stored { conv: pair(), from: 1, rows })
     }
 
-    fn all_stored(&mut self) -> &mut Self {
+    pub(super) fn all_stored(&mut self) -> &mut Self {
         self.stored(&[(1, 1), (2, 2), (3, 3), (4, 4)])
     }
 
     #[track_caller]
-    fn breaks(&mut self, rules: &[Rule]) {
+    pub(super) fn breaks(&mut self, rules: &[Rule]) {
         let found: Vec<Rule> = broken(&self.events, &Thresholds::default()).into_iter().collect();
         assert_eq!(found, rules, "{}", check(&self.events, &Thresholds::default()));
     }
@@ -398,7 +406,7 @@ fn derived_numbers_are_recomputed() {
     Run::new().all_stored().add(derived(1, 2, 4)).add(derived(2, 2, 4)).breaks(&[]);
     Run::new().all_stored().add(derived(1, 3, 4)).breaks(&[Rule::H10]);
     Run::new().all_stored().add(derived(1, 2, 3)).breaks(&[Rule::H10]);
-    let mark = What::Mark { user: 1, conv: pair(), upto: 2 };
+    let mark = What::Mark { user: 1, conv: pair(), upto: 2, phase: Progress::Ok };
     Run::new().all_stored().add(mark.clone()).add(derived(1, 1, 4)).breaks(&[]);
     Run::new().all_stored().add(mark).add(derived(1, 2, 4)).breaks(&[Rule::H10]);
 }

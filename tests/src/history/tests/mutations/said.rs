@@ -54,7 +54,8 @@ pub(super) fn repeat_row(events: &mut Vec<Event>, random: &mut Random) -> Option
     let (place, acked) = dump(events, random)?;
     let rows = rows(&mut events[place]);
     let msg_id = u32::try_from(rows.len()).ok()? + 1;
-    rows.push(Row { msg_id, ..rows[acked[1]] });
+    let time = rows.last()?.time;
+    rows.push(Row { msg_id, time, ..rows[acked[1]] });
     Some(())
 }
 
@@ -97,7 +98,7 @@ pub(super) fn change_ack(events: &mut Vec<Event>, random: &mut Random) -> Option
     })?;
     for event in events {
         match &mut event.what {
-            What::Ok { mid, msg_id } if *mid == name => *msg_id = 1,
+            What::Ok { mid, msg_id, .. } if *mid == name => *msg_id = 1,
             _ => {}
         }
     }
@@ -111,7 +112,7 @@ pub(super) fn change_shown(events: &mut Vec<Event>, random: &mut Random) -> Opti
     Some(())
 }
 
-/// Of two messages in the same words one is not there: the last row of a history.
+/// Of two messages in the same words one is not there.
 pub(super) fn drop_second(events: &mut Vec<Event>, random: &mut Random) -> Option<()> {
     let (place, row, _) = said_again(events, random)?;
     let rows = rows(&mut events[place]);
@@ -132,7 +133,7 @@ pub(super) fn join_two(events: &mut Vec<Event>, random: &mut Random) -> Option<(
         .collect();
     for event in events {
         match &mut event.what {
-            What::Ok { mid, msg_id } if said.contains(mid) => *msg_id = first,
+            What::Ok { mid, msg_id, .. } if said.contains(mid) => *msg_id = first,
             _ => {}
         }
     }
@@ -144,12 +145,13 @@ pub(super) fn store_third(events: &mut Vec<Event>, random: &mut Random) -> Optio
     let (place, row, _) = said_again(events, random)?;
     let rows = rows(&mut events[place]);
     let msg_id = u32::try_from(rows.len()).ok()? + 1;
-    rows.push(Row { msg_id, ..rows[row] });
+    let time = rows.last()?.time;
+    rows.push(Row { msg_id, time, ..rows[row] });
     Some(())
 }
 
 /// A history with two rows in the same words, both acknowledged, and no other message with them: the
-/// second of them, and the number of the first.
+/// second of them, which is not the last row, and the number of the first.
 fn said_again(events: &[Event], random: &mut Random) -> Option<(usize, usize, u32)> {
     let acked = acked(events);
     let mut said: HashMap<Sha, Vec<Mid>> = HashMap::new();
@@ -168,7 +170,8 @@ fn said_again(events: &[Event], random: &mut Random) -> Option<(usize, usize, u3
         if *conv == Conv::group(2) {
             continue; // Where members come and go follows from the numbers there.
         }
-        for (row, it) in rows.iter().enumerate().filter(|(_, it)| is_pair(&it.sha)) {
+        let before_last = rows.iter().enumerate().take(rows.len() - 1);
+        for (row, it) in before_last.filter(|(_, it)| is_pair(&it.sha)) {
             let first = rows.iter().take(row).find(|first| first.sha == it.sha);
             found.extend(first.map(|first| (place, row, first.msg_id)));
         }
@@ -183,6 +186,9 @@ pub(super) fn swap_invokes(events: &mut Vec<Event>, random: &mut Random) -> Opti
     let mut pairs = Vec::new();
     for (first, event) in events.iter().enumerate() {
         let What::Invoke { user, conv, mid, .. } = event.what else { continue };
+        if conv == Conv::group(2) {
+            continue; // Where members come and go follows from the numbers there.
+        }
         for (second, event) in events.iter().enumerate().skip(first + 1).take(2_000) {
             match event.what {
                 What::Ok { mid: it, .. } if it == mid => break,
@@ -220,12 +226,12 @@ pub(super) fn delay_invoke(events: &mut Vec<Event>, random: &mut Random) -> Opti
             continue; // Where members come and go moves with it.
         }
         let own = events.iter().enumerate().skip(place).find_map(|(at, event)| match event.what {
-            What::Ok { mid: it, msg_id } if it == mid => Some((at, msg_id)),
+            What::Ok { mid: it, msg_id, .. } if it == mid => Some((at, msg_id)),
             _ => None,
         });
         let Some((end, low)) = own else { continue };
         let higher = (place..end).find(|at| {
-            let What::Ok { mid: it, msg_id } = events[*at].what else { return false };
+            let What::Ok { mid: it, msg_id, .. } = events[*at].what else { return false };
             let by = events.iter().find_map(|event| match event.what {
                 What::Invoke { user, conv, mid, .. } if mid == it => Some((user, conv)),
                 _ => None,
@@ -251,7 +257,7 @@ pub(super) fn invent_row(events: &mut Vec<Event>, random: &mut Random) -> Option
     let (place, _) = dump(events, random)?;
     let rows = rows(&mut events[place]);
     let msg_id = u32::try_from(rows.len()).ok()? + 1;
-    rows.push(Row { msg_id, sender: 1, sha: Sha([9; 16]), mid: None });
+    rows.push(Row { msg_id, sender: 1, sha: Sha([9; 16]), mid: None, time: None });
     Some(())
 }
 
@@ -290,7 +296,7 @@ pub(super) fn take_back(events: &mut Vec<Event>, random: &mut Random) -> Option<
 
 pub(super) fn answer_nothing(events: &mut Vec<Event>, random: &mut Random) -> Option<()> {
     let place = any(events, random, |what| matches!(what, What::Ok { .. }))?;
-    let what = What::Ok { mid: Mid([9; 16]), msg_id: 1 };
+    let what = What::Ok { mid: Mid([9; 16]), msg_id: 1, time: None };
     events.insert(place + 1, Event { what, ..events[place].clone() });
     Some(())
 }

@@ -68,7 +68,7 @@ pub(super) fn pushes(events: &[Event], random: &mut Random) -> Option<(usize, us
         let later = events.iter().enumerate().skip(first + 1);
         let mut next = later.take_while(|(_, event)| {
             !matches!(event.what,
-            What::Session { user, device, state: Connection::Disconnected }
+            What::Session { user, device, state: Connection::Disconnected, .. }
                 if (user, device) == (it.user, it.device))
         });
         let mut next = next.by_ref().filter(|(_, event)| {
