@@ -42,6 +42,7 @@ use crate::push::Push;
 use crate::timeline::{StartFrom, Timelines};
 use crate::tls::TlsConfig;
 use crate::token::{Keeper, Shelf};
+use crate::watcher::Watcher;
 
 /// Requests that wait for the engine. When it is full, callers wait.
 const CALLS_MAX: usize = 64;
@@ -73,6 +74,8 @@ pub struct Options {
     pub start_from: StartFrom,
     /// The newest message of each conversation that the program has dealt with.
     pub marks: HashMap<Session, MsgId>,
+    /// Who sees what comes, if anybody does.
+    pub watcher: Option<Arc<dyn Watcher>>,
     /// Times and bounds.
     pub limits: Limits,
 }
@@ -237,6 +240,7 @@ impl Options {
             outbox: None,
             start_from: StartFrom::default(),
             marks: HashMap::new(),
+            watcher: None,
             limits: Limits::default(),
         }
     }
@@ -319,6 +323,7 @@ impl Client {
         let timelines = Timelines::new(options.start_from, &options.marks);
         let keeping = (Journal::new(outbox), Keeper::new(shelf.clone()));
         let mut engine = Engine::new(dialer, limits, ends, timelines, keeping);
+        engine.watcher = options.watcher;
         for unsent in left_behind {
             engine.take_over(Entry::left_behind(unsent));
         }

@@ -38,6 +38,7 @@ use crate::message::{NotSent, Outcome, Session};
 use crate::outgoing::{Entry, Outgoing, Ticket};
 use crate::timeline::{Delivery, Timelines};
 use crate::token::Keeper;
+use crate::watcher::Watcher;
 
 /// Events other than messages that wait for the program.
 const NOTICES_MAX: usize = 1024;
@@ -88,6 +89,7 @@ pub(crate) struct Engine {
     timelines: Timelines,
     journal: Journal,
     keeper: Keeper,
+    pub(crate) watcher: Option<Arc<dyn Watcher>>,
     /// The user's own record, as an earlier login told it.
     me_known: Option<UserInfo>,
     notices: VecDeque<Event>,
@@ -137,6 +139,7 @@ impl Engine {
             timelines,
             journal,
             keeper,
+            watcher: None,
             me_known: None,
             notices: VecDeque::new(),
             is_unheard: false,
@@ -308,6 +311,9 @@ impl Engine {
             server_time: login.server_time,
         });
         self.timers.set(Instant::now() + self.limits.heartbeat, Due::Heartbeat);
+        if let Some(watcher) = &self.watcher {
+            watcher.logged_in();
+        }
         self.start_sync();
         early.into_iter().find_map(|frame| self.on_frame(frame))
     }
@@ -328,6 +334,9 @@ impl Engine {
     /// There is no connection. Everything that waited for it waits for the next one.
     fn lose(&mut self, reason: String) {
         tracing::debug!(%reason, "no connection");
+        if let Some(watcher) = &self.watcher {
+            watcher.lost();
+        }
         for waits in self.pending.drain() {
             if let Waits::Call(answer) = waits {
                 drop(answer.send(Err(CallError::Lost)));

@@ -12,6 +12,7 @@
 //!   │                 ├──> timeline    what has come, and what is missing (pure)
 //!   │                 ├──> journal ──> outbox   what survives a restart
 //!   │                 ├──> token       what the next login is with
+//!   │                 ├──> watcher     who else sees what comes
 //!   │                 └──> dialer ──┬──> balancer     which gateway
 //!   └──> message, push              └──> connection ──> socket
 //! ```
@@ -35,6 +36,7 @@ mod socket;
 mod timeline;
 mod tls;
 mod token;
+mod watcher;
 
 pub use backoff::Backoff;
 pub use balancer::{Gateway, LookupError, lookup, lookup_any};
@@ -49,3 +51,4 @@ pub use push::Push;
 pub use socket::{FrameReader, FrameWriter, Socket};
 pub use timeline::StartFrom;
 pub use tls::{TlsConfig, TlsConfigError};
+pub use watcher::Watcher;

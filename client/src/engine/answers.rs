@@ -44,6 +44,9 @@ impl Engine {
     }
 
     pub(super) fn on_frame(&mut self, frame: Frame) -> Option<End> {
+        if let Some(watcher) = &self.watcher {
+            watcher.heard(&frame);
+        }
         if frame.seq != 0
             && let Some((waits, timer)) = self.pending.remove(frame.seq)
         {

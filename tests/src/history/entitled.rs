@@ -113,6 +113,16 @@ impl Entitled {
         now.map(|span| span.join_max).filter(|join| *join < u32::MAX)
     }
 
+    /// Since which event a user certainly is a member at event `place`.
+    pub(super) fn member_since(&self, conv: Conv, user: u32, place: usize) -> Option<usize> {
+        if let Some(is_party) = is_party(conv, user) {
+            return is_party.then_some(0);
+        }
+        let spans = &self.members.get(&(conv, user))?.spans;
+        let now = spans.iter().rev().find(|span| span.since <= place && place < span.until);
+        now.map(|span| span.since)
+    }
+
     /// The first message that a user must have in the end.
     pub(super) fn must_have_from(&self, conv: Conv, user: u32) -> Option<u32> {
         self.must_from(conv, user, usize::MAX - 1)

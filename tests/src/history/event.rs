@@ -181,14 +181,6 @@ pub enum What {
     /// fetches what is missing before it hands anything out.
     #[serde(rename = "wire")]
     Wire(Delivery),
-    /// Such a connection begins or ends, for [`What::Wire`].
-    #[serde(rename = "wire.session")]
-    WireSession {
-        /// Whose device it is.
-        user: u32,
-        /// Which of the user's devices.
-        device: u32,
-    },
     /// A client that keeps its contract handed a message out: the next one, once, in order.
     #[serde(rename = "shown")]
     Shown(Delivery),
@@ -435,7 +427,6 @@ impl What {
             | Self::Fail { .. }
             | Self::Nemesis { .. }
             | Self::Session { .. }
-            | Self::WireSession { .. }
             | Self::Kicked { .. }
             | Self::Presence { .. }
             | Self::Counters { .. } => None,

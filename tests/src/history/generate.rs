@@ -358,7 +358,6 @@ impl World {
         let Device { user, number, kind, .. } = self.devices[device];
         self.devices[device].is_online = true;
         if kind == Kind::Library {
-            self.add(What::WireSession { user, device: number });
             self.add_session(user, number, Connection::Connected, Class::Pc);
             self.tell_presence(user, device);
             return;

@@ -56,7 +56,6 @@ const fn receiver(what: &What) -> Option<(u32, u32)> {
         | What::MembersTold { user, device, .. }
         | What::Presence { user, device, .. }
         | What::Kicked { user, device }
-        | What::WireSession { user, device }
         | What::Session { user, device, .. } => Some((*user, *device)),
         _ => None,
     }

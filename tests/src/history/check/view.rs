@@ -2,15 +2,20 @@
 //!
 //! Three kinds of devices: clients that keep their contract hand out every number in order; old
 //! ones only hear pushes from the moment they have read what they missed until they are
-//! disconnected; and anything may read history.
+//! disconnected; and anything may read history. And who says something is one for whom it is.
 
 use std::collections::HashMap;
+
+use proto::client::RefuseReason;
 
 use super::{Findings, Rule};
 use crate::history::entitled::Entitled;
 use crate::history::event::{Connection, Conv, Delivery, Row, What};
-use crate::history::index::{Cite, Index};
+use crate::history::index::{Cite, Index, Send};
 use crate::history::ranges::Ranges;
+
+/// The code of a refusal of what a user who is no member says (extension, `RefuseReason`).
+const NOT_MEMBER: u32 = RefuseReason::NotMember as u32;
 
 /// What a device knows of one conversation.
 #[derive(Debug, Default)]
@@ -87,7 +92,13 @@ impl Views<'_> {
             }
             What::Ok { mid, msg_id, .. } => {
                 if let Some(send) = self.index.by_mid(*mid) {
+                    self.said(send, *msg_id, place);
                     self.saw((send.user, send.device), send.conv, *msg_id, place);
+                }
+            }
+            What::Fail { mid, .. } => {
+                if let Some(send) = self.index.by_mid(*mid) {
+                    self.refused(send, place);
                 }
             }
             What::Push(it) => self.push(it, place),
@@ -116,6 +127,32 @@ impl Views<'_> {
             && self.heads.get(&conv).is_some_and(|head| msg_id <= *head);
         if is_new && is_late {
             self.devices.entry(device).or_default().late = Some(place);
+        }
+    }
+
+    /// Nobody says anything where it is not for him.
+    fn said(&mut self, send: &Send, msg_id: u32, place: usize) {
+        let (conv, user) = (send.conv, send.user);
+        if !self.entitled.may(conv, user, msg_id, place) {
+            let mut cites = vec![Cite::event(send.invoke), Cite::event(place)];
+            cites.extend(self.entitled.cites(conv, user, msg_id, place));
+            self.found.add(Rule::H8, conv, &cites, || {
+                format!("{conv}: u{user} said {msg_id}, and may not")
+            });
+        }
+    }
+
+    /// Who is a member all the time is not told to be none.
+    fn refused(&mut self, send: &Send, place: usize) {
+        let What::Fail { code: NOT_MEMBER, .. } = *self.index.what(place) else { return };
+        let (conv, user) = (send.conv, send.user);
+        let [before, after] =
+            [send.invoke, place].map(|place| self.entitled.member_since(conv, user, place));
+        if let Some(since) = before.filter(|_| before == after) {
+            let cites = [since, send.invoke, place].map(Cite::event);
+            self.found.add(Rule::H11, conv, &cites, || {
+                format!("{conv}: u{user} is a member, and was told to be none")
+            });
         }
     }
 

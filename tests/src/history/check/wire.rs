@@ -5,7 +5,7 @@ use std::collections::{HashMap, HashSet};
 
 use super::{Findings, Rule};
 use crate::history::entitled::Entitled;
-use crate::history::event::{Conv, Delivery, What};
+use crate::history::event::{Connection, Conv, Delivery, What};
 use crate::history::index::{Cite, Index};
 use crate::history::ranges::Ranges;
 
@@ -25,7 +25,7 @@ pub(super) fn check(index: &Index<'_>, entitled: &Entitled, found: &mut Findings
     let mut sessions: HashMap<Device, Session> = HashMap::new();
     for (place, event) in index.events.iter().enumerate() {
         match &event.what {
-            What::WireSession { user, device } => {
+            What::Session { user, device, state: Connection::Connected, .. } => {
                 let device = (*user, *device);
                 let next = Session { began: place, ..Session::default() };
                 if let Some(session) = sessions.insert(device, next) {

@@ -46,13 +46,13 @@ fn a_message_has_one_time_and_times_do_not_go_back() {
 #[test]
 fn what_comes_on_a_connection_has_no_gap_and_is_not_its_own() {
     // User 2 says the odd numbers on device 1, and is answered; the even ones come.
-    let session = What::WireSession { user: 2, device: 1 };
+    let session = session_of(2, 1, Connection::Connected, Class::Pc);
     let whole = |run: &mut Run| {
         run.all_stored().add(session.clone()).add(wire(2, 2)).add(wire(2, 4)).clone()
     };
     whole(&mut Run::new()).breaks(&[]);
     // User 1 said the even ones.
-    let other = What::WireSession { user: 1, device: 1 };
+    let other = session_of(1, 1, Connection::Connected, Class::Pc);
     let hears = |numbers: &[u32]| {
         let mut run = Run::new();
         run.all_stored().add(other.clone());

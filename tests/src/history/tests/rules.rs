@@ -3,6 +3,7 @@
 use std::time::Duration;
 
 use client::Kind;
+use proto::client::RefuseReason;
 
 use super::broken;
 use crate::history::check::{Rule, Thresholds, Verdict, check};
@@ -173,7 +174,7 @@ fn the_same_words_twice_are_two_messages() {
     twice().stored(&rows(&[(5, 1)])).breaks(&[]);
     twice().stored(&rows(&[(5, 1), (6, 1)])).breaks(&[Rule::H2]);
     // Refused, it must not be there.
-    let refused = What::Fail { mid: mid(11), code: 1 };
+    let refused = What::Fail { mid: mid(11), code: 3 };
     twice().add(refused.clone()).stored(&rows(&[])).breaks(&[]);
     twice().add(refused).stored(&rows(&[(5, 1)])).breaks(&[Rule::H6]);
     // Another user's words are another message.
@@ -358,6 +359,9 @@ fn nobody_gets_what_is_not_for_him() {
     let rows: Vec<Row> = (1..=3).map(|number| row(number, number)).collect();
     for (numbers, rules) in [(&[2][..], &[][..]), (&[1], &[Rule::H8]), (&[3], &[Rule::H8])] {
         let mut run = Run::default();
+        for user in [1, 2] {
+            run.add(What::Member { conv: group, user, join: 1, leave: None });
+        }
         said(&mut run, 1);
         run.add(change(Change::Add, Progress::Invoke)).add(change(Change::Add, Progress::Ok));
         said(&mut run, 2);
@@ -369,6 +373,36 @@ fn nobody_gets_what_is_not_for_him() {
         }
         run.add(What::Stored { conv: group, from: 1, rows: rows.clone() }).breaks(rules);
     }
+}
+
+#[test]
+fn members_write_and_others_are_refused() {
+    let group = Conv::group(2);
+    let change = |user, change, phase| What::Change { conv: group, user, change, phase };
+    let run = |outcome: Option<What>, was: Change| {
+        let mut run = Run::default();
+        // User 1 is the one who says the even ones.
+        for phase in [Progress::Invoke, Progress::Ok] {
+            run.add(change(1, Change::Add, phase));
+        }
+        if was == Change::Remove {
+            for phase in [Progress::Invoke, Progress::Ok] {
+                run.add(change(1, Change::Remove, phase));
+            }
+        }
+        let number = 2;
+        run.invoke_in(group, number);
+        let is_said = outcome.is_none();
+        run.add(outcome.unwrap_or(What::Ok { mid: mid(number), msg_id: 1, time: None }));
+        let rows = if is_said { vec![row(1, number)] } else { vec![] };
+        run.add(What::Stored { conv: group, from: 1, rows }).clone()
+    };
+    let refused = |code: RefuseReason| Some(What::Fail { mid: mid(2), code: code as u32 });
+    run(None, Change::Add).breaks(&[]);
+    run(None, Change::Remove).breaks(&[Rule::H8]);
+    run(refused(RefuseReason::NotMember), Change::Remove).breaks(&[]);
+    run(refused(RefuseReason::NotMember), Change::Add).breaks(&[Rule::H11]);
+    run(refused(RefuseReason::TooLarge), Change::Add).breaks(&[]);
 }
 
 #[test]

@@ -64,7 +64,7 @@ fn frames(events: &[Event], random: &mut Random) -> Option<[usize; 3]> {
                 if (at.user, at.device) == device && at.conv == it.conv)
         };
         let ends = |what: &What| {
-            matches!(what, What::WireSession { user, device: number }
+            matches!(what, What::Session { user, device: number, state: Connection::Connected, .. }
                 if (*user, *number) == device)
         };
         let session = events[first + 1..].iter().take_while(|event| !ends(&event.what));
@@ -114,9 +114,11 @@ pub(super) fn tell_own(events: &mut Vec<Event>, random: &mut Random) -> Option<(
     let mut places = Vec::new();
     for (place, event) in events.iter().enumerate() {
         let What::Shown(it) = event.what else { continue };
-        let began = events[..place].iter().rposition(
-            |event| matches!(event.what, What::WireSession { user, .. } if user == it.user),
-        );
+        let began = events[..place].iter().rposition(|event| {
+            matches!(event.what,
+                What::Session { user, device: 1, state: Connection::Connected, .. }
+                    if user == it.user)
+        });
         let is_new = said
             .iter()
             .any(|(at, user, sha)| (*user, *sha) == (it.user, it.sha) && Some(*at) > began);

@@ -269,7 +269,7 @@ pub(super) fn refuse_stored(events: &mut Vec<Event>, random: &mut Random) -> Opt
         What::Invoke { conv, mid: it, .. } if it == mid => Some(conv),
         _ => None,
     });
-    events[place].what = What::Fail { mid, code: 1 };
+    events[place].what = What::Fail { mid, code: 3 };
     conv.filter(|conv| *conv != Conv::group(2)).map(drop)
 }
 
@@ -289,7 +289,7 @@ pub(super) fn change_head(events: &mut Vec<Event>, random: &mut Random) -> Optio
 
 pub(super) fn take_back(events: &mut Vec<Event>, random: &mut Random) -> Option<()> {
     let place = any(events, random, |what| matches!(what, What::Ok { .. }))?;
-    let what = What::Fail { mid: events[place].what.outcome_of()?, code: 1 };
+    let what = What::Fail { mid: events[place].what.outcome_of()?, code: 3 };
     events.insert(place + 1, Event { what, ..events[place].clone() });
     Some(())
 }
