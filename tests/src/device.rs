@@ -5,18 +5,23 @@
 //! the test whatever it waits for.
 
 use std::collections::{BTreeMap, VecDeque};
+use std::time::{Duration, Instant};
 
 use client::{ClientType, Connection, Draft, Login, LoginError, SendReply, Session, TlsConfig};
 use proto::client::{
-    LatestMessageIdReply, LatestMessageIdRequest, MessageData, MessageInfo, MessageListReply,
-    MessageListRequest, ReadAck, TimeReply, TimeRequest, UnreadCountReply, UnreadCountRequest,
+    Hello, LatestMessageIdReply, LatestMessageIdRequest, LoginResult, MessageData, MessageInfo,
+    MessageListReply, MessageListRequest, ReadAck, TimeReply, TimeRequest, UnreadCountReply,
+    UnreadCountRequest,
 };
 use proto::{Command, Frame};
+use tokio::time::sleep;
 
 use crate::{PASSWORD, PATIENCE};
 
 /// Messages on one page of history.
 const PAGE: u32 = 100;
+/// Before a login is tried again.
+const AGAIN: Duration = Duration::from_millis(50);
 
 /// A page of history from `begin` (0 for the newest) downwards.
 pub(crate) fn page_request(session: Session, begin: u32, count: u32) -> MessageListRequest {
@@ -63,9 +68,7 @@ impl Device {
         user: u32,
         client_type: ClientType,
     ) -> Self {
-        let mut connection = connect(gateway, tls).await;
-        let login = connection.login(&format!("u{user}"), PASSWORD, client_type, None).await;
-        let login = login.unwrap_or_else(|error| panic!("u{user} logs in: {error:?}"));
+        let (connection, login) = get_in(gateway, tls, (user, client_type), None).await;
         assert_eq!(login.user.user_id, user, "users have the ids of their names");
         assert!(!login.text.is_empty(), "iOS needs a text");
         Self { user, login, connection, kept: VecDeque::new() }
@@ -184,7 +187,7 @@ impl Device {
 
     async fn settle(&mut self) {
         let _time: TimeReply = self.ask(Command::TimeRequest, &TimeRequest {}).await;
-        while let Ok(frame) = self.connection.next_frame(std::time::Duration::ZERO).await {
+        while let Ok(frame) = self.connection.next_frame(Duration::ZERO).await {
             self.keep(frame);
         }
     }
@@ -295,6 +298,33 @@ impl Device {
             self.keep(frame);
         }
         self.kept.into()
+    }
+}
+
+/// Logs the demo user with this number in, however often that takes: the servers may be busy, or on
+/// their way back.
+pub(crate) async fn get_in(
+    gateway: &str,
+    tls: Option<&TlsConfig>,
+    (user, client_type): (u32, ClientType),
+    hello: Option<Hello>,
+) -> (Connection, Login) {
+    let (name, began) = (format!("u{user}"), Instant::now());
+    loop {
+        let error = match Connection::connect(gateway, tls).await {
+            Err(error) => LoginError::from(error),
+            Ok(mut connection) => {
+                connection.set_limit(PATIENCE);
+                match connection.login(&name, PASSWORD, client_type, hello.clone()).await {
+                    Ok(login) => return (connection, login),
+                    Err(error) => error,
+                }
+            }
+        };
+        let is_wrong = matches!(&error, LoginError::Refused { result, .. }
+            if *result == i32::from(LoginResult::BadCredentials));
+        assert!(!is_wrong && began.elapsed() < PATIENCE, "{name} gets in: {error:?}");
+        sleep(AGAIN).await;
     }
 }
 

@@ -193,7 +193,11 @@ impl Site {
                 return;
             }
             let ended = daemon.child.as_mut().and_then(|child| child.try_wait().ok().flatten());
-            assert!(ended.is_none(), "{name} becomes ready, not: {ended:?}");
+            assert!(
+                ended.is_none(),
+                "{name} becomes ready, not: {ended:?} {}",
+                self.last_words(name)
+            );
             assert!(began.elapsed() < PATIENCE, "{name} is ready within {PATIENCE:?}");
             pause();
         }
@@ -277,16 +281,23 @@ impl Site {
         }
     }
 
-    /// One number of that page, or their sum where it has labels; 0 if it is not there.
+    /// One number of that page, or their sum where it has labels; 0 if nobody answers, or nothing was
+    /// counted. A daemon that has just started has not all of its metrics yet: they are waited for.
     pub fn metric(&self, name: &str, metric: &str) -> u64 {
-        sum_of(&self.metrics(name).unwrap_or_default(), metric)
+        let began = Instant::now();
+        loop {
+            let page = self.metrics(name).unwrap_or_default();
+            if has_metric(&page, metric) || began.elapsed() > PATIENCE {
+                return sum_of(&page, metric);
+            }
+            pause();
+        }
     }
 
     /// The sum of a metric over its labels, of all daemons whose names begin like this.
     pub fn metric_sum(&self, daemons: &str, metric: &str) -> u64 {
         let named = self.daemons.iter().filter(|daemon| daemon.name.starts_with(daemons));
-        let pages = named.filter_map(|daemon| get(daemon.admin, "/metrics"));
-        pages.map(|page| sum_of(&page, metric)).sum()
+        named.map(|daemon| self.metric(&daemon.name, metric)).sum()
     }
 
     /// What a daemon has in memory, in bytes.
@@ -301,6 +312,13 @@ impl Site {
     /// Everything that the daemons have logged.
     pub fn log(&self) -> String {
         String::from_utf8_lossy(&fs::read(self.log_file()).unwrap_or_default()).into_owned()
+    }
+
+    /// What a daemon that would not start has said: the one line that is no line of its log.
+    fn last_words(&self, name: &str) -> String {
+        let log = self.log();
+        let said = log.lines().rfind(|line| line.starts_with(&format!("{name}: ")));
+        said.unwrap_or_default().to_owned()
     }
 
     /// The programs that this site runs.
@@ -440,12 +458,17 @@ fn move_folder(from: &Path, to: &Path) {
     copy().unwrap_or_else(|error| panic!("move {} to {}: {error}", from.display(), to.display()));
 }
 
-/// The sum of a metric over its labels on one page.
-pub fn sum_of(page: &str, metric: &str) -> u64 {
+/// Whether a page has a metric, counted or not. The empty page, of nobody, has all.
+fn has_metric(page: &str, metric: &str) -> bool {
     let name = metric.split_once('{').map_or(metric, |(name, _labels)| name);
     let parts = ["_total", "_count", "_sum", "_bucket"];
     let family = parts.iter().find_map(|part| name.strip_suffix(part)).unwrap_or(name);
-    let is_known = page.is_empty() || page.contains(&format!("# TYPE {family} "));
+    page.is_empty() || page.contains(&format!("# TYPE {family} "))
+}
+
+/// The sum of a metric over its labels on one page. Panics if the page does not have it.
+pub fn sum_of(page: &str, metric: &str) -> u64 {
+    let is_known = has_metric(page, metric);
     assert!(is_known, "there is no metric {metric}: a misspelled name would count nothing");
     let lines = page.lines().filter_map(|line| line.strip_prefix(metric));
     let numbers = lines.filter_map(|rest| match rest.split_once(' ') {

@@ -63,13 +63,57 @@ fn crates_know_only_whom_they_may() {
     }
     for (name, allowed) in MAY_KNOW {
         let manifest = text(&root().join(name).join("Cargo.toml"));
-        let known = manifest
-            .lines()
-            .filter_map(|line| line.split(['.', ' ', '=']).next())
-            .filter(|word| MAY_KNOW.iter().any(|(other, _)| crate_in(other) == *word));
-        for other in known {
-            assert!(allowed.contains(&other), "{name} must not depend on {other}");
+        for other in dependencies(&manifest) {
+            let is_ours = MAY_KNOW.iter().any(|(ours, _)| crate_in(ours) == other);
+            let may = allowed.contains(&other.as_str());
+            assert!(!is_ours || may, "{name} must not depend on {other}");
         }
+    }
+}
+
+/// The crates that a manifest names, in whatever section and under whatever name.
+fn dependencies(manifest: &str) -> Vec<String> {
+    let manifest: toml::Table = manifest.parse().expect("a manifest can be read");
+    let mut found = Vec::new();
+    let mut tables = vec![&manifest];
+    while let Some(table) = tables.pop() {
+        for (key, value) in table {
+            let Some(section) = value.as_table() else { continue };
+            if !key.ends_with("dependencies") {
+                tables.push(section); // `target.'cfg(…)'.dependencies`
+                continue;
+            }
+            let renamed = |value: &toml::Value| Some(value.get("package")?.as_str()?.to_owned());
+            found
+                .extend(section.iter().map(|(name, value)| renamed(value).unwrap_or(name.clone())));
+        }
+    }
+    found
+}
+
+#[test]
+fn a_dependency_is_found_wherever_it_stands() {
+    let manifest = "[dependencies.one]\nworkspace = true\n\
+        [dev-dependencies]\nalias = { package = \"two\" }\n\
+        [target.'cfg(unix)'.build-dependencies]\nthree = \"1\"\n";
+    let mut found = dependencies(manifest);
+    found.sort();
+    assert_eq!(found, ["one", "three", "two"]);
+}
+
+#[test]
+fn every_planted_fault_is_hunted() {
+    let planted = text(&root().join("daemon/src/faults.rs"));
+    let hunted = text(&root().join("tests/src/fault/mutants.rs"));
+    let names: Vec<&str> = planted
+        .lines()
+        .filter_map(|line| {
+            line.trim().strip_prefix("Self::")?.split_once(" => \"")?.1.split('"').next()
+        })
+        .collect();
+    assert!(names.len() > 10, "the names of the faults are found: {names:?}");
+    for name in names {
+        assert!(hunted.contains(&format!("mutant: \"{name}\"")), "{name} is hunted by nobody");
     }
 }
 

@@ -6,7 +6,11 @@ mod hop;
 mod login_race;
 mod resend;
 
+use client::{ClientType, Connection, hello};
+
 use super::Scenario;
+use crate::Site;
+use crate::device::get_in;
 
 /// The scenarios of this folder.
 pub(super) const SCENARIOS: &[Scenario] = &[
@@ -39,3 +43,14 @@ pub(super) const SCENARIOS: &[Scenario] = &[
         run: resend::run,
     },
 ];
+
+/// Logs a user in at the gateway with this index, with the extension if so wished.
+async fn logged_in(
+    site: &Site,
+    gateway: usize,
+    user: (u32, ClientType),
+    extended: bool,
+) -> Connection {
+    let gateway = site.gateways.get(gateway).expect("there are two gateways");
+    get_in(gateway, None, user, extended.then(hello)).await.0
+}

@@ -15,7 +15,8 @@ use tokio::runtime::{Builder, Runtime};
 
 use super::daemons::site_of;
 use super::{Run, Scenario, Skipped, hold, percentile};
-use crate::{Device, PASSWORD, PATIENCE, Probe, Site, SiteOptions};
+use crate::device::get_in;
+use crate::{Device, Probe, Site, SiteOptions};
 
 /// A pair that talks, the one who spends, and somebody who is never there.
 const PAIR: (u32, u32) = (1, 2);
@@ -105,15 +106,9 @@ struct Spender<'a> {
 
 impl<'a> Spender<'a> {
     fn log_in(site: &Site, runtime: &'a Runtime) -> Self {
-        let connection = runtime.block_on(async {
-            let mut connection =
-                Connection::connect(&site.gateways[0], None).await.expect("a gateway listens");
-            connection.set_limit(PATIENCE);
-            let name = format!("u{SPENDER}");
-            let login = connection.login(&name, PASSWORD, ClientType::Windows, None).await;
-            login.expect("the spender gets in");
-            connection
-        });
+        let spender = (SPENDER, ClientType::Windows);
+        let login = get_in(&site.gateways[0], None, spender, None);
+        let (connection, _login) = runtime.block_on(login);
         Self { connection, runtime }
     }
 

@@ -139,7 +139,7 @@ fn kill_now_and_then(
 async fn everything_is_there(site: &Site, truth: &Truth, session: Session) -> Vec<String> {
     let mut book = Book::new(2, "always a member");
     let gateway = site.gateways.first().expect("there is a gateway");
-    let mut line = Line::open_when_back(gateway, &mut book).await;
+    let mut line = Line::open_when_back(gateway, ClientType::Android, &mut book).await;
     line.catch_up(&mut book).await.expect("the history is there");
     let mut wrong = truth.against(2, &book, &[session]);
     let heads = truth.heads(2, &[session]);

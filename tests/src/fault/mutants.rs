@@ -2,15 +2,16 @@
 //! that should notice it must fail.
 
 use std::process::Command;
+use std::time::{SystemTime, UNIX_EPOCH};
 
-use super::{Asked, End, Run, Scenario, Skipped, find, run, say};
+use super::{Asked, End, Run, Scenario, Skipped, find, power, run, say};
 use crate::{Programs, Random};
 
 /// The scenarios of this file.
 pub(super) const SCENARIOS: &[Scenario] = &[Scenario {
     name: "mutants",
-    about: "servers that break one promise on purpose: each is caught; rounds are tries for each; the short form hunts three of them",
-    short: 2,
+    about: "servers that break one promise on purpose: each is caught; rounds are tries for each; the short form hunts three of them, others each day",
+    short: 4,
     long: 20,
     run: mutants,
 }];
@@ -27,9 +28,20 @@ struct Hunt {
 /// Mutants of the short form.
 const SHORT: usize = 3;
 
-const BROKEN: &[&str] = &["H1", "H2", "H3", "H4", "H5", "H6", "H7", "H8"];
+const BROKEN: &[&str] = &[
+    "H1 lost",
+    "H2 once",
+    "H3 stable",
+    "H4 order",
+    "H5 dense",
+    "H6 no phantom",
+    "H7 view",
+    "H8 entitlement",
+];
+/// A log that lacks what the store has is refused at the start.
+const SHORT_LOG: &[&str] = &["H1 lost", "H3 stable", power::LOG_TOO_SHORT];
 /// A page with a hole is no answer: the reader waits in vain.
-const HOLES: &[&str] = &["H1", "H5", "MessageListRequest"];
+const HOLES: &[&str] = &["H1 lost", "H5 dense", "MessageListRequest"];
 
 const HUNTS: &[Hunt] = &[
     Hunt { mutant: "ack-before-append", scenario: "kill", rounds: 12, says: BROKEN },
@@ -48,18 +60,18 @@ const HUNTS: &[Hunt] = &[
         rounds: 8,
         says: &["was another message before"],
     },
-    Hunt { mutant: "truncate-mid-log", scenario: "log-bits", rounds: 3, says: &["refuse", "78"] },
-    Hunt { mutant: "ack-before-flush", scenario: "power", rounds: 4, says: BROKEN },
+    Hunt {
+        mutant: "truncate-mid-log",
+        scenario: "log-bits",
+        rounds: 3,
+        says: &["refuses a log with"],
+    },
+    Hunt { mutant: "ack-before-flush", scenario: "power", rounds: 4, says: SHORT_LOG },
 ];
 
 fn mutants(run: &mut Run) -> Result<(), Skipped> {
     let (mut caught, mut missed) = (Vec::new(), Vec::new());
-    // The short form hunts a few, others each time.
-    let mut hunts: Vec<&Hunt> = HUNTS.iter().collect();
-    run.random.shuffle(&mut hunts);
-    if !run.is_long {
-        hunts.truncate(SHORT);
-    }
+    let hunts = if run.is_long { HUNTS.iter().collect() } else { of_day(day()) };
     for hunt in hunts {
         match hunt.goes_on(run.rounds, &mut run.random) {
             Some(tries) => caught.push(format!("{} ({tries})", hunt.mutant)),
@@ -76,6 +88,17 @@ fn mutants(run: &mut Run) -> Result<(), Skipped> {
     run.figure("caught (in the n-th try)", format!("{}: {}", caught.len(), caught.join(", ")));
     assert!(missed.is_empty(), "not caught: {}", missed.join(", "));
     Ok(())
+}
+
+/// What the short form hunts on a day: all of them in turn, so that each has its day soon.
+fn of_day(day: usize) -> Vec<&'static Hunt> {
+    HUNTS.iter().cycle().skip(day % HUNTS.len() * SHORT).take(SHORT).collect()
+}
+
+/// Days since 1970.
+fn day() -> usize {
+    let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
+    usize::try_from(now.as_secs() / (24 * 60 * 60)).unwrap_or_default()
 }
 
 /// In which try the client library was caught that takes the highest number for its mark.
@@ -119,5 +142,22 @@ impl Hunt {
             }
         }
         None
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::collections::BTreeSet;
+
+    use super::*;
+
+    #[test]
+    fn every_mutant_has_its_day() {
+        let days = HUNTS.len().div_ceil(SHORT);
+        for first in [0, 7, 20_000] {
+            let hunted = (first..first + days).flat_map(of_day).map(|hunt| hunt.mutant);
+            let hunted: BTreeSet<&str> = hunted.collect();
+            assert_eq!(hunted.len(), HUNTS.len(), "in {days} days from {first}");
+        }
     }
 }

@@ -238,10 +238,10 @@ impl Line {
     }
 
     /// Logs in as soon as that works: a daemon may still be on its way back.
-    pub(super) async fn open_when_back(gateway: &str, book: &mut Book) -> Self {
+    pub(super) async fn open_when_back(gateway: &str, kind: ClientType, book: &mut Book) -> Self {
         let began = Instant::now();
         loop {
-            match Self::open(gateway, ClientType::Android, book).await {
+            match Self::open(gateway, kind, book).await {
                 Ok(line) => return line,
                 Err(error) => assert!(began.elapsed() < PATIENCE, "{} gets in: {error}", book.name),
             }

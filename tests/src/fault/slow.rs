@@ -21,7 +21,7 @@ use super::daemons::site_of;
 use super::old::{Book, Line};
 use super::talk::nothing_wrong;
 use super::{Run, Scenario, Skipped, percentile};
-use crate::device::page_request;
+use crate::device::{get_in, page_request};
 use crate::{PASSWORD, PATIENCE, Random, Site, sum_of};
 
 mod told;
@@ -400,10 +400,7 @@ struct Heard {
 
 /// Reads at once whatever comes, until nothing has come for long.
 async fn listen(gateway: String, user: u32, told: Arc<Told>) -> Heard {
-    let connection = client::Connection::connect(&gateway, None).await;
-    let mut connection = connection.expect("a healthy one connects");
-    let login = connection.login(&format!("u{user}"), PASSWORD, ClientType::Windows, None).await;
-    login.expect("a healthy one gets in");
+    let (mut connection, _login) = get_in(&gateway, None, (user, ClientType::Windows), None).await;
     let mut heard = Heard { user, first: 0, last: 0 };
     let mut beat = Instant::now();
     loop {

@@ -155,7 +155,7 @@ impl Spoken {
 async fn history(site: &Site, user: u32, session: Session) -> BTreeSet<u32> {
     let mut book = Book::new(user, "speaker");
     let gateway = site.gateways.first().expect("there is a gateway");
-    let mut line = Line::open_when_back(gateway, &mut book).await;
+    let mut line = Line::open_when_back(gateway, ClientType::Android, &mut book).await;
     line.catch_up(&mut book).await.expect("the history is there");
     book.all(session).map(|(msg_id, _content)| msg_id).collect()
 }

@@ -11,7 +11,7 @@
 use std::collections::{BTreeMap, HashMap, HashSet};
 use std::time::{Duration, Instant};
 
-use client::{ClientType, Connection, ConnectionError, Draft, SendReply, Session, hello};
+use client::{ClientType, Connection, ConnectionError, Draft, SendReply, Session};
 use prost::Message as _;
 use proto::client::{MessageAck, RefuseReason, SendOutcome};
 use proto::{Command, Frame};
@@ -23,6 +23,7 @@ use super::super::daemons::site_of;
 use super::super::old::{Book, Line};
 use super::super::talk::nothing_wrong;
 use super::super::{Run, Skipped};
+use super::logged_in;
 use crate::{Ends, PATIENCE, Random, Site, SiteOptions};
 
 const USER: u32 = 1;
@@ -310,7 +311,7 @@ impl People {
     async fn compare(&mut self, site: &Site) -> usize {
         let mut book = Book::new(USER, "reader");
         let gateway = site.gateways.first().expect("there is a gateway");
-        let mut line = Line::open_when_back(gateway, &mut book).await;
+        let mut line = Line::open_when_back(gateway, ClientType::Android, &mut book).await;
         line.catch_up(&mut book).await.expect("the history is there");
         self.wrong.append(&mut book.wrong);
         let mut stored = 0;
@@ -363,25 +364,4 @@ async fn get_in(site: &Site, gateway: usize, kind: ClientType, extended: bool) -
 
 async fn get_in_as(site: &Site, gateway: usize, kind: ClientType, user: u32) -> Connection {
     logged_in(site, gateway, (user, kind), false).await
-}
-
-/// Logs in, however often that takes.
-async fn logged_in(
-    site: &Site,
-    gateway: usize,
-    (user, kind): (u32, ClientType),
-    extended: bool,
-) -> Connection {
-    let gateway = site.gateways.get(gateway).expect("there are two gateways");
-    let began = Instant::now();
-    loop {
-        let hello = extended.then(hello);
-        if let Ok(mut connection) = Connection::connect(gateway, None).await
-            && connection.login(&format!("u{user}"), crate::PASSWORD, kind, hello).await.is_ok()
-        {
-            return connection;
-        }
-        assert!(began.elapsed() < PATIENCE, "u{user} gets in");
-        sleep(Duration::from_millis(50)).await;
-    }
 }

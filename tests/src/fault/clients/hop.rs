@@ -15,7 +15,7 @@ use super::super::daemons::{site_of, speakers_of, tell_spoken};
 use super::super::old::{Book, Line, Source};
 use super::super::talk::{Talker, Talkers, Truth, nothing_wrong};
 use super::super::{Run, Skipped, percentile};
-use crate::{Ends, PASSWORD, Random, Site, SiteOptions};
+use crate::{Ends, PASSWORD, PATIENCE, Random, Site, SiteOptions};
 
 const PEOPLE: u32 = 10;
 const USER: u32 = 1;
@@ -23,10 +23,22 @@ const TALKERS: std::ops::RangeInclusive<u32> = 2..=6;
 /// All of them together: 50 messages a second.
 const TALK_EVERY: Duration = Duration::from_millis(100);
 const HOP_EVERY: Duration = Duration::from_secs(2);
-/// From the answer to a login to the last message that had been acknowledged before it.
-const COMPLETE_LIMIT: Duration = Duration::from_secs(2);
-/// From an acknowledgement to the push, on a connection that is up.
-const PUSH_LIMIT: Duration = Duration::from_secs(1);
+
+/// What is allowed to take how long.
+#[derive(Debug, Clone, Copy)]
+struct Pace {
+    /// From the answer to a login to the last message that had been acknowledged before it.
+    complete: Duration,
+    /// From an acknowledgement to the push, on a connection that is up.
+    push: Duration,
+}
+
+impl Pace {
+    /// What is promised.
+    const LONG: Self = Self { complete: Duration::from_secs(2), push: Duration::from_secs(1) };
+    /// The same on a machine that does something else as well: what is late comes, all the same.
+    const SHORT: Self = Self { complete: Duration::from_secs(20), push: Duration::from_secs(5) };
+}
 
 /// What becomes of the sockets that are left.
 #[derive(Debug, Clone, Copy)]
@@ -62,7 +74,8 @@ pub(super) fn run(run: &mut Run) -> Result<(), Skipped> {
     let talkers =
         Talkers::start(runtime.handle(), &site.login, TALKERS.map(talker).collect(), &truth);
     let speakers = speakers_of(&site, PEOPLE, run);
-    let mut hopping = Hopping::new(&site, &truth);
+    let pace = if run.is_long { Pace::LONG } else { Pace::SHORT };
+    let mut hopping = Hopping::new(&site, &truth, pace);
     let ended = runtime.block_on(hopping.hop(run, talkers));
     let spoken = speakers.finish(&site);
     let heard = (hopping.old.book.heard.len(), hopping.library.book.heard.len());
@@ -79,7 +92,7 @@ pub(super) fn run(run: &mut Run) -> Result<(), Skipped> {
         let most = percentile(times, 1.0);
         run.figure(
             &format!("login to complete, {name}"),
-            format_args!("p50 {p50:.1?}, p99 {p99:.1?}, max {most:.1?} (≤ 2 s)"),
+            format_args!("p50 {p50:.1?}, p99 {p99:.1?}, max {most:.1?} (≤ {:?})", pace.complete),
         );
     }
     nothing_wrong(&wrong);
@@ -113,13 +126,14 @@ struct Ended {
 struct Hopping<'a> {
     site: &'a Site,
     truth: &'a Truth,
+    pace: Pace,
     old: Old,
     library: Library,
 }
 
 impl<'a> Hopping<'a> {
-    fn new(site: &'a Site, truth: &'a Truth) -> Self {
-        Self { site, truth, old: Old::new(truth), library: Library::new(truth) }
+    fn new(site: &'a Site, truth: &'a Truth, pace: Pace) -> Self {
+        Self { site, truth, pace, old: Old::new(truth, pace), library: Library::new(truth, pace) }
     }
 
     async fn hop(&mut self, run: &mut Run, talkers: Talkers) -> Ended {
@@ -158,11 +172,11 @@ impl<'a> Hopping<'a> {
         let acked = (self.truth.count() - said) as u128;
         ended.rate = u64::try_from(acked * 1000 / began.elapsed().as_millis().max(1)).unwrap_or(0);
         // What is left comes by itself.
-        let stop = Instant::now() + PUSH_LIMIT;
+        let stop = Instant::now() + self.pace.push;
         let (_left, old, library) =
             tokio::join!(talkers.stop(), self.old.stay(stop), self.library.stay(stop));
         ended.wrong.extend([old.err(), library.err()].into_iter().flatten());
-        let deadline = Instant::now() + PUSH_LIMIT;
+        let deadline = Instant::now() + self.pace.push;
         let (old, library) = tokio::join!(self.old.stay(deadline), self.library.stay(deadline));
         ended.wrong.extend([old.err(), library.err()].into_iter().flatten());
         let heads = self.truth.heads(USER, &sessions());
@@ -222,13 +236,14 @@ impl<'a> Hopping<'a> {
 /// The old client.
 struct Old {
     truth: Truth,
+    pace: Pace,
     book: Book,
     line: Option<Line>,
 }
 
 impl Old {
-    fn new(truth: &Truth) -> Self {
-        Self { truth: truth.clone(), book: Book::new(USER, "old"), line: None }
+    fn new(truth: &Truth, pace: Pace) -> Self {
+        Self { truth: truth.clone(), pace, book: Book::new(USER, "old"), line: None }
     }
 
     /// Logs in elsewhere, catches up, and listens until the deadline. Returns how long it took from
@@ -241,11 +256,10 @@ impl Old {
     ) -> Result<Duration, String> {
         // A connection that is given up is closed; whether anybody hears of that is up to the wire.
         let left = self.line.take().filter(|_line| keep);
-        let line = Line::open(gateway, ClientType::Android, &mut self.book).await;
-        let mut line = line.map_err(|error| format!("the old client's login: {error}"))?;
+        let mut line = Line::open_when_back(gateway, ClientType::Android, &mut self.book).await;
         let logged_in = Instant::now();
         let heads = self.truth.heads(USER, &sessions());
-        let complete = logged_in + COMPLETE_LIMIT;
+        let complete = logged_in + self.pace.complete;
         let book = &mut self.book;
         let told = |error| format!("the old client's connection: {error}");
         line.catch_up(book).await.map_err(told)?;
@@ -257,7 +271,7 @@ impl Old {
         self.line = Some(line);
         if let Some(left) = left {
             let mut book = Book::new(USER, "left behind");
-            let closed = left.closes(&mut book, PUSH_LIMIT).await;
+            let closed = left.closes(&mut book, self.pace.push).await;
             if !closed || book.kicked != Some(KickReason::DuplicateLogin) {
                 return Err(format!("the old session stays: {closed}, {:?}", book.kicked));
             }
@@ -268,19 +282,19 @@ impl Old {
 
     /// Listens until the deadline, and then has everything that is older than a moment.
     async fn stay(&mut self, deadline: Instant) -> Result<(), String> {
-        let Self { truth, book, line: Some(line) } = self else { return Ok(()) };
+        let Self { truth, pace, book, line: Some(line) } = self else { return Ok(()) };
         let listened = line.listen(book, deadline, |_book| false).await;
         listened.map_err(|error| format!("the old client's connection: {error}"))?;
         if let Some(reason) = book.kicked {
             return Err(format!("the old client is thrown out: {reason:?}"));
         }
-        has_what_is_older(truth, book)
+        has_what_is_older(truth, book, pace.push)
     }
 }
 
 /// Whether what was acknowledged a while ago has come without being asked for.
-fn has_what_is_older(truth: &Truth, book: &Book) -> Result<(), String> {
-    let Some(then) = Instant::now().checked_sub(PUSH_LIMIT) else { return Ok(()) };
+fn has_what_is_older(truth: &Truth, book: &Book, push: Duration) -> Result<(), String> {
+    let Some(then) = Instant::now().checked_sub(push) else { return Ok(()) };
     let heads = truth.heads_at(USER, &sessions(), then);
     if book.reaches(&heads) { Ok(()) } else { Err(format!("no push: {}", book.missing(&heads))) }
 }
@@ -288,15 +302,16 @@ fn has_what_is_older(truth: &Truth, book: &Book) -> Result<(), String> {
 /// The library, started anew at each hop with what it had.
 struct Library {
     truth: Truth,
+    pace: Pace,
     book: Book,
     marks: HashMap<Session, MsgId>,
     running: Option<(Client, Events)>,
 }
 
 impl Library {
-    fn new(truth: &Truth) -> Self {
+    fn new(truth: &Truth, pace: Pace) -> Self {
         let book = Book::new(USER, "library");
-        Self { truth: truth.clone(), book, marks: HashMap::new(), running: None }
+        Self { truth: truth.clone(), pace, book, marks: HashMap::new(), running: None }
     }
 
     async fn move_to(
@@ -312,17 +327,19 @@ impl Library {
         options.marks.clone_from(&self.marks);
         options.limits = Limits { events_max: 4096, ..Limits::default() };
         self.running = Some(Client::start(options).await.expect("a client without an outbox"));
-        let Some(logged_in) = self.hear(deadline, |_book, online| online).await? else {
+        let get_in = Instant::now() + PATIENCE;
+        let Some(logged_in) = self.hear(get_in, |_book, online| online).await? else {
             return Err("the library does not get in".to_owned());
         };
         let heads = self.truth.heads(USER, &sessions());
-        let complete = logged_in + COMPLETE_LIMIT;
+        let complete = logged_in + self.pace.complete;
         let reached = self.hear(complete, |book, _online| book.reaches(&heads)).await?;
         let Some(reached) = reached else {
-            return Err(format!("2 s after the login without {}", self.book.missing(&heads)));
+            let missing = self.book.missing(&heads);
+            return Err(format!("{:?} after the login without {missing}", self.pace.complete));
         };
         if let Some((_client, mut events)) = left {
-            kicked(&mut events).await?;
+            kicked(&mut events, self.pace.push).await?;
         }
         self.stay(deadline).await?;
         Ok(reached - logged_in)
@@ -330,7 +347,7 @@ impl Library {
 
     async fn stay(&mut self, deadline: Instant) -> Result<(), String> {
         self.hear(deadline, |_book, _online| false).await?;
-        has_what_is_older(&self.truth, &self.book)
+        has_what_is_older(&self.truth, &self.book, self.pace.push)
     }
 
     /// Takes down what is handed out until `holds` or the deadline. Returns when it held.
@@ -357,6 +374,8 @@ impl Library {
                     marks.insert(message.session, message.msg_id);
                 }
                 Some(Event::Connected { .. }) => online = true,
+                // The servers may be busy.
+                Some(Event::Disconnected { .. }) if !online => {}
                 Some(Event::Sent { .. } | Event::Push(_)) => {}
                 other => return Err(format!("to the library happens {other:?}")),
             }
@@ -365,8 +384,8 @@ impl Library {
 }
 
 /// The library's client that was left is thrown out, and stays out.
-async fn kicked(events: &mut Events) -> Result<(), String> {
-    let deadline = Instant::now() + PUSH_LIMIT;
+async fn kicked(events: &mut Events, limit: Duration) -> Result<(), String> {
+    let deadline = Instant::now() + limit;
     loop {
         match timeout_at(deadline.into(), events.next()).await {
             Ok(Some(Event::Kicked(Some(KickReason::DuplicateLogin)))) => return Ok(()),

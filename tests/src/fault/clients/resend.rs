@@ -4,7 +4,7 @@
 use std::collections::{BTreeMap, HashMap};
 use std::time::{Duration, Instant};
 
-use client::{ClientType, Connection, ConnectionError, Draft, SendReply, Session, hello};
+use client::{ClientType, Connection, ConnectionError, Draft, SendReply, Session};
 use prost::Message as _;
 use proto::client::{MessageAck, SendOutcome};
 use proto::{Command, Frame};
@@ -16,7 +16,8 @@ use super::super::daemons::site_of;
 use super::super::old::{Book, Line};
 use super::super::talk::{Truth, conversation, nothing_wrong};
 use super::super::{Run, Skipped};
-use crate::{PASSWORD, PATIENCE, Random, Site};
+use super::logged_in;
+use crate::{PATIENCE, Random, Site};
 
 const USER: u32 = 1;
 /// Messages of one round at most.
@@ -321,7 +322,7 @@ impl Sender {
     async fn compare(&mut self, site: &Site) -> usize {
         let mut book = Book::new(USER, "reader");
         let gateway = site.gateways.first().expect("there is a gateway");
-        let mut line = Line::open_when_back(gateway, &mut book).await;
+        let mut line = Line::open_when_back(gateway, ClientType::Android, &mut book).await;
         line.catch_up(&mut book).await.expect("the history is there");
         let sessions = [Session::user(2), Session::group(1)];
         self.wrong.extend(self.truth.against(USER, &book, &sessions));
@@ -374,18 +375,6 @@ fn stands_still(site: &Site) -> bool {
     states.all(|stands| stands)
 }
 
-/// Logs in, however often that takes.
 async fn get_in(site: &Site, gateway: usize, kind: ClientType, extended: bool) -> Connection {
-    let gateway = site.gateways.get(gateway).expect("there are two gateways");
-    let began = Instant::now();
-    loop {
-        let hello = extended.then(hello);
-        if let Ok(mut connection) = Connection::connect(gateway, None).await
-            && connection.login(&format!("u{USER}"), PASSWORD, kind, hello).await.is_ok()
-        {
-            return connection;
-        }
-        assert!(began.elapsed() < PATIENCE, "u{USER} gets in");
-        sleep(Duration::from_millis(50)).await;
-    }
+    logged_in(site, gateway, (USER, kind), extended).await
 }
