@@ -2,17 +2,32 @@
 //! everything that they say and hear.
 //!
 //! Each of them says something to his neighbours and to his groups in turn, a few messages ahead of
-//! what has been acknowledged, whatever happens to the cluster meanwhile. Old phones of some of them
-//! hear along, and others enter a group and leave it, if so wished. In the end everything that was
-//! taken down is checked.
+//! what has been acknowledged, whatever happens to the cluster meanwhile: mostly what others have said
+//! too, sometimes a voice message or something long, now and then very much at once. Some have old
+//! phones, which speak as well, or an old PC instead of the library. Others enter a group and leave it,
+//! and speak there whether they may or not. In the end everything that was taken down is checked.
+//!
+//! ```text
+//! talker ──> words           what is said
+//!   │
+//! old ──> mouth ──> words    old clients, which say one thing at a time
+//!   │
+//! notices                    what is told besides messages, and what comes to the library
+//! outsiders                  who enter and leave
+//! reading                    everything once more, in the end
+//!     └──> shared            the record, and how far everybody is
+//! ```
 //!
 //! A crowd must be the first to talk in a cluster: it takes what it did not say for invented.
 
+mod mouth;
+mod notices;
+mod old;
 mod outsiders;
-mod phone;
 mod reading;
 mod shared;
 mod talker;
+mod words;
 
 use std::collections::BTreeMap;
 use std::ops::Range;
@@ -21,7 +36,8 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
-use client::{Backoff, Client, FileOutbox, Options, Servers, StartFrom, TlsConfig};
+use client::{Backoff, Client, ClientType, FileOutbox, Options, Servers, StartFrom, TlsConfig};
+use proto::ids::UserId;
 use tempfile::TempDir;
 use tokio::runtime::Runtime;
 use tokio::sync::watch;
@@ -33,9 +49,11 @@ use crate::history::{
 };
 use crate::programs::scratch;
 use crate::{PASSWORD, PATIENCE};
+use mouth::Numbers;
+use notices::Wire;
+use old::{Habits, OldClient};
 use outsiders::{come_and_go, make_group};
-use phone::Phone;
-use shared::{LIBRARY, PHONE, Shared};
+use shared::{DeviceId, LIBRARY, OLD_PC, PHONE, RIVAL, Shared, Stage};
 use talker::{Talker, listen};
 
 /// Between two messages of one of them. Slower than a gateway's limit.
@@ -43,6 +61,10 @@ const PAUSE: Duration = Duration::from_millis(30);
 /// How long everything that was said may take to be acknowledged and to reach everybody, once
 /// nothing is hurt any more.
 const SETTLE_LIMIT: Duration = Duration::from_mins(1);
+/// Between two messages of those who enter a group and leave it.
+const OUTSIDERS_PAUSE: Duration = Duration::from_millis(500);
+/// Those of the people who take down who is online.
+const WATCHERS: u32 = 2;
 /// The longest wait of a client before it connects again.
 const RECONNECT_MAX: Duration = Duration::from_secs(1);
 /// What a failed test shows of a list.
@@ -59,8 +81,10 @@ pub struct CrowdOptions {
     pub people: u32,
     /// Whether they talk in group 1 too. Then they must all be in it.
     pub group: bool,
-    /// How many of them have an old phone as well, which only hears what it is pushed.
+    /// How many of them have an old phone as well, which lives on what it is pushed.
     pub listeners: u32,
+    /// How many of them, the last ones, have an old PC instead of a client that keeps its contract.
+    pub old_pcs: u32,
     /// How many more users, the next ones by number, enter a group of their own and leave it while
     /// the people talk there.
     pub outsiders: u32,
@@ -80,7 +104,8 @@ impl CrowdOptions {
             tls: None,
             people,
             group: true,
-            listeners: 0,
+            listeners: people.min(3),
+            old_pcs: people / 4,
             outsiders: 0,
             pause: PAUSE,
             servers: None,
@@ -97,13 +122,13 @@ impl CrowdOptions {
 #[derive(Debug)]
 pub struct Crowd {
     runtime: Runtime,
-    talking: watch::Sender<bool>,
+    stage: watch::Sender<Stage>,
     acked: watch::Receiver<usize>,
     shared: Arc<Shared>,
     talkers: JoinSet<()>,
     listeners: JoinSet<()>,
     /// A client goes offline with the last of its handles.
-    clients: Vec<Client>,
+    clients: BTreeMap<u32, Client>,
     last_user: u32,
     outboxes: TempDir,
 }
@@ -165,12 +190,12 @@ impl Crowd {
         let acked = shared.acked.subscribe();
         let mut crowd = Self {
             runtime,
-            talking: watch::Sender::new(true),
+            stage: watch::Sender::new(Stage::Talking),
             acked,
             shared,
             talkers: JoinSet::new(),
             listeners: JoinSet::new(),
-            clients: Vec::new(),
+            clients: BTreeMap::new(),
             last_user: options.people + options.outsiders,
             outboxes: TempDir::new_in(scratch()).expect("make a folder for the outboxes"),
         };
@@ -182,7 +207,9 @@ impl Crowd {
 
     /// Starts a client for everybody.
     fn connect(&mut self, options: &CrowdOptions) {
-        for user in 1..=self.last_user {
+        let everybody: Vec<UserId> = (1..=self.last_user).map(UserId).collect();
+        let people = 1..=options.people - options.old_pcs;
+        for user in people.chain(options.people + 1..=self.last_user) {
             let mut client = Options::new(options.servers(), format!("u{user}"), PASSWORD);
             client.tls.clone_from(&options.tls);
             client.start_from = StartFrom::Beginning;
@@ -193,12 +220,14 @@ impl Crowd {
                 let file = self.outboxes.path().join(format!("u{user}"));
                 client.outbox = Some(Box::new(FileOutbox::open(file).expect("open an outbox")));
             }
+            client.watcher = Some(Arc::new(Wire { user, shared: Arc::clone(&self.shared) }));
             let started = self.runtime.block_on(Client::start(client));
             let (client, events) = started.expect("a client starts");
-            self.clients.push(client);
             self.shared.enter((user, LIBRARY));
-            let listener = listen(user, events, Arc::clone(&self.shared));
+            let watched = if user <= WATCHERS { everybody.clone() } else { Vec::new() };
+            let listener = listen(user, client.clone(), events, watched, Arc::clone(&self.shared));
             self.listeners.spawn_on(listener, self.runtime.handle());
+            self.clients.insert(user, client);
         }
     }
 
@@ -207,7 +236,7 @@ impl Crowd {
         if options.group {
             groups.push(1);
         }
-        if let Some(client) = self.clients.first().filter(|_| options.outsiders > 0) {
+        if let Some(client) = self.clients.get(&1).filter(|_| options.outsiders > 0) {
             let group = self.runtime.block_on(make_group(client, options.people));
             self.shared.state().open_group = Some(group);
             groups.push(group.0);
@@ -223,23 +252,29 @@ impl Crowd {
     /// Lets everybody do what he is there for.
     fn begin(&mut self, options: &CrowdOptions) {
         let handle = self.runtime.handle().clone();
-        for (user, client) in (1..=options.people).zip(&self.clients) {
-            let talker = Talker::new(user, client.clone(), Arc::clone(&self.shared));
-            let talk = talker.talk(options.pause, self.talking.subscribe());
-            self.talkers.spawn_on(talk, &handle);
+        for (user, client) in &self.clients {
+            let is_outsider = *user > options.people;
+            let talker = Talker::new(*user, client.clone(), Arc::clone(&self.shared));
+            let pause = if is_outsider { OUTSIDERS_PAUSE } else { options.pause };
+            self.talkers.spawn_on(talker.talk(pause, self.stage.subscribe()), &handle);
         }
-        for user in 1..=options.listeners.min(options.people) {
+        for (device, habits) in old_clients(options) {
+            if habits.stays {
+                self.shared.enter(device);
+                self.shared.state().reading.insert(device);
+            }
             let (servers, tls) = (options.servers(), options.tls.clone());
-            self.shared.enter((user, PHONE));
-            let phone = Phone { user, servers, tls, shared: Arc::clone(&self.shared) };
-            self.listeners.spawn_on(phone.run(), &handle);
+            let (shared, stage) = (Arc::clone(&self.shared), self.stage.subscribe());
+            let watched = (1..=self.last_user).collect();
+            let old = OldClient { device, habits, servers, tls, watched, shared, stage };
+            self.listeners.spawn_on(old.run(), &handle);
         }
         let open_group = self.shared.state().open_group;
-        if let (Some(group), Some(client)) = (open_group, self.clients.first()) {
+        if let (Some(group), Some(client)) = (open_group, self.clients.get(&1)) {
             let outsiders: Vec<u32> = (options.people + 1..=self.last_user).collect();
             let (client, shared) = (client.clone(), Arc::clone(&self.shared));
-            let talk = self.talking.subscribe();
-            self.talkers.spawn_on(come_and_go(client, shared, (group, outsiders), talk), &handle);
+            let stage = self.stage.subscribe();
+            self.talkers.spawn_on(come_and_go(client, shared, (group, outsiders), stage), &handle);
         }
     }
 
@@ -296,6 +331,13 @@ impl Crowd {
     async fn everybody_has(&self, heads: &std::collections::HashMap<Conv, shared::Head>) {
         let mut steps = self.shared.steps.subscribe();
         while !self.shared.missing(heads).is_empty() {
+            steps.changed().await.expect("it lives as long as this");
+        }
+    }
+
+    async fn everything_is_read(&self) {
+        let mut steps = self.shared.steps.subscribe();
+        while !self.shared.state().reading.is_empty() {
             steps.changed().await.expect("it lives as long as this");
         }
     }
@@ -364,7 +406,7 @@ impl Crowd {
     }
 
     fn end(&mut self, gateway: &str, tls: Option<&TlsConfig>) {
-        self.talking.send_replace(false);
+        self.stage.send_replace(Stage::Settling);
         let mut talkers = std::mem::take(&mut self.talkers);
         let all = async {
             while let Some(ended) = talkers.join_next().await {
@@ -381,6 +423,12 @@ impl Crowd {
         if !self.runtime.block_on(wait) {
             let missing = self.shared.missing(&heads);
             self.shared.complain(format!("not everybody has everything:\n{}", first(&missing)));
+        }
+        self.stage.send_replace(Stage::Reading);
+        let wait = async { timeout(SETTLE_LIMIT, self.everything_is_read()).await.is_ok() };
+        if !self.runtime.block_on(wait) {
+            let reading = self.shared.state().reading.clone();
+            self.shared.complain(format!("what old clients have read stays unread: {reading:?}"));
         }
         self.shared.record_finals();
         self.listeners.abort_all();
@@ -401,6 +449,26 @@ impl Crowd {
         self.shared.recorder.save(&path).expect("keep the history");
         path
     }
+}
+
+/// Phones of the first of the people, a second one of the very first, and the PCs of the last.
+fn old_clients(options: &CrowdOptions) -> Vec<(DeviceId, Habits)> {
+    const PHONES: [&[ClientType]; 2] =
+        [&[ClientType::Android], &[ClientType::Ios, ClientType::Android]];
+    let phones = (1..=options.listeners.min(options.people)).map(|user| {
+        let numbers = Some(if user % 2 == 0 { Numbers::One } else { Numbers::FromOne });
+        let kinds = PHONES[user as usize % PHONES.len()];
+        // One of them stays, so that somebody hears everything on one connection.
+        let wanders = user % 3 != 1;
+        ((user, PHONE), Habits { kinds, numbers, wanders, stays: true })
+    });
+    let rival = Habits { kinds: PHONES[0], numbers: None, wanders: true, stays: false };
+    let rival = (options.listeners > 1).then_some(((2, RIVAL), rival));
+    let pcs = (options.people - options.old_pcs + 1..=options.people).map(|user| {
+        let (kinds, numbers) = (&[ClientType::Windows][..], Some(Numbers::Repeating));
+        ((user, OLD_PC), Habits { kinds, numbers, wanders: user % 2 == 1, stays: true })
+    });
+    phones.chain(rival).chain(pcs).collect()
 }
 
 fn micros(within: &Range<Duration>) -> Range<u64> {

@@ -9,7 +9,7 @@ use proto::ids::{GroupId, UserId};
 use tokio::sync::watch;
 use tokio::time::{Instant, sleep};
 
-use super::shared::Shared;
+use super::shared::{Shared, Stage};
 use crate::history::{Change, Conv, Progress, What};
 use crate::{PATIENCE, Random};
 
@@ -36,11 +36,11 @@ pub(super) async fn come_and_go(
     client: Client,
     shared: Arc<Shared>,
     (group, outsiders): (GroupId, Vec<u32>),
-    talk: watch::Receiver<bool>,
+    stage: watch::Receiver<Stage>,
 ) {
     let mut random = Random::from_seed(outsiders.len() as u64);
     let mut members = vec![false; outsiders.len()];
-    while *talk.borrow() {
+    while *stage.borrow() == Stage::Talking {
         let which = random.index(outsiders.len());
         let change = if members[which] { Change::Remove } else { Change::Add };
         let changer = Changer { client: &client, shared: &shared, group, user: outsiders[which] };

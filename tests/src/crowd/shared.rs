@@ -1,6 +1,6 @@
 //! What all tasks of a crowd share: the record, and how far everybody is.
 
-use std::collections::{BTreeMap, HashMap, HashSet};
+use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
 use std::sync::{Mutex, MutexGuard};
 
 use client::{Message, Session};
@@ -12,13 +12,28 @@ use crate::history::{Class, Connection, Conv, Delivery, Mid, Ranges, Recorder, R
 
 /// The device that keeps the client contract.
 pub(super) const LIBRARY: u32 = 1;
-/// The old one.
+/// An old phone.
 pub(super) const PHONE: u32 = 2;
+/// A second old phone of the same user.
+pub(super) const RIVAL: u32 = 3;
+/// An old PC, of those who have no library.
+pub(super) const OLD_PC: u32 = 4;
 /// The one that reads everything in the end.
 pub(super) const READER: u32 = 100;
 
 /// A user's device.
 pub(super) type DeviceId = (u32, u32);
+
+/// What everybody does.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Stage {
+    /// They talk, come and go.
+    Talking,
+    /// They wait for what is under way.
+    Settling,
+    /// Old clients read everything that they have.
+    Reading,
+}
 
 /// Everything that is shared.
 #[derive(Debug)]
@@ -41,10 +56,14 @@ pub(super) struct State {
     heads: HashMap<Conv, Head>,
     /// What each device has of each conversation.
     views: BTreeMap<DeviceId, HashMap<Conv, View>>,
+    /// The devices that are waited for.
+    entered: BTreeSet<DeviceId>,
     /// Since which event each outsider certainly is a member.
     pub(super) members: HashMap<u32, u64>,
-    /// What has no answer yet, by user.
-    open: HashMap<u32, HashMap<Mid, (Conv, u64)>>,
+    /// What has no answer yet.
+    open: HashMap<DeviceId, HashMap<Mid, (Conv, u64)>>,
+    /// Old clients that have not read everything yet.
+    pub(super) reading: BTreeSet<DeviceId>,
     online: HashSet<DeviceId>,
     pub(super) reconnects: usize,
     pub(super) heard: usize,
@@ -111,56 +130,79 @@ impl Shared {
         self.places(user).into_iter().map(|place| conv(user, place)).collect()
     }
 
+    /// An old client is about to log in.
+    pub(super) fn connecting(&self, (user, device): DeviceId, class: Class) {
+        let (state, class) = (Connection::Connecting, Some(class));
+        self.recorder.record(What::Session { user, device, state, class });
+    }
+
     pub(super) fn connected(&self, device: DeviceId, class: Class) {
-        let class = Some(class);
         let (user, number) = device;
-        self.state().online.insert(device);
-        let state = Connection::Connected;
+        let mut all = self.state();
+        all.online.insert(device);
+        let (state, class) = (Connection::Connected, Some(class));
         self.recorder.record(What::Session { user, device: number, state, class });
+        drop(all);
     }
 
     /// Also when connecting failed.
     pub(super) fn disconnected(&self, device: DeviceId) {
         let (user, number) = device;
-        let mut state = self.state();
-        state.reconnects += 1;
-        if state.online.remove(&device) {
-            // The library sends all of these again.
-            let open = state.open.get(&user).map_or(0, HashMap::len);
-            state.retries += if number == LIBRARY { open as u64 } else { 0 };
-            drop(state);
+        let mut all = self.state();
+        all.reconnects += 1;
+        // The library sends all of these again.
+        let open = all.open.get(&device).map_or(0, HashMap::len);
+        let was_online = all.online.remove(&device);
+        all.retries += if was_online && number == LIBRARY { open as u64 } else { 0 };
+        // Of an old client also an attempt is told, which ends here.
+        if was_online || number != LIBRARY {
             let state = Connection::Disconnected;
             self.recorder.record(What::Session { user, device: number, state, class: None });
         }
+        drop(all);
     }
 
-    pub(super) fn invoke(&self, user: u32, what: What) {
-        let What::Invoke { mid, conv, .. } = what else { return };
+    /// An old client sends something again.
+    pub(super) fn repeats(&self) {
+        self.state().retries += 1;
+    }
+
+    pub(super) fn invoke(&self, what: What) {
+        let What::Invoke { user, device, mid, conv, .. } = what else { return };
         let mut state = self.state();
         let at = self.recorder.record(what);
-        state.open.entry(user).or_default().insert(mid, (conv, at));
+        state.open.entry((user, device)).or_default().insert(mid, (conv, at));
     }
 
     /// `time` is that of the answer, where it tells one.
-    pub(super) fn acknowledged(&self, user: u32, mid: Mid, (msg_id, time): (u32, Option<u32>)) {
+    pub(super) fn acknowledged(
+        &self,
+        device: DeviceId,
+        (mid, conv): (Mid, Conv),
+        (msg_id, time): (u32, Option<u32>),
+    ) {
         let mut state = self.state();
         self.recorder.record(What::Ok { mid, msg_id, time });
-        if let Some((conv, said_at)) = state.close(user, mid) {
+        // An old client shows what it said itself; the library hands it out.
+        if device.1 != LIBRARY {
+            state.view(device, conv).has.insert(msg_id);
+        }
+        if let Some((conv, said_at)) = state.close(device, mid) {
             let head = state.heads.entry(conv).or_default();
             head.acked = head.acked.max(msg_id);
             head.said_at = head.said_at.max(said_at);
         }
         drop(state);
         self.acked.send_modify(|acked| *acked += 1);
+        self.step();
     }
 
-    pub(super) fn not_acknowledged(&self, user: u32, what: What, why: String) {
+    pub(super) fn not_acknowledged(&self, device: DeviceId, what: What) {
         let mut state = self.state();
         if let Some(mid) = what.outcome_of() {
-            state.close(user, mid);
+            state.close(device, mid);
         }
         self.recorder.record(what);
-        state.wrong.push(why);
     }
 
     /// The library has handed something out.
@@ -212,6 +254,12 @@ impl Shared {
         self.step();
     }
 
+    /// An old client has read everything, and the server knows.
+    pub(super) fn has_read(&self, device: DeviceId) {
+        self.state().reading.remove(&device);
+        self.step();
+    }
+
     fn step(&self) {
         self.steps.send_modify(|steps| *steps += 1);
     }
@@ -227,7 +275,7 @@ impl Shared {
 
     /// Who does not have everything up to these numbers, and what.
     pub(super) fn missing(&self, heads: &HashMap<Conv, Head>) -> Vec<String> {
-        let devices: Vec<DeviceId> = self.state().views.keys().copied().collect();
+        let devices = self.state().entered.clone();
         let mut missing = Vec::new();
         for device in devices {
             let (user, number) = device;
@@ -251,12 +299,12 @@ impl Shared {
 
     /// Makes a device known, which is waited for from now on.
     pub(super) fn enter(&self, device: DeviceId) {
-        self.state().views.entry(device).or_default();
+        self.state().entered.insert(device);
     }
 
     /// Takes down what everybody has.
     pub(super) fn record_finals(&self) {
-        let devices: Vec<DeviceId> = self.state().views.keys().copied().collect();
+        let devices = self.state().entered.clone();
         for (user, device) in devices {
             for conv in self.convs(user) {
                 let has = self.state().view((user, device), conv).has.runs().collect();
@@ -274,8 +322,8 @@ impl State {
         self.views.entry(device).or_default().entry(conv).or_default()
     }
 
-    fn close(&mut self, user: u32, mid: Mid) -> Option<(Conv, u64)> {
-        self.open.get_mut(&user)?.remove(&mid)
+    fn close(&mut self, device: DeviceId, mid: Mid) -> Option<(Conv, u64)> {
+        self.open.get_mut(&device)?.remove(&mid)
     }
 }
 

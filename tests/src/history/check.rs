@@ -24,6 +24,7 @@ mod marks;
 mod notices;
 mod order;
 mod outcomes;
+mod presence;
 mod seats;
 mod stored;
 mod times;
@@ -192,6 +193,7 @@ pub fn check(events: &[Event], thresholds: &Thresholds) -> Report {
     wire::check(&index, &entitled, &mut found);
     seats::check(&index, &mut found);
     notices::check(&index, &entitled, &mut found);
+    presence::check(&index, &mut found);
     let late = view::check(&index, &entitled, &mut found);
     let freshness = fresh::check(&index, late, thresholds.freshness, &mut found);
     marks::check(&index, &entitled, &mut found);

@@ -243,7 +243,16 @@ mod tests {
         fn invoke(&mut self, number: u32) {
             let (mid, sha) = names(number);
             let conv = Conv::group(GROUP);
-            self.add(What::Invoke { user: 1, device: 1, conv, mid, idx: number, prev: None, sha });
+            self.add(What::Invoke {
+                user: 1,
+                device: 1,
+                conv,
+                mid,
+                idx: number,
+                prev: None,
+                sha,
+                unnamed: false,
+            });
         }
 
         fn ok(&mut self, number: u32) {

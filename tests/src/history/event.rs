@@ -148,6 +148,9 @@ pub enum What {
         prev: Option<Mid>,
         /// What it says.
         sha: Sha,
+        /// Whether the client gives it no name, so that others are shown one of the server's.
+        #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+        unnamed: bool,
     },
     /// It is stored, the server says.
     #[serde(rename = "send.ok")]

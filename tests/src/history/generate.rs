@@ -185,7 +185,7 @@ impl World {
         let before = self.counts.get(&(user, conv)).copied();
         let (idx, prev) = before.map_or((1, None), |(idx, prev)| (idx + 1, Some(prev)));
         self.counts.insert((user, conv), (idx, mid));
-        self.add(What::Invoke { user, device: 1, conv, mid, idx, prev, sha });
+        self.add(What::Invoke { user, device: 1, conv, mid, idx, prev, sha, unnamed: false });
         if self.chance(500) {
             self.add(What::Fail { mid, code: 3 });
             return;

@@ -19,6 +19,8 @@ pub(super) struct Send {
     pub(super) device: u32,
     pub(super) conv: Conv,
     pub(super) sha: Sha,
+    /// Whether it has no name that others could be shown.
+    pub(super) unnamed: bool,
     /// The number that it was acknowledged with first, and where.
     pub(super) ok: Option<(u32, usize)>,
     pub(super) info: Option<usize>,
@@ -91,6 +93,14 @@ impl Cite {
     }
 }
 
+impl Send {
+    /// Its number, by its acknowledgement or else by the history.
+    pub(super) fn number(&self) -> Option<u32> {
+        let stored = self.stored.map(|(msg_id, _)| msg_id);
+        self.ok.map(|(msg_id, _)| msg_id).or(stored)
+    }
+}
+
 impl Dump {
     /// Which row has this number.
     pub(super) fn at(&self, msg_id: u32) -> Option<usize> {
@@ -145,7 +155,7 @@ impl<'a> Index<'a> {
     }
 
     fn take_invoke(&mut self, place: usize, what: &What) {
-        let What::Invoke { user, device, conv, mid, sha, .. } = *what else { return };
+        let What::Invoke { user, device, conv, mid, sha, unnamed, .. } = *what else { return };
         let number = self.sends.len();
         if let Some(first) = self.by_mid.insert(mid, number).and_then(|it| self.sends.get(it)) {
             self.unsound.push((first.invoke, place));
@@ -153,7 +163,18 @@ impl<'a> Index<'a> {
         self.by_sha.entry(sha).or_insert(number);
         self.same.entry((conv, user, sha)).or_default().sends.push(number);
         let (ok, info, fail, stored) = (None, None, None, None);
-        self.sends.push(Send { invoke: place, user, device, conv, sha, ok, info, fail, stored });
+        self.sends.push(Send {
+            invoke: place,
+            user,
+            device,
+            conv,
+            sha,
+            unnamed,
+            ok,
+            info,
+            fail,
+            stored,
+        });
     }
 
     fn take_dump(&mut self, place: usize, conv: Conv, from: u32, rows: &[Row]) {
@@ -211,7 +232,7 @@ impl<'a> Index<'a> {
         let mut said: Vec<(usize, Conv, u32)> = Vec::new();
         for send in &self.sends {
             acks.extend(send.ok.map(|(msg_id, place)| (place, send.conv, msg_id)));
-            said.extend(self.number_of(send).map(|msg_id| (send.invoke, send.conv, msg_id)));
+            said.extend(send.number().map(|msg_id| (send.invoke, send.conv, msg_id)));
         }
         acks.sort_unstable_by_key(|(place, ..)| *place);
         for (place, conv, msg_id) in acks {
@@ -276,11 +297,6 @@ impl<'a> Index<'a> {
             return None;
         };
         rows.get(cite.row?)
-    }
-
-    /// The number of what was said, by its acknowledgement or else by the history.
-    pub(super) fn number_of(&self, send: &Send) -> Option<u32> {
-        send.ok.or(send.stored.map(|(msg_id, _)| (msg_id, 0))).map(|(msg_id, _)| msg_id)
     }
 
     /// The highest number that was acknowledged before an event, and where that was.

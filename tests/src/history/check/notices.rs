@@ -1,15 +1,15 @@
-//! Notices: what devices are told of members who come and go, and of people who are online.
+//! Notices: what devices are told of members who come and go.
 
-use std::collections::{BTreeMap, HashMap, HashSet};
+use std::collections::{HashMap, HashSet};
 
 use super::{Findings, Rule};
 use crate::history::entitled::Entitled;
-use crate::history::event::{Change, Class, Connection, Conv, Event, Progress, What};
+use crate::history::event::{Change, Connection, Conv, Progress, What};
 use crate::history::index::{Cite, Index};
 
 /// How soon everybody who is online hears of a change, in microseconds (what the system promises for
 /// messages).
-const WITHIN_US: u64 = 5_000_000;
+pub(super) const WITHIN_US: u64 = 5_000_000;
 
 /// A device of a user.
 type Device = (u32, u32);
@@ -34,106 +34,149 @@ struct Visit {
     members: HashMap<(Conv, u32), Vec<(Change, usize)>>,
 }
 
-pub(super) fn check(index: &Index<'_>, entitled: &Entitled, found: &mut Findings) {
-    check_members(index, entitled, found);
-    check_presence(index, found);
+struct Notices<'a> {
+    index: &'a Index<'a>,
+    /// Members of groups from the beginning, of whom it may be told that they were added.
+    stated: HashSet<(Conv, u32)>,
+    /// Who comes and goes is not told what happens meanwhile.
+    come_and_go: HashSet<u32>,
+    /// Where each change was asked for last.
+    asked: HashMap<(Conv, u32, Change), usize>,
+    made: Vec<Made>,
+    open: HashMap<Device, Visit>,
+    visits: Vec<Visit>,
+    found: &'a mut Findings,
 }
 
-fn check_members(index: &Index<'_>, entitled: &Entitled, found: &mut Findings) {
-    let mut asked: HashMap<(Conv, u32, Change), usize> = HashMap::new();
-    let mut made: Vec<Made> = Vec::new();
-    let mut open: HashMap<Device, Visit> = HashMap::new();
-    let mut visits: Vec<Visit> = Vec::new();
+pub(super) fn check(index: &Index<'_>, entitled: &Entitled, found: &mut Findings) {
+    let mut notices = Notices {
+        index,
+        stated: HashSet::new(),
+        come_and_go: HashSet::new(),
+        asked: HashMap::new(),
+        made: Vec::new(),
+        open: HashMap::new(),
+        visits: Vec::new(),
+        found,
+    };
+    for event in index.events {
+        match event.what {
+            What::Member { conv, user, .. } => {
+                notices.stated.insert((conv, user));
+            }
+            What::Change { user, .. } => {
+                notices.come_and_go.insert(user);
+            }
+            _ => {}
+        }
+    }
     for (place, event) in index.events.iter().enumerate() {
-        match &event.what {
-            What::Change { conv, user, change, phase } => match phase {
-                Progress::Invoke => {
-                    asked.insert((*conv, *user, *change), place);
-                }
-                Progress::Ok => {
-                    if let Some(asked) = asked.get(&(*conv, *user, *change)).copied() {
-                        let (conv, who, change) = (*conv, *user, *change);
-                        made.push(Made { conv, who, change, asked, done: place });
+        notices.take(place, &event.what);
+    }
+    notices.end(entitled);
+}
+
+impl Notices<'_> {
+    fn take(&mut self, place: usize, what: &What) {
+        match what {
+            What::Change { conv, user, change, phase } => {
+                let about = (*conv, *user, *change);
+                match (phase, self.asked.get(&about).copied()) {
+                    (Progress::Invoke, _) => {
+                        self.asked.insert(about, place);
                     }
+                    (Progress::Ok, Some(asked)) => {
+                        let (conv, who, change) = about;
+                        self.made.push(Made { conv, who, change, asked, done: place });
+                    }
+                    (Progress::Ok | Progress::Info | Progress::Fail, _) => {}
                 }
-                Progress::Info | Progress::Fail => {}
-            },
+            }
             What::Session { user, device, state, .. } => {
                 let device = (*user, *device);
-                let is_new = matches!(state, Connection::Connected);
-                if (is_new || *state == Connection::Disconnected)
-                    && let Some(visit) = open.remove(&device)
-                {
-                    visits.push(Visit { ended: Some(place), ..visit });
+                let is_new = *state == Connection::Connected;
+                if is_new || *state == Connection::Disconnected {
+                    let ended = self.open.remove(&device);
+                    self.visits.extend(ended.map(|it| Visit { ended: Some(place), ..it }));
                 }
                 if is_new {
-                    open.insert(device, Visit { device, began: place, ..Visit::default() });
+                    let visit = Visit { device, began: place, ..Visit::default() };
+                    self.open.insert(device, visit);
                 }
             }
             What::MembersTold { user, device, conv, change, who } => {
-                for &who in who {
-                    if !asked.contains_key(&(*conv, who, *change)) {
-                        found.add(Rule::H14, *conv, &[Cite::event(place)], || {
-                            let what = name(*change);
-                            format!("{conv}: u{user}/{device} was told that u{who} {what}; no such request")
-                        });
-                    }
-                    let Some(visit) = open.get_mut(&(*user, *device)) else { continue };
-                    let told = visit.members.entry((*conv, who)).or_default();
-                    if let Some((_, first)) = told.last().filter(|(last, _)| last == change) {
-                        found.add(Rule::H14, *conv, &[*first, place].map(Cite::event), || {
-                            let what = name(*change);
-                            format!("{conv}: u{user}/{device} was told twice that u{who} {what}")
-                        });
-                    }
-                    told.push((*change, place));
+                for who in who {
+                    self.told((*user, *device), (*conv, *who, *change), place);
                 }
             }
             _ => {}
         }
     }
-    visits.extend(open.into_values());
-    visits.sort_by_key(|visit| visit.began);
-    // Only those who were told something of members at all: others do not listen to that.
-    let listens: HashSet<Device> =
-        visits.iter().filter(|visit| !visit.members.is_empty()).map(|visit| visit.device).collect();
-    for visit in visits.iter().filter(|visit| listens.contains(&visit.device)) {
-        check_told(index, entitled, visit, &made, found);
-    }
-}
 
-/// A device of a member is told of each change that was asked for while it was there, in order, if it
-/// stays there long enough.
-fn check_told(
-    index: &Index<'_>,
-    entitled: &Entitled,
-    visit: &Visit,
-    made: &[Made],
-    found: &mut Findings,
-) {
-    let (user, device) = visit.device;
-    let end_us = visit.ended.map_or(u64::MAX, |end| index.us(end));
-    // How much of what was told of each member is known to be about which change.
-    let mut matched: HashMap<(Conv, u32), usize> = HashMap::new();
-    for it in made.iter().filter(|it| it.asked > visit.began && it.who != user) {
-        let limit_us = index.us(it.done).max(index.healed.map_or(0, |healed| index.us(healed)));
-        if end_us < limit_us.saturating_add(WITHIN_US) {
-            continue;
-        }
-        let is_member = [it.asked, it.done]
-            .iter()
-            .all(|place| entitled.must_from(it.conv, user, *place).is_some());
-        let told = visit.members.get(&(it.conv, it.who)).map(Vec::as_slice).unwrap_or_default();
-        let matched = matched.entry((it.conv, it.who)).or_default();
-        let fits = |(change, place): &(Change, usize)| *change == it.change && *place > it.asked;
-        let is_told = told.iter().skip(*matched).position(fits);
-        *matched += is_told.map_or(0, |place| place + 1);
-        if is_member && is_told.is_none() {
-            let cites = [visit.began, it.asked, it.done].map(Cite::event);
-            found.add(Rule::H14, it.conv, &cites, || {
-                let (conv, who, what) = (it.conv, it.who, name(it.change));
-                format!("{conv}: u{user}/{device} was not told that u{who} {what}")
+    fn told(&mut self, device: Device, about: (Conv, u32, Change), place: usize) {
+        let ((user, number), (conv, who, change)) = (device, about);
+        let is_stated = change == Change::Add && self.stated.contains(&(conv, who));
+        if !is_stated && !self.asked.contains_key(&about) {
+            self.found.add(Rule::H14, conv, &[Cite::event(place)], || {
+                let what = name(change);
+                format!(
+                    "{conv}: u{user}/{number} was told that u{who} {what}, which nobody asked for"
+                )
             });
+        }
+        let stays = !self.come_and_go.contains(&user);
+        let Some(visit) = self.open.get_mut(&device).filter(|_| stays) else { return };
+        let told = visit.members.entry((conv, who)).or_default();
+        if let Some((_, first)) = told.last().filter(|(last, _)| *last == change) {
+            self.found.add(Rule::H14, conv, &[*first, place].map(Cite::event), || {
+                let what = name(change);
+                format!("{conv}: u{user}/{number} was told twice that u{who} {what}")
+            });
+        }
+        told.push((change, place));
+    }
+
+    fn end(mut self, entitled: &Entitled) {
+        self.visits.extend(std::mem::take(&mut self.open).into_values());
+        self.visits.sort_by_key(|visit| visit.began);
+        let visits = std::mem::take(&mut self.visits);
+        // Only those who were told something of members at all: others do not listen to that.
+        let heard = visits.iter().filter(|visit| !visit.members.is_empty());
+        let listens: HashSet<Device> = heard.map(|visit| visit.device).collect();
+        for visit in visits.iter().filter(|visit| listens.contains(&visit.device)) {
+            self.check_told(entitled, visit);
+        }
+    }
+
+    /// A device of a member is told of each change that was asked for while it was there, in order, if
+    /// it stays there long enough.
+    fn check_told(&mut self, entitled: &Entitled, visit: &Visit) {
+        let (user, device) = visit.device;
+        let us = |place: usize| self.index.us(place);
+        let end_us = visit.ended.map_or(u64::MAX, us);
+        let healed_us = self.index.healed.map_or(0, us);
+        // How much of what was told of each member is known to be about which change.
+        let mut matched: HashMap<(Conv, u32), usize> = HashMap::new();
+        for it in self.made.iter().filter(|it| it.asked > visit.began && it.who != user) {
+            if end_us < us(it.done).max(healed_us).saturating_add(WITHIN_US) {
+                continue;
+            }
+            let is_member = [it.asked, it.done]
+                .iter()
+                .all(|place| entitled.must_from(it.conv, user, *place).is_some());
+            let told = visit.members.get(&(it.conv, it.who)).map(Vec::as_slice).unwrap_or_default();
+            let matched = matched.entry((it.conv, it.who)).or_default();
+            let fits =
+                |(change, place): &(Change, usize)| *change == it.change && *place > it.asked;
+            let is_told = told.iter().skip(*matched).position(fits);
+            *matched += is_told.map_or(0, |place| place + 1);
+            if is_member && is_told.is_none() {
+                let cites = [visit.began, it.asked, it.done].map(Cite::event);
+                self.found.add(Rule::H14, it.conv, &cites, || {
+                    let (conv, who, what) = (it.conv, it.who, name(it.change));
+                    format!("{conv}: u{user}/{device} was not told that u{who} {what}")
+                });
+            }
         }
     }
 }
@@ -142,63 +185,5 @@ const fn name(change: Change) -> &'static str {
     match change {
         Change::Add => "was added",
         Change::Remove => "was removed",
-    }
-}
-
-/// What a device was told last of a user holds in the end, unless that has just changed.
-fn check_presence(index: &Index<'_>, found: &mut Findings) {
-    let mut classes: HashMap<Device, Class> = HashMap::new();
-    let mut online: HashMap<Device, bool> = HashMap::new();
-    // Where each user's PCs came or went last.
-    let mut moved: HashMap<u32, usize> = HashMap::new();
-    let mut told: BTreeMap<Device, BTreeMap<u32, (bool, usize)>> = BTreeMap::new();
-    // What devices have in the end is taken down once all is quiet; then they are let go.
-    let is_final = |event: &Event| matches!(event.what, What::Final { .. });
-    let end = index.events.iter().position(is_final).unwrap_or(index.events.len());
-    for (place, event) in index.events.iter().enumerate().take(end) {
-        match event.what {
-            What::Session { user, device, state, class } => {
-                let device = (user, device);
-                if let Some(class) = class {
-                    classes.insert(device, class);
-                }
-                let is_online = match state {
-                    Connection::Connected => true,
-                    Connection::Disconnected => false,
-                    Connection::Connecting | Connection::Synced => continue,
-                };
-                told.remove(&device);
-                if classes.get(&device) == Some(&Class::Pc) {
-                    online.insert(device, is_online);
-                    moved.insert(user, place);
-                }
-            }
-            What::Presence { user, device, who, online } => {
-                told.entry((user, device)).or_default().insert(who, (online, place));
-            }
-            _ => {}
-        }
-    }
-    let last = end.min(index.events.len().saturating_sub(1));
-    let end_us = index.events.get(last).map_or(0, |event| event.us);
-    for ((user, device), told) in told {
-        for (who, (was, place)) in told {
-            let is = online.iter().any(|((it, _), online)| *it == who && *online);
-            let Some(moved) = moved.get(&who).copied() else { continue };
-            if is == was || index.us(moved).saturating_add(WITHIN_US) > end_us {
-                continue;
-            }
-            // Where the end begins, if it is told.
-            let end = [end].into_iter().filter(|end| *end < index.events.len());
-            let cites: Vec<Cite> = [moved, place].into_iter().chain(end).map(Cite::event).collect();
-            found.add(Rule::H14, None, &cites, || {
-                let state = |online| if online { "online" } else { "offline" };
-                format!(
-                    "u{user}/{device} was told last that u{who} is {}, who is {}",
-                    state(was),
-                    state(is)
-                )
-            });
-        }
     }
 }

@@ -32,7 +32,7 @@ pub(super) fn check(index: &Index<'_>, found: &mut Findings) {
 /// Also for what was not acknowledged but is in the history.
 fn check_real_time(index: &Index<'_>, send: &Send, found: &mut Findings) {
     let conv = send.conv;
-    let Some(msg_id) = index.number_of(send) else { return };
+    let Some(msg_id) = send.number() else { return };
     let Some((before, by)) = index.acked_before(conv, send.invoke) else { return };
     if msg_id > before {
         return;

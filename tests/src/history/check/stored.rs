@@ -128,7 +128,8 @@ fn check_acked(index: &Index<'_>, send: &Send, found: &mut Findings) {
 
 /// Stable: acknowledgements, deliveries and histories agree about every number.
 fn check_stable(index: &Index<'_>, found: &mut Findings) {
-    let mut stability = Stability { index, first: HashMap::new(), reported: HashSet::new() };
+    let mut stability =
+        Stability { index, first: HashMap::new(), given: HashMap::new(), reported: HashSet::new() };
     for (place, event) in index.events.iter().enumerate() {
         match &event.what {
             What::Ok { mid, msg_id, .. } => {
@@ -156,6 +157,8 @@ struct Stability<'a> {
     index: &'a Index<'a>,
     /// What was seen first at places that no history covers.
     first: HashMap<(Conv, u32), Seen>,
+    /// Which message each name stands for that the server gave, and where it was shown first.
+    given: HashMap<Mid, (Conv, u32, Cite)>,
     /// Places that are known to be wrong.
     reported: HashSet<(Conv, u32)>,
 }
@@ -170,18 +173,22 @@ impl Stability<'_> {
     }
 
     /// A message is shown under the name that its sender gave it, and a name is that of one message.
-    fn saw_name(&self, mid: Mid, row: &Row, (conv, cite): (Conv, Cite), found: &mut Findings) {
+    fn saw_name(&mut self, mid: Mid, row: &Row, (conv, cite): (Conv, Cite), found: &mut Findings) {
         let words = (conv, row.sender, row.sha);
         // What nobody said is reported as that.
         let Some(said) = self.index.said(words).next() else { return };
         let named = self.index.by_mid(mid);
+        if named.is_none() && self.index.said(words).any(|send| send.unnamed) {
+            self.saw_given_name(mid, row.msg_id, (conv, cite), found);
+            return;
+        }
         // Where words were said once, they have another number elsewhere: not stable.
         let is_alone = self.index.said(words).nth(1).is_none();
         let is_it = |send: &&Send| {
             let number = send.ok.filter(|_| !is_alone).map_or(row.msg_id, |(msg_id, _)| msg_id);
             (send.conv, send.user, send.sha) == words && number == row.msg_id
         };
-        if named.filter(is_it).is_some() {
+        if named.as_ref().is_some_and(is_it) {
             return;
         }
         let send = named.unwrap_or(said);
@@ -191,6 +198,22 @@ impl Stability<'_> {
         found.add(Rule::H2, conv, &cites, || {
             format!("{conv}: {} is shown as {mid}, which is another message", row.msg_id)
         });
+    }
+
+    /// A name that the server gave is that of one message.
+    fn saw_given_name(
+        &mut self,
+        mid: Mid,
+        msg_id: u32,
+        (conv, cite): (Conv, Cite),
+        found: &mut Findings,
+    ) {
+        let first = *self.given.entry(mid).or_insert((conv, msg_id, cite));
+        if (first.0, first.1) != (conv, msg_id) {
+            found.add(Rule::H2, conv, &[first.2, cite], || {
+                format!("{conv}: {msg_id} is shown as {mid}, as is {} of {}", first.1, first.0)
+            });
+        }
     }
 
     fn saw(&mut self, seen: Seen, found: &mut Findings) {

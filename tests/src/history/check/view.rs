@@ -88,7 +88,7 @@ impl Views<'_> {
     fn take(&mut self, place: usize, what: &What) {
         match what {
             What::Session { user, device, state, .. } => {
-                self.session((*user, *device), *state, place)
+                self.session((*user, *device), *state, place);
             }
             What::Ok { mid, msg_id, .. } => {
                 if let Some(send) = self.index.by_mid(*mid) {

@@ -63,7 +63,7 @@ impl Run {
     fn invoke_in(&mut self, conv: Conv, number: u32) -> &mut Self {
         let (user, sha) = (sender(number), row(1, number).sha);
         let (mid, idx, prev) = (mid(number), number, None);
-        self.add(What::Invoke { user, device: 1, conv, mid, idx, prev, sha })
+        self.add(What::Invoke { user, device: 1, conv, mid, idx, prev, sha, unnamed: false })
     }
 
     pub(super) fn ok(&mut self, number: u32, msg_id: u32) -> &mut Self {
@@ -152,7 +152,7 @@ fn once_means_one_place_for_one_message() {
 fn say_again(run: &mut Run, name: u32) -> &mut Run {
     let (user, sha) = (sender(1), row(1, 1).sha);
     let (mid, idx, prev) = (mid(name), name, None);
-    run.add(What::Invoke { user, device: 1, conv: pair(), mid, idx, prev, sha })
+    run.add(What::Invoke { user, device: 1, conv: pair(), mid, idx, prev, sha, unnamed: false })
 }
 
 #[test]
@@ -216,6 +216,26 @@ fn a_name_is_that_of_one_message() {
     let mut run = Run::new();
     say_again(&mut run, 11).ok(11, 5).stored(&[(1, 1), (2, 2), (3, 3), (4, 4), (5, 1)]);
     run.add(named(1, 1, 11)).breaks(&[Rule::H2]); // Its own number is 5.
+}
+
+#[test]
+fn what_a_client_does_not_name_has_one_name_of_the_server() {
+    let named = |msg_id, number, name| {
+        let mid = Some(mid(name));
+        What::Shown(Delivery { mid, ..Run::delivery(2, msg_id, number) })
+    };
+    let old = || {
+        let mut run = Run::new();
+        for event in &mut run.events {
+            if let What::Invoke { unnamed, .. } = &mut event.what {
+                *unnamed = true;
+            }
+        }
+        run.all_stored().clone()
+    };
+    old().add(named(1, 1, 77)).add(named(2, 2, 78)).breaks(&[]);
+    old().add(named(1, 1, 77)).add(named(2, 2, 77)).breaks(&[Rule::H2]);
+    old().add(named(1, 1, 2)).breaks(&[Rule::H2]); // That is the name of something else.
 }
 
 #[test]
