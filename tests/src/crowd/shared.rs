@@ -145,11 +145,11 @@ impl Shared {
         drop(all);
     }
 
-    /// Also when connecting failed.
-    pub(super) fn disconnected(&self, device: DeviceId) {
+    /// Also when connecting failed. `is_lost`: the client did not leave by itself.
+    pub(super) fn disconnected(&self, device: DeviceId, is_lost: bool) {
         let (user, number) = device;
         let mut all = self.state();
-        all.reconnects += 1;
+        all.reconnects += usize::from(is_lost);
         // The library sends all of these again.
         let open = all.open.get(&device).map_or(0, HashMap::len);
         let was_online = all.online.remove(&device);

@@ -23,7 +23,7 @@ struct Marks {
 pub(super) fn check(index: &Index<'_>, entitled: &Entitled, found: &mut Findings) {
     let mut marks: HashMap<(Conv, u32), Marks> = HashMap::new();
     let mut senders: HashMap<Conv, Senders> = HashMap::new();
-    let mut told: HashMap<(u32, u32), HashMap<Conv, (u32, usize)>> = HashMap::new();
+    let mut told: HashMap<(u32, u32), HashMap<(Conv, u32), usize>> = HashMap::new();
     for (place, event) in index.events.iter().enumerate() {
         match event.what {
             What::Mark { user, conv, upto, phase } => {
@@ -39,10 +39,10 @@ pub(super) fn check(index: &Index<'_>, entitled: &Entitled, found: &mut Findings
             }
             What::MarkTold { user, device, conv, upto } => {
                 let told = told.entry((user, device)).or_default();
-                let before = told.insert(conv, (upto, place));
-                if let Some((last, first)) = before.filter(|(last, _)| *last >= upto) {
+                // Two that are set at the same time come in either order.
+                if let Some(first) = told.insert((conv, upto), place) {
                     found.add(Rule::H10, conv, &[first, place].map(Cite::event), || {
-                        format!("{conv}: u{user}/{device} was told of mark {upto} after {last}")
+                        format!("{conv}: u{user}/{device} was told twice of mark {upto}")
                     });
                 }
                 let said = marks.get(&(conv, user)).is_some_and(|it| it.said.contains(&upto));
