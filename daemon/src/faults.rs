@@ -69,11 +69,34 @@ pub enum Mutant {
     /// db_proxy: a record that cannot be read is a torn tail wherever it is, and the log is cut
     /// there. It serves instead of refusing, and what the store does not have yet is lost (H1).
     TruncateMidLog,
+    /// db_proxy: who is no member of a group may write there all the same (H8).
+    FormerMembersWrite,
+    /// db_proxy: who joins a group may read what was said before (H8).
+    JoinersReadAll,
+    /// db_proxy: the times of messages are those of the second before or after, so that they go back
+    /// every other second (H4).
+    TimeGoesBack,
+    /// db_proxy: in histories voice messages are text (H3).
+    TypeForgotten,
+    /// db_proxy: what users say themselves counts as unread (H10).
+    OwnIsUnread,
+    /// db_proxy: gateways are told of what they missed 20 s late, so that devices stay behind after a
+    /// fault (H9), or do not have everything in the end.
+    RepairLate,
+    /// db_proxy: of every third change of members nobody is told (H14).
+    NoticesForgotten,
+    /// msg_server: of some messages that are stored their senders are told that they may not write
+    /// there (H6, H11).
+    RefusedIsStored,
+    /// msg_server: nobody is thrown out by a later login (H13).
+    TwoSeats,
+    /// msg_server: nobody is told that a user has come online (H14).
+    PresenceStale,
 }
 
 impl Mutant {
     /// All of them.
-    pub const ALL: [Self; 13] = [
+    pub const ALL: [Self; 23] = [
         Self::AckBeforeFlush,
         Self::AckBeforeAppend,
         Self::SkipDedupe,
@@ -87,6 +110,16 @@ impl Mutant {
         Self::PullEmptyOnError,
         Self::EqualIsRepeated,
         Self::TruncateMidLog,
+        Self::FormerMembersWrite,
+        Self::JoinersReadAll,
+        Self::TimeGoesBack,
+        Self::TypeForgotten,
+        Self::OwnIsUnread,
+        Self::RepairLate,
+        Self::NoticesForgotten,
+        Self::RefusedIsStored,
+        Self::TwoSeats,
+        Self::PresenceStale,
     ];
 
     /// The name that `TALKHUB_MUTANT` takes.
@@ -105,6 +138,16 @@ impl Mutant {
             Self::PullEmptyOnError => "pull-empty-on-error",
             Self::EqualIsRepeated => "equal-is-repeated",
             Self::TruncateMidLog => "truncate-mid-log",
+            Self::FormerMembersWrite => "former-members-write",
+            Self::JoinersReadAll => "joiners-read-all",
+            Self::TimeGoesBack => "time-goes-back",
+            Self::TypeForgotten => "type-forgotten",
+            Self::OwnIsUnread => "own-is-unread",
+            Self::RepairLate => "repair-late",
+            Self::NoticesForgotten => "notices-forgotten",
+            Self::RefusedIsStored => "refused-is-stored",
+            Self::TwoSeats => "two-seats",
+            Self::PresenceStale => "presence-stale",
         }
     }
 }

@@ -316,7 +316,11 @@ fn may_send(conversation: &Conversation, send: &Send, facts: &Facts) -> Admissio
         Parties::Single(..) if !peers_exist => Some(Reason::NoSuchPeer),
         // Whoever is not in a group is not told whether it exists.
         Parties::Group(_) if conversation.group.is_none() => Some(Reason::NotMember),
-        Parties::Group(_) if !conversation.has_member(sender) => Some(Reason::NotMember),
+        Parties::Group(_)
+            if !conversation.has_member(sender) && !faults::planted(Mutant::FormerMembersWrite) =>
+        {
+            Some(Reason::NotMember)
+        }
         // What is judged in the same batch is not counted yet.
         _ if conversation.head.0 + BATCH_MAX > MsgId::MAX.0 => Some(Reason::Full),
         _ => bad_content(conversation.id, send),

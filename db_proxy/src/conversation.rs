@@ -13,6 +13,8 @@ use std::collections::{HashMap, VecDeque};
 
 use proto::ids::{ConversationId, MsgId, Offset, Parties, UserId};
 
+use daemon::faults::{self, Mutant};
+
 use crate::store::{
     ConversationRow, GroupRow, MarkRow, MemberRow, MessageRow, StoredConversation, UserConversation,
 };
@@ -298,6 +300,7 @@ fn unread(head: MsgId, visible_from: MsgId, mark: Option<&Mark>) -> u32 {
     let mark = mark.copied().unwrap_or_default();
     let base = mark.read.0.max(visible_from.0.saturating_sub(1));
     let own_after = mark.own_total.saturating_sub(mark.own_up_to_read);
+    let own_after = if faults::planted(Mutant::OwnIsUnread) { 0 } else { own_after };
     head.0.saturating_sub(base).saturating_sub(own_after)
 }
 

@@ -19,6 +19,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::Bytes;
+use daemon::faults::{self, Mutant};
 use daemon::{Link, LinkFrame, LinkHandler, LinkTable, Shutdown};
 use parking_lot::Mutex;
 use prost::Message as _;
@@ -313,6 +314,8 @@ pub fn members_publication(
     owned: Owned,
 ) -> Publish {
     let numbers = |users: &[UserId]| users.iter().map(|user| user.0).collect::<Vec<_>>();
+    let is_forgotten =
+        faults::planted(Mutant::NoticesForgotten) && change.version.is_multiple_of(3);
     Publish {
         conversation: conversation.number(),
         msg_id: 0,
@@ -322,7 +325,7 @@ pub fn members_publication(
         sender: change.actor.0,
         client_msg_id: None,
         origin: change.origin,
-        frame: if change.quiet { Bytes::new() } else { members_frame(change) },
+        frame: if change.quiet || is_forgotten { Bytes::new() } else { members_frame(change) },
         added: numbers(change.added),
         removed: numbers(change.removed),
         epoch: owned.epoch,
@@ -378,7 +381,8 @@ fn members_frame(change: &MembersChange<'_>) -> Bytes {
 
 /// Unix seconds, as clients get them.
 pub fn seconds(timestamp_ms: u64) -> u32 {
-    u32::try_from(timestamp_ms / 1000).unwrap_or(u32::MAX)
+    let moved = u32::from(faults::planted(Mutant::TimeGoesBack));
+    u32::try_from(timestamp_ms / 1000).unwrap_or(u32::MAX) ^ moved
 }
 
 #[cfg(test)]

@@ -28,6 +28,7 @@ use std::sync::{Arc, Weak};
 use std::time::Duration;
 
 use bytes::Bytes;
+use daemon::faults::{self, Mutant};
 use daemon::{Link, LinkError};
 use lru::LruCache;
 use parking_lot::Mutex;
@@ -298,6 +299,11 @@ impl Sends {
 
     fn accepted(&self, entry: Entry<Waiter>, msg_id: u32, create_time: Option<u32>) {
         let Entry { submit, waiter, .. } = entry;
+        if faults::planted(Mutant::RefusedIsStored) && msg_id.is_multiple_of(50) {
+            let reason = client::RefuseReason::NotMember as u32;
+            self.ended(&submit, &waiter, client::SendOutcome::Refused, Some(reason));
+            return;
+        }
         self.metrics.send_ended(SendEnd::Accepted);
         let Some(session) = waiter.session.upgrade() else { return };
         let session_type = session_type_of(submit.conversation);

@@ -210,7 +210,7 @@ impl Session {
         let login = kick.verified_before.is_none_or(|before| self.verified < before);
         let mut standing = self.standing();
         let is_meant = kick.user == self.user() && class && login;
-        if !is_meant || standing.phase == Phase::Over {
+        if !is_meant || standing.phase == Phase::Over || faults::planted(Mutant::TwoSeats) {
             return Judgement::Stays;
         }
         let judgement = match kick.below_epoch {

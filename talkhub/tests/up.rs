@@ -298,7 +298,7 @@ fn processes_that_die_are_started_again() {
     let daemons = ["login_server", "route_server", "db_proxy", "msg_server"];
     let talkhub = Path::new(env!("CARGO_BIN_EXE_talkhub"));
     if let Some(missing) = daemons.iter().find(|name| !talkhub.with_file_name(name).is_file()) {
-        eprintln!("SKIPPED: {missing} is not built; `cargo build --workspace` builds it");
+        backends::skip(&format!("{missing} is not built; `cargo build --workspace` builds it"));
         return;
     }
     let temp = tempfile::tempdir().unwrap();

