@@ -80,9 +80,9 @@ pub enum Mutant {
     TypeForgotten,
     /// db_proxy: what users say themselves counts as unread (H10).
     OwnIsUnread,
-    /// db_proxy: gateways are told of what they missed 20 s late, so that devices stay behind after a
-    /// fault (H9), or do not have everything in the end.
-    RepairLate,
+    /// db_proxy: every tenth read of history takes seven seconds, so that devices stay behind after a
+    /// fault (H9).
+    ReadsLate,
     /// db_proxy: of every third change of members nobody is told (H14).
     NoticesForgotten,
     /// msg_server: of some messages that are stored their senders are told that they may not write
@@ -115,7 +115,7 @@ impl Mutant {
         Self::TimeGoesBack,
         Self::TypeForgotten,
         Self::OwnIsUnread,
-        Self::RepairLate,
+        Self::ReadsLate,
         Self::NoticesForgotten,
         Self::RefusedIsStored,
         Self::TwoSeats,
@@ -143,7 +143,7 @@ impl Mutant {
             Self::TimeGoesBack => "time-goes-back",
             Self::TypeForgotten => "type-forgotten",
             Self::OwnIsUnread => "own-is-unread",
-            Self::RepairLate => "repair-late",
+            Self::ReadsLate => "reads-late",
             Self::NoticesForgotten => "notices-forgotten",
             Self::RefusedIsStored => "refused-is-stored",
             Self::TwoSeats => "two-seats",

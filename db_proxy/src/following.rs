@@ -21,7 +21,6 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::Bytes;
-use daemon::faults::{self, Mutant};
 use daemon::{Link, LinkError, Shutdown};
 use parking_lot::Mutex;
 use prost::Message as _;
@@ -37,12 +36,8 @@ use crate::metrics::FollowingMetrics;
 use crate::queries::missed;
 use crate::state::State;
 
-const TELL_EVERY: Duration = Duration::from_secs(1);
-
 /// How often followers are told.
-pub fn tell_every() -> Duration {
-    if faults::planted(Mutant::RepairLate) { TELL_EVERY * 20 } else { TELL_EVERY }
-}
+pub const TELL_EVERY: Duration = Duration::from_secs(1);
 
 /// Messages to one follower at a tick. The rest comes at the next ones, so that a gateway far behind
 /// does not keep the others waiting.

@@ -72,7 +72,7 @@ impl Ground {
         let storing =
             storing::start(partition.clone(), metrics.storing, storing::TRIM_EVERY, &shutdown);
         let following = Following::new(partition.state().clone(), owned, metrics.following);
-        following.watch(following::tell_every(), &shutdown);
+        following.watch(following::TELL_EVERY, &shutdown);
         let served = Served { owned, partition, following, confirmed };
         let served = self.partitions.add(served);
         Running { served, storing: Mutex::new(Some(storing)), shutdown }

@@ -147,6 +147,8 @@ fn command_of(number: u32) -> Option<Command> {
 
 async fn reply(asker: &Asker, command: Command, body: Bytes) -> Reply {
     #[cfg(feature = "faults")]
+    mutants::be_late(command).await;
+    #[cfg(feature = "faults")]
     if let Some(nothing) = mutants::nothing(asker, command, &body) {
         return Ok(nothing);
     }

@@ -93,7 +93,8 @@ impl Registry {
         session.set_standing(standing);
         let displaced = of_class.filter(|other| {
             let other = other.standing();
-            other.phase != Phase::Over && standing.displaces(&other)
+            let stays = other.phase == Phase::Over || faults::planted(Mutant::TwoSeats);
+            !stays && standing.displaces(&other)
         });
         let displaced: Vec<Arc<Session>> = displaced.cloned().collect();
         for older in &displaced {

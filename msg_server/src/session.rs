@@ -197,7 +197,10 @@ impl Session {
 
     /// Takes in what a replica answers to the login. Only under the hub's order.
     pub(crate) fn hear(&self, answer: &Registered, now_us: u64) -> Judgement {
-        let Some(largest) = answer.largest_epoch else { return Judgement::Stays };
+        let Some(largest) = answer.largest_epoch.filter(|_| !faults::planted(Mutant::TwoSeats))
+        else {
+            return Judgement::Stays;
+        };
         let mut standing = self.standing();
         let judgement = standing.on_answer(Rival::told(largest, answer.largest_age_us, now_us));
         self.set_standing(standing);

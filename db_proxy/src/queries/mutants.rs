@@ -1,6 +1,7 @@
-//! Answers that claim more than is known, for a mutant. Compiled with the feature `faults` only.
+//! Answers that claim more than is known, or come late, for mutants. Compiled with the feature `faults` only.
 
 use std::sync::atomic::AtomicU64;
+use std::time::Duration;
 
 use bytes::Bytes;
 use daemon::faults::{self, Mutant};
@@ -10,16 +11,29 @@ use proto::client::{
     MessageListReply, MessageListRequest, MessagesByIdReply, MessagesByIdRequest, UnreadCountReply,
 };
 use proto::cluster::wire::{Answer, FetchRequest, Fetched};
+use tokio::time::sleep;
 
 use super::Asker;
 use crate::requests::answered;
 
 /// Every so many reads of the store "fail".
 const FAILS_EVERY: u64 = 20;
+/// Every so many reads of history are late, by so much.
+const LATE_EVERY: u64 = 10;
+const LATE_BY: Duration = Duration::from_secs(7);
 
 fn read_fails() -> bool {
     static READS: AtomicU64 = AtomicU64::new(0);
     faults::planted(Mutant::PullEmptyOnError) && faults::nth(&READS, FAILS_EVERY)
+}
+
+/// Takes longer than a client waits that wants to be up to date.
+pub(super) async fn be_late(command: Command) {
+    static READS: AtomicU64 = AtomicU64::new(0);
+    let is_read = command == Command::MessageListRequest;
+    if is_read && faults::planted(Mutant::ReadsLate) && faults::nth(&READS, LATE_EVERY) {
+        sleep(LATE_BY).await;
+    }
 }
 
 /// "There is nothing", for a request whose read of the store has failed.

@@ -24,6 +24,9 @@ struct Args {
     /// The short forms, as the everyday suite runs them
     #[arg(long)]
     short: bool,
+    /// With this fault planted in the servers (`daemon/src/faults.rs`); of `mutants`, only this hunt
+    #[arg(long, value_name = "NAME")]
+    mutant: Option<String>,
 }
 
 #[expect(clippy::print_stdout, reason = "a program for a person at a terminal")]
@@ -46,7 +49,8 @@ fn main() -> ExitCode {
             }
         }
     }
-    let asked = Asked { seed: args.seed, rounds: args.rounds, is_long: !args.short, mutant: None };
+    let mutant = args.mutant.map(|name| &*name.leak());
+    let asked = Asked { seed: args.seed, rounds: args.rounds, is_long: !args.short, mutant };
     let reports: Vec<Report> = chosen
         .into_iter()
         .map(|scenario| {

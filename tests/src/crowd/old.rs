@@ -41,7 +41,7 @@ const SULK_MS: u64 = 2_000;
 /// Between two things that a client does by itself, about.
 const DOES_MS: u64 = 400;
 /// How long a client stays that comes and goes, about.
-const STAYS_MS: u64 = 5_000;
+const STAYS_MS: u64 = 3_000;
 
 /// What kind of client it is, and what it does.
 #[derive(Debug, Clone, Copy)]

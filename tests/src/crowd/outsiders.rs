@@ -9,7 +9,7 @@ use proto::ids::{GroupId, UserId};
 use tokio::sync::watch;
 use tokio::time::{Instant, sleep};
 
-use super::shared::{Shared, Stage};
+use super::shared::{LIBRARY, Shared, Stage};
 use crate::history::{Change, Conv, Progress, What};
 use crate::{PATIENCE, Random};
 
@@ -100,6 +100,12 @@ impl Changer<'_> {
 
     fn record(&self, change: Change, phase: Progress) -> u64 {
         let (conv, user) = (Conv::group(self.group.0), self.user);
-        self.shared.recorder.record(What::Change { conv, user, change, phase })
+        self.shared.recorder.record(What::Change {
+            conv,
+            user,
+            change,
+            phase,
+            by: Some((1, LIBRARY)),
+        })
     }
 }

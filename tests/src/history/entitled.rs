@@ -64,7 +64,7 @@ impl Entitled {
                         cites: vec![Cite::event(place)],
                     });
                 }
-                What::Change { conv, user, change, phase } => {
+                What::Change { conv, user, change, phase, .. } => {
                     let member = entitled.members.entry((conv, user)).or_default();
                     match phase {
                         Progress::Invoke => {
@@ -267,7 +267,13 @@ mod tests {
         }
 
         fn change(&mut self, change: Change, phase: Progress) {
-            self.add(What::Change { conv: Conv::group(GROUP), user: USER, change, phase });
+            self.add(What::Change {
+                conv: Conv::group(GROUP),
+                user: USER,
+                change,
+                phase,
+                by: None,
+            });
         }
 
         /// First and last number that he may get, out of the first 20; and the first that he must.

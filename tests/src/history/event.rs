@@ -301,6 +301,9 @@ pub enum What {
         change: Change,
         /// How far it is.
         phase: Progress,
+        /// The device that asks for it, and so is not told of it.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        by: Option<(u32, u32)>,
     },
     /// The history of a conversation as it was in the end.
     #[serde(rename = "stored")]

@@ -229,7 +229,7 @@ impl World {
         let head = u32::try_from(head).unwrap_or(0);
         let member = self.joined[outsider];
         let change = if member.is_some() { Change::Remove } else { Change::Add };
-        self.add(What::Change { conv, user, change, phase: Progress::Invoke });
+        self.add(What::Change { conv, user, change, phase: Progress::Invoke, by: None });
         let device = usize::try_from(user - 1).unwrap_or(0);
         if member.is_some() {
             // He gets nothing any more, not even what he had not got yet.
@@ -239,7 +239,7 @@ impl World {
             self.joined[outsider] = Some(head + 1);
             self.devices[device].next.insert(conv, head + 1);
         }
-        self.add(What::Change { conv, user, change, phase: Progress::Ok });
+        self.add(What::Change { conv, user, change, phase: Progress::Ok, by: None });
         self.tell_members(conv, change, user);
     }
 

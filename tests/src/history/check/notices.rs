@@ -20,6 +20,7 @@ struct Made {
     conv: Conv,
     who: u32,
     change: Change,
+    by: Option<Device>,
     asked: usize,
     done: usize,
 }
@@ -79,7 +80,7 @@ pub(super) fn check(index: &Index<'_>, entitled: &Entitled, found: &mut Findings
 impl Notices<'_> {
     fn take(&mut self, place: usize, what: &What) {
         match what {
-            What::Change { conv, user, change, phase } => {
+            What::Change { conv, user, change, phase, by } => {
                 let about = (*conv, *user, *change);
                 match (phase, self.asked.get(&about).copied()) {
                     (Progress::Invoke, _) => {
@@ -87,7 +88,7 @@ impl Notices<'_> {
                     }
                     (Progress::Ok, Some(asked)) => {
                         let (conv, who, change) = about;
-                        self.made.push(Made { conv, who, change, asked, done: place });
+                        self.made.push(Made { conv, who, change, by: *by, asked, done: place });
                     }
                     (Progress::Ok | Progress::Info | Progress::Fail, _) => {}
                 }
@@ -158,7 +159,9 @@ impl Notices<'_> {
         // How much of what was told of each member is known to be about which change.
         let mut matched: HashMap<(Conv, u32), usize> = HashMap::new();
         for it in self.made.iter().filter(|it| it.asked > visit.began && it.who != user) {
-            if end_us < us(it.done).max(healed_us).saturating_add(WITHIN_US) {
+            if it.by == Some(visit.device)
+                || end_us < us(it.done).max(healed_us).saturating_add(WITHIN_US)
+            {
                 continue;
             }
             let is_member = [it.asked, it.done]

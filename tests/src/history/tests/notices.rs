@@ -178,7 +178,7 @@ fn wait(run: &mut Run, from: usize, us: u64) {
 #[test]
 fn members_are_told_of_each_change_once_and_in_order() {
     let conv = Conv::group(3);
-    let change = |change, phase| What::Change { conv, user: 9, change, phase };
+    let change = |change, phase| What::Change { conv, user: 9, change, phase, by: None };
     let told = |change| What::MembersTold { user: 2, device: 1, conv, change, who: vec![9] };
     let run = |notices: &[Change], stays: bool| {
         let mut run = Run::new();
@@ -203,6 +203,14 @@ fn members_are_told_of_each_change_once_and_in_order() {
     // Who leaves soon need not be told, and who listens to nothing is not asked.
     run(&[Change::Add, Change::Remove], false).breaks(&[]);
     run(&[], true).breaks(&[]);
+    // Who asks is answered.
+    let mut asker = run(&[Change::Add, Change::Remove], true);
+    for event in &mut asker.events {
+        if let What::Change { by, .. } = &mut event.what {
+            *by = Some((2, 1));
+        }
+    }
+    asker.breaks(&[]);
     // Who leaves late must have been told.
     let mut late = run(&[Change::Add, Change::Remove], false);
     let last = late.events.len() - 1;

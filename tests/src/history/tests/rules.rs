@@ -372,7 +372,7 @@ fn nobody_gets_what_is_not_for_him() {
     let group = Conv::group(2);
     let told =
         |user, number| What::Push(Delivery { conv: group, ..Run::delivery(user, number, number) });
-    let change = |change, phase| What::Change { conv: group, user: 9, change, phase };
+    let change = |change, phase| What::Change { conv: group, user: 9, change, phase, by: None };
     let said = |run: &mut Run, number| {
         run.invoke_in(group, number).ok(number, number);
     };
@@ -398,7 +398,7 @@ fn nobody_gets_what_is_not_for_him() {
 #[test]
 fn members_write_and_others_are_refused() {
     let group = Conv::group(2);
-    let change = |user, change, phase| What::Change { conv: group, user, change, phase };
+    let change = |user, change, phase| What::Change { conv: group, user, change, phase, by: None };
     let run = |outcome: Option<What>, was: Change| {
         let mut run = Run::default();
         // User 1 is the one who says the even ones.
