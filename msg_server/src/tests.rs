@@ -1,5 +1,6 @@
 //! The gateway as its clients see it, over real sockets, with storage and hub that the test plays.
 
+mod answers;
 mod delivering;
 mod edge;
 mod encrypted;

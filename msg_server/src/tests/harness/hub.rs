@@ -22,6 +22,10 @@ pub(in crate::tests) struct FakeHub {
     /// How long ago the login with that came; unknown to an older release.
     pub(in crate::tests) larger_age_us: Mutex<Option<u64>>,
     pub(in crate::tests) pc_online: AtomicBool,
+    /// Whether it says who is online.
+    pub(in crate::tests) answers_status: AtomicBool,
+    /// Whether it knows of a larger epoch whatever it is told.
+    pub(in crate::tests) stays_ahead: AtomicBool,
     changes: mpsc::Sender<wire::InterestChange>,
     pub(in crate::tests) changed: tokio::sync::Mutex<mpsc::Receiver<wire::InterestChange>>,
 }
@@ -35,6 +39,8 @@ impl FakeHub {
             larger_epoch: AtomicU64::new(0),
             larger_age_us: Mutex::default(),
             pc_online: AtomicBool::new(false),
+            answers_status: AtomicBool::new(true),
+            stays_ahead: AtomicBool::new(false),
             changes,
             changed: changed.into(),
         })
@@ -60,7 +66,9 @@ impl LinkHandler for FakeHub {
                 let change: wire::InterestChange = frame.parse().unwrap();
                 if frame.request != 0 && self.confirms.load(Ordering::SeqCst) {
                     let own = change.add_users.first().map_or(0, |user| user.epoch);
-                    let larger = self.larger_epoch.swap(0, Ordering::SeqCst);
+                    let once = self.larger_epoch.swap(0, Ordering::SeqCst);
+                    let is_ahead = self.stays_ahead.load(Ordering::SeqCst);
+                    let larger = if is_ahead { own + 1 } else { once };
                     let registered = wire::Registered {
                         largest_epoch: Some(own.max(larger)),
                         pc_online: Some(self.pc_online.load(Ordering::SeqCst)),
@@ -72,6 +80,7 @@ impl LinkHandler for FakeHub {
                 self.changes.try_send(change).unwrap();
             }
             Kind::Forward => link.send_raw(frame.kind, 0, &frame.body).unwrap(),
+            Kind::Status if !self.answers_status.load(Ordering::SeqCst) => {}
             Kind::Status => {
                 let request: wire::StatusRequest = frame.parse().unwrap();
                 let online = request.users.into_iter().filter(|user| user % 2 == 1).collect();
