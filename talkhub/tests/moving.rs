@@ -3,7 +3,7 @@
 #![expect(clippy::unwrap_used, reason = "what fails in a helper fails the test")]
 
 use std::path::Path;
-use std::process::{Command, Output};
+use std::process::Output;
 
 use backends::MariaDb;
 use bytes::Bytes;
@@ -17,7 +17,7 @@ use proto::ids::{ClientMsgId, ConversationId, MsgId, Offset, UserId};
 const MESSAGES: u32 = 20;
 
 fn admin(arguments: &[&str]) -> Output {
-    let mut command = Command::new(env!("CARGO_BIN_EXE_talkhub"));
+    let mut command = backends::program(env!("CARGO_BIN_EXE_talkhub"));
     command.arg("admin").args(arguments).output().unwrap()
 }
 

@@ -19,8 +19,8 @@ use talkhub::up::report::Status;
 const LIMIT: Duration = Duration::from_mins(1);
 
 fn talkhub() -> Command {
-    let mut command = Command::new(env!("CARGO_BIN_EXE_talkhub"));
-    command.env_remove("TALKHUB_PASSWORD").env("TZ", "UTC");
+    let mut command = backends::program(env!("CARGO_BIN_EXE_talkhub"));
+    command.env("TZ", "UTC");
     command
 }
 

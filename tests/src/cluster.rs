@@ -424,15 +424,9 @@ fn spawn(folder: &Folder, options: &Options) -> Child {
     command.spawn().expect("talkhub can be run")
 }
 
-/// A program to run. What the environment says to tests is not for it.
+/// A program to run.
 pub(crate) fn command(programs: &Programs, name: &str) -> Command {
-    let mut command = Command::new(programs.path(name));
-    for (name, _value) in std::env::vars_os() {
-        if name.to_string_lossy().starts_with("TALKHUB_") {
-            command.env_remove(name);
-        }
-    }
-    command
+    backends::program(programs.path(name))
 }
 
 /// The daemons that a report names.

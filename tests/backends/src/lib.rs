@@ -9,8 +9,10 @@
 //! ```
 //!
 //! `start` gives a test a server of its own, that it may kill; `shared` gives all tests of one
-//! process the same one, that nobody may harm. Everything here blocks the calling thread. Where a
-//! machine lacks something that a test needs, [`skip`] says so.
+//! process the same one, that nobody may harm. Everything here blocks the calling thread.
+//!
+//! Two more things that tests of several crates need: [`skip`] says that a machine lacks something, and
+//! [`program`] runs one of our programs as if nobody had told the tests anything.
 //!
 //! # Invariants
 //!
@@ -26,6 +28,7 @@ mod kafka;
 mod mariadb;
 mod ports;
 mod process;
+mod program;
 mod redis;
 mod skipping;
 mod template;
@@ -34,6 +37,7 @@ use std::time::Duration;
 
 pub use kafka::{Kafka, PartitionState, Resource, SecuredKafka};
 pub use mariadb::MariaDb;
+pub use program::program;
 pub use redis::Redis;
 pub use skipping::skip;
 

@@ -125,6 +125,50 @@ async fn what_is_too_long_is_refused() {
 }
 
 #[tokio::test]
+async fn what_is_just_short_enough_is_taken() {
+    let server = Server::start().await;
+    let request = ChangeSignatureRequest { signature: "x".repeat(128), ..Default::default() };
+    let answer = server.answer(3, Command::ChangeSignatureRequest, &request).await;
+    assert_eq!(answer.changed, Some(true));
+    let request = ChangeAvatarRequest { avatar_url: "x".repeat(1_024), ..Default::default() };
+    let answer = server.answer(3, Command::ChangeAvatarRequest, &request).await;
+    assert_eq!(answer.changed, Some(true));
+    let user = server.users_info(&[3]).await.users.remove(0);
+    assert_eq!((user.signature.map(|it| it.len()), user.avatar_url.len()), (Some(128), 1_024));
+    let request = DeviceTokenRequest { device_token: "x".repeat(512), ..Default::default() };
+    let body = request.encode_to_vec();
+    server.answer_to(3, ClientType::Ios as u32, Command::DeviceTokenRequest, body).await;
+    assert_eq!(server.tokens().await, ["x".repeat(512)]);
+    server.stop().await;
+}
+
+#[tokio::test]
+async fn a_token_is_that_of_the_kind_of_phone_that_the_request_names() {
+    const IOS: u32 = ClientType::Ios as u32;
+    let server = Server::start().await;
+    let kinds = [(None, "of the login"), (Some(ClientType::Windows), "of no PC")];
+    for (client_type, device_token) in kinds {
+        let client_type = client_type.map(i32::from);
+        let device_token = device_token.to_owned();
+        let request = DeviceTokenRequest { device_token, client_type, ..Default::default() };
+        let body = request.encode_to_vec();
+        server.answer_to(1, IOS, Command::DeviceTokenRequest, body).await;
+        // The newer token of one kind takes the place of the older one.
+        let expected = [(IOS, request.device_token)];
+        assert_eq!(server.kinds_and_tokens().await, expected, "a PC has no token");
+    }
+    let request = DeviceTokenRequest {
+        device_token: "of another phone".to_owned(),
+        client_type: Some(ClientType::Android.into()),
+        ..Default::default()
+    };
+    server.answer_to(1, IOS, Command::DeviceTokenRequest, request.encode_to_vec()).await;
+    let kinds: Vec<u32> = server.kinds_and_tokens().await.into_iter().map(|it| it.0).collect();
+    assert_eq!(kinds, [IOS, ClientType::Android as u32]);
+    server.stop().await;
+}
+
+#[tokio::test]
 async fn users_are_given_by_number() {
     let server = Server::start().await;
     let reply = server.users_info(&[3, 999, 1]).await;
@@ -294,11 +338,16 @@ impl Server {
     }
 
     async fn tokens(&self) -> Vec<String> {
+        self.kinds_and_tokens().await.into_iter().map(|(_kind, token)| token).collect()
+    }
+
+    async fn kinds_and_tokens(&self) -> Vec<(u32, String)> {
         let path = self.proxy.setup.store_path();
         let read = move || {
             let connection = rusqlite::Connection::open(path).unwrap();
-            let mut statement = connection.prepare("SELECT token FROM device_token").unwrap();
-            let tokens = statement.query_map([], |row| row.get(0)).unwrap();
+            let query = "SELECT client_type, token FROM device_token ORDER BY client_type";
+            let mut statement = connection.prepare(query).unwrap();
+            let tokens = statement.query_map([], |row| Ok((row.get(0)?, row.get(1)?))).unwrap();
             tokens.collect::<Result<_, _>>().unwrap()
         };
         tokio::task::spawn_blocking(read).await.unwrap()
