@@ -23,7 +23,7 @@ struct Greeter {
 
 fn program() -> PathBuf {
     // Test programs are in target/<profile>/deps, examples beside that.
-    let test = std::env::current_exe().expect("this test's own file");
+    let test = env::current_exe().expect("this test's own file");
     let profile = test.ancestors().nth(2).expect("target/<profile>");
     let program = profile.join("examples/greeter");
     assert!(program.exists(), "run the whole of `cargo test -p daemon`, which builds the example");
