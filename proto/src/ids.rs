@@ -186,10 +186,18 @@ mod tests {
 
     #[test]
     fn a_group_is_never_taken_for_two_users() {
-        let group = ConversationId::group(GroupId(7)).unwrap();
-        assert_eq!(group.parties(), Parties::Group(GroupId(7)));
-        assert_eq!(ConversationId::from_number(group.number()), Some(group));
-        assert_eq!(group.session_of(UserId(1)), Some(7));
+        const IDS: [u32; 6] = [1, 2, 7, 1 << 16, u32::MAX - 1, u32::MAX];
+        for number in IDS {
+            let group = ConversationId::group(GroupId(number)).unwrap();
+            assert_eq!(group.parties(), Parties::Group(GroupId(number)));
+            assert_eq!(ConversationId::from_number(group.number()), Some(group));
+            for (one, other) in IDS.into_iter().flat_map(|one| IDS.map(|other| (one, other))) {
+                assert_eq!(group.session_of(UserId(one)), Some(number));
+                let single = ConversationId::single(UserId(one), UserId(other));
+                assert_ne!(single, Some(group), "{number} and {one} with {other}");
+                assert_eq!(single.is_some(), one != other);
+            }
+        }
     }
 
     #[test]

@@ -24,6 +24,7 @@ mod old;
 mod overload;
 mod power;
 mod resumer;
+mod seeds;
 mod slow;
 mod speakers;
 mod store;
@@ -205,16 +206,29 @@ pub fn run(scenario: &'static Scenario, asked: Asked) -> Report {
     Report { name: scenario.name, seed, rounds, figures, took: began.elapsed(), end }
 }
 
-/// Runs the short form of a scenario as a test.
+/// Runs the short form of a scenario as a test: what failed before first, then with a new seed. With
+/// `TALKHUB_SEED` in the environment, only with that.
 pub fn check(name: &str) {
     let scenario = find(name).unwrap_or_else(|| panic!("there is a scenario {name}"));
     let seed = std::env::var("TALKHUB_SEED").ok().and_then(|seed| seed.parse().ok());
-    let report = run(scenario, Asked { seed, ..Asked::default() });
-    say(&report);
+    let kept = if seed.is_none() { seeds::kept(name) } else { Vec::new() };
+    for seeds::Kept { seed, rounds } in kept {
+        let asked = Asked { seed: Some(seed), rounds: Some(rounds), ..Asked::default() };
+        expect_held(&run(scenario, asked));
+    }
+    seeds::forget(name);
+    expect_held(&run(scenario, Asked { seed, ..Asked::default() }));
+}
+
+fn expect_held(report: &Report) {
+    say(report);
     match &report.end {
         End::Held => {}
-        End::Skipped(why) => backends::skip(&format!("{name}: {why}")),
-        End::Failed(why) => panic!("{why}"),
+        End::Skipped(why) => backends::skip(&format!("{}: {why}", report.name)),
+        End::Failed(why) => {
+            seeds::keep(report);
+            panic!("{why}");
+        }
     }
 }
 

@@ -4,13 +4,14 @@ use std::fs::OpenOptions;
 use std::io::Write as _;
 use std::panic::Location;
 
-/// With this in the environment, a test that cannot be run has failed.
-const MUST_RUN: &str = "TALKHUB_MUST_RUN";
-/// The file that takes a line for each test that was not run, for whoever counts them.
-const SKIPS: &str = "TALKHUB_SKIPS";
+/// With `1` here, a test that cannot be run has failed. `./test` sets it for `TALKHUB_MUST_RUN=1`: what
+/// begins with `TALKHUB_` is a setting for daemons, and some tests load settings.
+const MUST_RUN: &str = "MUST_RUN";
+/// The file that takes a line for each test that was not run; `./test` counts them.
+const SKIPS: &str = "SKIPPED_TESTS";
 
-/// The calling test is not run, because this machine lacks something. Panics with
-/// `TALKHUB_MUST_RUN=1` in the environment; otherwise the test must return.
+/// The calling test is not run, because this machine lacks something. Panics if every test must run;
+/// otherwise the test must return.
 #[track_caller]
 pub fn skip(why: &str) {
     let place = Location::caller();
