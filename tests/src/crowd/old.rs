@@ -94,14 +94,13 @@ impl OldClient {
             .habits
             .numbers
             .map(|numbers| Mouth::new(self.device, numbers, Arc::clone(&self.shared)));
-        let mut removed = HashSet::new();
         for attempt in 0.. {
             // One that has no seat to defend stays out; one that is there stays until it is thrown out.
             if !self.habits.stays && self.stage() != Stage::Talking {
                 return;
             }
             let seed = random.below(u64::MAX);
-            let ended = self.connect(attempt, seed, &mut mouth, &mut removed).await;
+            let ended = self.connect(attempt, seed, &mut mouth).await;
             if let Some(mouth) = &mut mouth {
                 mouth.lost();
             }
@@ -137,13 +136,7 @@ impl OldClient {
     }
 
     /// One connection, to its end.
-    async fn connect(
-        &mut self,
-        attempt: usize,
-        seed: u64,
-        mouth: &mut Option<Mouth>,
-        removed: &mut HashSet<Session>,
-    ) -> End {
+    async fn connect(&mut self, attempt: usize, seed: u64, mouth: &mut Option<Mouth>) -> End {
         let Some(address) = self.address(attempt).await else { return End::Lost };
         self.shared.connecting(self.device, self.class());
         let connect = Connection::connect(&address, self.tls.as_ref());
@@ -156,7 +149,7 @@ impl OldClient {
         }
         self.shared.connected(self.device, self.class());
         let random = Random::from_seed(seed);
-        let mut visit = Visit { of: self, connection, kept: VecDeque::new(), removed, random };
+        let mut visit = Visit { of: self, connection, kept: VecDeque::new(), random };
         let synced = visit.catch_up().await;
         if let Err(end) = synced {
             return end;
@@ -173,8 +166,6 @@ struct Visit<'a> {
     connection: Connection,
     /// What came while something else was waited for.
     kept: VecDeque<Frame>,
-    /// The sessions that this client took out of its list.
-    removed: &'a mut HashSet<Session>,
     random: Random,
 }
 
@@ -231,7 +222,9 @@ impl Visit<'_> {
         for session in self.shared().places(self.user()) {
             let head = match recent.get(&session) {
                 Some(head) => *head,
-                None if self.removed.contains(&session) => self.latest(session).await?,
+                None if self.shared().is_removed(self.user(), session) => {
+                    self.latest(session).await?
+                }
                 // A list without it says that nothing was said there.
                 None => 0,
             };
@@ -414,7 +407,7 @@ impl Visit<'_> {
                     session_id: place.number(),
                     ..RemoveSessionRequest::default()
                 };
-                self.removed.insert(place);
+                self.shared().remove(self.user(), place);
                 let command = Command::RemoveSessionRequest;
                 self.call::<RemoveSessionReply>(command, &request).await.map(drop)
             }

@@ -62,6 +62,8 @@ pub(super) struct State {
     pub(super) members: HashMap<u32, u64>,
     /// What has no answer yet.
     open: HashMap<DeviceId, HashMap<Mid, (Conv, u64)>>,
+    /// The sessions that each user has taken out of the list, for all devices.
+    removed: HashSet<(u32, Session)>,
     /// Old clients that have not read everything yet.
     pub(super) reading: BTreeSet<DeviceId>,
     online: HashSet<DeviceId>,
@@ -160,6 +162,16 @@ impl Shared {
             self.recorder.record(What::Session { user, device: number, state, class: None });
         }
         drop(all);
+        self.step();
+    }
+
+    /// A user is about to take a session out of the list.
+    pub(super) fn remove(&self, user: u32, session: Session) {
+        self.state().removed.insert((user, session));
+    }
+
+    pub(super) fn is_removed(&self, user: u32, session: Session) -> bool {
+        self.state().removed.contains(&(user, session))
     }
 
     /// An old client sends something again.
@@ -258,6 +270,14 @@ impl Shared {
     pub(super) fn has_read(&self, device: DeviceId) {
         self.state().reading.remove(&device);
         self.step();
+    }
+
+    /// Whether old clients have read everything, and none is there whose seat another has taken.
+    pub(super) fn is_over(&self) -> bool {
+        let state = self.state();
+        let is_there = |device: DeviceId| state.online.contains(&device);
+        let is_two = |user: u32| is_there((user, PHONE)) && is_there((user, RIVAL));
+        state.reading.is_empty() && !(1..=self.people).any(is_two)
     }
 
     fn step(&self) {

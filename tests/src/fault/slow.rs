@@ -90,17 +90,18 @@ fn run(run: &mut Run) -> Result<(), Skipped> {
     run.figure("pulled in the end", pulled);
     nothing_wrong(&told.wrong.lock().expect("nobody panicked with it"));
     assert!(closed >= u64::from(slow), "every slow reader was too slow: {closed} of {slow}");
-    assert!(rate >= 800, "the group receives much: {rate} KiB/s");
+    assert!(!run.is_long || rate >= 800, "the group receives much: {rate} KiB/s");
     assert!(growth <= GROWTH_MAX, "the gateway grows by {} MiB", growth >> 20);
-    // A few seconds say nothing about one message in a hundred, and neither does a machine on which
-    // others work as well; then the processor's time for each push has to do.
+    // What a push costs is the same on a machine on which others work as well. How long one message in a
+    // hundred takes is not, and a few seconds say nothing about it.
     let noisy = without.p99 > P99_FLOOR;
     let fair = with.p99 <= without.p99.saturating_mul(2).max(P99_FLOOR);
     let cheap = with.cpu <= 2 * without.cpu;
     if noisy && run.is_long {
         run.figure("judged by", "CPU/push: this machine has other work, see the p99 without them");
     }
-    assert!(!run.is_long || fair || noisy && cheap, "the others notice: {with}, not {without}");
+    assert!(cheap, "pushes to the others cost more: {with}, not {without}");
+    assert!(!run.is_long || fair || noisy, "the others notice: {with}, not {without}");
     let waited = filling.most;
     assert!(!run.is_long || waited < FILLING_LIMIT, "the others wait {waited:?} while all come");
     Ok(())
