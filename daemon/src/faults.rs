@@ -90,13 +90,11 @@ pub enum Mutant {
     RefusedIsStored,
     /// msg_server: nobody is thrown out by a later login (H13).
     TwoSeats,
-    /// msg_server: nobody is told that a user has come online (H14).
-    PresenceStale,
 }
 
 impl Mutant {
     /// All of them.
-    pub const ALL: [Self; 23] = [
+    pub const ALL: [Self; 22] = [
         Self::AckBeforeFlush,
         Self::AckBeforeAppend,
         Self::SkipDedupe,
@@ -119,7 +117,6 @@ impl Mutant {
         Self::NoticesForgotten,
         Self::RefusedIsStored,
         Self::TwoSeats,
-        Self::PresenceStale,
     ];
 
     /// The name that `TALKHUB_MUTANT` takes.
@@ -147,7 +144,6 @@ impl Mutant {
             Self::NoticesForgotten => "notices-forgotten",
             Self::RefusedIsStored => "refused-is-stored",
             Self::TwoSeats => "two-seats",
-            Self::PresenceStale => "presence-stale",
         }
     }
 }

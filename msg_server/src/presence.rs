@@ -8,7 +8,6 @@ use std::sync::Arc;
 
 use bytes::{Bytes, BytesMut};
 use daemon::Link;
-use daemon::faults::{self, Mutant};
 use proto::client::{self, UserStatus};
 use proto::cluster::wire::PresenceChanges;
 use proto::{Command, encode_message};
@@ -38,9 +37,6 @@ impl Gateway {
         let offline = changes.offline.iter().map(|user| (*user, UserStatus::Offline));
         let mut believed: Vec<(u32, UserStatus)> =
             online.chain(offline).filter(|(user, _)| self.hub.speaks_for(link, *user)).collect();
-        if faults::planted(Mutant::PresenceStale) {
-            believed.retain(|(_user, status)| *status != UserStatus::Online);
-        }
         if believed.is_empty() {
             return;
         }

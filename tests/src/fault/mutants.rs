@@ -86,7 +86,6 @@ const HUNTS: &[Hunt] = &[
     Hunt { mutant: "notices-forgotten", scenario: "kill", rounds: 12, says: NOTICES },
     Hunt { mutant: "refused-is-stored", scenario: "kill", rounds: 12, says: REFUSED },
     Hunt { mutant: "two-seats", scenario: "kill", rounds: 12, says: TWO },
-    Hunt { mutant: "presence-stale", scenario: "pause", rounds: 4, says: NOTICES },
 ];
 
 fn mutants(run: &mut Run) -> Result<(), Skipped> {

@@ -17,7 +17,7 @@
 //! | H11 honesty | an answer is never taken back |
 //! | H12 vacuity | a run in which too little happened does not count |
 //! | H13 seats | of two devices of one class the later one stays, and nobody else is thrown out |
-//! | H14 notices | everybody is told who came and went, once, and what is told last is true |
+//! | H14 notices | members are told who came and went, once; without a fault, who is online |
 
 mod fresh;
 mod marks;

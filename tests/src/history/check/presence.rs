@@ -1,14 +1,36 @@
 //! Presence: what devices are told of people who are online.
 
 use std::collections::{BTreeMap, HashMap};
+use std::ops::Range;
 
 use super::notices::WITHIN_US;
 use super::{Findings, Rule};
-use crate::history::event::{Class, Connection, Event, What};
+use crate::history::event::{Class, Connection, Event, Phase, What};
 use crate::history::index::{Cite, Index};
 
 /// A device of a user.
 type Device = (u32, u32);
+
+/// When faults may have kept news from arriving, in microseconds: who is online is told once, and not
+/// made up for.
+fn disturbed(index: &Index<'_>) -> Vec<Range<u64>> {
+    let mut began: BTreeMap<(&str, &str), u64> = BTreeMap::new();
+    let mut found = Vec::new();
+    for event in index.events {
+        let What::Nemesis { what, target, phase, .. } = &event.what else { continue };
+        match phase {
+            Phase::Start => {
+                began.insert((what, target), event.us);
+            }
+            Phase::End => {
+                let from = began.remove(&(what.as_str(), target.as_str())).unwrap_or(0);
+                found.push(from.saturating_sub(WITHIN_US)..event.us + WITHIN_US);
+            }
+        }
+    }
+    found.extend(began.into_values().map(|from| from.saturating_sub(WITHIN_US)..u64::MAX));
+    found
+}
 
 /// What a device was told last of a user holds in the end, unless that has just changed.
 pub(super) fn check(index: &Index<'_>, found: &mut Findings) {
@@ -44,13 +66,16 @@ pub(super) fn check(index: &Index<'_>, found: &mut Findings) {
             _ => {}
         }
     }
+    let disturbed = disturbed(index);
     let last = end.min(index.events.len().saturating_sub(1));
     let end_us = index.events.get(last).map_or(0, |event| event.us);
     for ((user, device), told) in told {
         for (who, (was, place)) in told {
             let is = online.iter().any(|((it, _), online)| *it == who && *online);
             let Some(moved) = moved.get(&who).copied() else { continue };
-            if is == was || index.us(moved).saturating_add(WITHIN_US) > end_us {
+            let moved_us = index.us(moved);
+            let is_disturbed = disturbed.iter().any(|us| us.contains(&moved_us));
+            if is == was || is_disturbed || moved_us.saturating_add(WITHIN_US) > end_us {
                 continue;
             }
             // Where the end begins, if it is told.

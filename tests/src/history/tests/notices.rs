@@ -4,7 +4,7 @@
 use super::rules::{Run, mid, pair, row};
 use crate::history::check::Rule;
 use crate::history::event::{
-    Change, Class, Connection, Conv, Delivery, Event, Progress, Row, What,
+    Change, Class, Connection, Conv, Delivery, Event, Phase, Progress, Row, What,
 };
 
 /// Half of what devices may take to hear of a change, in microseconds.
@@ -245,6 +245,16 @@ fn what_is_told_last_of_a_user_is_true_once_it_had_the_time() {
     run(&[pc(2, Connected), told(true), pc(2, Disconnected)], soon).breaks(&[]);
     run(&[pc(2, Connected), pc(2, Disconnected), told(true)], late).breaks(&[Rule::H14]);
     run(&[pc(2, Connected), pc(2, Disconnected), told(true), told(false)], late).breaks(&[]);
+    // What happens during a fault may be told to nobody.
+    let fault = |phase| What::Nemesis {
+        what: "cut".to_owned(),
+        target: "a link".to_owned(),
+        phase,
+        fired: 1,
+    };
+    let hurt =
+        [pc(2, Connected), told(true), fault(Phase::Start), pc(2, Disconnected), fault(Phase::End)];
+    run(&hurt, late).breaks(&[]);
     // A phone does not make a user's PC online.
     let phone = session_of(2, 2, Connected, Class::Mobile);
     run(&[pc(2, Connected), pc(2, Disconnected), phone, told(true)], late).breaks(&[Rule::H14]);

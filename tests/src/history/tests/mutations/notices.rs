@@ -208,6 +208,8 @@ pub(super) fn tell_false_members(events: &mut Vec<Event>, random: &mut Random) -
 
 /// What a device was told last of somebody is not true, and does not become so.
 pub(super) fn tell_false_presence(events: &mut Vec<Event>, random: &mut Random) -> Option<()> {
+    // Around a fault nobody need be told.
+    events.retain(|event| !matches!(event.what, What::Nemesis { .. }));
     let place = any(events, random, |what| matches!(what, What::Presence { .. }))?;
     let What::Presence { user, who, .. } = events[place].what else { return None };
     let last = events.iter().rposition(|event| {
