@@ -90,8 +90,6 @@ pub struct CrowdOptions {
     pub outsiders: u32,
     /// How long each pauses between two messages.
     pub pause: Duration,
-    /// Whether they say very much at once now and then, more than a gateway takes unanswered.
-    pub bursts: bool,
     /// Where the servers are, if not at the login endpoint.
     pub servers: Option<Servers>,
     /// A file for the history, written as it happens.
@@ -110,7 +108,6 @@ impl CrowdOptions {
             old_pcs: people / 4,
             outsiders: 0,
             pause: PAUSE,
-            bursts: true,
             servers: None,
             record: None,
         }
@@ -258,7 +255,7 @@ impl Crowd {
         for (user, client) in &self.clients {
             let is_outsider = *user > options.people;
             let shared = Arc::clone(&self.shared);
-            let talker = Talker::new(*user, client.clone(), shared, options.bursts);
+            let talker = Talker::new(*user, client.clone(), shared);
             let pause = if is_outsider { OUTSIDERS_PAUSE } else { options.pause };
             self.talkers.spawn_on(talker.talk(pause, self.stage.subscribe()), &handle);
         }

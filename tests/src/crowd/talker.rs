@@ -33,7 +33,6 @@ pub(super) struct Talker {
     shared: Arc<Shared>,
     /// Whether the user may be no member where this is said.
     is_outsider: bool,
-    bursts: bool,
     ahead: VecDeque<(Conv, Sending)>,
     /// How much was said where, and the last of it.
     said: HashMap<Conv, (u32, Mid)>,
@@ -42,13 +41,12 @@ pub(super) struct Talker {
 }
 
 impl Talker {
-    pub(super) fn new(user: u32, client: Client, shared: Arc<Shared>, bursts: bool) -> Self {
+    pub(super) fn new(user: u32, client: Client, shared: Arc<Shared>) -> Self {
         Self {
             user,
             client,
             is_outsider: user > shared.people(),
             shared,
-            bursts,
             ahead: VecDeque::new(),
             said: HashMap::new(),
             words: Words::new(user, LIBRARY),
@@ -60,8 +58,7 @@ impl Talker {
         let places = self.shared.places(self.user);
         while *stage.borrow() == Stage::Talking {
             for place in &places {
-                let may_burst = self.bursts && !self.is_outsider;
-                let is_burst = may_burst && self.random.below(BURST_EVERY) == 0;
+                let is_burst = !self.is_outsider && self.random.below(BURST_EVERY) == 0;
                 for _ in 0..if is_burst { BURST } else { 1 } {
                     self.say(*place);
                 }

@@ -50,12 +50,7 @@ pub(super) fn crowd_of(site: &Site, people: u32, outsiders: u32) -> Crowd {
     let mut options = CrowdOptions::new(&site.login, people);
     options.listeners = PHONES.min(people);
     options.outsiders = outsiders;
-    crowd_with(&options)
-}
-
-/// People who have begun to talk.
-pub(super) fn crowd_with(options: &CrowdOptions) -> Crowd {
-    let mut crowd = Crowd::with(options);
+    let mut crowd = Crowd::with(&options);
     crowd.wait_for_acks(100);
     crowd
 }
