@@ -183,6 +183,14 @@ impl Visit<'_> {
         self.shared().complain(format!("u{user}/{device} {what}"));
     }
 
+    /// What the server says can be read.
+    fn read<M: prost::Message + Default>(&self, frame: &Frame) -> Result<M, End> {
+        frame.parse().map_err(|error| {
+            self.complain(&format!("cannot read {frame:?}: {error}"));
+            End::Lost
+        })
+    }
+
     async fn call<R: prost::Message + Default>(
         &mut self,
         command: Command,
@@ -199,7 +207,7 @@ impl Visit<'_> {
             let seq = self.connection.send(Command::UsersStatusRequest, &request).await?;
             let reply = self.connection.reply_to(seq).await?;
             take_notice(self.shared(), self.of.device, Class::Pc, &reply);
-            reply.parse::<UsersStatusReply>().map_err(|_error| End::Lost)?;
+            self.read::<UsersStatusReply>(&reply)?;
         }
         let asked = self.shared().recorder.last();
         let recent: RecentSessionsReply =
@@ -285,7 +293,8 @@ impl Visit<'_> {
         Ok(rows)
     }
 
-    /// One page of history. What does not fit one frame follows in others.
+    /// One page of history. What does not fit one frame follows in others. What cannot be read now is
+    /// not answered at all.
     async fn page(
         &mut self,
         session: Session,
@@ -295,15 +304,15 @@ impl Visit<'_> {
         let request = page_request(session, begin, count);
         let seq = self.connection.send(Command::MessageListRequest, &request).await?;
         let end = self.connection.send(Command::TimeRequest, &TimeRequest {}).await?;
-        let mut page = Vec::new();
+        let mut page: Option<Vec<MessageInfo>> = None;
         loop {
             let frame = self.connection.next_frame(ANSWER_LIMIT).await?;
             if frame.seq == end {
-                return Ok(page);
+                return page.ok_or(End::Lost);
             }
             if frame.seq == seq {
-                let reply: MessageListReply = frame.parse().map_err(|_error| End::Lost)?;
-                page.extend(reply.messages);
+                let more = self.read::<MessageListReply>(&frame)?.messages;
+                page.get_or_insert_default().extend(more);
             } else {
                 self.kept.push_back(frame);
             }
@@ -366,7 +375,7 @@ impl Visit<'_> {
     fn take(&self, frame: &Frame, mouth: &mut Option<Mouth>) -> Result<(), End> {
         match frame.known_command() {
             Some(Command::MessageData) if frame.seq == 0 => {
-                let data: MessageData = frame.parse().map_err(|_error| End::Lost)?;
+                let data: MessageData = self.read(frame)?;
                 match Message::from_push(&data, UserId(self.user())) {
                     Some(message) => self.shared().pushed(delivery(self.of.device, &message)),
                     None => self.complain(&format!("was told {data:?}")),
@@ -378,6 +387,9 @@ impl Visit<'_> {
                 }
             }
             known => {
+                if frame.seq != 0 {
+                    self.complain(&format!("would take {frame:?} for an answer"));
+                }
                 take_notice(self.shared(), self.of.device, self.of.class(), frame);
                 if known == Some(Command::KickNotify) {
                     return Err(End::Kicked);
