@@ -91,6 +91,6 @@ impl Watcher for Wire {
     }
 
     fn lost(&self) {
-        self.shared.disconnected((self.user, LIBRARY), true);
+        self.shared.disconnected((self.user, LIBRARY));
     }
 }

@@ -104,7 +104,7 @@ impl OldClient {
             if let Some(mouth) = &mut mouth {
                 mouth.lost();
             }
-            self.shared.disconnected(self.device, matches!(ended, End::Lost));
+            self.shared.disconnected(self.device);
             let wait = match ended {
                 End::Kicked => SULK_MS,
                 End::Left | End::Lost => AGAIN_MS,

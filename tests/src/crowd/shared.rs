@@ -147,11 +147,12 @@ impl Shared {
         drop(all);
     }
 
-    /// Also when connecting failed. `is_lost`: the client did not leave by itself.
-    pub(super) fn disconnected(&self, device: DeviceId, is_lost: bool) {
+    /// Also when connecting failed. Old clients come and go, and are thrown out: only what the library
+    /// loses is counted.
+    pub(super) fn disconnected(&self, device: DeviceId) {
         let (user, number) = device;
         let mut all = self.state();
-        all.reconnects += usize::from(is_lost);
+        all.reconnects += usize::from(number == LIBRARY);
         // The library sends all of these again.
         let open = all.open.get(&device).map_or(0, HashMap::len);
         let was_online = all.online.remove(&device);
