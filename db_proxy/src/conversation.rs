@@ -11,9 +11,8 @@
 
 use std::collections::{HashMap, VecDeque};
 
-use proto::ids::{ConversationId, MsgId, Offset, Parties, UserId};
-
 use daemon::faults::{self, Mutant};
+use proto::ids::{ConversationId, MsgId, Offset, Parties, UserId};
 
 use crate::store::{
     ConversationRow, GroupRow, MarkRow, MemberRow, MessageRow, StoredConversation, UserConversation,

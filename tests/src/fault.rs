@@ -214,22 +214,28 @@ pub fn check(name: &str) {
     let kept = if seed.is_none() { seeds::kept(name) } else { Vec::new() };
     for seeds::Kept { seed, rounds } in kept {
         let asked = Asked { seed: Some(seed), rounds: Some(rounds), ..Asked::default() };
-        expect_held(&run(scenario, asked));
+        if !has_held(&run(scenario, asked)) {
+            return;
+        }
     }
-    seeds::forget(name);
-    expect_held(&run(scenario, Asked { seed, ..Asked::default() }));
+    let has_held = has_held(&run(scenario, Asked { seed, ..Asked::default() }));
+    if has_held && seed.is_none() {
+        seeds::forget(name);
+    }
 }
 
-fn expect_held(report: &Report) {
+/// Whether a run has held; otherwise it could not be run here. Panics if it failed.
+fn has_held(report: &Report) -> bool {
     say(report);
     match &report.end {
-        End::Held => {}
+        End::Held => return true,
         End::Skipped(why) => backends::skip(&format!("{}: {why}", report.name)),
         End::Failed(why) => {
             seeds::keep(report);
             panic!("{why}");
         }
     }
+    false
 }
 
 /// Tells a person, on standard error.

@@ -60,7 +60,7 @@ impl Probe {
                 tokio::select! {
                     () = speak(&speaker.0, (speaker.1, hearer.1), &told) => {}
                     () = hears => {}
-                    // Also where no server answers any more.
+                    // The servers may be gone, so that neither of the two would come to an end.
                     _stop = stopped.wait_for(|stop| *stop) => {}
                 }
             });

@@ -1,12 +1,13 @@
 //! What a program may rely on when it receives.
 
 use std::collections::HashMap;
+use std::sync::{Arc, Mutex};
 
 use crate::fake::{Gateway, PEER, next, numbers, within};
-use client::{Event, Options, Outcome, Push, Session, StartFrom};
-use proto::Command;
+use client::{Event, Options, Outcome, Push, Session, StartFrom, Watcher};
 use proto::client::{LatestMessageIdReply, PeerSignal, RefuseReason, Refused};
 use proto::ids::MsgId;
+use proto::{Command, Frame};
 
 #[tokio::test]
 async fn messages_come_once_and_in_order_whatever_the_pushes_do() {
@@ -20,6 +21,52 @@ async fn messages_come_once_and_in_order_whatever_the_pushes_do() {
     assert_eq!(message.msg_id.0, 10);
     assert_eq!(message.text().as_deref(), Ok("text 10"));
     assert_eq!(message.session, PEER);
+}
+
+/// Takes down what it sees.
+#[derive(Debug, Default)]
+struct Notes(Mutex<Vec<String>>);
+
+impl Notes {
+    fn note(&self, what: String) {
+        self.0.lock().unwrap().push(what);
+    }
+}
+
+impl Watcher for Notes {
+    fn logged_in(&self) {
+        self.note("logged in".to_owned());
+    }
+
+    fn heard(&self, frame: &Frame) {
+        if let Push::Message(data) = Push::from_frame(frame.clone()) {
+            self.note(format!("heard {}", data.msg_id));
+        }
+    }
+
+    fn lost(&self) {
+        self.note("lost".to_owned());
+    }
+}
+
+#[tokio::test]
+async fn a_watcher_sees_what_comes_as_it_comes_and_on_which_connection() {
+    let gateway = Gateway::start().await;
+    let notes = Arc::new(Notes::default());
+    let watcher: Option<Arc<dyn Watcher>> = Some(Arc::<Notes>::clone(&notes));
+    let options = Options { watcher, ..gateway.options() };
+    let (_client, mut events, mut served) = gateway.client_with(options, &[(PEER, 4)]).await;
+    served.push_messages([5, 7, 7, 6]).await;
+    assert_eq!(numbers(&mut events, 3).await, [5, 6, 7], "the client puts them in order");
+    drop(served);
+    assert!(matches!(next(&mut events).await, Event::Disconnected { .. }));
+    let mut served = gateway.accept().await;
+    served.list(&[(PEER, 7)]).await;
+    assert!(matches!(next(&mut events).await, Event::Connected { .. }));
+    served.push_messages([8]).await;
+    assert_eq!(numbers(&mut events, 1).await, [8]);
+    let seen = notes.0.lock().unwrap().join(", ");
+    assert_eq!(seen, "logged in, heard 5, heard 7, heard 7, heard 6, lost, logged in, heard 8");
 }
 
 #[tokio::test]

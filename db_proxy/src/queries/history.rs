@@ -7,6 +7,7 @@
 //! So what does not fit one frame follows in another, until everything that was asked for is told.
 
 use bytes::Bytes;
+use daemon::faults::{self, Mutant};
 use prost::Message as _;
 use proto::Command;
 use proto::client::{
@@ -16,8 +17,6 @@ use proto::client::{
 use proto::cluster::wire::{Answer, Rest};
 use proto::ids::{ConversationId, MsgId, UserId};
 use proto::limits::{HEADER_LEN, LIMIT_TO_CLIENT};
-
-use daemon::faults::{self, Mutant};
 
 use crate::publish::seconds;
 use crate::queries::{Asker, NoReply, Reply, stored};

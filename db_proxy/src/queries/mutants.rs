@@ -1,4 +1,5 @@
-//! Answers that claim more than is known, or come late, for mutants. Compiled with the feature `faults` only.
+//! Answers that claim more than is known, or come late, for mutants. Compiled with the feature `faults`
+//! only.
 
 use std::sync::atomic::AtomicU64;
 use std::time::Duration;

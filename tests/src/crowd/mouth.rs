@@ -4,7 +4,7 @@ use std::collections::HashMap;
 use std::sync::Arc;
 use std::time::Duration;
 
-use client::{Connection, ConnectionError, Draft, new_client_msg_id};
+use client::{Connection, ConnectionError, Draft, Session, new_client_msg_id};
 use prost::Message as _;
 use proto::client::MessageAck;
 use proto::{Command, Frame};
@@ -185,15 +185,22 @@ impl Mouth {
 
     /// A message is stored, the server says.
     pub(super) fn answered(&mut self, frame: &Frame) {
-        let Ok(ack) = frame.parse::<MessageAck>() else { return };
+        let (user, device) = self.device;
+        let complain = |what: &str| self.shared.complain(format!("u{user}/{device} {what}"));
+        let ack = match frame.parse::<MessageAck>() {
+            Ok(ack) => ack,
+            Err(error) => return complain(&format!("cannot read an answer: {error}")),
+        };
         let is_this = |said: &mut Said| said.frame.seq == frame.seq;
         let waited = self.unanswered.take_if(is_this).map(|said| (said.mid, said.conv));
         let about = waited.or_else(|| self.given_up.remove(&frame.seq));
-        if let Some(about) = about {
-            self.shared.acknowledged(self.device, about, (ack.msg_id, None));
-        } else {
-            let (user, device) = self.device;
-            self.shared.complain(format!("u{user}/{device} is answered twice: {ack:?}"));
+        let Some((mid, said_in)) = about else {
+            return complain(&format!("is answered twice: {ack:?}"));
+        };
+        let session = Session::from_wire(ack.session_type, ack.session_id);
+        if session.map(|session| conv(user, session)) != Some(said_in) {
+            complain(&format!("said something in {said_in}, and is answered {ack:?}"));
         }
+        self.shared.acknowledged(self.device, (mid, said_in), (ack.msg_id, None));
     }
 }

@@ -1,9 +1,9 @@
 //! Histories as a system without faults writes them, for measuring the checker and for testing it.
 //!
 //! Twenty people talk to their neighbours, to a group, and to a second group that others enter and
-//! leave. Some say the same twice. They read, and their other devices are told; some watch who is online;
-//! two phones of one user throw each other out. Some answers never come, some messages are refused, some connections are lost, and a
-//! fault begins and ends now and then.
+//! leave. Some say the same twice. They read, and their other devices are told; some watch who is
+//! online; two phones of one user throw each other out. Some answers never come, some messages are
+//! refused, some connections are lost, and a fault begins and ends now and then.
 
 mod notices;
 mod people;

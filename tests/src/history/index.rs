@@ -19,8 +19,6 @@ pub(super) struct Send {
     pub(super) device: u32,
     pub(super) conv: Conv,
     pub(super) sha: Sha,
-    /// Whether it has no name that others could be shown.
-    pub(super) unnamed: bool,
     /// The number that it was acknowledged with first, and where.
     pub(super) ok: Option<(u32, usize)>,
     pub(super) info: Option<usize>,
@@ -40,8 +38,12 @@ pub(super) struct Same {
     pub(super) sends: Vec<usize>,
     /// Numbers, rising, each once.
     pub(super) rows: Vec<(u32, Cite)>,
+    /// Whether the client of one of them gives no names.
+    pub(super) has_unnamed: bool,
     /// The rows that no acknowledgement names.
-    pub(super) unnamed: Vec<Cite>,
+    pub(super) unclaimed: Vec<Cite>,
+    /// Those of them that can only be messages which were refused, and which these are.
+    pub(super) refused: Vec<(Cite, usize)>,
     /// Those of them that are more than was said.
     pub(super) surplus: Vec<Cite>,
 }
@@ -161,20 +163,11 @@ impl<'a> Index<'a> {
             self.unsound.push((first.invoke, place));
         }
         self.by_sha.entry(sha).or_insert(number);
-        self.same.entry((conv, user, sha)).or_default().sends.push(number);
+        let same = self.same.entry((conv, user, sha)).or_default();
+        same.sends.push(number);
+        same.has_unnamed |= unnamed;
         let (ok, info, fail, stored) = (None, None, None, None);
-        self.sends.push(Send {
-            invoke: place,
-            user,
-            device,
-            conv,
-            sha,
-            unnamed,
-            ok,
-            info,
-            fail,
-            stored,
-        });
+        self.sends.push(Send { invoke: place, user, device, conv, sha, ok, info, fail, stored });
     }
 
     fn take_dump(&mut self, place: usize, conv: Conv, from: u32, rows: &[Row]) {
@@ -217,13 +210,17 @@ impl<'a> Index<'a> {
                 let send = &self.sends[*number];
                 (send.ok.is_none(), send.fail.is_some())
             });
-            let unnamed = same.rows.iter().filter(|(msg_id, _)| rows.contains_key(msg_id));
-            let mut free = unnamed.clone().copied();
+            let unclaimed = same.rows.iter().filter(|(msg_id, _)| rows.contains_key(msg_id));
+            let mut free = unclaimed.clone().copied();
             for number in left {
-                self.sends[number].stored = free.next();
+                let send = &mut self.sends[number];
+                send.stored = free.next();
+                if send.ok.is_none() && send.fail.is_some() {
+                    same.refused.extend(send.stored.map(|(_, cite)| (cite, number)));
+                }
             }
             same.surplus = free.map(|(_, cite)| cite).collect();
-            same.unnamed = unnamed.map(|(_, cite)| *cite).collect();
+            same.unclaimed = unclaimed.map(|(_, cite)| *cite).collect();
         }
     }
 

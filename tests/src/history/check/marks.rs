@@ -4,7 +4,7 @@
 //! unread count must fit a mark between the highest that is known to be kept and the highest that
 //! was said.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 
 use super::{Findings, Rule};
 use crate::history::entitled::Entitled;
@@ -15,7 +15,7 @@ use crate::history::index::{Cite, Index};
 #[derive(Debug, Default)]
 struct Marks {
     /// Everything that was said: up to where.
-    said: Vec<u32>,
+    said: HashSet<u32>,
     highest: u32,
     kept: u32,
 }
@@ -28,7 +28,7 @@ pub(super) fn check(index: &Index<'_>, entitled: &Entitled, found: &mut Findings
         match event.what {
             What::Mark { user, conv, upto, phase } => {
                 let marks = marks.entry((conv, user)).or_default();
-                marks.said.push(upto);
+                marks.said.insert(upto);
                 marks.highest = marks.highest.max(upto);
                 if phase == Progress::Ok {
                     marks.kept = marks.kept.max(upto);

@@ -84,14 +84,17 @@ fn check_said(index: &Index<'_>, conv: Conv, row: &Row, cite: Cite, found: &mut 
         }
         return;
     }
-    let refused = |send: &&Send| send.ok.is_none() && send.stored.is_some_and(|(_, it)| it == cite);
-    if let Some((send, fail)) = index.said(words).find(refused).and_then(|it| Some((it, it.fail?)))
-    {
+    let Some(same) = index.same(words) else { return };
+    let refused = same.refused.iter().find(|(it, _)| *it == cite);
+    let refused = refused.and_then(|(_, number)| index.sends.get(*number));
+    if let Some((send, fail)) = refused.and_then(|it| Some((it, it.fail?))) {
         found.add(Rule::H6, conv, &[Cite::event(send.invoke), Cite::event(fail), cite], || {
             format!("{conv}: {msg_id} of u{sender} was refused, and is in the history")
         });
     }
-    let Some(same) = index.same(words).filter(|same| same.surplus.contains(&cite)) else { return };
+    if !same.surplus.contains(&cite) {
+        return;
+    }
     let mut cites: Vec<Cite> = same.rows.iter().map(|(_, cite)| *cite).collect();
     cites.extend(index.said(words).map(|send| Cite::event(send.invoke)));
     found.add(Rule::H2, conv, &cites, || {
@@ -112,11 +115,12 @@ fn check_acked(index: &Index<'_>, send: &Send, found: &mut Findings) {
         });
         return;
     };
-    // In other words, it is seen to be another message.
-    let other = index
-        .said((conv, user, send.sha))
-        .find(|it| it.invoke != send.invoke && it.stored.is_some_and(|(place, _)| place == msg_id));
-    if let Some(other) = other.filter(|_| place != msg_id) {
+    if place == msg_id {
+        return;
+    }
+    // What has this number in other words is seen to be another message.
+    let mut same = index.said((conv, user, send.sha));
+    if let Some(other) = same.find(|it| it.stored.is_some_and(|(place, _)| place == msg_id)) {
         let mut cites = index.evidence(other.invoke);
         cites.extend(other.stored.map(|(_, cite)| cite));
         cites.extend([invoke, ok, cite]);
@@ -178,7 +182,7 @@ impl Stability<'_> {
         // What nobody said is reported as that.
         let Some(said) = self.index.said(words).next() else { return };
         let named = self.index.by_mid(mid);
-        if named.is_none() && self.index.said(words).any(|send| send.unnamed) {
+        if named.is_none() && self.index.same(words).is_some_and(|same| same.has_unnamed) {
             self.saw_given_name(mid, row.msg_id, (conv, cite), found);
             return;
         }
@@ -249,7 +253,7 @@ impl Stability<'_> {
             self.report_phantom(seen, found);
             return;
         }
-        match self.index.same(words).and_then(|same| same.unnamed.first()) {
+        match self.index.same(words).and_then(|same| same.unclaimed.first()) {
             Some(cite) => self.report(*cite, seen, found, "is elsewhere in the history"),
             // What was acknowledged and is not there is lost: reported as such.
             None if self.index.said(words).any(|send| send.ok.is_some()) => {}

@@ -22,6 +22,16 @@ const fn session_of(user: u32, device: u32, state: Connection, class: Class) -> 
     What::Session { user, device, state, class: Some(class) }
 }
 
+/// Four messages that are stored, and then these events.
+fn run(whats: &[What]) -> Run {
+    let mut run = Run::new();
+    run.all_stored();
+    for what in whats {
+        run.add(what.clone());
+    }
+    run
+}
+
 #[test]
 fn a_message_has_one_time_and_times_do_not_go_back() {
     let stored = |times: [u32; 4]| What::Stored {
@@ -96,14 +106,6 @@ fn what_comes_on_a_connection_has_no_gap_and_is_not_its_own() {
 fn marks_are_told_as_they_were_set_and_once() {
     let mark = |upto| What::Mark { user: 1, conv: pair(), upto, phase: Progress::Invoke };
     let told = |upto| What::MarkTold { user: 1, device: 2, conv: pair(), upto };
-    let run = |whats: &[What]| {
-        let mut run = Run::new();
-        run.all_stored();
-        for what in whats {
-            run.add(what.clone());
-        }
-        run
-    };
     run(&[mark(2), told(2), mark(4), told(4)]).breaks(&[]);
     run(&[mark(2), mark(4), told(4)]).breaks(&[]); // One may stand for another.
     run(&[mark(2), told(3)]).breaks(&[Rule::H10]);
@@ -138,14 +140,6 @@ fn a_seat_is_that_of_the_device_which_came_last() {
     use Connection::{Connected, Connecting, Disconnected};
     let of = |device, state| session_of(1, device, state, Class::Mobile);
     let kicked = |device| What::Kicked { user: 1, device };
-    let run = |whats: &[What]| {
-        let mut run = Run::new();
-        run.all_stored();
-        for what in whats {
-            run.add(what.clone());
-        }
-        run
-    };
     let first = [of(2, Connecting), of(2, Connected)];
     let second = [of(3, Connecting), of(3, Connected)];
     let both = [first.clone(), second].concat();
