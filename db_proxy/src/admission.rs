@@ -139,7 +139,7 @@ pub enum Admission {
     Refused(Reason),
     /// It would change nothing.
     Unchanged,
-    /// A fact is missing. The conversation's later changes wait too.
+    /// A fact is missing. What comes later in the conversation, or of the same user there, waits too.
     Needs(Need),
 }
 
@@ -439,11 +439,14 @@ fn may_delete(conversation: &Conversation, group: GroupId, actor: Option<UserId>
 fn read(conversation: &Conversation, user: UserId, upto: MsgId, facts: &Facts) -> Admission {
     let mark = conversation.marks.get(&user).copied().unwrap_or_default();
     let Some(newest) = conversation.newest_seen_by(user) else { return Admission::Unchanged };
-    let upto = if upto.0 == 0 { newest } else { upto.min(newest) };
+    // What was said while the store counted is not meant.
+    let counted_to = facts.own_up_to.map(|(to, _)| to);
+    let asked = if upto.0 == 0 { newest } else { upto };
+    let upto = counted_to.unwrap_or(asked).min(newest);
     if upto <= mark.read {
         return Admission::Unchanged;
     }
-    let counted = facts.own_up_to.filter(|(counted_to, _)| *counted_to == upto);
+    let counted = facts.own_up_to.filter(|_| counted_to == Some(upto));
     let own_up_to = counted.map(|(_, own)| own).or_else(|| conversation.own_up_to(user, upto));
     match own_up_to {
         Some(own_up_to) => Admission::Append(record::Change::Read(log::Read {

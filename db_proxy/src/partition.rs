@@ -148,12 +148,48 @@ struct Request {
 #[expect(clippy::large_enum_variant, reason = "nearly all of them are requests")]
 enum Event {
     Request(Request, Counted),
-    /// The fact that the first waiting request of a conversation needs, or that it cannot be had.
-    Fact(ConversationId, Result<Fact, StoreError>),
+    /// The fact that the first request of a queue needs, or that it cannot be had.
+    Fact(Queue, Result<Fact, StoreError>),
     /// The store has everything up to here for good.
     Trim(Offset),
     /// Finish what was admitted and stop. The sender is dropped when that is done.
     Stop(oneshot::Sender<()>),
+}
+
+/// Requests that wait, and are judged one after another. What waits for a fact that concerns one user
+/// alone keeps nobody else waiting.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+enum Queue {
+    /// All changes of a conversation.
+    Conversation(ConversationId),
+    /// What a user says there, and changes after that.
+    Sender(ConversationId, UserId),
+    /// A user's read marks there. They are about what was said before, so that what the user says does
+    /// not wait for them.
+    Marks(ConversationId, UserId),
+}
+
+impl Queue {
+    /// Where a change waits that needs a fact about who asks for it.
+    fn of_one(change: &Change) -> Option<Self> {
+        let queue = match change {
+            Change::Read { user, .. } => Self::Marks(change.conversation()?, *user),
+            Change::Send(send) => Self::Sender(send.conversation, send.identity.sender),
+            Change::RemoveSession { user, .. } | Change::Shield { user, .. } => {
+                Self::Sender(change.conversation()?, *user)
+            }
+            Change::Members { actor, .. } | Change::DeleteGroup { actor, .. } => {
+                Self::Sender(change.conversation()?, (*actor)?)
+            }
+            Change::CreateGroup(_) => return None,
+        };
+        Some(queue)
+    }
+
+    fn conversation(self) -> ConversationId {
+        let (Self::Conversation(id) | Self::Sender(id, _) | Self::Marks(id, _)) = self;
+        id
+    }
 }
 
 /// Is counted as long as it lives.

@@ -477,11 +477,24 @@ fn own_messages_of_a_partial_read_are_counted_where_memory_does_not_reach() {
         panic!("it was counted")
     };
     assert_eq!((counted.msg_id, counted.own_up_to), (7, 3));
-    assert_eq!(
-        admit(&state, &read(8), &told((MsgId(7), 3)), NOW_MS),
-        Admission::Needs(Need::Own { user, from: MsgId(5), to: MsgId(8), before: 2 }),
-        "a count for another place does not help"
-    );
+}
+
+/// Messages come while the store counts: a mark of everything would never be done, if they were meant.
+#[test]
+fn a_mark_means_what_there_was_when_the_store_was_asked() {
+    let state = read_up_to(MsgId(4), MsgId(10));
+    let counted = |to| Facts { own_up_to: Some((MsgId(to), 3)), ..Facts::default() };
+    for upto in [0, 12] {
+        let Admission::Append(record::Change::Read(mark)) =
+            admit(&state, &read(upto), &counted(9), NOW_MS)
+        else {
+            panic!("it was counted")
+        };
+        assert_eq!((mark.msg_id, mark.own_up_to), (9, 3), "up to {upto}");
+    }
+    let past = admit(&state, &read(0), &counted(12), NOW_MS);
+    let Admission::Append(record::Change::Read(mark)) = past else { panic!("{past:?}") };
+    assert_eq!((mark.msg_id, mark.own_up_to), (10, 6), "not what the user may not see any more");
 }
 
 fn judge(fold: &Fold, change: &Change) -> Admission {

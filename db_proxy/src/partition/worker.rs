@@ -2,8 +2,9 @@
 //!
 //! # Invariants
 //!
-//! - A conversation with a request that waits for a fact has one look-up under way, and admits
-//!   nothing else until that request is judged. So it is while one waits for the fold of a batch.
+//! - Requests that wait are in queues ([`Queue`]). Each has one look-up under way, for its first request,
+//!   and the others are not judged before it; nor are those that wait for the fold of a batch.
+//! - What a user says in a conversation is judged in the order in which it came, whatever it waits for.
 //! - What is taken at once fits one append, however many were waiting.
 
 use std::collections::{HashMap, HashSet, VecDeque};
@@ -23,7 +24,7 @@ use super::clock::LogClock;
 use super::lines::Line;
 use super::look_up::look_up;
 use super::open::epoch_record;
-use super::{Ended, Event, FULL_PAUSE, Fact, Outcome, Owner, Partition, Request, Waiter};
+use super::{Ended, Event, FULL_PAUSE, Fact, Outcome, Owner, Partition, Queue, Request, Waiter};
 use crate::admission::{self, Change, Need};
 use crate::fold::Effect;
 use crate::log::{Landed, LogError, LogRecord};
@@ -40,6 +41,7 @@ mod judging;
 mod mutants;
 
 use holding::Holding;
+use judging::Wait;
 
 /// How long nothing must happen before the log is told that it is idle.
 pub(super) const IDLE_AFTER: Duration = Duration::from_millis(200);
@@ -64,14 +66,14 @@ pub(super) struct Worker {
     partition: Partition,
     shutdown: Shutdown,
     /// Requests that wait for a fact, and those behind them.
-    waiting: HashMap<ConversationId, VecDeque<Request>>,
+    waiting: HashMap<Queue, VecDeque<Request>>,
     waiting_count: usize,
     /// How many of these are shown.
     waiting_shown: i64,
     /// Those of `waiting` whose first request has its fact.
-    ready: VecDeque<ConversationId>,
+    ready: VecDeque<Queue>,
     /// Those of `waiting` whose first request is judged when the batch is folded.
-    after_batch: Vec<ConversationId>,
+    after_batch: Vec<Queue>,
     /// Adds of members that wait for others of their group. They count as waiting, too.
     holding: Holding<Request>,
     batch: Vec<(Bytes, Admitted)>,
@@ -84,6 +86,17 @@ pub(super) struct Worker {
     lost: Option<Ended>,
     /// Dropped last: then everything is done and the log is closed.
     stopping: Option<oneshot::Sender<()>>,
+}
+
+/// Where a change waits for this.
+fn queue_of(id: ConversationId, change: &Change, wait: Wait) -> Queue {
+    let of_one = match wait {
+        Wait::Fact(Need::Own { .. } | Need::Stored(..) | Need::Repeats { .. }) => {
+            Queue::of_one(change)
+        }
+        Wait::Fact(Need::Conversation | Need::PeersExist(..)) | Wait::Fold => None,
+    };
+    of_one.unwrap_or(Queue::Conversation(id))
 }
 
 /// Who is told what became of a record.
@@ -190,7 +203,7 @@ impl Worker {
                     drop(in_queue);
                     self.arrived(&mut inner, request, now_ms);
                 }
-                Some(Event::Fact(id, fact)) => self.found(&mut inner, id, fact),
+                Some(Event::Fact(queue, fact)) => self.found(&mut inner, queue, fact),
                 Some(Event::Trim(offset)) => self.owner.log.trim(offset),
                 Some(Event::Stop(stopping)) => {
                     self.stopping = Some(stopping);
@@ -227,26 +240,32 @@ impl Worker {
             return;
         }
         inner.touch(id);
-        let has_place = self.waiting() < self.owner.limits.waiting_max;
-        if let Some(queue) = self.waiting.get_mut(&id) {
-            if has_place {
-                self.waiting_count += 1;
-                queue.push_back(request);
-            } else {
-                self.turn_away(request);
-            }
+        let waits_behind = [Some(Queue::Conversation(id)), Queue::of_one(&request.change)]
+            .into_iter()
+            .flatten()
+            .find(|queue| self.waiting.contains_key(queue));
+        if let Some(queue) = waits_behind {
+            self.line_up(queue, request);
             return;
         }
-        match self.admit(inner, request, now_ms) {
-            None => {}
-            // What it waits behind may just have left the waiting room.
-            Some((request, wait)) if self.waiting() < self.owner.limits.waiting_max => {
-                self.waiting_count += 1;
-                self.waiting.insert(id, VecDeque::from([request]));
-                self.wait(id, wait);
+        if let Some((request, wait)) = self.admit(inner, request, now_ms) {
+            let queue = queue_of(id, &request.change, wait);
+            if self.line_up(queue, request) {
+                self.wait(queue, wait);
             }
-            Some((request, _wait)) => self.turn_away(request),
         }
+    }
+
+    /// Puts a request behind those of a queue. False if there is no room.
+    fn line_up(&mut self, queue: Queue, request: Request) -> bool {
+        // What it waits behind may just have left the waiting room.
+        if self.waiting() >= self.owner.limits.waiting_max {
+            self.turn_away(request);
+            return false;
+        }
+        self.waiting_count += 1;
+        self.waiting.entry(queue).or_default().push_back(request);
+        true
     }
 
     fn turn_away(&self, request: Request) {
@@ -254,12 +273,13 @@ impl Worker {
         request.waiter.tell(Outcome::Retry);
     }
 
-    fn look_up(&self, id: ConversationId, need: Need) {
+    fn look_up(&self, queue: Queue, need: Need) {
         let (state, partition) = (self.owner.state.clone(), self.partition.clone());
         let publisher = Arc::clone(&self.owner.publisher);
         self.shutdown.spawn(Span::current(), async move {
-            let mut event = Event::Fact(id, look_up(&state, &publisher, id, need).await);
-            // A fact must not be lost, or its conversation would wait for ever. There are at most
+            let fact = look_up(&state, &publisher, queue.conversation(), need).await;
+            let mut event = Event::Fact(queue, fact);
+            // A fact must not be lost, or its queue would wait for ever. There are at most
             // `waiting_max` of them.
             while let Err(TrySendError::Full(back)) = partition.events.try_send(event) {
                 event = back;
@@ -268,22 +288,24 @@ impl Worker {
         });
     }
 
-    fn found(&mut self, inner: &mut Inner, id: ConversationId, fact: Result<Fact, StoreError>) {
+    fn found(&mut self, inner: &mut Inner, queue: Queue, fact: Result<Fact, StoreError>) {
+        let id = queue.conversation();
         let fact = match fact {
             Ok(fact) => fact,
             Err(StoreError::Fenced(why)) => return self.is_lost(Ended::Fenced, &why),
             Err(error) => {
                 debug!(%error, conversation = %id, "a change cannot be judged now");
-                let queue = self.waiting.remove(&id).unwrap_or_default();
-                self.waiting_count -= queue.len();
-                for request in queue {
+                let requests = self.waiting.remove(&queue).unwrap_or_default();
+                self.waiting_count -= requests.len();
+                for request in requests {
                     self.turn_away(request);
                 }
                 return;
             }
         };
         inner.touch(id);
-        let Some(first) = self.waiting.get_mut(&id).and_then(VecDeque::front_mut) else { return };
+        let first = self.waiting.get_mut(&queue).and_then(VecDeque::front_mut);
+        let Some(first) = first else { return };
         match fact {
             Fact::Loaded => {}
             Fact::Stored(stored) => first.facts.stored = stored,
@@ -296,16 +318,16 @@ impl Worker {
             }
             Fact::Repeats(offset, repeats) => first.facts.repeats = Some((offset, repeats)),
         }
-        self.ready.push_back(id);
+        self.ready.push_back(queue);
     }
 
     /// Judges those who waited, as many as one batch takes; the others stay ready.
     fn admit_ready(&mut self, inner: &mut Inner, now_ms: u64) {
         while self.has_room()
-            && let Some(&id) = self.ready.front()
+            && let Some(&queue) = self.ready.front()
         {
-            let Some(request) = self.waiting.get_mut(&id).and_then(VecDeque::pop_front) else {
-                self.waiting.remove(&id);
+            let Some(request) = self.waiting.get_mut(&queue).and_then(VecDeque::pop_front) else {
+                self.waiting.remove(&queue);
                 self.ready.pop_front();
                 continue;
             };
@@ -315,12 +337,23 @@ impl Worker {
                 self.turn_away(request);
                 continue;
             }
-            if let Some((request, wait)) = self.admit(inner, request, now_ms) {
-                self.waiting.entry(id).or_default().push_front(request);
-                self.ready.pop_front();
-                self.wait(id, wait);
-            } else {
+            let of_one = Queue::of_one(&request.change).filter(|of_one| *of_one != queue);
+            if let Some(others) = of_one.and_then(|of_one| self.waiting.get_mut(&of_one)) {
+                others.push_back(request);
+                continue;
+            }
+            let Some((request, wait)) = self.admit(inner, request, now_ms) else {
                 self.waiting_count -= 1;
+                continue;
+            };
+            let waits_in = match queue {
+                Queue::Conversation(id) => queue_of(id, &request.change, wait),
+                Queue::Sender(..) | Queue::Marks(..) => queue,
+            };
+            self.waiting.entry(waits_in).or_default().push_front(request);
+            self.wait(waits_in, wait);
+            if waits_in == queue {
+                self.ready.pop_front();
             }
         }
     }

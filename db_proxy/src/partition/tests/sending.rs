@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use parking_lot::Mutex;
 use proto::cluster::wire::Reason;
-use proto::ids::{MsgId, UserId};
+use proto::ids::{GroupId, MsgId, UserId};
 use tokio::time::timeout;
 
 use crate::admission::Change;
@@ -48,7 +48,7 @@ async fn a_change_of_members_is_judged_by_those_before_it_in_its_batch() {
     let id = proxy.make_group(1, &[1, 2]).await;
     let outcomes = Outcomes::default();
     let change = |add: &[u32], remove: &[u32]| Change::Members {
-        group: proto::ids::GroupId(1),
+        group: GroupId(1),
         actor: Some(UserId(1)),
         add: add.iter().copied().map(UserId).collect(),
         remove: remove.iter().copied().map(UserId).collect(),
@@ -140,6 +140,36 @@ async fn a_conversation_keeps_its_order_while_a_resent_message_is_looked_up() {
     proxy.store.reads.send_replace(Gate::Open);
     outcomes.wait_for(10).await;
     assert_eq!(outcomes.sent(), (0..10).map(|number| (number, number + 2)).collect::<Vec<_>>());
+    proxy.stop().await;
+}
+
+/// Everything of one sender comes in its order, through whichever queues it went; others go on.
+#[tokio::test]
+async fn a_resent_message_that_is_looked_up_holds_up_its_sender_alone() {
+    let proxy = Proxy::start().await;
+    let group = proxy.make_group(1, &[1, 2, 3]).await;
+    proxy.send(message(group, 1)).await;
+    proxy.store.reads.send_replace(Gate::Closed);
+    let outcomes = Outcomes::default();
+    outcomes.submit(&proxy, 0, Change::Send(resent(&message(group, 1))));
+    outcomes.submit(&proxy, 1, Change::Send(message(group, 1)));
+    assert_eq!(proxy.send(message(group, 2)).await, 2, "another member");
+    outcomes.submit(&proxy, 2, Change::Shield { conversation: group, user: UserId(1), on: true });
+    outcomes.submit(&proxy, 3, Change::DeleteGroup { group: GroupId(1), actor: Some(UserId(1)) });
+    assert_eq!(proxy.send(message(group, 3)).await, 3, "it is not deleted yet");
+    // Now they wait for their conversation, too, and so does what comes next.
+    proxy.stored().await;
+    proxy.state().lock().fold.conversations.clear();
+    outcomes.submit(&proxy, 4, Change::Send(message(group, 3)));
+    outcomes.submit(&proxy, 5, Change::Send(message(group, 1)));
+    proxy.store.reads.send_replace(Gate::Open);
+    outcomes.wait_for(6).await;
+    let mut sent = outcomes.sent();
+    sent.retain(|(number, _)| *number != 4);
+    assert!(sent.is_sorted_by_key(|(_, msg_id)| *msg_id), "{sent:?}");
+    assert_eq!(sent.iter().map(|(number, _)| *number).collect::<Vec<_>>(), [0, 1, 5]);
+    assert_eq!(outcomes.of(2), Some(Outcome::Marked { changed: true }));
+    assert!(matches!(outcomes.of(3), Some(Outcome::Members { .. })), "{:?}", outcomes.of(3));
     proxy.stop().await;
 }
 
@@ -239,6 +269,69 @@ async fn own_messages_of_a_partial_read_are_counted_by_the_store() {
         assert_eq!(unread().await, left, "after reading up to {upto}");
     }
     assert_eq!(proxy.change(read(0)).await, Outcome::Marked { changed: false });
+    proxy.stop().await;
+}
+
+#[tokio::test]
+async fn while_the_store_counts_for_a_mark_messages_go_on_and_later_marks_wait() {
+    let proxy = Proxy::start().await;
+    for number in 0..120 {
+        proxy.send(message(single(1, 2), 1 + number % 3 % 2)).await;
+    }
+    proxy.stored().await;
+    let conversation = single(1, 2);
+    let read = |user, upto| Change::Read { conversation, user: UserId(user), upto: MsgId(upto) };
+    let unread = async |user| {
+        proxy.state().with(conversation, |seen| seen.unread(UserId(user))).await.unwrap()
+    };
+    let outcomes = Outcomes::default();
+    proxy.store.reads.send_replace(Gate::Closed);
+    outcomes.submit(&proxy, 0, read(2, 30));
+    outcomes.submit(&proxy, 1, read(2, 0));
+    assert_eq!(proxy.send(message(conversation, 1)).await, 121);
+    assert_eq!(proxy.change(read(1, 0)).await, Outcome::Marked { changed: true }, "of another");
+    assert_eq!((outcomes.count(), unread(2).await), (0, 81));
+    proxy.store.reads.send_replace(Gate::Open);
+    outcomes.wait_for(2).await;
+    assert!(outcomes.all(|outcome| *outcome == Outcome::Marked { changed: true }));
+    assert_eq!(unread(2).await, 0);
+
+    proxy.store.reads.send_replace(Gate::Away);
+    for number in 0..60 {
+        proxy.send(message(conversation, 1 + number % 2)).await;
+    }
+    proxy.stored().await;
+    outcomes.submit(&proxy, 2, read(2, 123));
+    outcomes.submit(&proxy, 3, Change::Send(message(conversation, 1)));
+    outcomes.wait_for(4).await;
+    assert_eq!(outcomes.of(2), Some(Outcome::Retry));
+    assert_eq!(outcomes.sent(), [(3, 182)], "it is not turned away with the mark");
+    proxy.stop().await;
+}
+
+/// Neither is in memory when they come: the message after the marks does not wait for their count.
+#[tokio::test]
+async fn marks_that_wait_for_their_conversation_leave_its_queue_when_it_is_there() {
+    let proxy = Proxy::start().await;
+    for number in 0..120 {
+        proxy.send(message(single(1, 2), 1 + number % 3 % 2)).await;
+    }
+    proxy.stored().await;
+    proxy.state().lock().fold.conversations.clear();
+    let conversation = single(1, 2);
+    let read = |upto| Change::Read { conversation, user: UserId(2), upto: MsgId(upto) };
+    let outcomes = Outcomes::default();
+    proxy.store.reads.send_replace(Gate::Closed);
+    outcomes.submit(&proxy, 0, read(30));
+    outcomes.submit(&proxy, 1, read(40));
+    outcomes.submit(&proxy, 2, Change::Send(message(conversation, 1)));
+    proxy.store.reads.send_replace(Gate::One);
+    outcomes.wait_for(1).await;
+    assert_eq!(outcomes.sent(), [(2, 121)]);
+    proxy.store.reads.send_replace(Gate::Open);
+    outcomes.wait_for(3).await;
+    let unread = proxy.state().with(conversation, |seen| seen.unread(UserId(2))).await.unwrap();
+    assert_eq!(unread, 54, "of 121, 40 read, 27 later ones his own");
     proxy.stop().await;
 }
 

@@ -7,7 +7,7 @@ use proto::cluster::wire::Reason;
 use proto::ids::ConversationId;
 use proto::log::record;
 
-use super::super::{Outcome, Request};
+use super::super::{Outcome, Queue, Request};
 use super::{Admitted, Worker, sent_before};
 use crate::admission::{self, Admission, Change, Need};
 use crate::conversation::Conversation;
@@ -113,10 +113,10 @@ impl Worker {
         self.batch.push((payload.into(), admitted));
     }
 
-    pub(super) fn wait(&mut self, id: ConversationId, wait: Wait) {
+    pub(super) fn wait(&mut self, queue: Queue, wait: Wait) {
         match wait {
-            Wait::Fact(need) => self.look_up(id, need),
-            Wait::Fold => self.after_batch.push(id),
+            Wait::Fact(need) => self.look_up(queue, need),
+            Wait::Fold => self.after_batch.push(queue),
         }
     }
 }
