@@ -220,7 +220,8 @@ impl Recent {
 }
 
 impl Touched {
-    fn count(&self) -> usize {
+    /// How many users it names.
+    pub(crate) fn count(&self) -> usize {
         self.added.len() + self.removed.len()
     }
 }

@@ -33,7 +33,7 @@ use tracing::{debug, info_span, warn};
 
 use crate::changes;
 use crate::metrics::FollowingMetrics;
-use crate::queries::missed;
+use crate::queries::missed::{self, Later};
 use crate::state::State;
 
 /// How often followers are told.
@@ -223,8 +223,11 @@ impl Following {
             let members = if members.is_empty() {
                 None
             } else {
-                let look = self.state.with(conversation, |conversation| {
-                    missed::net(conversation, &members, after, self.owned)
+                let look = self.state.with_fold(conversation, |conversation, fold| {
+                    let changes: Vec<_> =
+                        members.iter().map(|(offset, touched)| (*offset, touched)).collect();
+                    let later = Later::after(fold, conversation.id, delta.upto);
+                    missed::net(conversation, &changes, (after, &later), self.owned)
                 });
                 match timeout(LOAD_LIMIT, look).await {
                     Ok(Ok(members)) => members,

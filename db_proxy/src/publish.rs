@@ -325,7 +325,7 @@ pub fn members_publication(
         sender: change.actor.0,
         client_msg_id: None,
         origin: change.origin,
-        frame: if change.quiet || is_forgotten { Bytes::new() } else { members_frame(change) },
+        frame: if is_forgotten { Bytes::new() } else { notices(change) },
         added: numbers(change.added),
         removed: numbers(change.removed),
         epoch: owned.epoch,
@@ -359,15 +359,23 @@ fn message_frame(row: &MessageRow) -> Bytes {
     encode_message(Command::MessageData, 0, &message)
 }
 
+/// What clients are told of a change: of those who left, then of those who joined. A notice is of one
+/// kind (TeamTalk protocol, groups), so a change that has both is two frames.
+pub(crate) fn notices(change: &MembersChange<'_>) -> Bytes {
+    let removal = || notice(change, GroupChange::Remove, change.removed);
+    let addition = || notice(change, GroupChange::Add, change.added);
+    match (change.added.is_empty(), change.removed.is_empty()) {
+        _ if change.quiet => Bytes::new(),
+        (true, _) => removal(),
+        (false, true) => addition(),
+        (false, false) => [removal(), addition()].concat().into(),
+    }
+}
+
 /// Long lists are cut so that the notice fits a frame; clients ask for the group's record anyway.
-fn members_frame(change: &MembersChange<'_>) -> Bytes {
+fn notice(change: &MembersChange<'_>, kind: GroupChange, changed: &[UserId]) -> Bytes {
     let numbers = |users: &[UserId]| {
         users.iter().take(MEMBERS_NAMED_MAX).map(|user| user.0).collect::<Vec<_>>()
-    };
-    let (kind, changed) = if change.added.is_empty() {
-        (GroupChange::Remove, change.removed)
-    } else {
-        (GroupChange::Add, change.added)
     };
     let notify = GroupMembersNotify {
         user_id: change.actor.0,

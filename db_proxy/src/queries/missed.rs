@@ -1,15 +1,16 @@
 //! What a gateway that missed something is told: messages as they were published, and what changes
 //! of a group's members came to.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::{BTreeMap, HashSet};
 
+use bytes::Bytes;
 use proto::cluster::wire::{FetchRequest, Fetched, Owned, Publish};
-use proto::ids::{ConversationId, MsgId, Offset, UserId};
+use proto::ids::{ConversationId, GroupId, MsgId, Offset, UserId};
 
 use crate::changes::Touched;
 use crate::conversation::Conversation;
 use crate::fold::Fold;
-use crate::publish::{MembersChange, members_publication, publication};
+use crate::publish::{MembersChange, members_publication, notices, publication};
 use crate::queries::history::{FIRST_PIECE, PAGE_MAX, range};
 use crate::state::State;
 use crate::store::StoreError;
@@ -17,11 +18,11 @@ use crate::store::StoreError;
 /// Bytes that one fetch may take.
 const FETCH_BYTES_MAX: usize = 4 << 20;
 
-/// Changes of members that are told beside the last one in one fetch. Beyond, those who left in
-/// between are told of with the last one.
+/// Changes of members that are told one by one in one fetch. Beyond, clients are told what all of them
+/// came to, and of those who left in between with the last one.
 const BETWEEN_MAX: usize = 64;
 
-/// Users that these may name.
+/// Users that these may name, and that the notices of them may.
 const BETWEEN_NAMED_MAX: usize = 100_000;
 
 /// Messages `from..=to` of a conversation, and with `after_offset` only what came after that record:
@@ -140,8 +141,9 @@ async fn offset_of(state: &State, id: ConversationId, msg_id: MsgId) -> Result<O
     row.ok_or_else(|| StoreError::Unavailable(format!("{id} has no message {msg_id:?}")))
 }
 
-/// What changes of members in `(after, upto]` came to, and, where `place` says that messages lie
-/// between them, how it was there: so that nobody gets a message that was sent after he had left.
+/// The changes of members in `(after, upto]`, and, where `place` says that messages lie between them,
+/// how it was there: so that nobody gets a message that was sent after he had left. Clients are told of
+/// each change, unless there were too many: then of what they came to.
 fn members_between(
     conversation: &Conversation,
     fold: &Fold,
@@ -149,76 +151,131 @@ fn members_between(
     owned: Owned,
 ) -> Vec<Publish> {
     let id = conversation.id;
-    let of = |after, upto| fold.published.members_of(id, after, upto);
-    let records: Vec<_> =
-        of(after, upto).map(|(offset, touched)| (offset, touched.clone())).collect();
-    let Some(all) = net(conversation, &records, after, owned) else { return Vec::new() };
+    let Some(group) = id.as_group() else { return Vec::new() };
+    let records: Vec<_> = fold.published.members_of(id, after, upto).collect();
     let runs: Vec<_> = records.chunk_by(|one, next| place(one.0) == place(next.0)).collect();
+    let Some((last_run, before)) = runs.split_last() else { return Vec::new() };
+    let current = conversation.current_members();
+    let one_by_one = are_few(&records, current.len());
+    let tell = |run: &[Change<'_>], later: &Later| {
+        let mut told = net(conversation, run, (after, later), owned)?;
+        if one_by_one {
+            let each = run.iter().map(|(_, touched)| notices(&change_of(group, touched, &current)));
+            told.frame = each.collect::<Vec<_>>().concat().into();
+        }
+        Some(told)
+    };
+    let mut later = Later::after(fold, id, upto);
     let mut publishes = Vec::new();
+    publishes.extend(tell(if one_by_one { last_run } else { &records }, &later));
+    later.add(last_run);
     let mut named = 0;
-    let before_the_last = runs.len() - 1;
-    for run in runs.into_iter().take(before_the_last.min(BETWEEN_MAX)) {
-        let Some((offset, touched)) = run.last() else { continue };
-        let later = u64::try_from(of(*offset, fold.last).count()).unwrap_or(u64::MAX);
-        let mut users = BTreeMap::new();
-        for (_offset, touched) in run {
-            users.extend(touched.added.iter().map(|user| (*user, true)));
-            users.extend(touched.removed.iter().map(|user| (*user, false)));
+    let apart = before.iter().take(BETWEEN_MAX).take_while(|run| {
+        named += named_in(run);
+        named <= BETWEEN_NAMED_MAX
+    });
+    let apart = apart.count();
+    for (place, run) in before.iter().enumerate().rev() {
+        if place < apart {
+            let told = tell(run, &later);
+            // Clients hear what all of it came to.
+            let quiet = |told| Publish { frame: Bytes::new(), ..told };
+            publishes.extend(if one_by_one { told } else { told.map(quiet) });
         }
-        named += users.len();
-        if named > BETWEEN_NAMED_MAX {
-            break;
-        }
-        let those = |who: bool| {
-            users.iter().filter(|(_, is)| **is == who).map(|(user, _)| *user).collect::<Vec<_>>()
-        };
-        let change = MembersChange {
-            group: id.as_group().expect("`net` has looked"),
-            actor: touched.actor,
-            current: &[],
-            added: &those(true),
-            removed: &those(false),
-            quiet: true, // Clients hear what all of it came to.
-            version: 0,
-            first_visible: None,
-            origin: None,
-        };
-        let publish = members_publication(id, &change, (*offset, after), owned);
-        let member_version = all.member_version.saturating_sub(later).max(1);
-        publishes.push(Publish { member_version, ..publish });
+        later.add(run);
     }
-    publishes.push(all);
     publishes
 }
 
-/// What changes of a group's members came to, told as one: who of those concerned is a member now,
-/// and who is not. `None` if there were none.
+/// A change of members, and its place in the log.
+type Change<'a> = (Offset, &'a Touched);
+
+/// What changed a group's members after something.
+#[derive(Debug, Default)]
+pub(crate) struct Later {
+    users: HashSet<UserId>,
+    records: u32,
+}
+
+impl Later {
+    /// After a place in the log.
+    pub(crate) fn after(fold: &Fold, id: ConversationId, offset: Offset) -> Self {
+        let mut later = Self::default();
+        fold.published.members_of(id, offset, fold.last).for_each(|change| later.add(&[change]));
+        later
+    }
+
+    fn add(&mut self, changes: &[Change<'_>]) {
+        for (_offset, touched) in changes {
+            self.users.extend(touched.added.iter().chain(&*touched.removed));
+            self.records += 1;
+        }
+    }
+}
+
+fn named_in(changes: &[Change<'_>]) -> usize {
+    changes.iter().map(|(_offset, touched)| touched.count()).sum()
+}
+
+/// Whether clients can be told of each of these changes. Every notice names the members, too.
+fn are_few(changes: &[Change<'_>], members: usize) -> bool {
+    let named = named_in(changes) + changes.len() * members;
+    changes.len() <= BETWEEN_MAX && named <= BETWEEN_NAMED_MAX
+}
+
+/// A change as it is told again, with the members of today.
+fn change_of<'a>(group: GroupId, touched: &'a Touched, current: &'a [UserId]) -> MembersChange<'a> {
+    MembersChange {
+        group,
+        actor: touched.actor,
+        current,
+        added: &touched.added,
+        removed: &touched.removed,
+        quiet: touched.created,
+        version: 0,
+        first_visible: None,
+        origin: None,
+    }
+}
+
+/// What changes of a group's members came to, told as one: who of those concerned was a member after
+/// them, and who was not. `None` if there were none.
 pub(crate) fn net(
     conversation: &Conversation,
-    records: &[(Offset, Touched)],
-    after: Offset,
+    changes: &[Change<'_>],
+    (after, later): (Offset, &Later),
     owned: Owned,
 ) -> Option<Publish> {
     let group = conversation.id.as_group()?;
-    let (last, newest) = records.last()?;
-    let users = records.iter().flat_map(|(_offset, t)| t.added.iter().chain(&*t.removed));
-    let users: BTreeSet<UserId> = users.copied().collect();
-    let (added, removed): (Vec<_>, Vec<_>) =
-        users.into_iter().partition(|user| conversation.has_member(*user));
+    let (last, newest) = changes.last()?;
+    let mut users = BTreeMap::new();
+    for (_offset, touched) in changes {
+        users.extend(touched.added.iter().map(|user| (*user, true)));
+        users.extend(touched.removed.iter().map(|user| (*user, false)));
+    }
+    for (user, is_member) in &mut users {
+        // A record that is only remembered may name what was no change; so the state is asked.
+        if !later.users.contains(user) {
+            *is_member = conversation.has_member(*user);
+        }
+    }
+    let those = |who: bool| {
+        users.iter().filter(|(_, is)| **is == who).map(|(user, _)| *user).collect::<Vec<_>>()
+    };
+    let (added, removed) = (those(true), those(false));
     let first_visible = match added[..] {
-        [user] => conversation.visible_from(user),
+        [user] if !later.users.contains(&user) => conversation.visible_from(user),
         _ => None,
     };
+    let version = conversation.group.as_ref().map_or(0, |group| group.version);
+    let current = conversation.current_members();
     let change = MembersChange {
-        group,
-        actor: newest.actor,
-        current: &conversation.current_members(),
         added: &added,
         removed: &removed,
-        quiet: records.iter().all(|(_offset, touched)| touched.created),
-        version: conversation.group.as_ref().map_or(0, |group| group.version),
+        quiet: changes.iter().all(|(_offset, touched)| touched.created),
+        version: version.saturating_sub(later.records).max(1),
         first_visible,
-        origin: None,
+        ..change_of(group, newest, &current)
     };
     Some(members_publication(conversation.id, &change, (*last, after), owned))
 }

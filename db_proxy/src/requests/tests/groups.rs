@@ -9,7 +9,7 @@ use proto::client::{
 use proto::cluster::wire::GroupCreate;
 use proto::cluster::wire::admin_request::What;
 
-use super::missed::notice;
+use super::missed::notices;
 use super::*;
 use crate::store::UserStore;
 use crate::testing::{group, message, user};
@@ -100,8 +100,8 @@ async fn those_who_join_soon_after_each_other_are_in_one_notice() {
     let first = server.publication().await;
     assert_eq!((first.added, first.origin), (vec![11], Some(origin())), "who asked is answered");
     let second = server.publication().await;
-    let told = notice(&second);
-    assert_eq!((&told.changed_ids, told.current_ids), (&second.added, all));
+    let [told] = &notices(&second)[..] else { panic!("{second:?}") };
+    assert_eq!((&told.changed_ids, &told.current_ids), (&second.added, &all));
     let added: std::collections::BTreeSet<_> = second.added.into_iter().collect();
     assert_eq!((added, second.origin), ([12, 13, 14].into(), None), "told beside the answer");
     server.proxy.send(message(group(1), 14)).await;

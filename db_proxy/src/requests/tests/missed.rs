@@ -2,7 +2,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use proto::client::GroupMembersNotify;
+use proto::client::{GroupChange, GroupMembersNotify};
 use proto::cluster::wire::{Changed, Changes, Follow, Publish};
 
 use proto::cluster::wire::Reached;
@@ -105,8 +105,10 @@ async fn a_gateway_is_told_what_changes_of_members_came_to() {
     assert_eq!(members.first_visible, Some(2), "one message was there before he came");
     assert_eq!((members.epoch, members.partition), (server.proxy.epoch, 0));
     assert_eq!((members.origin, members.client_msg_id.clone()), (None, None));
-    let notify = notice(members);
-    assert_eq!((notify.changed_ids, notify.current_ids), (vec![4], vec![1, 3, 4]));
+    let [left, joined] = &notices(members)[..] else { panic!("{members:?}") };
+    assert_eq!((left.change(), &left.changed_ids[..]), (GroupChange::Remove, &[2, 5][..]));
+    assert_eq!((joined.change(), &joined.changed_ids[..]), (GroupChange::Add, &[4][..]));
+    assert_eq!((&left.current_ids, &joined.current_ids), (&vec![1, 3, 4], &vec![1, 3, 4]));
 
     server.follow(Some(cursor - 1));
     let changes = server.changes_upto(last).await;
@@ -273,12 +275,13 @@ async fn what_comes_after_the_messages_asked_for_is_not_told_with_them() {
     let [members] = &fetched.publishes[..] else { panic!("{fetched:?}") };
     assert!(fetched.complete);
     assert_eq!((members.offset, members.prev_offset), (cursor + 1, cursor));
-    assert_eq!((&members.added[..], members.member_version), (&[3][..], 3));
+    assert_eq!((&members.added[..], members.member_version), (&[3][..], 2));
     server.stop().await;
 }
 
-/// Members come and go while somebody writes. Whoever applies what is fetched, from wherever on,
-/// delivers each message to nobody who had left before it, and ends with the right members.
+/// Members come and go while somebody writes. Whoever applies what is fetched, from wherever on and up
+/// to wherever, delivers each message to nobody who had left before it, and ends with the members of
+/// that place.
 #[tokio::test]
 async fn changes_of_members_are_fetched_in_their_place_among_the_messages() {
     // The many who are added one after another are not held.
@@ -286,41 +289,73 @@ async fn changes_of_members_are_fetched_in_their_place_among_the_messages() {
     let server = Server::with(setup.start().await).await;
     server.proxy.make_group(1, &[1, 2, 3]).await;
     let mut members = BTreeSet::from([1, 2, 3]);
-    let mut at: BTreeMap<u64, BTreeSet<u32>> = BTreeMap::from([(server.last(), members.clone())]);
     let first = server.last();
+    let mut at: BTreeMap<u64, BTreeSet<u32>> = BTreeMap::from([(first, members.clone())]);
+    let (mut changes, mut messages) = (Vec::new(), Vec::new());
     for step in 0..40_u32 {
         let user = 2 + step * 7 % 5;
-        if step % 3 == 0 && members.contains(&user) {
+        if step % 3 > 0 {
+            server.proxy.send(message(group(1), 1)).await;
+            messages.push(server.last());
+        } else if members.remove(&user) {
             server.proxy.change_members(1, &[], &[user]).await;
-            members.remove(&user);
-        } else if step % 3 == 0 {
+            changes.push((server.last(), GroupChange::Remove, user));
+        } else {
             server.proxy.change_members(1, &[user], &[]).await;
             members.insert(user);
-        } else {
-            server.proxy.send(message(group(1), 1)).await;
+            changes.push((server.last(), GroupChange::Add, user));
         }
         at.insert(server.last(), members.clone());
     }
+    let version_at = |offset| 1 + changes.iter().filter(|(it, ..)| *it <= offset).count() as u64;
     for (&after, before) in &at {
-        assert!(after >= first);
-        let fetched = server.fetch_after(group(1).number(), (1, u32::MAX), after).await;
-        let publishes = fetched.publishes;
-        assert!(fetched.complete && publishes.is_sorted_by(|one, next| one.offset < next.offset));
-        let mut known = before.clone();
-        let mut version = 0;
-        for publish in &publishes {
-            if publish.msg_id > 0 {
-                assert_eq!(known, at[&publish.offset], "{} after {after}", publish.msg_id);
-                continue;
+        for to in [0, 1, 5, 13, u32::MAX] {
+            let fetched = server.fetch_after(group(1).number(), (1, to), after).await;
+            let publishes = fetched.publishes;
+            assert!(fetched.complete);
+            assert!(publishes.is_sorted_by(|one, next| one.offset < next.offset));
+            let mut known = before.clone();
+            for publish in &publishes {
+                if publish.msg_id > 0 {
+                    assert_eq!(known, at[&publish.offset], "{} after {after}", publish.msg_id);
+                    continue;
+                }
+                assert_eq!(publish.member_version, version_at(publish.offset), "after {after}");
+                known.extend(&publish.added);
+                known.retain(|user| !publish.removed.contains(user));
             }
-            assert!(publish.member_version > version, "else it would be taken for known");
-            version = publish.member_version;
-            known.extend(&publish.added);
-            known.retain(|user| !publish.removed.contains(user));
+            // Up to the next message, which is not asked for.
+            let next = messages.get(to as usize).copied().unwrap_or(u64::MAX);
+            let upto = *at.range(..next.max(after + 1)).next_back().unwrap().0;
+            assert_eq!(known, at[&upto], "from {after} up to message {to}");
+            let told = publishes.iter().filter(|publish| publish.msg_id == 0).flat_map(notices);
+            let told: Vec<_> = told.map(|it| (it.change(), it.changed_ids[0])).collect();
+            let made = changes.iter().filter(|(it, ..)| *it > after && *it <= upto);
+            assert_eq!(told, made.map(|&(_, change, user)| (change, user)).collect::<Vec<_>>());
         }
-        assert_eq!(known, members);
-        let noticed = publishes.iter().filter(|publish| !publish.frame.is_empty());
-        assert!(noticed.filter(|publish| publish.msg_id == 0).count() <= 1);
+    }
+    server.stop().await;
+}
+
+#[tokio::test]
+async fn of_too_many_changes_of_members_clients_are_told_what_they_came_to() {
+    let setup = Setup { hold: Duration::ZERO, segment_bytes: 32 << 20, ..Setup::new() };
+    let server = Server::with(setup.start().await).await;
+    server.proxy.make_group(1, &[1, 2]).await;
+    let cursor = server.last();
+    server.proxy.change_members(1, &[4], &[]).await;
+    server.proxy.change_members(1, &[], &[2]).await;
+    for count in 3..=65 {
+        let (add, remove) = if count % 2 == 1 { (&[3][..], &[][..]) } else { (&[][..], &[3][..]) };
+        server.proxy.change_members(1, add, remove).await;
+        let fetched = server.fetch_after(group(1).number(), (1, 0), cursor).await;
+        let [all] = &fetched.publishes[..] else { panic!("{fetched:?}") };
+        let told: Vec<_> = notices(all).into_iter().map(|it| it.changed_ids).collect();
+        match count {
+            64 => assert_eq!(told.len(), 64),
+            65 => assert_eq!(told, [vec![2], vec![3, 4]]),
+            _ => {}
+        }
     }
     server.stop().await;
 }
@@ -337,10 +372,11 @@ async fn memberships_say_up_to_where_they_are_known() {
     server.stop().await;
 }
 
-pub(super) fn notice(publish: &Publish) -> GroupMembersNotify {
+/// What clients are told by a publication about members.
+pub(super) fn notices(publish: &Publish) -> Vec<GroupMembersNotify> {
     let mut bytes = bytes::BytesMut::from(&publish.frame[..]);
-    let frame = proto::frame::decode(&mut bytes, LIMIT_TO_CLIENT).unwrap().unwrap();
-    frame.parse().unwrap()
+    let next = || proto::frame::decode(&mut bytes, LIMIT_TO_CLIENT).unwrap();
+    std::iter::from_fn(next).map(|frame| frame.parse().unwrap()).collect()
 }
 
 impl Server {
