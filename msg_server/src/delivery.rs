@@ -99,6 +99,8 @@ pub(crate) struct Record {
     answered: Option<u64>,
     /// It did not come by itself.
     repaired: bool,
+    /// It says what changes of members came to: most of it may have been carried out before.
+    sums_up: bool,
 }
 
 /// The conversations with records that were taken and not delivered yet.
@@ -179,7 +181,7 @@ impl Gateway {
             }
             _ => None,
         };
-        Record { publish, answered, repaired }
+        Record { publish, answered, repaired, sums_up: false }
     }
 
     /// The smallest floor of those here who are in a conversation.
@@ -360,6 +362,12 @@ impl Delivery {
         }
     }
 
+    /// Adds what is to be carried out after everything that was taken.
+    fn follow_up(&self, conversation: u64, record: Record) {
+        let mut state = self.part_of(conversation).state.lock();
+        state.lanes.entry(conversation).or_default().ready.push(record);
+    }
+
     /// The right to deliver, and what there is; `None` if there is nothing, or somebody else does.
     fn deliverer(&self, conversation: u64) -> Option<(Deliverer<'_>, Vec<Record>)> {
         let mut state = self.part_of(conversation).state.lock();
@@ -421,4 +429,33 @@ fn extension(publish: &Publish) -> Vec<u8> {
 /// Whether a record changes who is in a group.
 fn changes_members(publish: &Publish) -> bool {
     publish.msg_id == 0
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// A member who was removed and added again must be out while what was said in between is
+    /// delivered, though storage has said already that he is in.
+    #[test]
+    fn what_changes_came_to_waits_until_what_was_taken_is_delivered() {
+        let delivery = Delivery::new(10);
+        delivery.set_partitions(1);
+        let record = |offset, sums_up| {
+            let publish = Publish { conversation: 7, offset, ..Publish::default() };
+            Record { publish, answered: None, repaired: true, sums_up }
+        };
+        let offsets = |records: Vec<Record>| -> Vec<(u64, bool)> {
+            records.iter().map(|record| (record.publish.offset, record.sums_up)).collect()
+        };
+        delivery.follow_up(7, record(1, false));
+        let (mut right, ready) = delivery.deliverer(7).unwrap();
+        assert_eq!(offsets(ready), [(1, false)]);
+        delivery.follow_up(7, record(1, true));
+        assert!(delivery.deliverer(7).is_none(), "the first is being delivered");
+        assert_eq!(offsets(right.more().unwrap()), [(1, true)]);
+        assert!(right.more().is_none());
+        delivery.follow_up(7, record(2, true));
+        assert!(delivery.deliverer(7).is_some(), "nobody is");
+    }
 }

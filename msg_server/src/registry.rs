@@ -60,7 +60,7 @@ pub(crate) struct Member {
     /// The first message that it may see.
     pub(crate) join: u32,
     /// Up to this place in the log of the group's partition it has been given the group's messages
-    /// already.
+    /// already. As long as `join` is not known: where it was added.
     given: u64,
 }
 
@@ -71,6 +71,10 @@ impl Member {
         let given = (self.given > 0).then_some(self.given);
         // `None` is the smallest.
         self.session.floor(partition).max(given)
+    }
+
+    fn is_beginning(&self, added_at: u64) -> bool {
+        self.join == JOIN_UNKNOWN && self.given == added_at
     }
 }
 
@@ -170,50 +174,60 @@ impl Registry {
         let mut known = session.groups.lock();
         for membership in memberships {
             if known.learn(membership.group, membership.version, true) == Change::Entered {
-                tables.add_member(membership.group, session, membership.join_msg_id);
+                tables.add_member(membership.group, session, (membership.join_msg_id, 0));
             }
         }
         let unconfirmed = |group: &u32| tables.groups.get(group).is_some_and(|g| !g.confirmed);
         known.joined().filter(unconfirmed).collect()
     }
 
-    /// Takes in that the user was added to a group, or removed from it. Whoever was added sees
-    /// nothing until [`Self::set_join`].
+    /// Takes in that the user was added to a group at this place in the log, or removed from it if
+    /// there is none. Whoever was added sees nothing until [`Self::set_join`].
     pub(crate) fn change(
         &self,
         session: &Arc<Session>,
         group: u32,
         version: u64,
-        member: bool,
+        added_at: Option<u64>,
     ) -> Change {
         let mut tables = self.tables.write();
         if !tables.has(session) {
             return Change::None;
         }
-        let change = session.groups.lock().learn(group, version, member);
+        let change = session.groups.lock().learn(group, version, added_at.is_some());
         match change {
-            Change::Entered => tables.add_member(group, session, JOIN_UNKNOWN),
+            Change::Entered => {
+                tables.add_member(group, session, (JOIN_UNKNOWN, added_at.unwrap_or_default()));
+            }
             Change::Left => remove_member(&mut tables.groups, group, session.id()),
             Change::None => {}
         }
         change
     }
 
-    /// Whether a session is in a group, whether or not it sees anything yet.
-    pub(crate) fn is_member(&self, session: &Session, group: u32) -> bool {
+    /// Whether a session is in a group, was added at this place in the log, and sees nothing yet.
+    pub(crate) fn is_beginning(&self, session: &Session, group: u32, added_at: u64) -> bool {
         self.group(group).is_some_and(|members| {
-            members.binary_search_by_key(&session.id(), |member| member.session.id()).is_ok()
+            let place = members.binary_search_by_key(&session.id(), |member| member.session.id());
+            let member = place.ok().and_then(|place| members.get(place));
+            member.is_some_and(|member| member.is_beginning(added_at))
         })
     }
 
-    /// From which message on a member may see what is said, and up to which place in the log it has
-    /// been given that already.
-    pub(crate) fn set_join(&self, session: &Session, group: u32, join: u32, given: u64) {
+    /// From which message on a member that is beginning may see what is said, and up to which place in
+    /// the log it has been given that already.
+    pub(crate) fn set_join(
+        &self,
+        session: &Session,
+        group: u32,
+        (added_at, join, given): (u64, u32, u64),
+    ) {
         let mut tables = self.tables.write();
         if let Some(group) = tables.groups.get_mut(&group) {
             let members = Arc::make_mut(&mut group.members);
             if let Ok(index) = members.binary_search_by_key(&session.id(), |m| m.session.id())
                 && let Some(member) = members.get_mut(index)
+                && member.is_beginning(added_at)
             {
                 member.join = join;
                 member.given = given;
@@ -287,12 +301,12 @@ impl Tables {
             .is_some_and(|sessions| sessions.iter().any(|other| other.id() == session.id()))
     }
 
-    fn add_member(&mut self, group: u32, session: &Arc<Session>, join: u32) {
+    fn add_member(&mut self, group: u32, session: &Arc<Session>, (join, given): (u32, u64)) {
         let group = self.groups.entry(group).or_default();
         let members = Arc::make_mut(&mut group.members);
         // Sessions mostly enter in the order of their numbers, so this is mostly the end.
         if let Err(index) = members.binary_search_by_key(&session.id(), |m| m.session.id()) {
-            members.insert(index, Member { session: Arc::clone(session), join, given: 0 });
+            members.insert(index, Member { session: Arc::clone(session), join, given });
         }
     }
 }

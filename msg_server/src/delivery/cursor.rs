@@ -26,11 +26,10 @@ use daemon::{Link, LinkError};
 use parking_lot::Mutex;
 use proto::cluster::Kind;
 use proto::cluster::wire::{Changed, Changes, Follow};
-use proto::ids::ConversationId;
 use tokio::sync::Notify;
 use tracing::{debug, info_span, warn};
 
-use super::{Batch, Range, Standing, Step, Verdict, fanout, repair};
+use super::{Batch, Range, Record, Standing, Step, Verdict, fanout, repair};
 use crate::gateway::Gateway;
 
 /// Messages of the stream that wait at most.
@@ -273,9 +272,10 @@ fn take_members(gateway: &Arc<Gateway>, changed: &Changed) {
         }
         gateway.deliver_batch(&mut batch);
     }
-    if let Some(conversation) = ConversationId::from_number(conversation) {
-        fanout::ensure_members(gateway, conversation, &publish);
-    }
+    // After what was taken: that may not be delivered yet, and goes to those who were members then.
+    let sum = Record { sums_up: true, ..gateway.record(publish, true) };
+    gateway.delivery.follow_up(conversation, sum);
+    fanout::deliver(gateway, conversation);
 }
 
 /// What changed after the cursor cannot be told: whoever is here must ask for himself.

@@ -62,7 +62,11 @@ pub(super) fn concerned(gateway: &Gateway, conversation: u64) -> Vec<Arc<Session
 fn deliver_records(gateway: &Arc<Gateway>, conversation: ConversationId, mut records: &[Record]) {
     while let Some((first, rest)) = records.split_first() {
         if changes_members(&first.publish) {
-            change_members(gateway, conversation, &first.publish);
+            if first.sums_up {
+                ensure_members(gateway, conversation, &first.publish);
+            } else {
+                change_members(gateway, conversation, &first.publish);
+            }
             records = rest;
             continue;
         }
@@ -200,16 +204,14 @@ fn change_members(gateway: &Arc<Gateway>, conversation: ConversationId, publish:
     }
 }
 
-/// Carries out what changes of members came to, as far as it is not yet, and tells whom it was news.
-pub(super) fn ensure_members(
-    gateway: &Arc<Gateway>,
-    conversation: ConversationId,
-    publish: &Publish,
-) {
+/// Carries out what changes of members came to, as far as it is not yet, and tells whom it was news. A
+/// client whose login is not answered yet asks for its groups anyway.
+fn ensure_members(gateway: &Arc<Gateway>, conversation: ConversationId, publish: &Publish) {
     let Some(group) = conversation.as_group() else { return };
     let mut changed = leave(gateway, group, publish);
     changed.extend(enter(gateway, group, publish));
-    for session in changed.iter().filter(|_session| !publish.frame.is_empty()) {
+    let is_told = |session: &&Arc<Session>| !publish.frame.is_empty() && !session.outbox.is_held();
+    for session in changed.iter().filter(is_told) {
         session.push(&publish.frame);
     }
 }
@@ -227,7 +229,7 @@ fn leave(gateway: &Gateway, group: GroupId, publish: &Publish) -> Vec<Arc<Sessio
     let removed = publish.removed.iter().flat_map(|user| gateway.registry.sessions_of(*user));
     let version = publish.member_version;
     let left = |session: &Arc<Session>| {
-        gateway.registry.change(session, group.0, version, false) == Change::Left
+        gateway.registry.change(session, group.0, version, None) == Change::Left
     };
     removed.filter(left).collect()
 }
@@ -240,8 +242,8 @@ fn enter(gateway: &Arc<Gateway>, group: GroupId, publish: &Publish) -> Vec<Arc<S
     let added = publish.added.iter().flat_map(|user| gateway.registry.sessions_of(*user));
     let entered: Vec<Arc<Session>> = added
         .filter(|session| {
-            let version = publish.member_version;
-            gateway.registry.change(session, group.0, version, true) == Change::Entered
+            let (version, added_at) = (publish.member_version, Some(publish.offset));
+            gateway.registry.change(session, group.0, version, added_at) == Change::Entered
         })
         .collect();
     let Some(first) = entered.first() else { return entered };
@@ -252,7 +254,12 @@ fn enter(gateway: &Arc<Gateway>, group: GroupId, publish: &Publish) -> Vec<Arc<S
         ..InterestChange::default()
     });
     drop(order);
-    let beginners = Beginners { sessions: entered.clone(), group, changed_at: publish.offset };
+    let beginners = Beginners {
+        sessions: entered.clone(),
+        group,
+        added_at: publish.offset,
+        changed_at: publish.offset,
+    };
     repair::start_begin(gateway, beginners, publish.first_visible, announced);
     entered
 }

@@ -137,6 +137,8 @@ pub(super) struct Beginners {
     pub(super) sessions: Vec<Arc<Session>>,
     pub(super) group: GroupId,
     /// The place of the change that added them.
+    pub(super) added_at: u64,
+    /// Removals up to this place are over: they are members again.
     pub(super) changed_at: u64,
 }
 
@@ -159,14 +161,14 @@ pub(super) fn start_begin(
 }
 
 async fn begin(gateway: &Arc<Gateway>, beginners: Beginners, join: u32) {
-    let Beginners { mut sessions, group, changed_at } = beginners;
-    let mut again = Beginners { sessions: Vec::new(), group, changed_at };
+    let Beginners { mut sessions, group, added_at, changed_at } = beginners;
+    let mut again = Beginners { sessions: Vec::new(), group, added_at, changed_at };
     let Some(conversation) = ConversationId::group(group).map(ConversationId::number) else {
         return;
     };
     let (mut from, mut given) = (join.max(1), 0);
     loop {
-        sessions.retain(|session| is_concerned(gateway, session, group));
+        sessions.retain(|session| is_beginning(gateway, session, (group, added_at)));
         if sessions.is_empty() {
             break;
         }
@@ -179,6 +181,7 @@ async fn begin(gateway: &Arc<Gateway>, beginners: Beginners, join: u32) {
             pause(gateway, conversation).await;
             continue;
         };
+        sessions.retain(|session| is_beginning(gateway, session, (group, added_at)));
         let before = from;
         for publish in page.publishes {
             if changes_members(&publish) {
@@ -198,7 +201,7 @@ async fn begin(gateway: &Arc<Gateway>, beginners: Beginners, join: u32) {
             given = given.max(reached);
             let show = || {
                 for session in &sessions {
-                    gateway.registry.set_join(session, group.0, join, given);
+                    gateway.registry.set_join(session, group.0, (added_at, join, given));
                 }
             };
             // If something was taken meanwhile, they have not got it: once more.
@@ -217,14 +220,14 @@ async fn begin(gateway: &Arc<Gateway>, beginners: Beginners, join: u32) {
 
 /// As [`begin`], where the change did not say from where on: each user's list of groups does.
 async fn begin_unknown(gateway: &Arc<Gateway>, beginners: Beginners) {
-    let Beginners { sessions, group, changed_at } = beginners;
+    let Beginners { sessions, group, added_at, changed_at } = beginners;
     let Some(conversation) = ConversationId::group(group).map(ConversationId::number) else {
         return;
     };
     let partition = gateway.partition_of(conversation);
     for session in sessions {
         let groups = loop {
-            if !is_concerned(gateway, &session, group) {
+            if !is_beginning(gateway, &session, (group, added_at)) {
                 break Vec::new();
             }
             match gateway.storage.memberships_in(session.user(), partition).await {
@@ -234,12 +237,15 @@ async fn begin_unknown(gateway: &Arc<Gateway>, beginners: Beginners) {
         };
         // If it is not in the list he was removed again; the change that says so is on its way.
         if let Some(membership) = groups.iter().find(|one| one.group == group.0) {
-            let beginners = Beginners { sessions: vec![session], group, changed_at };
+            let beginners = Beginners { sessions: vec![session], group, added_at, changed_at };
             begin(gateway, beginners, membership.join_msg_id).await;
         }
     }
 }
 
-fn is_concerned(gateway: &Gateway, session: &Session, group: GroupId) -> bool {
-    session.outbox.ending() == Ending::Open && gateway.registry.is_member(session, group.0)
+/// Whether it is still to begin, and with this change: whoever was removed and added once more begins
+/// with that.
+fn is_beginning(gateway: &Gateway, session: &Session, (group, added_at): (GroupId, u64)) -> bool {
+    session.outbox.ending() == Ending::Open
+        && gateway.registry.is_beginning(session, group.0, added_at)
 }

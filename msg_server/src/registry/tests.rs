@@ -116,13 +116,33 @@ fn a_delivery_works_on_the_group_as_it_was() {
 fn whoever_is_added_sees_nothing_until_his_join_is_known() {
     let registry = Registry::default();
     let session = entered(&registry, 7, WINDOWS);
-    assert_eq!(registry.change(&session, 9, 4, true), Change::Entered);
+    assert_eq!(registry.change(&session, 9, 4, Some(30)), Change::Entered);
     assert_eq!(members(&registry, 9), [(session.id(), JOIN_UNKNOWN)]);
-    registry.set_join(&session, 9, 12, 0);
+    registry.set_join(&session, 9, (30, 12, 0));
     assert_eq!(members(&registry, 9), [(session.id(), 12)]);
-    assert_eq!(registry.change(&session, 9, 5, false), Change::Left);
+    assert_eq!(registry.change(&session, 9, 5, None), Change::Left);
     assert!(registry.join_all(&session, &[membership(9, 1, 4)]).is_empty(), "an older list");
     assert!(members(&registry, 9).is_empty());
+}
+
+/// What is on its way to the session because of the first time must not come after what is because of
+/// the second.
+#[test]
+fn whoever_is_added_once_more_begins_once_more_and_not_twice() {
+    let registry = Registry::default();
+    let session = entered(&registry, 7, WINDOWS);
+    registry.change(&session, 9, 4, Some(30));
+    assert!(registry.is_beginning(&session, 9, 30));
+    registry.change(&session, 9, 5, None);
+    assert!(!registry.is_beginning(&session, 9, 30));
+    registry.change(&session, 9, 6, Some(50));
+    assert!(registry.is_beginning(&session, 9, 50) && !registry.is_beginning(&session, 9, 30));
+    registry.set_join(&session, 9, (30, 12, 40));
+    assert_eq!(members(&registry, 9), [(session.id(), JOIN_UNKNOWN)], "not from there");
+    registry.set_join(&session, 9, (50, 20, 60));
+    registry.set_join(&session, 9, (50, 12, 40));
+    assert_eq!(members(&registry, 9), [(session.id(), 20)]);
+    assert!(!registry.is_beginning(&session, 9, 50), "it has begun");
 }
 
 #[test]
@@ -131,7 +151,7 @@ fn whoever_has_left_cannot_enter_a_group() {
     let session = entered(&registry, 7, WINDOWS);
     registry.leave(&session);
     assert!(registry.join_all(&session, &[membership(9, 1, 1)]).is_empty());
-    assert_eq!(registry.change(&session, 9, 4, true), Change::None);
+    assert_eq!(registry.change(&session, 9, 4, Some(30)), Change::None);
     assert!(registry.group(9).is_none());
 }
 
@@ -165,9 +185,9 @@ fn a_conversation_is_served_from_the_smallest_floor_of_those_who_are_in_it() {
 
     registry.join_all(&one, &[membership(9, 1, 1)]);
     assert_eq!(registry.floor(group, 0), Some(50));
-    registry.change(&other, 9, 2, true);
+    registry.change(&other, 9, 2, Some(30));
     assert_eq!(registry.floor(group, 0), Some(50), "not served yet");
-    registry.set_join(&other, 9, 12, 45);
+    registry.set_join(&other, 9, (30, 12, 45));
     assert_eq!(registry.floor(group, 0), Some(45), "it was given what came before");
     registry.leave(&other);
     assert_eq!(registry.floor(single, 0), Some(50));

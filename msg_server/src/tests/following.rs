@@ -1,9 +1,11 @@
 //! What was never published, or was lost on its way, and how it comes to its clients all the same.
 
 use std::sync::atomic::Ordering;
+use std::time::Duration;
 
 use proto::cluster::{Kind, wire};
 use proto::{Command, client, encode_message};
+use tokio::time::timeout;
 
 use super::harness::*;
 
@@ -166,6 +168,39 @@ async fn whoever_was_added_to_a_group_that_nobody_here_was_in_sees_it_all_the_sa
     added.expect::<client::GroupMembersNotify>(Command::GroupMembersNotify, 0).await;
     assert_eq!(added.expect_push().await.msg_id, 1);
     settle(&world).await;
+    added.expect_quiet().await;
+    world.stop().await;
+}
+
+/// Storage cannot say what was said until then, so that both times are still beginning.
+#[tokio::test]
+async fn whoever_is_added_removed_and_added_again_gets_what_was_said_once() {
+    let world = World::start_at(100).await;
+    world.db.answers_fetches.store(false, Ordering::SeqCst);
+    let mut added = world.client(6, WINDOWS).await;
+    let changes = [
+        change(2, (110, 0), vec![6], vec![]),
+        change(3, (120, 110), vec![], vec![6]),
+        change(4, (130, 120), vec![6], vec![]),
+    ];
+    for change in changes {
+        world.db.fold([change.clone()]);
+        world.hub.send(Kind::Publish, &change);
+        added.expect::<client::GroupMembersNotify>(Command::GroupMembersNotify, 0).await;
+        if change.removed.is_empty() {
+            world.db.next_fetch().await;
+        }
+    }
+    world.db.fold([at(group(9), 1, 140, 130), at(group(9), 2, 150, 140)]);
+    world.db.answers_fetches.store(true, Ordering::SeqCst);
+    for msg_id in [1, 2] {
+        assert_eq!(added.expect_push().await.msg_id, msg_id);
+    }
+    world.hub.send(Kind::Publish, &at(group(9), 3, 160, 150));
+    assert_eq!(added.expect_push().await.msg_id, 3);
+    // The first time would have asked again by now.
+    let asks_again = async { while world.db.next_fetch().await.from <= 2 {} };
+    timeout(Duration::from_secs(1), asks_again).await.unwrap_err();
     added.expect_quiet().await;
     world.stop().await;
 }
