@@ -32,8 +32,10 @@ const ENDED_MAX: NonZeroUsize = NonZeroUsize::new(16_384).expect("not zero");
 /// What one connection was told of its frames.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub(crate) struct FramesTold {
-    /// The last message that was answered, and when that answer was written.
+    /// The last message that was answered, and when.
     pub(crate) last: Option<(ClientMsgId, Instant)>,
+    /// Whether that answer was written.
+    pub(crate) written: bool,
     /// Whether any message is not answered.
     pub(crate) unanswered: bool,
 }
@@ -62,7 +64,7 @@ impl EndedFrames {
     /// The connection of a session has ended.
     pub(crate) fn ended(&self, session: &Session, reason: CloseReason, now: Instant) {
         let told = session.outbox.frames_told();
-        if !session.repeats_frames() || told == FramesTold::default() {
+        if !session.repeats_frames() || told.last.is_none() && !told.unanswered {
             return;
         }
         let end = match reason {
@@ -95,7 +97,7 @@ pub(crate) fn fate(gateway: &Gateway, question: &FrameQuestion, now: Instant) ->
 }
 
 fn told_of(connection: Option<Ended>, id: ClientMsgId) -> FrameFate {
-    let Some(Ended { told: FramesTold { last, unanswered }, end, at }) = connection else {
+    let Some(Ended { told: FramesTold { last, written, unanswered }, end, at }) = connection else {
         return FrameFate {
             answered: Answered::Earlier.into(),
             end: End::Other.into(),
@@ -103,6 +105,7 @@ fn told_of(connection: Option<Ended>, id: ClientMsgId) -> FrameFate {
         };
     };
     let (answered, kept_ms) = match last {
+        Some((last, _)) if last == id && !written => (Answered::No, None),
         Some((last, answered_at)) if last == id => {
             let kept = at.saturating_duration_since(answered_at).as_millis();
             (Answered::Last, Some(u64::try_from(kept).unwrap_or(u64::MAX)))
@@ -124,7 +127,7 @@ mod tests {
 
     fn fate_of(last: Option<ClientMsgId>, unanswered: bool, asked: ClientMsgId) -> FrameFate {
         let answered_at = Instant::now();
-        let told = FramesTold { last: last.map(|id| (id, answered_at)), unanswered };
+        let told = FramesTold { last: last.map(|id| (id, answered_at)), written: true, unanswered };
         let at = answered_at + Duration::from_millis(1234);
         told_of(Some(Ended { told, end: End::Closed, at }), asked)
     }
@@ -144,6 +147,15 @@ mod tests {
         assert_eq!(fate_of(Some(TWO), false, ONE).answered(), Answered::Earlier);
         assert_eq!(fate_of(Some(TWO), true, ONE).answered(), Answered::No);
         assert_eq!(fate_of(None, true, ONE).answered(), Answered::No);
+    }
+
+    #[test]
+    fn an_answer_that_was_never_written_is_none_and_those_before_it_were_read() {
+        let answered_at = Instant::now();
+        let told = FramesTold { last: Some((TWO, answered_at)), written: false, unanswered: false };
+        let ended = Ended { told, end: End::Other, at: answered_at };
+        assert_eq!(told_of(Some(ended), TWO).answered(), Answered::No);
+        assert_eq!(told_of(Some(ended), ONE).answered(), Answered::Earlier);
     }
 
     #[test]

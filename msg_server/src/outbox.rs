@@ -124,8 +124,10 @@ struct State {
     unflushed: bool,
     ending: Ending,
     progress_at: Option<Instant>,
-    /// The last frame without a name that was answered; `None` if that answer was never written.
+    /// The last frame without a name that was answered.
     last_frame: Option<(ClientMsgId, Instant)>,
+    /// Answers were dropped that waited to be written, perhaps the one to that frame.
+    answers_lost: bool,
     /// The connection's task.
     waker: Option<Waker>,
     /// Who waits for the answers to be written.
@@ -163,6 +165,7 @@ impl Outbox {
             ending: Ending::Open,
             progress_at: None,
             last_frame: None,
+            answers_lost: false,
             waker: None,
             written: None,
         };
@@ -257,6 +260,7 @@ impl Outbox {
 
     fn put_answer(&self, mut state: MutexGuard<'_, State>, mut bytes: Bytes) {
         if matches!(state.ending, Ending::Polite(_) | Ending::Now(_)) {
+            state.answers_lost = true;
             return;
         }
         self.pool.metrics.answers_out.inc();
@@ -341,8 +345,11 @@ impl Outbox {
     /// What the client was told of such frames.
     pub(crate) fn frames_told(&self) -> FramesTold {
         let state = self.state.lock();
-        let last = state.last_frame.filter(|_| state.answers == 0);
-        FramesTold { last, unanswered: state.unanswered > 0 }
+        FramesTold {
+            last: state.last_frame,
+            written: state.answers == 0 && !state.answers_lost,
+            unanswered: state.unanswered > 0,
+        }
     }
 
     /// How far the end has come.
@@ -387,9 +394,7 @@ impl Outbox {
 
     fn forget_queue(&self, state: &mut State) {
         self.pool.queued.fetch_sub(state.push_bytes, Ordering::Relaxed);
-        if state.answers > 0 {
-            state.last_frame = None;
-        }
+        state.answers_lost |= state.answers > 0;
         state.queue = VecDeque::new();
         state.push_bytes = 0;
         state.push_frames = 0;

@@ -144,7 +144,10 @@ impl Sends {
             resend: message.resend.filter(|_repeat| named),
             fingerprint: frame,
             // A client that repeats frames has one of them unanswered at a time.
-            may_repeat: frame.map(|_| session.outbox.frames_told().last.is_none()),
+            may_repeat: frame.map(|_| {
+                let told = session.outbox.frames_told();
+                told.last.is_none() || !told.written
+            }),
             r#type: u32::try_from(message.msg_type).unwrap_or(0),
             body: message.msg_data,
             first: None,

@@ -211,3 +211,42 @@ async fn a_client_that_misses_something_gets_no_push_and_still_its_answers() {
     client.read_exact(&mut read).await.unwrap();
     assert_eq!(&read, b"answer");
 }
+
+#[tokio::test]
+async fn an_answer_counts_as_written_when_the_socket_has_it() {
+    let id = ClientMsgId([1; 16]);
+    let answer_one = |outbox: &Outbox| {
+        outbox.frame_answered(id);
+        outbox.end_send(Some(Bytes::from_static(b"answer")));
+    };
+    let is_written = |outbox: &Outbox| {
+        let told = outbox.frames_told();
+        assert_eq!(told.last.map(|(last, _)| last), Some(id));
+        told.written
+    };
+    let Pair { outbox, client: _reads_later, .. } = pair(|_limits| {}).await;
+    answer_one(&outbox);
+    assert!(is_written(&outbox));
+
+    let Pair { outbox, mut client, .. } = pair(|_limits| {}).await;
+    let pushed = fill(&outbox);
+    answer_one(&outbox);
+    assert!(!is_written(&outbox), "it waits");
+    let reading = async {
+        let mut all = vec![0; pushed + 6];
+        client.read_exact(&mut all).await.unwrap();
+    };
+    tokio::join!(reading, write_all(&outbox));
+    assert!(is_written(&outbox));
+
+    let Pair { outbox, client: _never_reads, .. } = pair(|_limits| {}).await;
+    fill(&outbox);
+    answer_one(&outbox);
+    outbox.close(CloseReason::SlowReader);
+    assert!(!is_written(&outbox), "it waited in vain");
+
+    let Pair { outbox, client: _gone, .. } = pair(|_limits| {}).await;
+    outbox.close(CloseReason::ClientLeft);
+    answer_one(&outbox);
+    assert!(!is_written(&outbox), "nobody was there to read it");
+}
