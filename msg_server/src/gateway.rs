@@ -31,6 +31,7 @@ use crate::metrics::GatewayMetrics;
 use crate::news::News;
 use crate::outbox::OutboxPool;
 use crate::partitions::Partitions;
+use crate::presence::Presence;
 use crate::registry::Registry;
 use crate::sends::Sends;
 use crate::session::Session;
@@ -67,6 +68,7 @@ pub(crate) struct Gateway {
     pub(crate) following: Following,
     pub(crate) allowances: Allowances,
     pub(crate) news: Mutex<News>,
+    pub(crate) presence: Presence,
     marks: Mutex<Marks>,
     started: Instant,
 }
@@ -94,6 +96,7 @@ impl Gateway {
             following: Following::default(),
             allowances: Allowances::default(),
             news: Mutex::new(News::new(limits.told_every_s)),
+            presence: Presence::default(),
             marks: Mutex::default(),
             started: Instant::now(),
             limits,

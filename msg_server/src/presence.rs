@@ -3,11 +3,21 @@
 //! As long as few are online every PC client hears of everybody, as in the original; beyond, only of
 //! those it asked about, the last [`LimitsConfig::watched_max`](crate::LimitsConfig::watched_max) of
 //! them. A user's own phones hear of the user's PC clients in any case.
+//!
+//! What a client was told last of a user is true, or news of it are on their way: news are told in the
+//! order in which they came, and those that overtook the answer to a question are told after it.
+//!
+//! # What bounds it
+//!
+//! News that wait, and those kept while clients wait for answers, are one entry of 16 bytes for each
+//! user, whose last news replace earlier ones.
 
+use std::collections::{BTreeMap, HashMap};
 use std::sync::Arc;
 
 use bytes::{Bytes, BytesMut};
 use daemon::Link;
+use parking_lot::Mutex;
 use proto::client::{self, UserStatus};
 use proto::cluster::wire::PresenceChanges;
 use proto::{Command, encode_message};
@@ -29,21 +39,91 @@ const CHANGES_AT_ONCE: usize = 200;
 /// A change, encoded.
 type News = (u32, Bytes);
 
+/// What the hub has said of users.
+#[derive(Debug, Default)]
+pub(crate) struct Presence(Mutex<Said>);
+
+#[derive(Debug, Default)]
+struct Said {
+    /// Not told yet.
+    untold: BTreeMap<u32, UserStatus>,
+    /// Somebody tells, and will tell what is added.
+    is_being_told: bool,
+    /// Questions of clients that are not answered yet.
+    questions: usize,
+    /// What was said since the first of them came.
+    meanwhile: HashMap<u32, UserStatus>,
+}
+
+/// A question of a client. Over when dropped.
+#[derive(Debug)]
+pub(crate) struct Question<'a>(&'a Presence);
+
+impl Presence {
+    /// Takes in what was said. Whether the caller is to tell it, by [`Self::take_untold`].
+    fn said(&self, news: &[(u32, UserStatus)]) -> bool {
+        let mut said = self.0.lock();
+        said.untold.extend(news.iter().copied());
+        if said.questions > 0 {
+            said.meanwhile.extend(news.iter().copied());
+        }
+        !news.is_empty() && !std::mem::replace(&mut said.is_being_told, true)
+    }
+
+    /// What is to be told next, sorted by user. If there is nothing, whoever told is done.
+    fn take_untold(&self) -> Option<Vec<(u32, UserStatus)>> {
+        let mut said = self.0.lock();
+        let untold = std::mem::take(&mut said.untold);
+        said.is_being_told = !untold.is_empty();
+        said.is_being_told.then(|| untold.into_iter().collect())
+    }
+
+    /// A client asks about users.
+    pub(crate) fn asks(&self) -> Question<'_> {
+        self.0.lock().questions += 1;
+        Question(self)
+    }
+}
+
+impl Question<'_> {
+    /// News of these users that came while the question was asked: they may be newer than its answer.
+    pub(crate) fn news_of(&self, users: &[client::UserStatusEntry]) -> Vec<Bytes> {
+        let said = self.0.0.lock();
+        let news = users.iter().filter_map(|told| {
+            let status = *said.meanwhile.get(&told.user_id)?;
+            (status != told.status()).then(|| encode((told.user_id, status)).1)
+        });
+        news.collect()
+    }
+}
+
+impl Drop for Question<'_> {
+    fn drop(&mut self) {
+        let mut said = self.0.0.lock();
+        said.questions -= 1;
+        if said.questions == 0 {
+            said.meanwhile = HashMap::new();
+        }
+    }
+}
+
 impl Gateway {
     /// Takes in what one replica of the hub has said, as far as it speaks for the users.
     pub(crate) fn presence_changed(self: &Arc<Self>, link: &Link, changes: &PresenceChanges) {
         self.hub.set_pc_users_online(Some(changes.pc_users_online));
         let online = changes.online.iter().map(|user| (*user, UserStatus::Online));
         let offline = changes.offline.iter().map(|user| (*user, UserStatus::Offline));
-        let mut believed: Vec<(u32, UserStatus)> =
+        let believed: Vec<(u32, UserStatus)> =
             online.chain(offline).filter(|(user, _)| self.hub.speaks_for(link, *user)).collect();
-        if believed.is_empty() {
-            return;
+        if self.presence.said(&believed) {
+            let gateway = Arc::clone(self);
+            // Beside the link's task: with many sessions this takes a while.
+            self.shutdown.spawn(Span::current(), async move {
+                while let Some(changes) = gateway.presence.take_untold() {
+                    gateway.tell_presence(changes).await;
+                }
+            });
         }
-        believed.sort_by_key(|(user, _status)| *user);
-        let gateway = Arc::clone(self);
-        // Beside the link's task: with many sessions this takes a while.
-        self.shutdown.spawn(Span::current(), async move { gateway.tell_presence(believed).await });
     }
 
     async fn tell_presence(&self, changes: Vec<(u32, UserStatus)>) {
@@ -100,4 +180,44 @@ fn join(news: &[News]) -> (Bytes, u32) {
         joined.extend_from_slice(frame);
     }
     (joined.freeze(), u32::try_from(news.len()).unwrap_or(u32::MAX))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const ON: UserStatus = UserStatus::Online;
+    const OFF: UserStatus = UserStatus::Offline;
+
+    #[test]
+    fn one_tells_at_a_time_and_of_each_user_the_last() {
+        let presence = Presence::default();
+        assert!(!presence.said(&[]), "nothing is to be told");
+        assert!(presence.said(&[(7, OFF), (5, ON)]));
+        assert!(!presence.said(&[(7, ON)]), "it is being told");
+        assert_eq!(presence.take_untold(), Some(vec![(5, ON), (7, ON)]));
+        assert!(!presence.said(&[(7, OFF)]), "it will be told");
+        assert_eq!(presence.take_untold(), Some(vec![(7, OFF)]));
+        assert_eq!(presence.take_untold(), None);
+        assert!(presence.said(&[(7, ON)]), "nobody tells any more");
+    }
+
+    #[test]
+    fn news_are_kept_as_long_as_anybody_asks() {
+        let presence = Presence::default();
+        let told = |user_id, status: UserStatus| client::UserStatusEntry {
+            user_id,
+            status: status.into(),
+        };
+        let answer = [told(5, OFF), told(6, ON), told(7, OFF)];
+        presence.said(&[(7, ON)]);
+        let first = presence.asks();
+        assert!(first.news_of(&answer).is_empty(), "it came before");
+        presence.said(&[(5, ON), (6, ON), (8, ON)]);
+        let second = presence.asks();
+        drop(first);
+        assert_eq!(second.news_of(&answer), [encode((5, ON)).1], "that alone is news");
+        drop(second);
+        assert!(presence.asks().news_of(&answer).is_empty());
+    }
 }

@@ -131,6 +131,7 @@ pub(crate) async fn users_status(
 ) {
     users.truncate(STATUS_MAX);
     session.watch(&users, gateway.limits.watched_max);
+    let question = gateway.presence.asks();
     let Some(status) = gateway.hub.status(users.clone(), u64::from(session.user())).await else {
         return unavailable(&gateway, &session, &request);
     };
@@ -147,6 +148,11 @@ pub(crate) async fn users_status(
         attach_data: None,
     };
     session.outbox.answer(encode_message(Command::UsersStatusReply, request.seq, &reply));
+    if session.is_pc() {
+        for news in question.news_of(&reply.users) {
+            session.push(&news);
+        }
+    }
 }
 
 /// Ends a session on the client's wish. Storage forgets where the push messages of a phone go.

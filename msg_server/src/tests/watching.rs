@@ -54,3 +54,26 @@ async fn beyond_the_bound_a_client_hears_of_those_it_asked_about_last() {
     pc.expect_quiet().await;
     world.stop().await;
 }
+
+#[tokio::test]
+async fn news_that_come_while_a_client_asks_are_told_after_the_answer() {
+    let world = World::start().await;
+    let mut pc = world.client(5, WINDOWS).await;
+    // The hub answers that 4 is offline.
+    *world.hub.says_before.lock() = Some(changes(vec![4], vec![]));
+    let request = client::UsersStatusRequest { user_ids: vec![4], ..Default::default() };
+    pc.send(Command::UsersStatusRequest, 9, &request).await;
+    let mut last = Vec::new();
+    loop {
+        let frame = pc.next().await.expect("it stays connected");
+        match frame.known_command() {
+            Some(Command::UsersStatusReply) => last
+                .extend(frame.parse::<client::UsersStatusReply>().unwrap().users.first().copied()),
+            _ if last.is_empty() => {}
+            _ => break last.extend([frame.parse::<client::UserStatusNotify>().unwrap().user]),
+        }
+    }
+    let told: Vec<_> = last.iter().map(|entry| (entry.user_id, entry.status)).collect();
+    assert_eq!(told, [(4, 2), (4, 1)]);
+    world.stop().await;
+}

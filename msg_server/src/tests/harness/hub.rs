@@ -24,6 +24,8 @@ pub(in crate::tests) struct FakeHub {
     pub(in crate::tests) pc_online: AtomicBool,
     /// Whether it says who is online.
     pub(in crate::tests) answers_status: AtomicBool,
+    /// What it says of users just before it answers who is online.
+    pub(in crate::tests) says_before: Mutex<Option<wire::PresenceChanges>>,
     /// Whether it knows of a larger epoch whatever it is told.
     pub(in crate::tests) stays_ahead: AtomicBool,
     changes: mpsc::Sender<wire::InterestChange>,
@@ -40,6 +42,7 @@ impl FakeHub {
             larger_age_us: Mutex::default(),
             pc_online: AtomicBool::new(false),
             answers_status: AtomicBool::new(true),
+            says_before: Mutex::default(),
             stays_ahead: AtomicBool::new(false),
             changes,
             changed: changed.into(),
@@ -83,6 +86,9 @@ impl LinkHandler for FakeHub {
             Kind::Status if !self.answers_status.load(Ordering::SeqCst) => {}
             Kind::Status => {
                 let request: wire::StatusRequest = frame.parse().unwrap();
+                if let Some(changes) = self.says_before.lock().take() {
+                    link.send(Kind::PresenceChanges.number(), 0, &changes).unwrap();
+                }
                 let online = request.users.into_iter().filter(|user| user % 2 == 1).collect();
                 link.answer(&frame, frame.kind, &wire::Status { online }).unwrap();
             }
