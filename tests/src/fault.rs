@@ -230,9 +230,10 @@ fn has_held(report: &Report) -> bool {
     match &report.end {
         End::Held => return true,
         End::Skipped(why) => backends::skip(&format!("{}: {why}", report.name)),
-        End::Failed(why) => {
+        End::Failed(_) => {
             seeds::keep(report);
-            panic!("{why}");
+            // In short: the whole was printed where it happened, and what comes last is what is read.
+            panic!("{report}");
         }
     }
     false

@@ -53,7 +53,8 @@ pub(super) fn turn_time_back(events: &mut Vec<Event>, random: &mut Random) -> Op
     Some(())
 }
 
-/// Three frames that came to one connection from one conversation of two, one after the other.
+/// Three frames that came to one connection from one conversation of two, one after the other, of which
+/// the second was said after the login.
 fn frames(events: &[Event], random: &mut Random) -> Option<[usize; 3]> {
     let mut found = Vec::new();
     for (first, event) in events.iter().enumerate() {
@@ -72,7 +73,15 @@ fn frames(events: &[Event], random: &mut Random) -> Option<[usize; 3]> {
         if let (Some((second, _)), Some((third, _)), None) =
             (next.next(), next.next(), it.conv.0.as_group())
         {
-            found.push([first, first + 1 + second, first + 1 + third]);
+            let second = first + 1 + second;
+            let begins = events[..first].iter().rposition(|event| ends(&event.what));
+            let said = |event: &Event| {
+                matches!((&event.what, &events[second].what),
+                (What::Invoke { mid, .. }, What::Wire(it)) if it.mid == Some(*mid))
+            };
+            if events.iter().position(said) > begins {
+                found.push([first, second, first + 1 + third]);
+            }
         }
     }
     random.shuffle(&mut found);
