@@ -458,4 +458,20 @@ mod tests {
         delivery.follow_up(7, record(2, true));
         assert!(delivery.deliverer(7).is_some(), "nobody is");
     }
+
+    #[test]
+    fn when_one_who_delivers_has_panicked_the_next_goes_on() {
+        let delivery = Delivery::new(10);
+        delivery.set_partitions(1);
+        let record = || {
+            let publish = Publish { conversation: 7, ..Publish::default() };
+            Record { publish, answered: None, repaired: false, sums_up: false }
+        };
+        delivery.follow_up(7, record());
+        let (right, _ready) = delivery.deliverer(7).unwrap();
+        delivery.follow_up(7, record());
+        drop(right);
+        let (_right, ready) = delivery.deliverer(7).expect("nobody delivers any more");
+        assert_eq!(ready.len(), 1);
+    }
 }

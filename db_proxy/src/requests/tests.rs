@@ -299,7 +299,16 @@ async fn a_question_that_cannot_be_read_resets_the_link_room_or_not() {
     for has_room in [true, false] {
         let taken = if has_room { 0 } else { all };
         let taken = (requests.acquire_many(taken).await, logins.acquire_many(taken).await);
-        for kind in [Kind::Ask, Kind::Verify, Kind::Memberships, Kind::Fetch] {
+        for kind in [
+            Kind::Ask,
+            Kind::Verify,
+            Kind::Resume,
+            Kind::Token,
+            Kind::Memberships,
+            Kind::Fetch,
+            Kind::Submit,
+            Kind::Follow,
+        ] {
             let who = (Role::MsgServer, "other", GATEWAY_BOOT + 1);
             let (_far, link) = Far::dial(server.addr, who, &server.proxy.shutdown).await;
             link.send_raw(kind.number(), 1, &[0xff; 5]).unwrap();
@@ -313,4 +322,16 @@ async fn a_question_that_cannot_be_read_resets_the_link_room_or_not() {
         drop(taken);
     }
     server.stop().await;
+}
+
+#[test]
+fn a_gateway_of_an_older_release_says_only_that_a_message_may_have_come_before() {
+    let first = |first, resend| {
+        let submit = Submit { first, resend, ..sending::submit(crate::testing::single(1, 2), 1) };
+        read_submit(&submit).unwrap().first
+    };
+    assert!(!first(None, None));
+    assert!(first(None, Some(true)), "such a gateway sends it first again");
+    assert!(!first(Some(false), Some(true)));
+    assert!(first(Some(true), None));
 }

@@ -56,6 +56,18 @@ async fn users_are_made_listed_and_disabled() {
 }
 
 #[tokio::test]
+async fn an_administrator_is_told_that_there_is_no_room_and_does_nothing() {
+    let server = Server::start().await;
+    let all = u32::try_from(BOUNDS.requests).unwrap();
+    let taken = server.requests.slots.requests.acquire_many(all).await.unwrap();
+    let error = server.refused(What::UserAdd(add("alice", "correct horse"))).await;
+    assert_eq!(error, "too many requests are being answered");
+    drop(taken);
+    server.administer(What::UserAdd(add("alice", "correct horse"))).await;
+    server.stop().await;
+}
+
+#[tokio::test]
 async fn groups_are_made_changed_and_listed() {
     let mut server = Server::start().await;
     let created = server.administer(What::GroupCreate(create("team", &["u2", "u1"], None))).await;

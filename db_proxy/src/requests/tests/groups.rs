@@ -62,6 +62,36 @@ async fn members_add_and_the_creator_removes() {
     server.stop().await;
 }
 
+#[tokio::test]
+async fn a_change_that_is_none_is_not_answered_and_one_of_no_group_is_refused() {
+    let server = Server::start().await;
+    server.create(1, "us", &[2]).await;
+    let request = |group_id, change| GroupChangeMembersRequest {
+        user_id: 0,
+        change,
+        group_id,
+        member_ids: vec![3],
+        attach_data: None,
+    };
+    let command = Command::GroupChangeMembersRequest;
+    for change in [-1, 0, 3, i32::MAX] {
+        assert_eq!(server.answer(1, command, &request(1, change)).await, ignored(), "{change}");
+    }
+    for group in [0, 99, u32::MAX] {
+        let add = request(group, GroupChange::Add as i32);
+        let answer = server.answer(1, command, &add).await;
+        assert_eq!(answer.changed, Some(false));
+        let reply = GroupChangeMembersReply::decode(answer.body.unwrap()).unwrap();
+        assert_eq!((reply.result_code, reply.group_id), (1, group));
+        assert!(reply.current_ids.is_empty() && reply.changed_ids.is_empty());
+    }
+    let delete = GroupDeleteRequest { group_id: 0 };
+    let answer = server.answer(1, Command::GroupDeleteRequest, &delete).await;
+    let reply = GroupDeleteReply::decode(answer.body.unwrap()).unwrap();
+    assert_ne!(reply.result_code, 0);
+    server.stop().await;
+}
+
 /// Who adds is answered about those added at the own request; everybody is told of all, who asked
 /// included.
 #[tokio::test]

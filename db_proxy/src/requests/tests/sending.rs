@@ -7,7 +7,7 @@ use super::*;
 use crate::testing::gated::Gate;
 use crate::testing::{group, message, new_id, out_of_the_log, single};
 
-fn submit(conversation: ConversationId, sender: u32) -> Submit {
+pub(super) fn submit(conversation: ConversationId, sender: u32) -> Submit {
     Submit {
         origin: origin(),
         sender,
