@@ -43,8 +43,9 @@ fn slow(run: &mut Run) -> Result<(), Skipped> {
     let strace =
         Strace::attach(site.pid("db_proxy"), &["-e", "trace=fdatasync,fsync", "-e", &delay]);
     let mut stalls = Vec::new();
-    while stalls.len() < run.rounds {
-        // Only the log's flushes are waited for by people; the store's are late unseen.
+    // Only the log's flushes are waited for by people; the store's are late unseen.
+    let late_of_log = || strace.injected().iter().filter(|line| is_of_log(line)).count();
+    while late_of_log() < run.rounds {
         let before = crowd.acked();
         let began = Instant::now();
         wait_until("the next acknowledgement", STALL * 3, || crowd.acked() > before);

@@ -17,14 +17,13 @@ use proto::client::{MessageAck, RefuseReason, SendOutcome};
 use proto::{Command, Frame};
 use rustix::process::Signal;
 use tokio::runtime::Runtime;
-use tokio::time::sleep;
 
 use super::super::daemons::site_of;
 use super::super::old::{Book, Line};
 use super::super::talk::nothing_wrong;
 use super::super::{Run, Skipped};
 use super::logged_in;
-use crate::{Ends, PATIENCE, Random, Site, SiteOptions};
+use crate::{Ends, PATIENCE, Random, Site, SiteOptions, wait_until};
 
 const USER: u32 = 1;
 /// A user and a group of this number get messages.
@@ -247,10 +246,13 @@ impl People {
         let is_killed = self.silence(site);
         self.says(to);
         line.send_frame(&frame(seq, to, words)).await.expect("the gateway lives");
-        // Until the gateway has read it.
-        sleep(Duration::from_millis(100)).await;
+        let gateway = format!("msg_server-{}", here + 1);
+        let count = |what: &str| site.metric(&gateway, &format!("talkhub_msg_server_{what}"));
+        wait_until("the gateway has read it", PATIENCE, || count("unanswered") > 0);
+        let closed = count("closed_total");
         drop(line);
-        sleep(Duration::from_millis(100)).await;
+        // An answer that finds the client still there counts as read by a client that leaves then.
+        wait_until("the client has left", PATIENCE, || count("closed_total") > closed);
         end_silence(site, is_killed);
         let mut line = get_in(site, 1 - here, ClientType::Windows, false).await;
         line.send_frame(&frame(seq, to, words)).await.expect("the gateway lives");
