@@ -238,4 +238,16 @@ mod tests {
             assert!(endpoint(bad).is_err(), "{bad}");
         }
     }
+
+    /// Time is paused: it jumps to the next timer whenever everybody waits.
+    #[tokio::test(start_paused = true)]
+    async fn a_login_server_that_does_not_answer_is_left_after_five_seconds() {
+        let silent = tokio::net::TcpListener::bind(("127.0.0.1", 0)).await.unwrap();
+        let url = format!("http://{}", silent.local_addr().unwrap());
+        let began = tokio::time::Instant::now();
+        let asked = timeout(Duration::from_mins(1), lookup(&url, None)).await;
+        let error = asked.expect("it is left").unwrap_err();
+        assert!(matches!(error, LookupError::TimedOut), "{error}");
+        assert_eq!(began.elapsed().as_secs(), 5);
+    }
 }

@@ -154,6 +154,7 @@ async fn metrics(State(page): State<AdminPage>) -> Response {
 mod tests {
     use tokio::io::{AsyncReadExt, AsyncWriteExt};
     use tokio::net::TcpStream;
+    use tokio::sync::mpsc;
 
     use super::*;
 
@@ -228,5 +229,54 @@ mod tests {
         assert!(begun.elapsed() < Duration::from_secs(2), "{:?}", begun.elapsed());
         shutdown.begin();
         shutdown.drain(Duration::from_secs(5)).await.unwrap();
+    }
+
+    /// A page that never comes, and who tells that it was asked for.
+    fn stuck(shutdown: &Shutdown) -> (SocketAddr, mpsc::Receiver<()>) {
+        let (ask, asked) = mpsc::channel(1);
+        let never = move || {
+            let ask = ask.clone();
+            async move {
+                ask.send(()).await.expect("the test waits");
+                std::future::pending::<&'static str>().await
+            }
+        };
+        let router = Router::new().route("/", axum::routing::get(never));
+        let listener = accept::bind("127.0.0.1:0".parse().unwrap()).unwrap();
+        let addr = listener.local_addr().unwrap();
+        let (own, ending) = (shutdown.clone(), shutdown.clone());
+        let serve = move |guest| serve(guest, router.clone(), ending.clone());
+        let acceptor = Acceptor::new(listener, Doors::new(PLACES));
+        shutdown.spawn_link(info_span!("admin"), acceptor.run_in(Group::Links, own, serve));
+        (addr, asked)
+    }
+
+    #[tokio::test]
+    async fn a_request_that_hangs_does_not_hold_up_the_end_of_the_daemon() {
+        let shutdown = Shutdown::default();
+        let (addr, mut asked) = stuck(&shutdown);
+        let mut socket = TcpStream::connect(addr).await.unwrap();
+        socket.write_all(b"GET / HTTP/1.1\r\nhost: x\r\n\r\n").await.unwrap();
+        asked.recv().await.unwrap();
+        tokio::time::pause();
+        shutdown.begin();
+        // Links have a second even if no time is left.
+        shutdown.drain(Duration::ZERO).await.unwrap();
+    }
+
+    #[tokio::test]
+    async fn no_connection_stays_for_more_than_a_minute() {
+        let shutdown = Shutdown::default();
+        let (addr, mut asked) = stuck(&shutdown);
+        let mut socket = TcpStream::connect(addr).await.unwrap();
+        socket.write_all(b"GET / HTTP/1.1\r\nhost: x\r\n\r\n").await.unwrap();
+        asked.recv().await.unwrap();
+        tokio::time::pause();
+        let begun = tokio::time::Instant::now();
+        let mut answer = Vec::new();
+        // A wait for the socket may end by a jump to this limit, but not without the socket.
+        let closed = timeout(Duration::from_secs(61), socket.read_to_end(&mut answer)).await;
+        closed.expect("it is closed").unwrap();
+        assert!(begun.elapsed() >= Duration::from_secs(50), "{:?}", begun.elapsed());
     }
 }

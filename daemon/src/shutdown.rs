@@ -285,6 +285,25 @@ mod tests {
         assert_eq!(error.to_string(), "1 tasks still ran 5s after draining began");
     }
 
+    #[tokio::test(start_paused = true)]
+    async fn links_get_a_second_when_the_tasks_have_used_up_all_the_time() {
+        let shutdown = Shutdown::default();
+        shutdown.spawn(Span::none(), std::future::pending());
+        shutdown.spawn_link(Span::none(), std::future::pending());
+        let (wrote, written) = mpsc::channel();
+        let link = shutdown.clone();
+        shutdown.spawn_link(Span::none(), async move {
+            link.closing_links().await;
+            tokio::time::sleep(Duration::from_millis(900)).await;
+            wrote.send(()).unwrap();
+        });
+        let began = Instant::now();
+        shutdown.begin();
+        shutdown.drain(SOON).await.unwrap_err();
+        written.try_recv().expect("the link has written its last bytes");
+        assert_eq!(began.elapsed().as_secs(), 6, "the one that hangs is given up");
+    }
+
     #[tokio::test]
     async fn the_end_of_a_vital_task_is_a_failure_of_the_daemon() {
         let shutdown = Shutdown::default();

@@ -504,6 +504,16 @@ mod tests {
     use super::*;
 
     #[test]
+    fn tokens_are_good_for_a_day_to_a_month() {
+        for (days, is_fine) in [(0, false), (1, true), (30, true), (31, false)] {
+            let mut config = Config::default();
+            config.cluster.key = Some(Secret::new("0123456789abcdef"));
+            config.logins.token_days = days;
+            assert_eq!(config.check().is_ok(), is_fine, "{days}");
+        }
+    }
+
+    #[test]
     fn there_is_no_replica_or_one_for_each_database() {
         let config = |databases: usize, replicas: &[&str]| {
             let mut config = Config::default();

@@ -274,3 +274,40 @@ impl Following {
         self.metrics.show_followers(followers.len());
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use daemon::{Metrics, Role};
+
+    use super::*;
+    use crate::metrics::OwnedMetrics;
+    use crate::testing::Setup;
+    use crate::testing::far::Far;
+
+    #[tokio::test]
+    async fn who_is_far_behind_is_told_so_much_at_a_tick_and_the_rest_at_the_next() {
+        let proxy = Setup { segment_bytes: 32 << 20, ..Setup::new() }.start().await;
+        let cursor = proxy.state().last();
+        // A message tells of 16 groups at most: these take one message more than a tick has.
+        for number in 1..=16 * 32 + 1 {
+            proxy.make_group(number, &[1]).await;
+        }
+        let last = proxy.state().last();
+        let metrics = OwnedMetrics::new(&Metrics::new("db_proxy")).of(0).following;
+        let following = Following::new(proxy.state().clone(), proxy.owned(), metrics);
+        let (mut near, addr) = Far::listen(Role::DbProxy, "db", &proxy.shutdown).await;
+        let who = (Role::DbProxy, "gateway", 7);
+        let (_far, _its_link) = Far::dial(addr, who, &proxy.shutdown).await;
+        let link = near.link().await;
+        following.follow(&link, &Follow { partition: 0, after_offset: Some(cursor.0) });
+        for (messages, is_all) in [(32, false), (33, true)] {
+            following.tell_all().await;
+            assert_eq!(following.metrics.changes.get(), messages);
+            let told = following.followers.lock()[&link.id()].told;
+            assert_eq!(told == last, is_all, "{told:?} of {last:?}");
+        }
+        // It holds the store.
+        drop(following);
+        proxy.stop().await;
+    }
+}

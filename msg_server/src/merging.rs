@@ -361,6 +361,23 @@ mod tests {
     }
 
     #[test]
+    fn of_more_normal_groups_than_fit_a_frame_the_rest_begins_the_next_part() {
+        let first = u32::MAX - u32::try_from(NORMAL_GROUPS_MAX).unwrap();
+        let all: Vec<GroupVersion> = (first..=u32::MAX)
+            .map(|group_id| GroupVersion { group_id, version: u32::MAX })
+            .collect();
+        let answer = |groups: &[GroupVersion]| {
+            let reply = NormalGroupsReply { groups: groups.to_vec(), ..Default::default() };
+            answered(Command::NormalGroupsReply, &reply)
+        };
+        let (some, others) = all.split_at(1_000);
+        let merged = merged(Command::NormalGroupsRequest, vec![answer(others), answer(some)]);
+        let reply: NormalGroupsReply = read(&merged);
+        assert_eq!(reply.groups, all[..NORMAL_GROUPS_MAX]);
+        assert_eq!(merged.rest.and_then(|rest| rest.id), Some(u32::MAX));
+    }
+
+    #[test]
     fn a_part_that_is_missing_makes_the_whole_unavailable_and_never_short() {
         let status = |status: AskStatus| Answer { status: status.into(), ..Answer::default() };
         let whole = || unread_answer(&[(9, 40)]);

@@ -52,7 +52,7 @@ const PAUSE: Duration = Duration::from_millis(500);
 
 /// Parts of one answer at most; beyond, something goes in circles, and the client is closed. A page of
 /// history has a thousand at most.
-const PARTS_MAX: u32 = 10_000;
+pub(crate) const PARTS_MAX: u32 = 10_000;
 
 /// Where the first frames of answers ended that one client was given, of lists that clients ask for
 /// again. At most one of each kind of list is kept.

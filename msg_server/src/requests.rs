@@ -30,7 +30,7 @@ const LOGOUT_MARKS_LIMIT: Duration = Duration::from_secs(2);
 const BY_MOBILE: u32 = 2;
 
 /// Users whose state one request may ask for: the answer stays below the clients' limit.
-const STATUS_MAX: usize = 20_000;
+pub(crate) const STATUS_MAX: usize = 20_000;
 
 /// The reason in a refusal that says only "not now".
 const NOT_NOW: u32 = 0;

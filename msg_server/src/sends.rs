@@ -534,4 +534,20 @@ mod tests {
             assert_ne!(first, other);
         }
     }
+
+    #[test]
+    fn of_too_many_lines_that_were_given_back_the_oldest_is_forgotten() {
+        let sends = Sends::new(&LimitsConfig::default(), GatewayMetrics::default());
+        let mut lanes = sends.lanes.lock();
+        let key = Key { sender: 1, id: ClientMsgId([1; 16]) };
+        for session_id in 0..=u64::try_from(GIVEN_BACK_MAX.get()).unwrap() {
+            let waiter = Waiter { session: Weak::new(), session_id, seq: 1, to: 2, named: true };
+            lanes.table.put(key, Submit::default(), waiter, Instant::now());
+            assert_eq!(lanes.give_back(&[key]).len(), 1);
+        }
+        assert_eq!(lanes.given_back.len(), GIVEN_BACK_MAX.get());
+        let next = ClientMsgId([2; 16]);
+        assert!(lanes.is_in_turn(0, 0, next), "forgotten");
+        assert!(!lanes.is_in_turn(1, 0, next));
+    }
 }

@@ -100,3 +100,20 @@ impl Online {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::socket;
+
+    #[test]
+    fn a_connection_that_takes_nothing_is_given_no_more_than_so_much() {
+        let (near, _far) = tokio::io::duplex(16);
+        let (reader, writer) = socket::halves(Box::new(near));
+        let mut link = Link::Up(Online { reader, writer });
+        link.writer().unwrap().queue(&vec![0; QUEUED_MAX - 1]);
+        assert!(link.has_room());
+        link.writer().unwrap().queue(&[0]);
+        assert!(!link.has_room() && link.writer().is_none());
+    }
+}

@@ -37,6 +37,23 @@ fn one_message_under_two_numbers_is_handed_out_once() {
 }
 
 #[test]
+fn an_id_is_remembered_until_4096_others_have_come() {
+    let sent = |id: u32| {
+        let client_msg_id = Some(ClientMsgId(u128::from(id).to_be_bytes()));
+        Message { client_msg_id, ..message(id) }
+    };
+    let again = Message { msg_id: MsgId(9_999), ..sent(1) };
+    let mut recent = RecentIds::default();
+    for id in 1..=4096 {
+        assert!(!recent.is_repeat(&sent(id)));
+    }
+    assert!(recent.is_repeat(&again));
+    assert!(!recent.is_repeat(&sent(4097)));
+    assert!(!recent.is_repeat(&again), "it is forgotten");
+    assert_eq!((recent.places.len(), recent.order.len()), (RECENT_IDS_MAX, RECENT_IDS_MAX));
+}
+
+#[test]
 fn a_gap_that_closes_by_itself_asks_for_nothing() {
     let mut lines = listed(&[]);
     lines.on_message(message(2));

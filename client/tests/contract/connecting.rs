@@ -4,8 +4,8 @@ use std::time::Duration;
 
 use crate::fake::{Gateway, ME, PATIENCE, PEER, next, options, within};
 use client::{
-    Client, ClientType, Connection, ConnectionError, Draft, Event, LoginError, Push, SendReply,
-    Servers, hello, lookup, lookup_any,
+    Client, ClientType, Connection, ConnectionError, Draft, Event, LoginError, LookupError, Push,
+    SendReply, Servers, hello, lookup, lookup_any,
 };
 use proto::client::{KickReason, LoginReply, LoginResult, MessageData, TimeReply, TimeRequest};
 use proto::{Command, encode_message};
@@ -30,6 +30,17 @@ async fn a_login_server_that_is_no_help_is_passed_over() {
     let (client, _events) = Client::start(options(Servers::Login(urls))).await.unwrap();
     let _served = gateway.accept().await;
     assert_eq!(within(client.online()).await.unwrap().user_id, ME.0);
+}
+
+#[tokio::test]
+async fn an_answer_of_a_login_server_that_is_too_long_is_not_read() {
+    let answer = r#"{"priorIP":"h","port":"1"}"#;
+    // Blanks behind it mean nothing.
+    let long = login_server(format!("{answer:<16384}")).await;
+    assert_eq!(lookup(&long, None).await.unwrap().host, "h");
+    let too_long = login_server(format!("{answer:<16385}")).await;
+    let error = lookup(&too_long, None).await.unwrap_err();
+    assert!(matches!(error, LookupError::Http(_)), "{error}");
 }
 
 #[tokio::test]
@@ -62,6 +73,21 @@ async fn a_rejected_login_is_the_end_and_a_busy_server_is_not() {
     turn_away(&gateway, LoginResult::NoDbServer).await;
     assert!(matches!(next(&mut events).await, Event::Disconnected { .. }));
     turn_away(&gateway, LoginResult::BadCredentials).await;
+    let result = LoginResult::BadCredentials;
+    assert_eq!(next(&mut events).await, Event::Rejected { result, text: "no".into() });
+    assert_eq!(within(events.next()).await, None);
+}
+
+#[tokio::test]
+async fn after_a_login_that_succeeded_the_fifth_rejection_in_a_row_is_believed() {
+    let gateway = Gateway::start().await;
+    let (_client, mut events, served) = gateway.client(&[]).await;
+    drop(served);
+    // The loss and four rejections.
+    for _attempt in 0..5 {
+        assert!(matches!(next(&mut events).await, Event::Disconnected { .. }));
+        turn_away(&gateway, LoginResult::BadCredentials).await;
+    }
     let result = LoginResult::BadCredentials;
     assert_eq!(next(&mut events).await, Event::Rejected { result, text: "no".into() });
     assert_eq!(within(events.next()).await, None);

@@ -1,11 +1,14 @@
 //! What a program may rely on when it receives.
 
 use std::collections::HashMap;
+use std::pin::pin;
 use std::sync::{Arc, Mutex};
 
 use crate::fake::{Gateway, PEER, next, numbers, within};
 use client::{Event, Options, Outcome, Push, Session, StartFrom, Watcher};
-use proto::client::{LatestMessageIdReply, PeerSignal, RefuseReason, Refused};
+use proto::client::{
+    LatestMessageIdReply, MessageListReply, PeerSignal, RefuseReason, Refused, TimeReply,
+};
 use proto::ids::MsgId;
 use proto::{Command, Frame};
 
@@ -151,6 +154,28 @@ async fn a_program_that_knows_where_it_stopped_goes_on_there() {
 }
 
 #[tokio::test]
+async fn no_more_than_four_questions_about_history_are_under_way() {
+    let many: Vec<_> = (100..106).map(|user| (Session::user(user), 1)).collect();
+    let gateway = Gateway::start().await;
+    let options = Options { start_from: StartFrom::Beginning, ..gateway.options() };
+    let (client, _events, mut served) = gateway.client_with(options, &many).await;
+
+    let mut asked = Vec::new();
+    for _question in 0..4 {
+        asked.push(served.next_of(Command::MessageListRequest).await);
+    }
+    // A fifth would be ahead of this.
+    let (time, ()) = tokio::join!(client.server_time(), async {
+        let frame = served.next_of(Command::TimeRequest).await;
+        served.answer(&frame, Command::TimeReply, &TimeReply { server_time: 42 }).await;
+    });
+    assert_eq!(time.unwrap(), 42);
+    let nothing = MessageListReply::default();
+    served.answer(&asked[0], Command::MessageListReply, &nothing).await;
+    served.next_of(Command::MessageListRequest).await;
+}
+
+#[tokio::test]
 async fn own_messages_take_their_place_among_those_of_others() {
     let gateway = Gateway::start().await;
     let (client, mut events, mut served) = gateway.client(&[]).await;
@@ -194,6 +219,37 @@ async fn a_program_that_takes_no_events_can_still_send_and_loses_nothing() {
         taken = take => assert_eq!(taken, expected),
         () = serve => {}
     }
+}
+
+#[tokio::test]
+async fn with_too_many_events_not_taken_nothing_is_read_and_nothing_is_lost() {
+    let gateway = Gateway::start().await;
+    let mut options = gateway.options();
+    options.limits.events_max = 1;
+    let (client, mut events, mut served) = gateway.client_with(options, &[]).await;
+
+    let signal =
+        |number: u32| PeerSignal { from_user_id: 2, to_user_id: 1, data: number.to_string() };
+    let mut time = pin!(client.server_time());
+    let serve = async {
+        let frame = served.next_of(Command::TimeRequest).await;
+        for number in 0..2000 {
+            served.push(Command::PeerSignal, &signal(number)).await;
+        }
+        served.answer(&frame, Command::TimeReply, &TimeReply { server_time: 42 }).await;
+        // Time enough for a client that would read it.
+        for _turn in 0..10_000 {
+            tokio::task::yield_now().await;
+        }
+    };
+    tokio::select! {
+        early = &mut time => panic!("{early:?} was read behind 2,000 events"),
+        () = serve => {}
+    }
+    for number in 0..2000 {
+        assert_eq!(next(&mut events).await, Event::Push(Push::P2p(signal(number))));
+    }
+    assert_eq!(within(time).await.unwrap(), 42);
 }
 
 #[tokio::test]

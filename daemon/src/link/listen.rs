@@ -128,3 +128,41 @@ impl Listening {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use std::net::Ipv4Addr;
+
+    use super::*;
+    use crate::link::{Link, LinkFrame, LinkKey};
+
+    /// Has no links.
+    struct Nobody;
+
+    impl LinkHandler for Nobody {
+        fn up(&self, _link: &Link) {}
+
+        fn frame(&self, _link: &Link, _frame: LinkFrame) {}
+
+        fn down(&self, _link: &Link) {}
+    }
+
+    #[test]
+    fn of_strangers_from_everywhere_only_some_are_remembered() {
+        let (role, name, key) = (Role::DbProxy, "db".to_owned(), LinkKey::new(b"key"));
+        let end = End {
+            identity: Identity { role, name, boot: 1, key, tls: None },
+            handler: Arc::new(Nobody),
+            options: LinkOptions::default(),
+            shutdown: Shutdown::default(),
+        };
+        let listening = Listening { accepts: Vec::new(), end, refused: Mutex::default() };
+        for number in 0..3 * 1024_u32 {
+            let addr = SocketAddr::from((Ipv4Addr::from(number), 1));
+            listening.note(addr, &HandshakeError::Key);
+            let refused = listening.refused.lock();
+            assert!(refused.contains_key(&addr.ip()), "the last one always is");
+            assert!(refused.len() <= REFUSED_MAX, "{}", refused.len());
+        }
+    }
+}

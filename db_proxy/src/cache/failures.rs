@@ -109,3 +109,34 @@ impl Failures {
         self.lifted.lock().peek(name).is_some_and(|at| now - *at < LIFTED_KEPT)
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use std::time::Duration;
+
+    use super::*;
+
+    #[test]
+    fn what_went_wrong_pushes_out_the_oldest_of_its_kind_and_nothing_that_went_well() {
+        let (failures, now) = (Failures::default(), Instant::now());
+        let bad = |key: usize| Throttle::new(key.to_string(), 0, Duration::from_hours(1));
+        let good = Throttle { is_good: true, ..bad(0) };
+        failures.count(std::slice::from_ref(&good), now);
+        for key in 0..=FAILURES_MAX {
+            failures.count(&[bad(key)], now);
+        }
+        let seen = failures.of(&[bad(0), bad(1), bad(FAILURES_MAX), good], now);
+        let seen: Vec<u32> = seen.iter().map(|count| count.failures).collect();
+        assert_eq!(seen, [0, 1, 1, 1]);
+    }
+
+    #[test]
+    fn of_too_many_names_the_one_that_was_lifted_longest_ago_is_forgotten() {
+        let (failures, now) = (Failures::default(), Instant::now());
+        for name in 0..=LIFTED_MAX {
+            failures.lift(&name.to_string(), now);
+        }
+        let lifted = [0, 1, LIFTED_MAX].map(|name| failures.is_lifted(&name.to_string(), now));
+        assert_eq!(lifted, [false, true, true]);
+    }
+}

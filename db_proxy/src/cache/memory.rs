@@ -158,4 +158,25 @@ mod tests {
         cache.profiles_kept = PROFILES_KEPT;
         assert_eq!(cache.profiles(&[UserId(1)]).await, [profile], "it does not keep others out");
     }
+
+    #[tokio::test]
+    async fn of_too_many_those_used_longest_ago_are_forgotten() {
+        let cache = MemoryCache::default();
+        let many = u32::try_from(PROFILES_MAX).unwrap() + 1;
+        for user in 1..=many {
+            cache.keep_profiles(&[conformance::profile(user, 5, "nick")]);
+        }
+        let kept = cache.profiles(&[1, 2, many].map(UserId)).await;
+        let kept: Vec<u32> = kept.iter().map(|profile| profile.info.user_id).collect();
+        assert_eq!(kept, [2, many]);
+
+        let message = |msg_id| conformance::message(1, 2, msg_id, b"text");
+        let many = u32::try_from(MESSAGES_MAX).unwrap() + 1;
+        for msg_id in 1..=many {
+            cache.keep_messages(conformance::LOG, &[message(msg_id)]);
+        }
+        let places = [1, 2, many].map(|msg_id| conformance::place(&message(msg_id)));
+        let kept = cache.messages(conformance::LOG, &places).await;
+        assert_eq!(kept, [message(2), message(many)]);
+    }
 }

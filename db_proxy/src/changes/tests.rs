@@ -86,6 +86,21 @@ fn too_much_at_once_comes_in_parts() {
     }
 }
 
+/// One conversation in which much is said is little to tell, and much to go through under a lock.
+#[test]
+fn many_records_of_one_conversation_are_gone_through_in_parts() {
+    let max = u64::try_from(SCANNED_MAX).unwrap();
+    let mut recent = Recent::new(Offset(0));
+    for offset in 1..=max + 1 {
+        recent.enter(Offset(offset), group(1), None);
+    }
+    let first = recent.delta(Offset(0), Offset(u64::MAX)).unwrap();
+    assert_eq!((first.changed.len(), first.upto), (1, Offset(max)));
+    assert_eq!(first.changed[0].offset, Offset(max));
+    let rest = recent.delta(first.upto, Offset(u64::MAX)).unwrap();
+    assert_eq!((rest.changed.len(), rest.upto), (1, Offset(u64::MAX)));
+}
+
 #[test]
 fn when_it_is_full_the_oldest_goes() {
     let mut recent = Recent::of(Offset(0), 3, 4);

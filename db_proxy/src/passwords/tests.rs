@@ -103,3 +103,17 @@ async fn what_is_right_is_remembered_for_all_of_one_hash_and_what_is_wrong_for_i
     drop(held);
     assert!(poll!(&mut wrong).is_pending() && poll!(&mut other).is_ready());
 }
+
+#[test]
+fn of_too_many_credentials_the_one_used_longest_ago_is_forgotten() {
+    let tags = Tags::new();
+    let tag = |number: usize| {
+        let mut tag = [0; 32];
+        tag[..8].copy_from_slice(&number.to_be_bytes());
+        tag
+    };
+    for number in 0..=REMEMBERED_MAX {
+        assert!(tags.put(tag(number)));
+    }
+    assert_eq!([0, 1, REMEMBERED_MAX].map(|number| tags.has(&tag(number))), [false, true, true]);
+}

@@ -263,3 +263,35 @@ fn enter(gateway: &Arc<Gateway>, group: GroupId, publish: &Publish) -> Vec<Arc<S
     repair::start_begin(gateway, beginners, publish.first_visible, announced);
     entered
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::config::LimitsConfig;
+
+    fn records(count: usize, len: usize) -> Vec<Record> {
+        let record = |msg_id| {
+            let publish = Publish { msg_id, frame: vec![0; len].into(), ..Publish::default() };
+            Record { publish, answered: None, repaired: false, sums_up: false }
+        };
+        (1..).take(count).map(record).collect()
+    }
+
+    #[test]
+    fn so_many_frames_and_bytes_go_together_and_never_less_than_one_record() {
+        assert_eq!(parcel_len(&records(PARCEL_FRAMES_MAX + 1, 100)), PARCEL_FRAMES_MAX);
+        assert_eq!(parcel_len(&records(9, PARCEL_BYTES_MAX / 8)), 8);
+        assert_eq!(parcel_len(&records(9, PARCEL_BYTES_MAX / 8 + 1)), 7);
+        assert_eq!(parcel_len(&records(2, 10 * PARCEL_BYTES_MAX)), 1);
+        let mut changed = records(3, 100);
+        changed[2].publish.msg_id = 0;
+        assert_eq!(parcel_len(&changed), 2, "a change of members goes by itself");
+    }
+
+    #[test]
+    fn a_client_that_has_not_read_one_parcel_can_take_the_next() {
+        let limits = LimitsConfig::default();
+        assert!(2 * PARCEL_BYTES_MAX <= limits.outbox_bytes_max);
+        assert!(2 * PARCEL_FRAMES_MAX <= usize::try_from(limits.outbox_frames_max).unwrap());
+    }
+}

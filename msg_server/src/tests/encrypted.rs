@@ -67,6 +67,15 @@ async fn what_is_no_handshake_is_closed() {
 }
 
 #[tokio::test]
+async fn a_handshake_that_does_not_come_ends_the_connection() {
+    let (_folder, tls) = certificate();
+    let world = World::start_with_tls(tls).await;
+    let mut silent = Client::new(TcpStream::connect(world.tls_addr()).await.unwrap());
+    silent.expect_end_of_stream().await;
+    world.stop().await;
+}
+
+#[tokio::test]
 async fn a_large_push_goes_through_tls() {
     let (_folder, tls) = certificate();
     let world = World::start_with_tls(tls.clone()).await;

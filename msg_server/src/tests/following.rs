@@ -1,7 +1,7 @@
 //! What was never published, or was lost on its way, and how it comes to its clients all the same.
 
 use std::sync::atomic::Ordering;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use proto::cluster::{Kind, wire};
 use proto::{Command, client, encode_message};
@@ -249,6 +249,24 @@ async fn when_storage_has_forgotten_everybody_must_ask() {
 }
 
 #[tokio::test]
+async fn who_must_ask_is_let_go_after_8_seconds_although_a_message_is_not_answered() {
+    let world = World::start_at(100).await;
+    world.db.answers_sends.store(false, Ordering::SeqCst);
+    let mut client = world.client(5, WINDOWS).await;
+    client.send(Command::MessageData, 3, &text(6, "never answered")).await;
+    world.db.next_submit().await;
+    let forgotten =
+        wire::Changes { upto_offset: 150, forgotten: Some(true), ..world.db.changes(100) };
+    let began = Instant::now();
+    world.db.send_changes(&forgotten);
+    timeout(Duration::from_secs(6), client.next()).await.unwrap_err();
+    client.expect_closed().await;
+    let took = began.elapsed();
+    assert!(took < Duration::from_secs(13), "{took:?}");
+    world.stop().await;
+}
+
+#[tokio::test]
 async fn a_gap_while_storage_is_away_is_closed_when_it_is_back_and_never_delivered_before() {
     let world = World::start_at(100).await;
     let mut client = world.client(5, WINDOWS).await;
@@ -300,6 +318,28 @@ async fn much_is_fetched_in_pages() {
         let request = world.db.next_fetch().await;
         assert_eq!(request.from, 1 + 7 * page);
         assert_eq!(request.after_offset, Some(100 + 7 * u64::from(page)));
+    }
+    client.expect_quiet().await;
+    world.stop().await;
+}
+
+#[tokio::test]
+async fn sixteen_pages_are_fetched_at_a_time_and_what_does_not_come_in_5_seconds_is_asked_for_again()
+ {
+    let world = World::start_at(100).await;
+    let mut client = world.client(5, WINDOWS).await;
+    world.db.holds_fetches.store(true, Ordering::SeqCst);
+    // Seventeen conversations.
+    world.db.fold((6..=22).map(|peer| at(single(5, peer), 1, 104 + u64::from(peer), 0)));
+    world.db.tell(100);
+    for _page in 0..16 {
+        world.db.next_fetch().await;
+    }
+    client.expect_quiet().await;
+    assert!(world.db.fetched.lock().await.try_recv().is_err(), "the last one waits");
+    world.db.holds_fetches.store(false, Ordering::SeqCst);
+    for _conversation in 6..=22 {
+        assert_eq!(client.expect_push().await.msg_id, 1);
     }
     client.expect_quiet().await;
     world.stop().await;

@@ -12,6 +12,7 @@ use proto::client::{
 use proto::cluster::wire::{Answer, Ask, AskStatus, Rest};
 
 use super::harness::*;
+use crate::parts::PARTS_MAX;
 
 const IOS: u32 = 0x11;
 /// Users of the lists here: one in each part.
@@ -19,10 +20,14 @@ const USERS: u32 = 4;
 
 /// A list of [`USERS`] users, one in each part, as storage answers it.
 fn users() -> Reply {
-    Box::new(|_db, ask| {
+    users_up_to(USERS)
+}
+
+fn users_up_to(last: u32) -> Reply {
+    Box::new(move |_db, ask| {
         let rest = ask.rest.unwrap_or_default();
         let user_id = rest.id.unwrap_or(1);
-        let until = rest.until_id.unwrap_or(USERS + 1);
+        let until = rest.until_id.unwrap_or(last + 1);
         let next = Some(user_id + 1).filter(|next| *next < until);
         let users = vec![UserInfo { user_id, ..UserInfo::default() }];
         let latest_update_time = 100 + user_id;
@@ -90,6 +95,22 @@ async fn a_long_answer_comes_in_frames_of_its_command_and_seq_before_anything_el
         assert_eq!(told(&mut client, seq, USERS).await, [1, 2, 3, 4], "client {client_type:#x}");
         client.expect::<TimeReply>(Command::TimeReply, 30).await;
     }
+    world.stop().await;
+}
+
+#[tokio::test]
+async fn an_answer_that_goes_in_circles_ends_the_session() {
+    let world = World::start().await;
+    *world.db.reply.lock() = Some(users_up_to(u32::MAX - 1));
+    let mut client = world.client(5, ANDROID).await;
+    client.send(Command::AllUsersRequest, 7, &AllUsersRequest::default()).await;
+    let mut frames = 0;
+    while client.next().await.is_some() {
+        frames += 1;
+        // The fake keeps only so many questions.
+        drop(world.db.asked.lock().await.try_recv());
+    }
+    assert_eq!(frames, 1 + PARTS_MAX);
     world.stop().await;
 }
 

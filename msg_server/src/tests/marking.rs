@@ -123,6 +123,24 @@ async fn a_logout_is_answered_when_the_last_mark_is_stored() {
 }
 
 #[tokio::test]
+async fn a_logout_does_not_wait_long_for_a_mark_that_nobody_stores() {
+    let world = World::start().await;
+    let mut pc = world.client(5, WINDOWS).await;
+    mark_five(&world, &mut pc).await;
+    world.db.answers_asks.store(false, Ordering::SeqCst);
+    let began = Instant::now();
+    pc.send(Command::LogoutRequest, 9, &client::LogoutRequest::default()).await;
+    assert_eq!(next_mark(&world).await, 5);
+    world.db.answers_asks.store(true, Ordering::SeqCst);
+    pc.expect::<client::LogoutReply>(Command::LogoutReply, 9).await;
+    // Clients wait for 5 s.
+    assert!(began.elapsed() < Duration::from_secs(4), "{:?}", began.elapsed());
+    pc.expect_closed().await;
+    assert_eq!(next_mark(&world).await, 5, "it is tried again");
+    world.stop().await;
+}
+
+#[tokio::test]
 async fn a_mark_whose_client_is_thrown_out_while_it_is_stored_is_tried_again() {
     let world = World::start().await;
     world.db.answers_asks.store(false, Ordering::SeqCst);

@@ -38,6 +38,26 @@ async fn a_login_whose_groups_are_never_told_completely_is_refused_for_now() {
 }
 
 #[tokio::test]
+async fn a_question_that_is_not_answered_in_8_seconds_is_refused_for_now() {
+    let world = World::start().await;
+    world.db.answers_asks.store(false, Ordering::SeqCst);
+    let mut old = world.client(5, ANDROID).await;
+    let mut new = world.extended(6, ANDROID).await;
+    let began = Instant::now();
+    let request = client::NormalGroupsRequest::default();
+    old.send(Command::NormalGroupsRequest, 3, &request).await;
+    new.send(Command::NormalGroupsRequest, 4, &request).await;
+    timeout(Duration::from_secs(6), new.next()).await.unwrap_err();
+    let refused: client::Refused = new.expect(Command::Refused, 4).await;
+    assert_eq!((refused.command, refused.reason), (0x0401, 0));
+    let took = began.elapsed();
+    assert!(took < Duration::from_secs(13), "{took:?}");
+    // The old one knows no such answer, and is served on.
+    old.expect_quiet().await;
+    world.stop().await;
+}
+
+#[tokio::test]
 async fn a_message_that_is_not_answered_in_15_seconds_is_given_up_and_may_come_again() {
     let world = World::start().await;
     world.db.answers_sends.store(false, Ordering::SeqCst);

@@ -106,3 +106,16 @@ async fn a_frame_of_gigabytes_is_not_waited_for() {
     client.expect_closed().await;
     world.stop().await;
 }
+
+#[tokio::test]
+async fn of_a_frame_of_gigabytes_16_mib_are_read_and_no_more_is_waited_for() {
+    let world = World::start_with(|limits| limits.partial_frame_limit_s = 60).await;
+    let mut client = world.client(5, WINDOWS).await;
+    let mut header = huge(Command::GroupCreateRequest, 3)[..16].to_vec();
+    header[..4].copy_from_slice(&u32::MAX.to_be_bytes());
+    client.write(&header).await;
+    client.expect::<client::GroupCreateReply>(Command::GroupCreateReply, 3).await;
+    client.write(&vec![0; 16 << 20]).await;
+    client.expect_closed().await;
+    world.stop().await;
+}

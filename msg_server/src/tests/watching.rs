@@ -6,6 +6,7 @@ use proto::cluster::{Kind, wire};
 use proto::{Command, client};
 
 use super::harness::*;
+use crate::requests::STATUS_MAX;
 
 /// Asks about users 1 to 3,000 in groups of 300, as Windows clients do.
 async fn ask_about_all(client: &mut Client) {
@@ -75,5 +76,17 @@ async fn news_that_come_while_a_client_asks_are_told_after_the_answer() {
     }
     let told: Vec<_> = last.iter().map(|entry| (entry.user_id, entry.status)).collect();
     assert_eq!(told, [(4, 2), (4, 1)]);
+    world.stop().await;
+}
+
+#[tokio::test]
+async fn of_more_users_than_a_question_may_be_about_the_first_are_answered() {
+    let world = World::start().await;
+    let mut pc = world.client(5, WINDOWS).await;
+    let user_ids = vec![7; STATUS_MAX + 1];
+    let request = client::UsersStatusRequest { user_ids, ..Default::default() };
+    pc.send(Command::UsersStatusRequest, 3, &request).await;
+    let reply: client::UsersStatusReply = pc.expect(Command::UsersStatusReply, 3).await;
+    assert_eq!(reply.users.len(), STATUS_MAX);
     world.stop().await;
 }

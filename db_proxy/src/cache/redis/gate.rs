@@ -120,3 +120,20 @@ impl Gate {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use daemon::Metrics;
+
+    use super::*;
+
+    #[test]
+    fn it_is_said_to_be_away_at_the_third_failure_in_a_row() {
+        let metrics = CacheMetrics::new(&Metrics::new("db_proxy"));
+        let gate = Gate::new(metrics.clone());
+        for (failures, away) in [(1, 0), (2, 0), (3, 1), (4, 1)] {
+            gate.failed(&"the server", "no answer in time");
+            assert_eq!((metrics.failures.get(), metrics.away.get()), (failures, away));
+        }
+    }
+}

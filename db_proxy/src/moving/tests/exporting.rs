@@ -132,6 +132,20 @@ async fn a_damaged_byte_is_found_wherever_it_is() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn a_file_that_is_longer_than_any_that_is_written_is_not_read() {
+    let site = site().await;
+    let (temp, _moved) = exported(&site.setup).await;
+    let whole = Export::open(&folder(&temp)).unwrap();
+    let mut part = whole.parts()[0].clone();
+    drop(whole);
+    part.bytes = (64 << 20) + 1;
+    // A hole of that length takes no room. Read, it would be refused for its SHA-256.
+    let file = fs::File::options().write(true).open(folder(&temp).join(&part.file)).unwrap();
+    file.set_len(part.bytes).unwrap();
+    refused(Export::rows(&folder(&temp), &part), &[&part.file, "damaged", "bytes instead of"]);
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn what_is_no_stopped_site_is_not_exported() {
     let temp = TempDir::new().unwrap();
     let to = temp.path().join("to");

@@ -213,3 +213,14 @@ async fn of_those_with_as_many_waiting_the_one_with_wrong_passwords_gives_way() 
     assert!(poll!(&mut other).is_pending());
     drop(held);
 }
+
+#[test]
+fn of_too_many_networks_the_one_that_was_wrong_longest_ago_is_forgotten() {
+    let (turns, now) = (Turns::new(1), Instant::now());
+    for network in 0..=NETWORKS_MAX {
+        turns.was_wrong(&network.to_string(), now);
+    }
+    let state = turns.state.lock();
+    let wrong = [0, 1, NETWORKS_MAX].map(|one| wrong_of(&state.wrong, &one.to_string(), now));
+    assert_eq!(wrong, [0, 1, 1]);
+}

@@ -6,12 +6,15 @@ use proto::client::{
     GroupInfoRequest, GroupMuteReply, GroupMuteRequest, GroupType, GroupVersion, NormalGroupsReply,
     NormalGroupsRequest,
 };
-use proto::cluster::wire::GroupCreate;
+use proto::cluster::partition_of;
 use proto::cluster::wire::admin_request::What;
+use proto::cluster::wire::{GroupCreate, Owned};
+use proto::ids::GroupId;
 
 use super::missed::notices;
 use super::*;
-use crate::store::UserStore;
+use crate::queries::groups::{NewGroup, NotMade, make};
+use crate::store::{Store, StoreError, UserStore};
 use crate::testing::{group, message, user};
 
 #[tokio::test]
@@ -313,6 +316,38 @@ async fn a_group_too_large_for_a_frame_is_cut() {
     let last = 1_000_089_999;
     let infos = server.info(last, &[(1, 0)]).await;
     assert!(infos[0].member_ids.contains(&last) && infos[0].member_ids.contains(&1));
+    server.stop().await;
+}
+
+#[tokio::test]
+async fn numbers_of_partitions_that_others_own_are_passed_over_and_not_without_end() {
+    let server = Server::start().await;
+    // One of 256 partitions, which has its first group among the second 128 numbers.
+    let first_of = |partition: u32| {
+        let mut numbers = 1..100_000_u32;
+        numbers.find(|number| partition_of(group(*number).number(), 256) == partition).unwrap()
+    };
+    let partition = (0..256).find(|one| (129..=256).contains(&first_of(*one))).unwrap();
+    let store: Arc<dyn Store> = Arc::<_>::clone(&server.proxy.store) as _;
+    let gateways = Arc::clone(&server.proxy.gateways);
+    let partitions = Partitions::new(vec![store; 256], gateways, false, None);
+    let served = server.requests.partitions.owned(0).unwrap();
+    partitions.add(Served {
+        owned: Owned { partition, ..served.owned },
+        partition: served.partition.clone(),
+        following: Arc::clone(&served.following),
+        confirmed: served.confirmed.clone(),
+    });
+    let made = || {
+        let (kind, name, avatar) = (GroupType::Normal, "us".to_owned(), String::new());
+        let us = NewGroup { wanted: None, creator: UserId(1), kind, name, avatar };
+        make(&partitions, us, vec![UserId(1)])
+    };
+    let first = made().await;
+    assert!(matches!(first, Err(NotMade::Store(StoreError::Unavailable(_)))), "{first:?}");
+    let second = made().await.unwrap();
+    assert_eq!(second, Some((GroupId(first_of(partition)), vec![UserId(1)])), "it goes on");
+    drop((partitions, served));
     server.stop().await;
 }
 

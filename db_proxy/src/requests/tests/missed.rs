@@ -171,24 +171,26 @@ async fn a_gateway_goes_on_after_a_restart_of_the_owner() {
 
 #[tokio::test]
 async fn while_the_store_is_away_what_needs_it_waits_and_nothing_is_left_out() {
-    let mut server = Server::start().await;
-    server.proxy.make_group(1, &[1, 2]).await;
-    let cursor = server.last();
-    server.proxy.send(message(single(1, 2), 1)).await;
-    server.proxy.change_members(1, &[3], &[]).await;
-    server.proxy.send(message(single(1, 3), 1)).await;
-    let last = server.last();
-    server.proxy.stored().await;
-    server.proxy.store.reads.send_replace(Gate::Away);
-    server.proxy.state().lock().fold.conversations.clear();
-    server.follow(Some(cursor));
-    let first = server.changed_until(cursor, cursor + 1).await;
-    assert_eq!(first, BTreeMap::from([(single(1, 2).number(), cursor + 1)]));
-    server.proxy.store.reads.send_replace(Gate::Open);
-    let changed = server.changed_until(cursor + 1, last).await;
-    let expected = [(group(1).number(), cursor + 2), (single(1, 3).number(), last)];
-    assert_eq!(changed, BTreeMap::from(expected));
-    server.stop().await;
+    for away in [Gate::Away, Gate::Closed] {
+        let mut server = Server::start().await;
+        server.proxy.make_group(1, &[1, 2]).await;
+        let cursor = server.last();
+        server.proxy.send(message(single(1, 2), 1)).await;
+        server.proxy.change_members(1, &[3], &[]).await;
+        server.proxy.send(message(single(1, 3), 1)).await;
+        let last = server.last();
+        server.proxy.stored().await;
+        server.proxy.store.reads.send_replace(away);
+        server.proxy.state().lock().fold.conversations.clear();
+        server.follow(Some(cursor));
+        let first = server.changed_until(cursor, cursor + 1).await;
+        assert_eq!(first, BTreeMap::from([(single(1, 2).number(), cursor + 1)]), "{away:?}");
+        server.proxy.store.reads.send_replace(Gate::Open);
+        let changed = server.changed_until(cursor + 1, last).await;
+        let expected = [(group(1).number(), cursor + 2), (single(1, 3).number(), last)];
+        assert_eq!(changed, BTreeMap::from(expected), "{away:?}");
+        server.stop().await;
+    }
 }
 
 #[tokio::test]
@@ -356,6 +358,24 @@ async fn of_too_many_changes_of_members_clients_are_told_what_they_came_to() {
             65 => assert_eq!(told, [vec![2], vec![3, 4]]),
             _ => {}
         }
+    }
+    server.stop().await;
+}
+
+/// Each notice names the members as well.
+#[tokio::test]
+async fn of_changes_of_a_huge_group_clients_are_told_what_they_came_to() {
+    let setup = Setup { hold: Duration::ZERO, segment_bytes: 32 << 20, ..Setup::new() };
+    let server = Server::with(setup.start().await).await;
+    for (number, members, expected) in [(1, 49_990, 2), (2, 50_010, 1)] {
+        let everybody: Vec<u32> = (1..=members).collect();
+        server.proxy.make_group(number, &everybody).await;
+        let cursor = server.last();
+        server.proxy.change_members(number, &[60_000], &[]).await;
+        server.proxy.change_members(number, &[], &[60_000]).await;
+        let fetched = server.fetch_after(group(number).number(), (1, 0), cursor).await;
+        assert_eq!(fetched.publishes.len(), 1, "{members} members");
+        assert_eq!(notices(&fetched.publishes[0]).len(), expected, "{members} members");
     }
     server.stop().await;
 }

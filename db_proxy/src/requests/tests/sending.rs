@@ -1,6 +1,6 @@
 //! Messages on their way in, and what gateways fetch to repair.
 
-use proto::cluster::wire::{Membership, Publish, Reason};
+use proto::cluster::wire::{FrameQuestion, Membership, Publish, Reason};
 use tokio::time::timeout;
 
 use super::*;
@@ -264,4 +264,15 @@ impl Server {
             FetchRequest { conversation: single(1, 2).number(), from, to, after_offset: None };
         self.link.call(Kind::Fetch.number(), &request, PATIENCE).await.unwrap()
     }
+}
+
+#[tokio::test]
+async fn a_gateway_that_does_not_say_what_became_of_a_frame_is_not_waited_for_long() {
+    let server = Server::start().await;
+    let gateway = server.proxy.gateways.by_name("gateway");
+    assert!(gateway.is_some(), "it hears the question, and says nothing");
+    let asked = crate::repeats::is_repeat(gateway, FrameQuestion::default(), 6_000);
+    let is_repeat = timeout(PATIENCE, asked).await.expect("an answer in time");
+    assert!(is_repeat, "the earlier frame counts as not answered");
+    server.stop().await;
 }

@@ -355,3 +355,22 @@ fn of_too_many_conversations_one_that_lacks_nothing_is_forgotten_first() {
     take(&mut progress, 4, 1);
     assert_eq!(progress.take_lost(), [1], "and now one that lacks something");
 }
+
+#[test]
+fn of_very_many_that_lack_something_only_those_silent_for_longest_are_looked_at() {
+    // Behind so many with a gap stands one that lacks nothing, and then one more comes.
+    let lost_behind = |gaps: u64| {
+        let mut progress = Progress::new(usize::try_from(gaps).unwrap() + 1);
+        progress.judge(Range { after: 0, upto: 0, forgotten: false });
+        for conversation in 1..=gaps {
+            assert_eq!(take(&mut progress, conversation, 2), Verdict::Held { opened: true });
+        }
+        for conversation in [gaps + 1, gaps + 2] {
+            take(&mut progress, conversation, 1);
+        }
+        progress.take_lost()
+    };
+    let looked_at = LOOK_MAX as u64;
+    assert!(lost_behind(looked_at - 1).is_empty(), "the one that lacks nothing went");
+    assert_eq!(lost_behind(looked_at), [1]);
+}

@@ -41,6 +41,8 @@ pub(in crate::tests) struct FakeDb {
     pub(in crate::tests) forgets: AtomicBool,
     /// Whether fetches are answered completely.
     pub(in crate::tests) answers_fetches: AtomicBool,
+    /// Whether fetches are not answered at all.
+    pub(in crate::tests) holds_fetches: AtomicBool,
     /// Messages in one answer to a fetch.
     pub(in crate::tests) page: AtomicUsize,
     pub(super) follows: mpsc::Sender<wire::Follow>,
@@ -94,6 +96,7 @@ impl FakeDb {
             head: AtomicU64::new(0),
             forgets: AtomicBool::new(false),
             answers_fetches: AtomicBool::new(true),
+            holds_fetches: AtomicBool::new(false),
             page: AtomicUsize::new(1000),
             follows,
             followed: followed.into(),
@@ -336,7 +339,9 @@ impl LinkHandler for FakeDb {
             }
             Kind::Fetch => {
                 let request: wire::FetchRequest = frame.parse().unwrap();
-                link.answer(&frame, frame.kind, &self.fetch(&request)).unwrap();
+                if !self.holds_fetches.load(Ordering::SeqCst) {
+                    link.answer(&frame, frame.kind, &self.fetch(&request)).unwrap();
+                }
                 self.fetches.try_send(request).unwrap();
             }
             Kind::Follow => {

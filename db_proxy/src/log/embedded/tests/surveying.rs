@@ -77,6 +77,26 @@ fn behind_damage_everything_else_is_still_read() {
 const HEADER_LEN_OF_A_BATCH: usize = format::HEADER_LEN;
 
 #[test]
+fn of_very_many_damaged_places_the_first_are_described_and_the_others_counted() {
+    let folder = MemoryFolder::default();
+    let mut log = open(&folder, 0).unwrap().log;
+    let mut ends = Vec::new();
+    for _batch in 0..220 {
+        log.append(&[Bytes::from_static(b"payload")], 0).unwrap();
+        ends.push((*log.writer.segments.back().unwrap(), log.writer.position));
+    }
+    drop(log);
+    // The payload of every other batch: what lies between them proves that they were there.
+    for (base, end) in ends.into_iter().step_by(2) {
+        let place = usize::try_from(end).unwrap() - 1;
+        folder.edit(&segment::name(base), |bytes| bytes[place] ^= 1);
+    }
+    let (survey, seen) = survey(&folder).unwrap();
+    assert_eq!((survey.damage.len(), survey.more_damage), (100, 10));
+    assert_eq!(seen.len(), 110);
+}
+
+#[test]
 fn looking_at_a_log_that_is_appended_to_and_trimmed_never_finds_damage() {
     let dir = TempDir::new().unwrap();
     let options = Options { segment_bytes: 64 << 10, keep_bytes: 0, ..Options::new(dir.path()) };
