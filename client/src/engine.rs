@@ -175,13 +175,15 @@ impl Engine {
     async fn next(&mut self) -> Happening {
         let has_event = !self.notices.is_empty() || self.timelines.has_delivery();
         let takes_calls = self.link.has_room() && !self.pending.is_full();
+        let reads = self.notices.len() < NOTICES_MAX;
         // The order does not matter: every arm is served in turn, and each is cancel-safe.
         tokio::select! {
             entry = self.ends.entries.recv() => Happening::Entry(entry),
             call = self.ends.calls.recv(), if takes_calls => Happening::Call(call),
             saved = self.journal.next() => Happening::Saved(saved),
             Some(kept) = self.keeper.next() => Happening::Kept(kept),
-            event = self.link.next(), if self.notices.len() < NOTICES_MAX => {
+            // What it says still goes out, its heartbeats among it, but it does not connect again.
+            event = self.link.next(reads), if reads || self.link.is_up() => {
                 Happening::Link(event)
             }
             room = self.ends.events.reserve(), if has_event && !self.is_unheard => {

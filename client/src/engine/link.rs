@@ -47,16 +47,16 @@ pub(super) enum LinkEvent {
 }
 
 impl Link {
-    /// Waits for the next event. Reads and writes at the same time: a gateway that waits for its
-    /// answers to be read does not read. Cancel-safe.
-    pub(super) async fn next(&mut self) -> LinkEvent {
+    /// Waits for the next event. Reads, if `reads`, and writes at the same time: a gateway that waits for
+    /// its answers to be read does not read. Cancel-safe.
+    pub(super) async fn next(&mut self, reads: bool) -> LinkEvent {
         match self {
             Self::Down(until) => {
                 sleep_until(*until).await;
                 LinkEvent::Due
             }
             Self::Dialing(dialing) => LinkEvent::Dialed(dialing.await),
-            Self::Up(online) => online.next().await,
+            Self::Up(online) => online.next(reads).await,
         }
     }
 
@@ -84,10 +84,10 @@ impl Link {
 }
 
 impl Online {
-    async fn next(&mut self) -> LinkEvent {
+    async fn next(&mut self, reads: bool) -> LinkEvent {
         let is_idle = self.writer.is_idle();
         tokio::select! {
-            frame = self.reader.next() => match frame {
+            frame = self.reader.next(), if reads => match frame {
                 Ok(Some(frame)) => LinkEvent::Frame(frame),
                 Ok(None) => LinkEvent::Lost("the gateway closed the connection".to_owned()),
                 Err(FrameError::Io(error)) => LinkEvent::Lost(error.to_string()),
@@ -97,6 +97,7 @@ impl Online {
                 Ok(()) => LinkEvent::Wrote,
                 Err(error) => LinkEvent::Lost(error.to_string()),
             },
+            else => std::future::pending().await,
         }
     }
 }

@@ -241,6 +241,9 @@ async fn with_too_many_events_not_taken_nothing_is_read_and_nothing_is_lost() {
         for _turn in 0..10_000 {
             tokio::task::yield_now().await;
         }
+        // What it says still goes out.
+        drop(client.send_text(PEER, "hello"));
+        served.next_of(Command::MessageData).await;
     };
     tokio::select! {
         early = &mut time => panic!("{early:?} was read behind 2,000 events"),
