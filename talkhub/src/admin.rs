@@ -468,6 +468,7 @@ mod tests {
     use clap::Parser;
 
     use super::*;
+    use crate::admin_link::testing::DbProxy;
 
     #[derive(Debug, Parser)]
     struct Cli {
@@ -515,5 +516,15 @@ mod tests {
     #[test]
     fn names_cannot_move_the_cursor() {
         assert_eq!(printable("a\u{1b}[2Jb"), "a\u{fffd}[2Jb");
+    }
+
+    #[tokio::test]
+    async fn a_name_that_is_on_no_list_is_looked_for_for_a_second() {
+        let (mut db_proxy, link) = DbProxy::linked().await;
+        let none = AdminAnswer { done: true, ..AdminAnswer::default() };
+        let answer = async move { db_proxy.answer(Duration::from_secs(1), &none).await };
+        let (found, ()) = tokio::join!(find_group(&link, "strangers"), answer);
+        let failure = found.unwrap_err().to_string();
+        assert_eq!(failure, "there is no group called strangers");
     }
 }

@@ -3,6 +3,9 @@
 //! A request goes to one after another until one says that it is the right one: a group belongs to
 //! whoever owns its partition now.
 
+#[cfg(test)]
+pub(crate) mod testing;
+
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -133,4 +136,48 @@ fn checked(answer: AdminAnswer) -> Result<AdminAnswer, Failure> {
     }
     let why = answer.error.filter(|error| !error.is_empty());
     Err(Failure::new(why.unwrap_or_else(|| "db_proxy has refused".to_owned())))
+}
+
+#[cfg(test)]
+mod tests {
+    use proto::cluster::wire::UserList;
+    use tokio::net::TcpListener;
+
+    use super::testing::{DbProxy, identity};
+    use super::*;
+
+    /// Time is paused: it jumps to the next timer whenever everybody waits.
+    #[tokio::test(start_paused = true)]
+    async fn whoever_listens_and_says_nothing_is_left_after_five_seconds() {
+        let listener = TcpListener::bind(("127.0.0.1", 0)).await.unwrap();
+        let addrs = [listener.local_addr().unwrap().to_string()];
+        let mut silent = Vec::new();
+        let began = Instant::now();
+        let connected = tokio::select! {
+            connected = AdminLink::connect(&addrs, identity(Role::Admin)) => connected,
+            () = async {
+                while silent.len() < 100 {
+                    silent.push(listener.accept().await.unwrap());
+                }
+            } => panic!("it tries for ever"),
+        };
+        let failure = connected.unwrap_err().to_string();
+        assert!(failure.contains("it is not a db_proxy"), "{failure}");
+        assert_eq!(began.elapsed().as_secs(), 5);
+    }
+
+    #[tokio::test]
+    async fn a_partition_may_be_without_an_owner_for_fifteen_seconds() {
+        let (mut db_proxy, link) = DbProxy::linked().await;
+        let not_here = AdminAnswer { not_here: Some(true), ..AdminAnswer::default() };
+        let answers = async move {
+            db_proxy.answer(Duration::from_secs(10), &not_here).await;
+            // It is asked again, for the last time.
+            db_proxy.answer(Duration::from_secs(5), &not_here).await;
+        };
+        let asking = link.ask(What::UserList(UserList::default()));
+        let (asked, ()) = tokio::join!(asking, answers);
+        let failure = asked.unwrap_err().to_string();
+        assert!(failure.contains("name all of them"), "{failure}");
+    }
 }

@@ -393,3 +393,28 @@ fn say(line: &str) -> Result<(), Failure> {
         .and_then(|()| stdout.flush())
         .map_err(|error| Failure::new(format!("cannot write to standard output: {error}")))
 }
+
+#[cfg(test)]
+mod tests {
+    use tokio::time::Instant;
+
+    use super::*;
+
+    /// There is no server. Time is paused: it jumps to the next timer whenever everybody waits.
+    #[tokio::test(start_paused = true)]
+    async fn at_the_end_of_the_input_answers_are_waited_for_for_ten_seconds() {
+        let nowhere = Options::new(Servers::Gateways(Vec::new()), "anna", "password");
+        let (client, events) = Client::start(nowhere).await.unwrap();
+        let mut chat = Chat::new(client, "anna".to_owned());
+        chat.session = Some(Session::user(2));
+        // Else it would be said between the lines of the tests.
+        chat.is_told = true;
+        chat.typed("one".to_owned());
+        chat.typed("two".to_owned());
+        let began = Instant::now();
+        let finished = timeout(Duration::from_mins(1), chat.finish(events)).await;
+        let failure = finished.expect("it ends").unwrap_err().to_string();
+        assert!(failure.starts_with("2 lines were not sent"), "{failure}");
+        assert_eq!(began.elapsed().as_secs(), 10);
+    }
+}

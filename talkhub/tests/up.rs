@@ -320,6 +320,27 @@ fn processes_that_die_are_started_again() {
     assert!(left.is_empty(), "nothing is left behind: {left:?}");
 }
 
+#[test]
+fn more_lines_than_a_client_holds_wait_where_they_were_typed() {
+    let temp = tempfile::tempdir().unwrap();
+    let (base, args) = (free_base(), ["--gateways", "1", "--routes", "1", "--demo-users", "2"]);
+    let up = Up::start(temp.path(), base, &args);
+    let mut anna = up.chat("u1", "u2");
+    anna.line_with("no messages yet");
+    up.stop();
+    anna.line_with("connection lost");
+    for number in 1..=2_000 {
+        anna.type_line(&format!("line {number}"));
+    }
+    let up = Up::start(temp.path(), base, &args);
+    // A line that the client has no room for would be said to be not sent, and before this.
+    let next = anna.stdout.recv_timeout(LIMIT).unwrap();
+    assert!(next.contains("connected"), "{next}");
+    anna.line_with("✓ 1");
+    drop(anna);
+    up.stop();
+}
+
 /// Runs `up` with these arguments, which must refuse to start with one line.
 fn refused_line(data: &Path, args: &[&str]) -> String {
     let base = free_base().to_string();

@@ -1,5 +1,6 @@
 //! The habits that neither rustfmt nor clippy can check.
 
+use std::collections::{BTreeMap, HashSet};
 use std::fs;
 use std::path::{Path, PathBuf};
 
@@ -158,6 +159,80 @@ fn every_queue_has_a_bound() {
             assert!(!text.contains(call), "{}: {call}", path.display());
         }
     }
+}
+
+/// Endings of the names of constants that bound something.
+const BOUNDS: [&str; 4] = ["_MAX", "_LIMIT", "_WITHIN", "_EVERY"];
+
+/// A bound that no test names must be in the list beside this file, with the test that tries it all the
+/// same, or the reason why none does.
+#[test]
+fn every_bound_is_tried_by_a_test_or_says_why_it_need_not_be() {
+    let list = text(&root().join("tests/bounds.txt"));
+    let mut listed = BTreeMap::new();
+    for line in list.lines().filter(|line| !line.is_empty() && !line.starts_with('#')) {
+        let [path, name, how, what] = line.splitn(4, ' ').collect::<Vec<_>>()[..] else {
+            panic!("{line}: a path, a name, `test` or `because`, and which or why")
+        };
+        listed.insert((path.to_owned(), name.to_owned()), (how, what));
+    }
+    let (mut bounds, mut tests) = (Vec::new(), String::new());
+    for (path, text) in sources() {
+        let path = path.strip_prefix(root()).expect("a source is in the project");
+        let path = path.to_str().expect("paths are text").to_owned();
+        let (code, of_tests) = parts(&path, &text);
+        bounds.extend(constants(code).map(|name| (path.clone(), name.to_owned())));
+        tests.push_str(of_tests);
+    }
+    assert!(bounds.len() > 150, "they are found: {}", bounds.len());
+    let named = words(&tests);
+    let mut wrong = Vec::new();
+    for bound in &bounds {
+        let is_listed = listed.remove(bound);
+        let (path, name) = bound;
+        match is_listed {
+            None if named.contains(&**name) => {}
+            None => wrong.push(format!("{path} {name}: no test names it, and it is not listed")),
+            Some(("test", function)) if is_function(&tests, function) => {}
+            Some(("because", reason)) if reason.len() > 20 && reason.ends_with('.') => {}
+            Some((how, what)) => wrong.push(format!("{path} {name}: {how} {what}?")),
+        }
+    }
+    let gone = listed.keys().map(|(path, name)| format!("{path} {name}: there is no such bound"));
+    wrong.extend(gone);
+    assert!(wrong.is_empty(), "tests/bounds.txt:\n{}", wrong.join("\n"));
+}
+
+/// The code of a file, and what of it is tests.
+fn parts<'a>(path: &str, text: &'a str) -> (&'a str, &'a str) {
+    let is_test = |part: &str| {
+        ["testing", "conformance"].iter().any(|name| part.starts_with(name))
+            || part == "tests"
+            || part == "tests.rs"
+    };
+    if path.split('/').any(is_test) {
+        return ("", text);
+    }
+    text.split_at(text.find("#[cfg(test)]\nmod tests {").unwrap_or(text.len()))
+}
+
+/// The names of the constants of a module that bound something.
+fn constants(code: &str) -> impl Iterator<Item = &str> {
+    let names = code.lines().filter_map(|line| {
+        let (before, after) = line.split_once("const ")?;
+        let is_item = before.is_empty() || before.starts_with("pub");
+        let name = after.split_once(':')?.0;
+        is_item.then_some(name)
+    });
+    names.filter(|name| BOUNDS.iter().any(|ending| name.ends_with(ending)))
+}
+
+fn is_function(text: &str, name: &str) -> bool {
+    ["(", "<"].iter().any(|begin| text.contains(&format!("fn {name}{begin}")))
+}
+
+fn words(text: &str) -> HashSet<&str> {
+    text.split(|c: char| !c.is_alphanumeric() && c != '_').collect()
 }
 
 #[test]

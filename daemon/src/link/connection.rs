@@ -340,3 +340,25 @@ impl Drop for Queued {
         self.show(0);
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_buffer_that_a_long_frame_has_made_large_is_given_back_once_it_is_empty() {
+        let spare = 256 << 10;
+        let mut buffer = BytesMut::with_capacity(spare);
+        make_room(&mut buffer);
+        assert_eq!(buffer.capacity(), spare, "it may stay");
+
+        let mut buffer = BytesMut::with_capacity(spare + 1);
+        buffer.extend_from_slice(b"x");
+        make_room(&mut buffer);
+        assert!(buffer.capacity() > spare, "something is in it");
+        assert_eq!(&buffer[..], b"x");
+        buffer.clear();
+        make_room(&mut buffer);
+        assert_eq!(buffer.capacity(), READ_LEN);
+    }
+}

@@ -49,6 +49,15 @@ fn identity(role: Role) -> Identity {
     Identity { role, name: role.name().to_owned(), boot: 1, key, tls: None }
 }
 
+fn peer() -> Peer {
+    Peer {
+        role: Role::DbProxy,
+        name: "db".to_owned(),
+        boot: 1,
+        addr: "127.0.0.1:1".parse().unwrap(),
+    }
+}
+
 /// A link whose far end is the test.
 struct Far {
     link: Link,
@@ -76,12 +85,7 @@ async fn link(socket_len: usize, queue_bytes_max: usize) -> Far {
         options: LinkOptions { queue_bytes_max, ..LinkOptions::default() },
         shutdown: shutdown.clone(),
     };
-    let peer = Peer {
-        role: Role::DbProxy,
-        name: "db".to_owned(),
-        boot: 1,
-        addr: "127.0.0.1:1".parse().unwrap(),
-    };
+    let peer = peer();
     let until = shutdown.links_token();
     let (tell, ended) = mpsc::channel(1);
     let began = Instant::now();
@@ -208,6 +212,30 @@ async fn a_frame_may_come_in_byte_by_byte() {
     while far.handler.frames.load(Ordering::Relaxed) < 1 {
         tokio::task::yield_now().await;
     }
+}
+
+/// How large a buffer a link keeps once a frame with a body of this length has been written.
+fn kept_after(len: usize) -> usize {
+    let link = Link::new(peer(), 1 << 20, LinkMetrics::default().of(Role::DbProxy));
+    link.send_raw(1, 0, &vec![0; len]).unwrap();
+    let mut spare = Vec::new();
+    let written = link.take(&mut spare).unwrap();
+    assert!(written > len);
+    // It has two, which change places at each turn.
+    let turns = [(); 2].map(|()| {
+        spare.clear();
+        link.take(&mut spare).unwrap();
+        spare.capacity()
+    });
+    turns.into_iter().max().unwrap()
+}
+
+#[test]
+fn a_link_does_not_keep_a_buffer_that_a_burst_has_made_large() {
+    let small = kept_after(200 << 10);
+    assert!(small >= 200 << 10, "it is used again: {small}");
+    let large = kept_after(300 << 10);
+    assert!(large <= 256 << 10, "{large}");
 }
 
 #[tokio::test]

@@ -455,10 +455,7 @@ fn a_read_mark_never_goes_back_nor_past_the_newest() {
         assert_eq!(judge(&state, &read(upto)), Admission::Unchanged, "up to {upto}");
     }
     for upto in [0, 10, 11, u32::MAX] {
-        let Admission::Append(record::Change::Read(read)) = judge(&state, &read(upto)) else {
-            panic!("up to {upto}")
-        };
-        assert_eq!((read.msg_id, read.own_up_to), (10, 6), "up to {upto}");
+        assert_eq!(mark_of(&judge(&state, &read(upto))), (10, 6), "up to {upto}");
     }
     state.conversations.get_mut(&two()).unwrap().head = MsgId(4);
     assert_eq!(judge(&state, &read(0)), Admission::Unchanged, "everything was read");
@@ -470,13 +467,8 @@ fn own_messages_of_a_partial_read_are_counted_where_memory_does_not_reach() {
     let user = UserId(CREATOR);
     let need = Need::Own { user, from: MsgId(5), to: MsgId(7), before: 2 };
     assert_eq!(judge(&state, &read(7)), Admission::Needs(need));
-    let told = |counted| Facts { own_up_to: Some(counted), ..Facts::default() };
-    let Admission::Append(record::Change::Read(counted)) =
-        admit(&state, &read(7), &told((MsgId(7), 3)), NOW_MS)
-    else {
-        panic!("it was counted")
-    };
-    assert_eq!((counted.msg_id, counted.own_up_to), (7, 3));
+    let counted = Facts { own_up_to: Some((MsgId(7), 3)), ..Facts::default() };
+    assert_eq!(mark_of(&admit(&state, &read(7), &counted, NOW_MS)), (7, 3));
 }
 
 /// Messages come while the store counts: a mark of everything would never be done, if they were meant.
@@ -485,16 +477,16 @@ fn a_mark_means_what_there_was_when_the_store_was_asked() {
     let state = read_up_to(MsgId(4), MsgId(10));
     let counted = |to| Facts { own_up_to: Some((MsgId(to), 3)), ..Facts::default() };
     for upto in [0, 12] {
-        let Admission::Append(record::Change::Read(mark)) =
-            admit(&state, &read(upto), &counted(9), NOW_MS)
-        else {
-            panic!("it was counted")
-        };
-        assert_eq!((mark.msg_id, mark.own_up_to), (9, 3), "up to {upto}");
+        assert_eq!(mark_of(&admit(&state, &read(upto), &counted(9), NOW_MS)), (9, 3), "{upto}");
     }
     let past = admit(&state, &read(0), &counted(12), NOW_MS);
-    let Admission::Append(record::Change::Read(mark)) = past else { panic!("{past:?}") };
-    assert_eq!((mark.msg_id, mark.own_up_to), (10, 6), "not what the user may not see any more");
+    assert_eq!(mark_of(&past), (10, 6), "not what the user may not see any more");
+}
+
+/// Up to where is marked as read, and how many of these messages are the reader's own.
+fn mark_of(admission: &Admission) -> (u32, u32) {
+    let Admission::Append(record::Change::Read(mark)) = admission else { panic!("{admission:?}") };
+    (mark.msg_id, mark.own_up_to)
 }
 
 fn judge(fold: &Fold, change: &Change) -> Admission {

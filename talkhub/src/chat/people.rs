@@ -145,6 +145,9 @@ async fn find_group(client: &Client, name: &str) -> Result<Option<Session>, Call
 
 #[cfg(test)]
 mod tests {
+    use client::{Options, Servers};
+    use tokio::time::Instant;
+
     use super::*;
 
     #[test]
@@ -155,5 +158,15 @@ mod tests {
         Target::parse("group:").unwrap_err();
         Target::parse("group:0").unwrap_err();
         Target::parse("").unwrap_err();
+    }
+
+    /// There is no server. Time is paused: it jumps to the next timer whenever everybody waits.
+    #[tokio::test(start_paused = true)]
+    async fn who_has_no_name_within_two_seconds_is_shown_by_number() {
+        let nowhere = Options::new(Servers::Gateways(Vec::new()), "anna", "password");
+        let (client, _events) = Client::start(nowhere).await.unwrap();
+        let began = Instant::now();
+        assert_eq!(People::default().name(&client, UserId(7)).await, "user 7");
+        assert_eq!(began.elapsed().as_secs(), 2);
     }
 }

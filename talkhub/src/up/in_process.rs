@@ -146,3 +146,58 @@ pub(super) fn failure(name: &str, error: &BoxError) -> Failure {
     }
     Failure::new(text)
 }
+
+#[cfg(test)]
+mod tests {
+    use clap::Parser;
+    use daemon::Readiness;
+    use tokio::time::timeout;
+
+    use super::*;
+    use crate::up::folder::Folder;
+    use crate::up::{Cluster, UpArgs, announce};
+
+    #[derive(Debug, Parser)]
+    struct Cli {
+        #[command(flatten)]
+        args: UpArgs,
+    }
+
+    /// A cluster of one daemon, which is as ready as this says.
+    fn cluster_of(ready: Readiness) -> Cluster {
+        let plan = DaemonPlan {
+            kind: DaemonKind::Gateway,
+            name: "msg_server-1".to_owned(),
+            conf: String::new(),
+            metrics: "127.0.0.1:1".parse().unwrap(),
+            listens: Vec::new(),
+        };
+        let whole = Shutdown::default();
+        let serving = Serving::new("msg_server").ready(ready);
+        let running = Running { serving, shutdown: whole.child() };
+        Cluster::InProcess(InProcess { whole, daemons: vec![(plan, running)] })
+    }
+
+    /// Time is paused: it jumps to the next timer whenever everybody waits.
+    #[tokio::test(start_paused = true)]
+    async fn a_cluster_that_is_not_ready_after_a_minute_says_what_it_waits_for() {
+        let temp = tempfile::tempdir().unwrap();
+        let folder = Folder::open(temp.path()).unwrap();
+        let args = Cli::try_parse_from(["up"]).unwrap().args;
+        let plan = Plan {
+            daemons: Vec::new(),
+            login: String::new(),
+            login_tls: None,
+            gateways: Vec::new(),
+            gateways_tls: Vec::new(),
+            db: Vec::new(),
+        };
+        let readiness = Readiness::default();
+        let _never_met = readiness.condition("hub");
+        let mut cluster = cluster_of(readiness);
+        let announced = announce(&args, &plan, &folder, &mut cluster);
+        let announced = timeout(Duration::from_mins(5), announced).await;
+        let failure = announced.expect("it gives up").unwrap_err().to_string();
+        assert_eq!(failure, "not ready after 60s: msg_server-1: waiting for: hub");
+    }
+}

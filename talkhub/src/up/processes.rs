@@ -397,6 +397,8 @@ pub(super) async fn wait_for_leftovers(folder: &Folder) -> Result<(), Failure> {
 
 #[cfg(test)]
 mod tests {
+    use std::io::Read;
+
     use super::*;
 
     #[test]
@@ -428,5 +430,32 @@ mod tests {
             .to_string();
         assert!(text.contains("/nowhere/release/db_proxy is missing"), "{text}");
         assert!(text.contains("cargo build --workspace --release"), "{text}");
+    }
+
+    /// Time is paused: it jumps to the next look.
+    #[tokio::test(start_paused = true)]
+    async fn a_process_of_an_earlier_start_that_stays_is_waited_for_for_twenty_seconds() {
+        let temp = tempfile::tempdir().unwrap();
+        let folder = Folder::open(temp.path()).unwrap();
+        let mut child = std::process::Command::new("sh")
+            .args(["-c", "echo up; read _line", "sh", "--config"])
+            .arg(folder.conf_file("msg_server-1"))
+            .stdin(Stdio::piped())
+            .stdout(Stdio::piped())
+            .spawn()
+            .unwrap();
+        // It has its command line before it says anything.
+        child.stdout.take().unwrap().read_exact(&mut [0; 3]).unwrap();
+        fs::write(folder.pid_file("msg_server-1"), child.id().to_string()).unwrap();
+
+        let began = Instant::now();
+        let waited = timeout(Duration::from_mins(1), wait_for_leftovers(&folder)).await;
+        let failure = waited.expect("it gives up").unwrap_err().to_string();
+        assert!(failure.contains("still run here: msg_server-1 (pid "), "{failure}");
+        assert_eq!(began.elapsed().as_secs(), 20);
+
+        drop(child.stdin.take());
+        child.wait().unwrap();
+        wait_for_leftovers(&folder).await.unwrap();
     }
 }
