@@ -8,6 +8,7 @@
 #![expect(clippy::panic_in_result_fn, reason = "a scenario fails by a panic")]
 #![expect(clippy::unnecessary_wraps, reason = "all scenarios look alike")]
 
+mod beside;
 mod clients;
 mod clock;
 mod daemons;

@@ -13,8 +13,9 @@ use proto::client::{
 use proto::{Command, Frame};
 use tokio::runtime::{Builder, Runtime};
 
+use super::beside::Notice;
 use super::daemons::site_of;
-use super::{Run, Scenario, Skipped, hold, percentile};
+use super::{Run, Scenario, Skipped, hold};
 use crate::device::get_in;
 use crate::{Device, Probe, Site, SiteOptions};
 
@@ -34,9 +35,8 @@ const TOLD_EVERY: Duration = Duration::from_secs(10);
 const GROUPS_PER_MINUTE: u64 = 10;
 const BYTES_PER_S: f64 = 2e6;
 const BYTES_BURST: f64 = 20e6;
-/// How much slower the others may be, and below which time that says more about the machine.
-const SLOWER_MAX: u32 = 2;
-const P99_FLOOR: Duration = Duration::from_millis(50);
+/// How much the others may notice.
+const NOTICE: Notice = Notice { slower_max: 2.0, floor: Duration::from_millis(50) };
 /// What a daemon may have more in memory than before.
 const GROWTH_MAX: u64 = 64 << 20;
 
@@ -75,7 +75,7 @@ fn run(run: &mut Run) -> Result<(), Skipped> {
         format!("{} MiB (≤ {} MiB)", grown >> 20, GROWTH_MAX >> 20),
     );
     run.figure("closed for not reading", format!("{closed} of {} (0)", silent.len()));
-    tell_others(run, &mut before, &mut meanwhile);
+    NOTICE.check(run, "others' messages", &mut before, &mut meanwhile);
     assert!(grown <= GROWTH_MAX, "a daemon grows by {grown} bytes");
     assert_eq!(closed, 0, "a client that does not read is not closed for what one user does");
     drop(silent);
@@ -235,19 +235,6 @@ fn closed(site: &Site) -> u64 {
             count.trim().parse::<u64>().ok()
         })
         .sum()
-}
-
-fn tell_others(run: &mut Run, before: &mut [Duration], meanwhile: &mut [Duration]) {
-    let shown = |answers: &mut [Duration]| {
-        let [p50, p99] = [0.5, 0.99].map(|share| percentile(answers, share));
-        format!("{p50:.1?}, {p99:.1?} of {}", answers.len())
-    };
-    run.figure("others' messages, before: p50, p99", shown(before));
-    run.figure("others' messages, meanwhile", format!("{} (≤ {SLOWER_MAX}×)", shown(meanwhile)));
-    assert!(!before.is_empty() && !meanwhile.is_empty(), "the others talk");
-    let limit = (percentile(before, 0.99) * SLOWER_MAX).max(P99_FLOOR);
-    let p99 = percentile(meanwhile, 0.99);
-    assert!(!run.is_long || p99 <= limit, "the others notice: p99 {p99:?}, not {limit:?}");
 }
 
 #[expect(clippy::cast_precision_loss, reason = "a rate")]

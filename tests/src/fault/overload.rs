@@ -14,6 +14,7 @@ use std::time::{Duration, Instant};
 
 use backends::MariaDb;
 
+use super::beside::{Notice, shown};
 use super::daemons::site_of;
 use super::{Run, Scenario, Skipped, hold, percentile};
 use crate::strace::is_injected;
@@ -52,9 +53,8 @@ const TIMES_MIN: f64 = 4.0;
 const P99_CEILING: Duration = Duration::from_millis(100);
 /// Of five, four are too many; at least this share is refused.
 const REFUSED_MIN: f64 = 0.5;
-/// How much slower the other role may be, and below which time that says more about the machine.
-const SLOWER_MAX: u32 = 2;
-const P99_FLOOR: Duration = Duration::from_millis(15);
+/// How much the other role may notice.
+const NOTICE: Notice = Notice { slower_max: 2.0, floor: Duration::from_millis(15) };
 /// What a daemon may have more in memory under the flood than before. Without bounds the messages of a
 /// minute alone would be more.
 const GROWTH_MAX: u64 = 32 << 20;
@@ -351,14 +351,10 @@ fn assert_refused(refused: &mut [Duration], all: usize) {
 }
 
 fn tell_other(run: &mut Run, what: &str, before: &mut [Duration], meanwhile: &mut [Duration]) {
-    let (base, p99) = (percentile(before, 0.99), percentile(meanwhile, 0.99));
-    run.figure(&format!("{what}, before: p50, p99"), shown(before));
-    run.figure(&format!("{what}, meanwhile"), format!("{} (≤ {SLOWER_MAX}×)", shown(meanwhile)));
-    assert!(!before.is_empty() && !meanwhile.is_empty(), "there are {what} beside the flood");
-    let comparable = base <= P99_CEILING;
-    assert!(!run.is_long || comparable, "{what}: p99 {base:?} before, with which nothing compares");
-    let limit = (base * SLOWER_MAX).max(P99_FLOOR);
-    assert!(!run.is_long || p99 <= limit, "{what}: p99 {p99:?}, before {base:?}");
+    let base = percentile(before, 0.99);
+    let comparable = !run.is_long || base <= P99_CEILING;
+    assert!(comparable, "{what}: p99 {base:?} before, with which nothing compares");
+    NOTICE.check(run, what, before, meanwhile);
 }
 
 fn answers(probe: &Probe, lasts: Duration) -> Vec<Duration> {
@@ -381,9 +377,4 @@ fn accepted(attempts: &[Attempt]) -> Vec<Duration> {
 #[expect(clippy::cast_precision_loss, reason = "a rate")]
 fn per_second(count: usize, lasts: Duration) -> f64 {
     count as f64 / lasts.as_secs_f64()
-}
-
-fn shown(answers: &mut [Duration]) -> String {
-    let [p50, p99] = [0.5, 0.99].map(|share| percentile(answers, share));
-    format!("{p50:.1?}, {p99:.1?} of {}", answers.len())
 }

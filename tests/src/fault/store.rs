@@ -4,16 +4,17 @@ use std::time::{Duration, Instant};
 
 use backends::{MariaDb, Redis};
 
+use super::beside::{Notice, shown};
 use super::daemons::{crowd_of, site_of};
 use super::resumer::{Resumer, keys_in};
-use super::{Run, Scenario, Skipped, hold, percentile};
+use super::{Run, Scenario, Skipped, hold};
 use crate::{PATIENCE, Probe, Site, wait_until};
 
 const PEOPLE: u32 = 12;
 /// Of the sends while the database is away, how many of a hundred are acknowledged at least.
 const ACKED_MIN: f64 = 99.9;
-/// Below this the 99th percentile says more about the machine than about the servers.
-const P99_FLOOR: Duration = Duration::from_millis(15);
+/// How much people may notice.
+const NOTICE: Notice = Notice { slower_max: 1.5, floor: Duration::from_millis(15) };
 /// A login with a token while the database is away takes no longer. Clients wait 5 s.
 const RESUME_MAX: Duration = Duration::from_secs(5);
 /// Lines about it in the log, for each time that it goes away.
@@ -86,19 +87,15 @@ fn mysql(run: &mut Run) -> Result<(), Skipped> {
     let summary = crowd.finish(&site.gateways[0], None);
     #[expect(clippy::cast_precision_loss, reason = "a share")]
     let share = 100.0 * acked as f64 / (acked as f64 + turned_away as f64);
-    let (base, p99) = (percentile(&mut before, 0.99), percentile(&mut meanwhile, 0.99));
     run.figure("away", format!("{} times for {lasts:?}", run.rounds));
     run.figure(
         "acknowledged meanwhile, told to try again",
         format_args!("{acked}, {turned_away}: {share:.2} % (≥ {ACKED_MIN} %)"),
     );
-    run.figure("acknowledgement before: p50, p99", shown(&mut before));
-    run.figure("meanwhile", format!("{} (≤ 1.5×)", shown(&mut meanwhile)));
     run.figure("backlog stored after", format!("{drained:.2?} (≤ {:?})", lasts * 2));
     run.figure("acknowledged in all, lines about it", format!("{}, {lines}", summary.acked));
     assert!(acked > 0 && share >= ACKED_MIN, "{share:.2} % are acknowledged");
-    let limit = (base * 3 / 2).max(P99_FLOOR);
-    assert!(!run.is_long || p99 <= limit, "p99 {p99:?}, before {base:?}");
+    NOTICE.check(run, "acknowledgements", &mut before, &mut meanwhile);
     check_resumed(run, &mut resumed, newer);
     assert!(lines <= run.rounds * LINES_MAX, "{lines} lines tell of it");
     Ok(())
@@ -208,9 +205,4 @@ fn stored(site: &Site) -> u64 {
 
 fn lines_of(site: &Site, text: &str) -> usize {
     site.log().lines().filter(|line| line.contains(text)).count()
-}
-
-fn shown(answers: &mut [Duration]) -> String {
-    let [p50, p99] = [0.5, 0.99].map(|share| percentile(answers, share));
-    format!("{p50:.1?}, {p99:.1?} of {}", answers.len())
 }

@@ -8,7 +8,7 @@ use tokio::runtime::Builder;
 
 use super::apart::{address, read};
 use super::logins::{End, Strangers, attempt};
-use super::{answers, of_end, shown};
+use super::{NOTICE, answers, of_end, shown};
 use crate::fault::daemons::site_of;
 use crate::fault::{Run, Skipped, percentile};
 use crate::{Probe, Site, run_program};
@@ -22,9 +22,6 @@ const PEOPLE: u8 = 40;
 const PEOPLE_SHORT: u8 = 8;
 /// How long a login of theirs may take.
 const LOGIN_LIMIT: Duration = Duration::from_secs(3);
-/// How much slower messages may be, and below which time that says more about the machine.
-const SLOWER_MAX: u32 = 2;
-const P99_FLOOR: Duration = Duration::from_millis(15);
 
 pub(super) fn flood(run: &mut Run) -> Result<(), Skipped> {
     let mut site = run.start(&site_of(PAIR.1));
@@ -62,18 +59,13 @@ pub(super) fn flood(run: &mut Run) -> Result<(), Skipped> {
             shown(&mut took)
         ),
     );
-    run.figure("messages, before: p50, p99", shown(&mut before));
-    run.figure("messages, meanwhile", format!("{} (≤ {SLOWER_MAX}×)", shown(&mut meanwhile)));
     probe.finish();
 
     assert_eq!(took.len(), usize::from(people), "everybody who is right is let in");
     assert!(slowest <= LOGIN_LIMIT, "the slowest login took {slowest:?}");
     assert_eq!(wrong + later, attempts.len(), "everybody is told something");
     assert!(hashes > u64::from(people), "some of the flood was checked");
-    assert!(!meanwhile.is_empty(), "messages went on");
-    let limit = (percentile(&mut before, 0.99) * SLOWER_MAX).max(P99_FLOOR);
-    let p99 = percentile(&mut meanwhile, 0.99);
-    assert!(!run.is_long || p99 <= limit, "messages: p99 {p99:?}, at most {limit:?}");
+    NOTICE.check(run, "messages", &mut before, &mut meanwhile);
     Ok(())
 }
 
