@@ -11,8 +11,11 @@ use super::{Run, Scenario, Skipped, hold};
 use crate::{PATIENCE, Probe, Site, wait_until};
 
 const PEOPLE: u32 = 12;
-/// Of the sends while the database is away, how many of a hundred are acknowledged at least.
+/// Of the sends while the database is away, how many of a hundred are acknowledged at least. A message
+/// that a client sends again after it was cut off waits for the database, and is tried every second: in
+/// the few seconds of a short form one of them is a larger share.
 const ACKED_MIN: f64 = 99.9;
+const ACKED_MIN_SHORT: f64 = 99.0;
 /// How much people may notice.
 const NOTICE: Notice = Notice { slower_max: 1.5, floor: Duration::from_millis(15) };
 /// A login with a token while the database is away takes no longer. Clients wait 5 s.
@@ -87,14 +90,15 @@ fn mysql(run: &mut Run) -> Result<(), Skipped> {
     let summary = crowd.finish(&site.gateways[0], None);
     #[expect(clippy::cast_precision_loss, reason = "a share")]
     let share = 100.0 * acked as f64 / (acked as f64 + turned_away as f64);
+    let least = if run.is_long { ACKED_MIN } else { ACKED_MIN_SHORT };
     run.figure("away", format!("{} times for {lasts:?}", run.rounds));
     run.figure(
         "acknowledged meanwhile, told to try again",
-        format_args!("{acked}, {turned_away}: {share:.2} % (≥ {ACKED_MIN} %)"),
+        format_args!("{acked}, {turned_away}: {share:.2} % (≥ {least} %)"),
     );
     run.figure("backlog stored after", format!("{drained:.2?} (≤ {:?})", lasts * 2));
     run.figure("acknowledged in all, lines about it", format!("{}, {lines}", summary.acked));
-    assert!(acked > 0 && share >= ACKED_MIN, "{share:.2} % are acknowledged");
+    assert!(acked > 0 && share >= least, "{share:.2} % are acknowledged");
     NOTICE.check(run, "acknowledgements", &mut before, &mut meanwhile);
     check_resumed(run, &mut resumed, newer);
     assert!(lines <= run.rounds * LINES_MAX, "{lines} lines tell of it");
