@@ -315,7 +315,6 @@ fn may_send(conversation: &Conversation, send: &Send, facts: &Facts) -> Admissio
         }
         Parties::Single(..) if !peers_exist => Some(Reason::NoSuchPeer),
         // Whoever is not in a group is not told whether it exists.
-        Parties::Group(_) if conversation.group.is_none() => Some(Reason::NotMember),
         Parties::Group(_)
             if !conversation.has_member(sender) && !faults::planted(Mutant::FormerMembersWrite) =>
         {
