@@ -231,9 +231,10 @@ mod tests {
         shutdown.drain(Duration::from_secs(5)).await.unwrap();
     }
 
-    /// A page that never comes, and who tells that it was asked for.
-    fn stuck(shutdown: &Shutdown) -> (SocketAddr, mpsc::Receiver<()>) {
-        let (ask, asked) = mpsc::channel(1);
+    /// The connection of a client that has asked for a page which never comes. Time stands still from
+    /// there on.
+    async fn hanging_request(shutdown: &Shutdown) -> TcpStream {
+        let (ask, mut asked) = mpsc::channel(1);
         let never = move || {
             let ask = ask.clone();
             async move {
@@ -248,17 +249,17 @@ mod tests {
         let serve = move |guest| serve(guest, router.clone(), ending.clone());
         let acceptor = Acceptor::new(listener, Doors::new(PLACES));
         shutdown.spawn_link(info_span!("admin"), acceptor.run_in(Group::Links, own, serve));
-        (addr, asked)
+        let mut socket = TcpStream::connect(addr).await.unwrap();
+        socket.write_all(b"GET / HTTP/1.1\r\nhost: x\r\n\r\n").await.unwrap();
+        asked.recv().await.unwrap();
+        tokio::time::pause();
+        socket
     }
 
     #[tokio::test]
     async fn a_request_that_hangs_does_not_hold_up_the_end_of_the_daemon() {
         let shutdown = Shutdown::default();
-        let (addr, mut asked) = stuck(&shutdown);
-        let mut socket = TcpStream::connect(addr).await.unwrap();
-        socket.write_all(b"GET / HTTP/1.1\r\nhost: x\r\n\r\n").await.unwrap();
-        asked.recv().await.unwrap();
-        tokio::time::pause();
+        let _socket = hanging_request(&shutdown).await;
         shutdown.begin();
         // Links have a second even if no time is left.
         shutdown.drain(Duration::ZERO).await.unwrap();
@@ -267,11 +268,7 @@ mod tests {
     #[tokio::test]
     async fn no_connection_stays_for_more_than_a_minute() {
         let shutdown = Shutdown::default();
-        let (addr, mut asked) = stuck(&shutdown);
-        let mut socket = TcpStream::connect(addr).await.unwrap();
-        socket.write_all(b"GET / HTTP/1.1\r\nhost: x\r\n\r\n").await.unwrap();
-        asked.recv().await.unwrap();
-        tokio::time::pause();
+        let mut socket = hanging_request(&shutdown).await;
         let begun = tokio::time::Instant::now();
         let mut answer = Vec::new();
         // A wait for the socket may end by a jump to this limit, but not without the socket.

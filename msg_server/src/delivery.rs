@@ -435,8 +435,8 @@ fn changes_members(publish: &Publish) -> bool {
 mod tests {
     use super::*;
 
-    /// A member who was removed and added again must be out while what was said in between is
-    /// delivered, though storage has said already that he is in.
+    /// A user who was removed and added again is no member while what was said in between is delivered,
+    /// although storage has already said that the user is a member again.
     #[test]
     fn what_changes_came_to_waits_until_what_was_taken_is_delivered() {
         let delivery = Delivery::new(10);
@@ -471,7 +471,7 @@ mod tests {
         let (right, _ready) = delivery.deliverer(7).unwrap();
         delivery.follow_up(7, record());
         drop(right);
-        let (_right, ready) = delivery.deliverer(7).expect("nobody delivers any more");
+        let (_right, ready) = delivery.deliverer(7).expect("the right is free again");
         assert_eq!(ready.len(), 1);
     }
 }

@@ -70,7 +70,7 @@ impl Presence {
         !news.is_empty() && !std::mem::replace(&mut said.is_being_told, true)
     }
 
-    /// What is to be told next, sorted by user. If there is nothing, whoever told is done.
+    /// What is to be told next, sorted by user. `None` ends the task that tells.
     fn take_untold(&self) -> Option<Vec<(u32, UserStatus)>> {
         let mut said = self.0.lock();
         let untold = std::mem::take(&mut said.untold);

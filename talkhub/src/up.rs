@@ -413,7 +413,7 @@ mod tests {
         args: UpArgs,
     }
 
-    fn parse(line: &str) -> Result<UpArgs, String> {
+    pub(super) fn parse(line: &str) -> Result<UpArgs, String> {
         Cli::try_parse_from(line.split(' '))
             .map(|cli| cli.args)
             .map_err(|error| error.render().to_string())

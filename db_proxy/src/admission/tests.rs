@@ -480,7 +480,7 @@ fn a_mark_means_what_there_was_when_the_store_was_asked() {
         assert_eq!(mark_of(&admit(&state, &read(upto), &counted(9), NOW_MS)), (9, 3), "{upto}");
     }
     let past = admit(&state, &read(0), &counted(12), NOW_MS);
-    assert_eq!(mark_of(&past), (10, 6), "not what the user may not see any more");
+    assert_eq!(mark_of(&past), (10, 6), "never past the newest that the user may see");
 }
 
 /// Up to where is marked as read, and how many of these messages are the reader's own.

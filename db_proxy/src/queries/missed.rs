@@ -142,8 +142,8 @@ async fn offset_of(state: &State, id: ConversationId, msg_id: MsgId) -> Result<O
 }
 
 /// The changes of members in `(after, upto]`, and, where `place` says that messages lie between them,
-/// how it was there: so that nobody gets a message that was sent after he had left. Clients are told of
-/// each change, unless there were too many: then of what they came to.
+/// how it was there: so that no member gets a message that was sent after the member had left. Clients
+/// are told of each change, unless there were too many: then of what they came to.
 fn members_between(
     conversation: &Conversation,
     fold: &Fold,

@@ -243,8 +243,8 @@ async fn begin_unknown(gateway: &Arc<Gateway>, beginners: Beginners) {
     }
 }
 
-/// Whether it is still to begin, and with this change: whoever was removed and added once more begins
-/// with that.
+/// Whether a session is still to be given its first messages because of this addition. A session that
+/// was removed and added again is given them because of the later one.
 fn is_beginning(gateway: &Gateway, session: &Session, (group, added_at): (GroupId, u64)) -> bool {
     session.outbox.ending() == Ending::Open
         && gateway.registry.is_beginning(session, group.0, added_at)

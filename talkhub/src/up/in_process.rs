@@ -149,19 +149,13 @@ pub(super) fn failure(name: &str, error: &BoxError) -> Failure {
 
 #[cfg(test)]
 mod tests {
-    use clap::Parser;
     use daemon::Readiness;
     use tokio::time::timeout;
 
     use super::*;
     use crate::up::folder::Folder;
-    use crate::up::{Cluster, UpArgs, announce};
-
-    #[derive(Debug, Parser)]
-    struct Cli {
-        #[command(flatten)]
-        args: UpArgs,
-    }
+    use crate::up::tests::parse;
+    use crate::up::{Cluster, announce};
 
     /// A cluster of one daemon, which is as ready as this says.
     fn cluster_of(ready: Readiness) -> Cluster {
@@ -183,7 +177,7 @@ mod tests {
     async fn a_cluster_that_is_not_ready_after_a_minute_says_what_it_waits_for() {
         let temp = tempfile::tempdir().unwrap();
         let folder = Folder::open(temp.path()).unwrap();
-        let args = Cli::try_parse_from(["up"]).unwrap().args;
+        let args = parse("up").unwrap();
         let plan = Plan {
             daemons: Vec::new(),
             login: String::new(),

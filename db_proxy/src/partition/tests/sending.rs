@@ -336,7 +336,7 @@ async fn marks_that_wait_for_their_conversation_leave_its_queue_when_it_is_there
     proxy.store.reads.send_replace(Gate::Open);
     outcomes.wait_for(3).await;
     let unread = proxy.state().with(conversation, |seen| seen.unread(UserId(2))).await.unwrap();
-    assert_eq!(unread, 54, "of 121, 40 read, 27 later ones his own");
+    assert_eq!(unread, 54, "121 messages: 40 are read, 27 of the later ones are the user's own");
     proxy.stop().await;
 }
 

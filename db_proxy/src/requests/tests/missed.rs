@@ -281,9 +281,9 @@ async fn what_comes_after_the_messages_asked_for_is_not_told_with_them() {
     server.stop().await;
 }
 
-/// Members come and go while somebody writes. Whoever applies what is fetched, from wherever on and up
-/// to wherever, delivers each message to nobody who had left before it, and ends with the members of
-/// that place.
+/// Members come and go while somebody writes. A gateway that applies what it fetches, from any place
+/// to any other, delivers no message to a member who had left before it, and ends with the members of
+/// the last place.
 #[tokio::test]
 async fn changes_of_members_are_fetched_in_their_place_among_the_messages() {
     // The many who are added one after another are not held.
