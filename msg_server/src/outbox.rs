@@ -126,8 +126,8 @@ struct State {
     progress_at: Option<Instant>,
     /// The last frame without a name that was answered.
     last_frame: Option<(ClientMsgId, Instant)>,
-    /// Answers were dropped that waited to be written, perhaps the one to that frame.
-    answers_lost: bool,
+    /// The answer to that frame may never be written: it came too late, or was dropped.
+    answer_lost: bool,
     /// The connection's task.
     waker: Option<Waker>,
     /// Who waits for the answers to be written.
@@ -165,7 +165,7 @@ impl Outbox {
             ending: Ending::Open,
             progress_at: None,
             last_frame: None,
-            answers_lost: false,
+            answer_lost: false,
             waker: None,
             written: None,
         };
@@ -259,8 +259,7 @@ impl Outbox {
     }
 
     fn put_answer(&self, mut state: MutexGuard<'_, State>, mut bytes: Bytes) {
-        if matches!(state.ending, Ending::Polite(_) | Ending::Now(_)) {
-            state.answers_lost = true;
+        if is_over(state.ending) {
             return;
         }
         self.pool.metrics.answers_out.inc();
@@ -297,7 +296,7 @@ impl Outbox {
     /// Writes the answer to an accepted login, then what was held back.
     pub(crate) fn release(&self, login_answer: Bytes) {
         let mut state = self.state.lock();
-        if matches!(state.ending, Ending::Polite(_) | Ending::Now(_)) {
+        if is_over(state.ending) {
             return;
         }
         self.pool.metrics.answers_out.inc();
@@ -323,7 +322,18 @@ impl Outbox {
 
     /// A message was answered, perhaps by silence.
     pub(crate) fn end_send(&self, answer: Option<Bytes>) {
+        self.conclude(self.state.lock(), answer);
+    }
+
+    /// A frame of a client that repeats frames is answered.
+    pub(crate) fn end_frame(&self, id: ClientMsgId, answer: Bytes) {
         let mut state = self.state.lock();
+        state.last_frame = Some((id, Instant::now()));
+        state.answer_lost = is_over(state.ending);
+        self.conclude(state, Some(answer));
+    }
+
+    fn conclude(&self, mut state: MutexGuard<'_, State>, answer: Option<Bytes>) {
         state.unanswered = state.unanswered.saturating_sub(1);
         let woken = std::mem::take(&mut state.wants_room) || state.ending != Ending::Open;
         let waker = if woken { state.waker.take() } else { None };
@@ -337,17 +347,12 @@ impl Outbox {
         }
     }
 
-    /// A frame of a client that repeats frames is answered now.
-    pub(crate) fn frame_answered(&self, id: ClientMsgId) {
-        self.state.lock().last_frame = Some((id, Instant::now()));
-    }
-
     /// What the client was told of such frames.
     pub(crate) fn frames_told(&self) -> FramesTold {
         let state = self.state.lock();
         FramesTold {
             last: state.last_frame,
-            written: state.answers == 0 && !state.answers_lost,
+            written: state.answers == 0 && !state.answer_lost,
             unanswered: state.unanswered > 0,
         }
     }
@@ -394,7 +399,7 @@ impl Outbox {
 
     fn forget_queue(&self, state: &mut State) {
         self.pool.queued.fetch_sub(state.push_bytes, Ordering::Relaxed);
-        state.answers_lost |= state.answers > 0;
+        state.answer_lost |= state.answers > 0;
         state.queue = VecDeque::new();
         state.push_bytes = 0;
         state.push_frames = 0;
@@ -482,6 +487,11 @@ impl fmt::Debug for Outbox {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("Outbox").finish_non_exhaustive()
     }
+}
+
+/// Whether no answer is taken any more.
+const fn is_over(ending: Ending) -> bool {
+    matches!(ending, Ending::Polite(_) | Ending::Now(_))
 }
 
 fn rank(ending: Ending) -> u8 {

@@ -310,6 +310,8 @@ impl Sends {
         self.metrics.send_ended(SendEnd::Accepted);
         let Some(session) = waiter.session.upgrade() else { return };
         let session_type = session_type_of(submit.conversation);
+        let id = ClientMsgId::from_slice(&submit.client_msg_id);
+        let frame = id.filter(|_| submit.fingerprint.is_some());
         let answer = if waiter.named {
             let result = client::SendResult {
                 client_msg_id: submit.client_msg_id,
@@ -328,14 +330,12 @@ impl Sends {
                 msg_id,
                 session_type: session_type.into(),
             };
-            if submit.fingerprint.is_some()
-                && let Some(id) = ClientMsgId::from_slice(&submit.client_msg_id)
-            {
-                session.outbox.frame_answered(id);
-            }
             encode_message(Command::MessageAck, waiter.seq, &ack)
         };
-        session.outbox.end_send(Some(answer));
+        match frame {
+            Some(id) => session.outbox.end_frame(id, answer),
+            None => session.outbox.end_send(Some(answer)),
+        }
     }
 
     /// A message was not stored. Old clients have no answer for that: they get none.

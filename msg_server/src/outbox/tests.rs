@@ -215,10 +215,7 @@ async fn a_client_that_misses_something_gets_no_push_and_still_its_answers() {
 #[tokio::test]
 async fn an_answer_counts_as_written_when_the_socket_has_it() {
     let id = ClientMsgId([1; 16]);
-    let answer_one = |outbox: &Outbox| {
-        outbox.frame_answered(id);
-        outbox.end_send(Some(Bytes::from_static(b"answer")));
-    };
+    let answer_one = |outbox: &Outbox| outbox.end_frame(id, Bytes::from_static(b"answer"));
     let is_written = |outbox: &Outbox| {
         let told = outbox.frames_told();
         assert_eq!(told.last.map(|(last, _)| last), Some(id));
@@ -227,6 +224,9 @@ async fn an_answer_counts_as_written_when_the_socket_has_it() {
     let Pair { outbox, client: _reads_later, .. } = pair(|_limits| {}).await;
     answer_one(&outbox);
     assert!(is_written(&outbox));
+    outbox.close(CloseReason::ClientLeft);
+    outbox.answer(Bytes::from_static(b"to something else"));
+    assert!(is_written(&outbox), "what comes too late is another answer");
 
     let Pair { outbox, mut client, .. } = pair(|_limits| {}).await;
     let pushed = fill(&outbox);
