@@ -40,6 +40,13 @@ pub(crate) struct FramesTold {
     pub(crate) unanswered: bool,
 }
 
+impl FramesTold {
+    /// Whether an answer was written, and none waits.
+    pub(crate) const fn was_told_one(&self) -> bool {
+        self.last.is_some() && self.written
+    }
+}
+
 #[derive(Debug, Clone, Copy)]
 struct Ended {
     told: FramesTold,

@@ -144,10 +144,7 @@ impl Sends {
             resend: message.resend.filter(|_repeat| named),
             fingerprint: frame,
             // A client that repeats frames has one of them unanswered at a time.
-            may_repeat: frame.map(|_| {
-                let told = session.outbox.frames_told();
-                told.last.is_none() || !told.written
-            }),
+            may_repeat: frame.map(|_| !session.outbox.frames_told().was_told_one()),
             r#type: u32::try_from(message.msg_type).unwrap_or(0),
             body: message.msg_data,
             first: None,
