@@ -19,6 +19,7 @@ pub mod backoff;
 pub mod clock;
 pub mod config;
 pub mod faults;
+pub mod folder_lock;
 pub mod link;
 pub mod logging;
 pub mod metrics;

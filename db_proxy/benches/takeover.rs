@@ -27,17 +27,18 @@ use std::time::{Duration, Instant};
 use backends::Kafka;
 use bytes::Bytes;
 use daemon::clock::unix_ms;
-use db_proxy::log::embedded::{self, EmbeddedLog};
-use db_proxy::log::kafka::{KafkaTopic, NewTopic, Options, ensure_topic};
-use db_proxy::log::{Log as _, LogId, Unopened, fingerprint};
-use db_proxy::partition::open;
-use db_proxy::store::sqlite::{SqliteOptions, SqliteStore};
-use db_proxy::store::{Batch, ConversationStore as _, Store};
+use partition::open;
 use prost::Message as _;
 use proto::ids::Offset;
 use proto::log::{Epoch, Message, Record, record};
+use proto::record::fingerprint;
 use rdkafka::config::ClientConfig;
 use rdkafka::producer::{BaseProducer, BaseRecord, Producer as _};
+use record_log::embedded::{self, EmbeddedLog};
+use record_log::kafka::{KafkaTopic, NewTopic, Options, ensure_topic};
+use record_log::{Log as _, LogId, Unopened};
+use store::sqlite::{SqliteOptions, SqliteStore};
+use store::{Batch, ConversationStore as _, Store};
 
 #[global_allocator]
 static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;

@@ -2,7 +2,13 @@
 
 use std::time::Duration;
 
+use fold::admission::Change;
 use futures_util::future::join_all;
+use logins::kicks::Kicks;
+use logins::login::Logins;
+use logins::names::{check_group_name, check_name, check_password};
+use logins::tokens::Told;
+use partition::Outcome;
 use proto::client::GroupType;
 use proto::cluster::Kind;
 use proto::cluster::wire::admin_request::What;
@@ -12,18 +18,11 @@ use proto::cluster::wire::{
     UserKick, UserLine, UserList, UserPassword, UserSessions, UserTicket, UserUnlock,
 };
 use proto::ids::{ConversationId, GroupId, UserId};
+use store::{NewUser, StoreError, UserChange, UserRow};
 use tracing::debug;
 
-use crate::admission::Change;
-use crate::kicks::Kicks;
-use crate::login::Logins;
-use crate::names::{check_group_name, check_name, check_password};
-use crate::partition::Outcome;
 use crate::partitions::Partitions;
 use crate::queries::groups::{NewGroup, NotMade, make};
-use crate::queries::people::STATUS_LEFT;
-use crate::store::{NewUser, StoreError, UserChange, UserRow};
-use crate::tokens::Told;
 
 /// Lines in one answer at most.
 const LINES_MAX: u32 = 1_000;
@@ -149,9 +148,9 @@ impl Admin<'_> {
 
     async fn disable(&self, disable: UserDisable) -> Done {
         let user = self.user(&disable.name).await?;
-        let status = if disable.enable.unwrap_or(false) { 0 } else { STATUS_LEFT };
+        let status = if disable.enable.unwrap_or(false) { 0 } else { UserRow::LEFT };
         let before = self.change_user(&user, UserChange::Status(status)).await?;
-        if status == STATUS_LEFT {
+        if status == UserRow::LEFT {
             self.kicks.end_logins_before(user.id, before);
         } else {
             self.logins.guesses().lift(&user.name);
@@ -407,6 +406,6 @@ fn user_line(row: UserRow) -> UserLine {
         name: row.name,
         nick: row.nick,
         department: row.department,
-        disabled: row.status == STATUS_LEFT,
+        disabled: row.status == UserRow::LEFT,
     }
 }

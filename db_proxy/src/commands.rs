@@ -54,7 +54,7 @@ pub fn main(args: impl IntoIterator<Item = OsString>) -> ExitCode {
 fn create_topic(args: impl Iterator<Item = OsString>) -> Result<ExitCode, String> {
     use std::time::Duration;
 
-    use crate::log::kafka::NewTopic;
+    use record_log::kafka::NewTopic;
 
     let (numbers, flags) = take_numbers(args, ["--replicas", "--retention-days"])?;
     let mut new = NewTopic::default();

@@ -5,14 +5,13 @@ use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::time::Duration;
 
+use cache::redis::RedisOptions;
 use daemon::{ClusterConfig, ConfigError, ProcessConfig, Secret, Settings};
+use logins::login::guesses::GuessLimits;
+use logins::tokens::text::Keys;
+use partition::Limits;
 use serde::Deserialize;
-
-use crate::cache::redis::RedisOptions;
-use crate::login::guesses::GuessLimits;
-use crate::partition::Limits;
-use crate::store::mysql::MySqlOptions;
-use crate::tokens::text::Keys;
+use store::mysql::MySqlOptions;
 
 /// The most partitions that a cluster may have: each that is owned takes threads and memory of the Kafka
 /// library.
@@ -355,16 +354,16 @@ impl KafkaConfig {
 
     /// How it is used.
     #[cfg(feature = "kafka")]
-    pub(crate) fn options(&self) -> crate::log::kafka::Options {
+    pub(crate) fn options(&self) -> record_log::kafka::Options {
         let (bootstrap, topic) = (self.bootstrap.clone(), self.topic.clone());
         let settings = self.settings.iter();
-        crate::log::kafka::Options {
+        record_log::kafka::Options {
             group: self.group.clone(),
             allow_unsafe_topic: self.allow_unsafe_topic,
             settings: settings
                 .map(|(key, value)| (key.clone(), value.expose().to_owned()))
                 .collect(),
-            ..crate::log::kafka::Options::new(bootstrap, topic, self.partitions)
+            ..record_log::kafka::Options::new(bootstrap, topic, self.partitions)
         }
     }
 

@@ -12,16 +12,15 @@ use std::path::{Path, PathBuf};
 
 use daemon::BoxError;
 use jiff::Timestamp;
+use partition::open::OpenError;
 use proto::ids::Offset;
+use record_log::embedded::{EmbeddedLog, ReadOnlyLog, Survey};
+use record_log::{Log, LogError, LogId, LogRecord};
+use store::StoreError;
+use store::sqlite::{Claimed, SqliteStore};
 
 use crate::config::Config;
-use crate::log::embedded::{EmbeddedLog, ReadOnlyLog, Survey};
-use crate::log::{Log, LogError, LogId, LogRecord};
-use crate::partition::open::OpenError;
-use crate::store::StoreError;
-use crate::store::sqlite::{Claimed, SqliteStore};
 use crate::wiring::SQLITE;
-
 use records::{Check, Line};
 
 #[cfg_attr(not(feature = "kafka"), path = "inspecting/without_kafka.rs")]

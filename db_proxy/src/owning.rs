@@ -4,21 +4,21 @@
 use std::future::pending;
 use std::sync::Arc;
 
+use cache::Cache;
 use daemon::Shutdown;
+use fold::effects::EPOCH_EVERY;
 use parking_lot::Mutex;
+use partition::followers::{self, Following};
+use partition::open::OpenPartition;
+use partition::publisher::Publisher;
+use partition::stall::Pulse;
+use partition::store_writer::{self, StopStoring};
+use partition::witness::Witnessed;
+use partition::{Ended, HOLD, Limits, Owner};
 use proto::cluster::wire::Owned;
 
-use crate::cache::Cache;
-use crate::fold::EPOCH_EVERY;
-use crate::following::{self, Following};
 use crate::metrics::OwnedMetrics;
-use crate::partition::open::OpenPartition;
-use crate::partition::{Ended, HOLD, Limits, Owner};
 use crate::partitions::{Partitions, Served};
-use crate::publish::Publisher;
-use crate::pulse::Pulse;
-use crate::storing::{self, StopStoring};
-use crate::witness::Witnessed;
 
 /// What all ownerships of a daemon have in common.
 #[derive(Clone)]
@@ -69,10 +69,14 @@ impl Ground {
             witnessed: self.witnessed,
         };
         let partition = owner.start(&shutdown);
-        let storing =
-            storing::start(partition.clone(), metrics.storing, storing::TRIM_EVERY, &shutdown);
+        let storing = store_writer::start(
+            partition.clone(),
+            metrics.storing,
+            store_writer::TRIM_EVERY,
+            &shutdown,
+        );
         let following = Following::new(partition.state().clone(), owned, metrics.following);
-        following.watch(following::TELL_EVERY, &shutdown);
+        following.watch(followers::TELL_EVERY, &shutdown);
         let served = Served { owned, partition, following, confirmed };
         let served = self.partitions.add(served);
         Running { served, storing: Mutex::new(Some(storing)), shutdown }

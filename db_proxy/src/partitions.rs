@@ -4,7 +4,7 @@
 //!
 //! - Gateways are told of every change, in order: what a gateway was told last is how it is.
 //! - Nothing is answered of a partition that is not owned here, as far as can be known
-//!   ([`crate::pulse`]).
+//!   ([`partition::stall`]).
 
 use std::collections::BTreeMap;
 use std::fmt;
@@ -12,14 +12,13 @@ use std::sync::Arc;
 
 use daemon::{Link, LinkError, LinkTable};
 use parking_lot::RwLock;
+use partition::Partition;
+use partition::followers::Following;
+use partition::stall::{Confirmed, Pulse};
 use proto::cluster::wire::{Follow, Owned, Ownership};
 use proto::cluster::{Kind, partition_of};
 use proto::ids::ConversationId;
-
-use crate::following::Following;
-use crate::partition::Partition;
-use crate::pulse::{Confirmed, Pulse};
-use crate::store::Store;
+use store::Store;
 
 /// A partition that is owned here.
 #[derive(Debug)]

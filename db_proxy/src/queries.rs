@@ -6,18 +6,18 @@
 use std::sync::Arc;
 
 use bytes::Bytes;
+use logins::login::Logins;
 use parking_lot::Mutex;
+use partition::Outcome;
 use proto::Command;
 use proto::client;
 use proto::cluster::wire::{Answer, Ask, Origin, Owned, Rest};
 use proto::ids::{ConversationId, UserId};
+use store::StoreError;
 
-use crate::login::Logins;
-use crate::partition::Outcome;
 use crate::partitions::{Partitions, Served};
 use crate::queries::group_limits::GroupLimits;
 use crate::requests::{ignored, not_owner, unavailable};
-use crate::store::StoreError;
 
 pub mod group_limits;
 pub mod groups;
@@ -28,7 +28,6 @@ pub(crate) mod missed;
 pub(crate) mod mutants;
 mod parts;
 pub mod people;
-mod stored;
 
 /// Who asks, and where answers come from.
 #[derive(Debug)]

@@ -8,7 +8,14 @@ use std::sync::Arc;
 
 use bytes::Bytes;
 use daemon::{Link, LinkError, LinkFrame, LinkHandler, LinkTable, Role, Shutdown};
+use fold::admission::{Change, Send};
+use fold::window::{Connection, Frame, Identity, content_crc};
+use logins::kicks::Kicks;
+use logins::login::{self, Logins};
+use logins::tokens::Told;
 use parking_lot::Mutex;
+use partition::publisher::seconds;
+use partition::{self, Reply};
 use proto::cluster::wire::{
     AdminAnswer, AdminRequest, Answer, Ask, AskStatus, FetchRequest, Fetched, Follow, Memberships,
     MembershipsRequest, Origin, Outcome, Resume, Submit, SubmitAnswer, TokenAnswer, TokenQuestion,
@@ -20,17 +27,10 @@ use tokio::sync::Semaphore;
 use tracing::{debug, debug_span, warn};
 
 use crate::admin;
-use crate::admission::{Change, Send};
-use crate::kicks::Kicks;
-use crate::login::{self, Logins};
 use crate::metrics::RequestMetrics;
-use crate::partition::{self, Reply};
 use crate::partitions::Partitions;
-use crate::publish::seconds;
 use crate::queries::group_limits::GroupLimits;
 use crate::queries::{self, Asker};
-use crate::tokens::Told;
-use crate::window::{Connection, Frame, Identity, content_crc};
 
 /// The handler of all links that others dial.
 #[derive(Debug, Clone)]
@@ -187,10 +187,7 @@ impl Requests {
             let span = debug_span!("raise a hash");
             self.shutdown.spawn(span, async move { logins.raise(below).await });
         }
-        match verified.user {
-            Some(_) => self.metrics.logins.inc(),
-            None => self.metrics.logins_refused.inc(),
-        };
+        self.logins.count(&verified);
         verified
     }
 

@@ -7,27 +7,29 @@ use std::time::Duration;
 use daemon::StartRefused;
 use daemon::link::LinkMetrics;
 use daemon::{BoxError, Context, LinkOptions, LinkTable, Metrics, Role, Serving, Shutdown};
+use logins::LoginMetrics;
+use logins::login::Logins;
+use logins::login::guesses::Guesses;
+use logins::passwords::Passwords;
+use logins::tokens::Tokens;
+use logins::tokens::clock::Clock;
+use partition::metrics::PublishMetrics;
+use partition::publisher::Publisher;
+use partition::stall::Pulse;
+use partition::witness::Witnessed;
+use store::Store;
 use tokio::sync::watch;
 use tracing::info_span;
 
 use crate::config::{Config, DbRole};
-use crate::login::Logins;
-use crate::login::guesses::Guesses;
-use crate::metrics::{OwnedMetrics, PublishMetrics, RequestMetrics};
+use crate::metrics::{OwnedMetrics, RequestMetrics};
 use crate::owning::{Ground, Running};
 use crate::partitions::Partitions;
-use crate::passwords::Passwords;
-use crate::publish::Publisher;
-use crate::pulse::Pulse;
 use crate::queries::group_limits::GroupLimits;
 use crate::requests::{Bounds, Requests};
 #[cfg(feature = "kafka")]
 use crate::sharing::{self, StopSharing};
-use crate::store::Store;
-use crate::tokens::Tokens;
-use crate::tokens::clock::Clock;
 use crate::wiring::{self, Logs, Site};
-use crate::witness::Witnessed;
 
 /// Gateways that lose their link resubmit within this time; what they had sent is answered first.
 const LAST_REQUESTS: Duration = Duration::from_millis(50);
@@ -80,7 +82,8 @@ pub async fn run(context: Context<Config>) -> Result<Serving, BoxError> {
     let guesses = Guesses::new(Arc::clone(&cache), config.logins.guesses());
     let tokens = tokens(&store, &config, &shutdown)?;
     let checks = (passwords, guesses);
-    let logins = Logins::new(store, Arc::clone(&cache), checks, tokens, request_metrics.clone());
+    let logins =
+        Logins::new(store, Arc::clone(&cache), checks, tokens, LoginMetrics::new(&metrics));
     let counted = (request_metrics, shutdown.clone());
     let requests = Requests::new(partitions, logins, gateways, counted, bounds(&config));
     let addr = daemon::link::listen(

@@ -17,17 +17,17 @@ use std::time::Duration;
 
 use daemon::Shutdown;
 use daemon::metrics::Gauge;
+use partition::Ended;
+use partition::open::{self, OpenError, OpenPartition};
 use proto::cluster::wire::Owned;
+use record_log::kafka::{ConnectError, Event, KafkaTopic, Ownership};
 use tokio::sync::oneshot;
 use tokio::time::{interval, sleep, timeout};
 use tokio_util::sync::CancellationToken;
 use tracing::{error, info, info_span, warn};
 
-use crate::log::kafka::{ConnectError, Event, KafkaTopic, Ownership};
 use crate::metrics::SharingMetrics;
 use crate::owning::{Ground, Running};
-use crate::partition::Ended;
-use crate::partition::open::{self, OpenError, OpenPartition};
 
 /// How long a partition may take to stop: less than the group waits.
 const STOP_LIMIT: Duration = Duration::from_millis(2_500);

@@ -12,19 +12,20 @@ use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
 
+use cache::CacheMetrics;
+use cache::redis::{CacheError, RedisCache};
+use cache::{Cache, MemoryCache};
 use daemon::{BoxError, Metrics, Shutdown, StartRefused};
+use partition::open::{self, OpenError, OpenPartition};
+use record_log::embedded::{EmbeddedLog, Options, Prepared};
+use store::ReplicaMetrics;
+use store::mysql::MySqlStore;
+use store::sqlite::{SqliteOptions, SqliteStore};
+use store::{Store, StoreError};
 use tokio::time::sleep;
 use tracing::{info, warn};
 
-use crate::cache::redis::{CacheError, RedisCache};
-use crate::cache::{Cache, MemoryCache};
 use crate::config::{CacheConfig, Config, DbRole};
-use crate::log::embedded::{EmbeddedLog, Options, Prepared};
-use crate::metrics::{CacheMetrics, ReplicaMetrics};
-use crate::partition::open::{self, OpenError, OpenPartition};
-use crate::store::mysql::MySqlStore;
-use crate::store::sqlite::{SqliteOptions, SqliteStore};
-use crate::store::{Store, StoreError};
 
 /// Between two tries to reach a store that is away.
 const AGAIN_AFTER: Duration = Duration::from_secs(1);
@@ -48,7 +49,7 @@ pub(crate) enum Logs {
     Embedded(Box<Prepared>),
     /// In Kafka, shared with other db_proxies.
     #[cfg(feature = "kafka")]
-    Kafka(crate::log::kafka::KafkaTopic),
+    Kafka(record_log::kafka::KafkaTopic),
     /// No partition is owned here.
     Nowhere,
 }
@@ -98,7 +99,7 @@ pub(crate) async fn open_partition(
 
 #[cfg(feature = "kafka")]
 async fn kafka(config: &Config) -> Result<Logs, BoxError> {
-    use crate::log::kafka::KafkaTopic;
+    use record_log::kafka::KafkaTopic;
 
     let connect = || async {
         let options = config.kafka.options();
@@ -120,9 +121,9 @@ fn kafka(_config: &Config) -> impl Future<Output = Result<Logs, BoxError>> {
 #[cfg(feature = "kafka")]
 pub(crate) async fn create_topic(
     config: Config,
-    new: crate::log::kafka::NewTopic,
+    new: record_log::kafka::NewTopic,
 ) -> Result<(), BoxError> {
-    use crate::log::kafka::{ConnectError, ensure_topic};
+    use record_log::kafka::{ConnectError, ensure_topic};
 
     let options = config.kafka.options();
     match tokio::task::spawn_blocking(move || ensure_topic(&options, new)).await? {
@@ -270,9 +271,9 @@ impl From<StoreError> for Unreached {
 }
 
 #[cfg(feature = "kafka")]
-impl From<crate::log::kafka::ConnectError> for Unreached {
-    fn from(error: crate::log::kafka::ConnectError) -> Self {
-        use crate::log::kafka::ConnectError;
+impl From<record_log::kafka::ConnectError> for Unreached {
+    fn from(error: record_log::kafka::ConnectError) -> Self {
+        use record_log::kafka::ConnectError;
         match error {
             ConnectError::Away(why) => Self::Away(why),
             ConnectError::Refused(why) => Self::Final(Box::new(StartRefused(why))),

@@ -16,5 +16,5 @@ static FOLDER: LazyLock<PathBuf> = LazyLock::new(|| {
 });
 
 libfuzzer_sys::fuzz_target!(|data: &[u8]| {
-    db_proxy::fuzzing::log_files(&FOLDER, data);
+    record_log::embedded::fuzzing::log_files(&FOLDER, data);
 });

@@ -3,9 +3,4 @@
 
 #![no_main]
 
-#[path = "../../db_proxy/src/folder_lock.rs"]
-#[expect(dead_code, reason = "only files in memory are read")]
-mod folder_lock;
-mod log;
-
-libfuzzer_sys::fuzz_target!(|data: &[u8]| log::embedded::check(data));
+libfuzzer_sys::fuzz_target!(|data: &[u8]| record_log::embedded::fuzzing::log_reader(data));

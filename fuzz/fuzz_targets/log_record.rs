@@ -2,4 +2,4 @@
 
 #![no_main]
 
-libfuzzer_sys::fuzz_target!(|data: &[u8]| db_proxy::fuzzing::log_record(data));
+libfuzzer_sys::fuzz_target!(|data: &[u8]| fold::fuzzing::log_record(data));

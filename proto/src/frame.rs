@@ -27,10 +27,9 @@ use std::io;
 
 use bytes::{Buf, BufMut, Bytes, BytesMut};
 use prost::{DecodeError, Message};
-use tokio_util::codec::{Decoder, Encoder};
 
 use crate::command::{self, Command};
-use crate::limits::{HEADER_LEN, LIMIT_AFTER_LOGIN, LIMIT_BEFORE_LOGIN, RESERVE_AHEAD};
+use crate::limits::{HEADER_LEN, RESERVE_AHEAD};
 
 /// What we write as version. It is not checked by anyone.
 const VERSION: u16 = 1;
@@ -85,7 +84,7 @@ pub enum FrameError {
         /// What would have been allowed.
         limit: usize,
     },
-    /// The socket failed underneath the codec.
+    /// The socket failed while a frame was read or written.
     #[error("read or write the socket")]
     Io(#[from] io::Error),
 }
@@ -131,66 +130,6 @@ pub fn extend(frame: &Bytes, extra_body: &[u8]) -> Bytes {
     buffer.put_slice(frame.get(size_of::<u32>()..).unwrap_or_default());
     buffer.put_slice(extra_body);
     buffer.freeze()
-}
-
-/// Splits a byte stream into [`Frame`]s and joins frames into bytes.
-#[derive(Debug, Clone)]
-pub struct FrameCodec {
-    max_len: usize,
-}
-
-impl FrameCodec {
-    /// Returns a codec that takes no frame longer than `max_len`.
-    pub const fn new(max_len: usize) -> Self {
-        Self { max_len }
-    }
-
-    /// From now on takes frames up to `max_len`.
-    pub const fn set_max_len(&mut self, max_len: usize) {
-        self.max_len = max_len;
-    }
-}
-
-impl Default for FrameCodec {
-    /// The codec of a connection that has just been accepted.
-    fn default() -> Self {
-        Self::new(LIMIT_BEFORE_LOGIN)
-    }
-}
-
-impl Decoder for FrameCodec {
-    type Item = Frame;
-    type Error = FrameError;
-
-    fn decode(&mut self, buffer: &mut BytesMut) -> Result<Option<Frame>, FrameError> {
-        decode(buffer, self.max_len)
-    }
-}
-
-impl Encoder<Frame> for FrameCodec {
-    type Error = FrameError;
-
-    fn encode(&mut self, frame: Frame, buffer: &mut BytesMut) -> Result<(), FrameError> {
-        let len = HEADER_LEN.saturating_add(frame.body.len());
-        if len > LIMIT_AFTER_LOGIN {
-            let limit = LIMIT_AFTER_LOGIN;
-            return Err(FrameError::TooLong { command: frame.command, seq: frame.seq, len, limit });
-        }
-        buffer.reserve(len);
-        put_header(buffer, frame.command, frame.seq, frame.body.len());
-        buffer.put_slice(&frame.body);
-        Ok(())
-    }
-}
-
-impl Encoder<Bytes> for FrameCodec {
-    type Error = FrameError;
-
-    /// Writes a frame that is encoded already, as [`encode_message`] does.
-    fn encode(&mut self, frame: Bytes, buffer: &mut BytesMut) -> Result<(), FrameError> {
-        buffer.extend_from_slice(&frame);
-        Ok(())
-    }
 }
 
 /// What matters of a header whose length has been checked.
@@ -239,7 +178,7 @@ fn wire_len(len: usize) -> u32 {
 mod tests {
     use super::*;
     use crate::client;
-    use crate::limits::{KIB, LIMIT_TO_CLIENT};
+    use crate::limits::{KIB, LIMIT_AFTER_LOGIN, LIMIT_BEFORE_LOGIN, LIMIT_TO_CLIENT};
 
     /// The bytes are written out by hand: a test that only encodes and decodes again would still
     /// pass if both sides moved a field together, and the clients would not.
@@ -259,15 +198,6 @@ mod tests {
         assert_eq!(frames[0].seq, 1);
         assert_eq!(frames[0].parse::<client::LoginRequest>().unwrap(), request);
         assert_eq!(frames[0].encode(), login_bytes());
-    }
-
-    #[test]
-    fn the_codec_writes_what_the_functions_write() {
-        let mut wire = BytesMut::new();
-        let frames = decode_all(&login_bytes());
-        FrameCodec::default().encode(frames[0].clone(), &mut wire).unwrap();
-        FrameCodec::default().encode(frames[0].encode(), &mut wire).unwrap();
-        assert_eq!(wire[..], [login_bytes(), login_bytes()].concat());
     }
 
     #[test]
@@ -294,10 +224,9 @@ mod tests {
         for cut in 0..bytes.len() {
             let (first, second) = bytes.split_at(cut);
             let mut buffer = BytesMut::from(first);
-            let mut codec = FrameCodec::default();
-            assert!(codec.decode(&mut buffer).unwrap().is_none(), "cut at {cut}");
+            assert!(decode(&mut buffer, LIMIT_BEFORE_LOGIN).unwrap().is_none(), "cut at {cut}");
             buffer.extend_from_slice(second);
-            let frame = codec.decode(&mut buffer).unwrap().unwrap();
+            let frame = decode(&mut buffer, LIMIT_BEFORE_LOGIN).unwrap().unwrap();
             assert_eq!(frame.parse::<client::LoginRequest>().unwrap(), login(), "cut at {cut}");
             assert!(buffer.is_empty(), "cut at {cut}");
         }
@@ -345,11 +274,10 @@ mod tests {
 
     #[test]
     fn before_the_login_the_limit_is_small_and_afterwards_it_is_not() {
-        let mut codec = FrameCodec::default();
         let header = header(4097, 0x0301);
-        assert!(codec.decode(&mut BytesMut::from(&header[..])).is_err());
-        codec.set_max_len(LIMIT_AFTER_LOGIN);
-        assert!(codec.decode(&mut BytesMut::from(&header[..])).unwrap().is_none());
+        let read = |limit| decode(&mut BytesMut::from(&header[..]), limit);
+        assert!(read(LIMIT_BEFORE_LOGIN).is_err());
+        assert!(read(LIMIT_AFTER_LOGIN).unwrap().is_none());
     }
 
     #[test]
@@ -362,15 +290,6 @@ mod tests {
             let mut too_long = BytesMut::from(&header(len + 1, number)[..]);
             assert!(decode(&mut too_long, LIMIT_AFTER_LOGIN).is_err(), "{number:#06x}");
         }
-    }
-
-    #[test]
-    fn a_frame_that_no_peer_takes_is_not_written() {
-        let body = Bytes::from(vec![0; LIMIT_AFTER_LOGIN]);
-        let mut wire = BytesMut::new();
-        let frame = Frame { command: 0x0301, seq: 0, body };
-        assert!(FrameCodec::default().encode(frame, &mut wire).is_err());
-        assert!(wire.is_empty());
     }
 
     #[test]

@@ -2,7 +2,7 @@
 //!
 //! No IO, no clock, no task: bytes in, values out, and back. The client protocol is fixed by the
 //! clients that exist ([`client`], [`frame`], [`command`], [`lists`], [`text`]); the cluster's
-//! protocol and the log's records are ours ([`cluster`], [`log`], [`seat`]).
+//! protocol and the log's records are ours ([`cluster`], [`log`], [`record`], [`seat`]).
 
 #![deny(clippy::indexing_slicing)] // Peers choose the bytes, and an index out of range is a panic.
 
@@ -15,6 +15,7 @@ pub mod fuzzing;
 pub mod ids;
 pub mod limits;
 pub mod lists;
+pub mod record;
 pub mod seat;
 pub mod text;
 
@@ -32,4 +33,4 @@ pub mod log {
 }
 
 pub use command::{Command, Direction, State};
-pub use frame::{Frame, FrameCodec, FrameError, encode_message};
+pub use frame::{Frame, FrameError, encode_message};

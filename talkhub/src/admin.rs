@@ -4,10 +4,10 @@
 //! Nothing is decided here: db_proxy checks names, passwords and members, and says what is wrong.
 
 mod bar;
-mod moving;
 mod password;
 mod sessions;
 pub(crate) mod ticket;
+mod transfer;
 
 use std::fs;
 use std::io::{self, Write};
@@ -64,9 +64,9 @@ enum Noun {
     #[command(flatten)]
     Asked(Asked),
     /// Writes a stopped site of the embedded store to files
-    Export(moving::ExportArgs),
+    Export(transfer::ExportArgs),
     /// Brings such files into empty databases of MySQL or MariaDB
-    Import(moving::ImportArgs),
+    Import(transfer::ImportArgs),
 }
 
 /// What a running db_proxy is asked for.
@@ -180,8 +180,8 @@ enum GroupCommand {
 pub fn run(args: &AdminArgs) -> Result<(), Failure> {
     match &args.what {
         Noun::Asked(asked) => ask(args, asked),
-        Noun::Export(export) => moving::export(export, &args.data.join("db")),
-        Noun::Import(import) => moving::import(import),
+        Noun::Export(export) => transfer::export(export, &args.data.join("db")),
+        Noun::Import(import) => transfer::import(import),
     }
 }
 

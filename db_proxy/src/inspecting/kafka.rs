@@ -4,17 +4,17 @@ use std::io::Write;
 use std::ops::Range;
 
 use daemon::{BoxError, StartRefused};
+use partition::open::OpenError;
 use proto::ids::Offset;
+use record_log::kafka::{ConnectError, KafkaTopic, KafkaView};
+use record_log::{Log as _, LogError};
+use store::Claimed;
+use store::mysql::MySqlStore;
 use tokio::runtime::Handle;
 
 use super::records::Check;
 use super::{Health, Shown, list, pairing};
 use crate::config::Config;
-use crate::log::kafka::{ConnectError, KafkaTopic, KafkaView};
-use crate::log::{Log as _, LogError};
-use crate::partition::open::OpenError;
-use crate::store::Claimed;
-use crate::store::mysql::MySqlStore;
 
 /// Prints one line for each partition, and the records asked for.
 pub(super) fn inspect(

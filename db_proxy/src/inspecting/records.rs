@@ -3,14 +3,14 @@
 use std::fmt;
 use std::io::{self, Write};
 
+use fold::effects::Fold;
 use prost::Message as _;
 use proto::ids::{ClientMsgId, ConversationId, GroupId, Offset};
 use proto::log::Record;
 use proto::log::record::Change;
+use record_log::LogRecord;
 
 use super::utc;
-use crate::fold::Fold;
-use crate::log::LogRecord;
 
 /// A record in one line, without anything that a person has written.
 pub(super) struct Line<'a>(pub(super) &'a LogRecord);

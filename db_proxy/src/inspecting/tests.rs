@@ -4,16 +4,16 @@ use std::collections::BTreeMap;
 use std::fs;
 
 use bytes::Bytes;
+use fold::admission::{self, Change, Send};
+use partition::test::{Proxy, Setup, message, single};
 use proto::ids::{ClientMsgId, UserId};
 use proto::log::{Message, Record};
+use record_log::embedded::Options;
+use store::ConversationStore;
+use store::sqlite::SqliteOptions;
 use tempfile::TempDir;
 
 use super::*;
-use crate::admission::{self, Change, Send};
-use crate::log::embedded::Options;
-use crate::store::ConversationStore;
-use crate::store::sqlite::SqliteOptions;
-use crate::testing::{Proxy, Setup, message, single};
 
 const WRITTEN: &str = "nobody else's business";
 
@@ -31,7 +31,7 @@ async fn what_was_appended_is_shown_without_what_was_written() {
     proxy.change(Change::Shield { conversation: group, user: UserId(4), on: true }).await;
     let setup = proxy.stop().await;
 
-    let (health, text) = inspected(&setup.config(), EVERYTHING);
+    let (health, text) = inspected(&config(setup.dir.path()), EVERYTHING);
     assert_eq!(health, Health::Fine);
     let line = |change: &str| {
         let found = text.lines().find(|line| line.contains(&format!(" {change} ")));
@@ -51,7 +51,7 @@ async fn what_was_appended_is_shown_without_what_was_written() {
         assert!(!text.contains(secret), "{secret}: {text}");
     }
 
-    let (health, text) = verified(&setup.config());
+    let (health, text) = verified(&config(setup.dir.path()));
     assert_eq!(health, Health::Fine, "{text}");
     assert!(text.contains("the same record as in the log") && text.contains("all is well"));
 }
@@ -63,7 +63,7 @@ async fn only_as_many_records_as_asked_for_are_listed() {
         proxy.send(message(single(1, 2), 1)).await;
     }
     let setup = proxy.stop().await;
-    let config = setup.config();
+    let config = config(setup.dir.path());
     let listed = |from: Option<u64>, count| {
         let shown = Shown { from: from.map(Offset), count, partition: None };
         let (_, text) = inspected(&config, shown);
@@ -93,10 +93,10 @@ async fn a_look_beside_a_db_proxy_that_runs_changes_no_file() {
     store.claim("another".to_owned(), open.log.id()).await.unwrap();
 
     let before = files(setup.dir.path());
-    let (health, text) = inspected(&setup.config(), EVERYTHING);
+    let (health, text) = inspected(&config(setup.dir.path()), EVERYTHING);
     assert_eq!(health, Health::Fine, "{text}");
     assert!(text.contains("epoch     2, owner another"), "{text}");
-    let (health, text) = verified(&setup.config());
+    let (health, text) = verified(&config(setup.dir.path()));
     assert_eq!(health, Health::Fine, "{text}");
     let mut after = files(setup.dir.path());
     // Within one process, SQLite has one index for all its users, which notes who reads.
@@ -125,7 +125,7 @@ async fn a_look_at_what_a_stopped_or_killed_db_proxy_left_changes_no_file() {
             proxy.stop().await
         };
         let before = files(setup.dir.path());
-        let (health, text) = verified(&setup.config());
+        let (health, text) = verified(&config(setup.dir.path()));
         assert_eq!(health, Health::Fine, "{text}");
         assert!(text.contains("the same record as in the log"), "{text}");
         check_same(&before, &files(setup.dir.path()));
@@ -212,12 +212,6 @@ fn where_there_is_no_log_nothing_is_made() {
     assert!(refused.downcast_ref::<daemon::StartRefused>().is_some(), "{refused}");
     assert!(refused.to_string().contains("data_dir"), "{refused}");
     assert!(files(dir.path()).is_empty());
-}
-
-impl Setup {
-    fn config(&self) -> Config {
-        config(self.dir.path())
-    }
 }
 
 fn config(dir: &Path) -> Config {

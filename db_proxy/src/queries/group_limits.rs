@@ -8,9 +8,9 @@ use std::collections::BTreeMap;
 
 use futures_util::future::try_join_all;
 use proto::ids::UserId;
+use store::{StoreError, UserConversation};
 
 use crate::queries::{Asker, NoReply};
-use crate::store::{StoreError, UserConversation};
 
 /// How many groups one user may make, and be in.
 #[derive(Debug, Clone, Copy)]

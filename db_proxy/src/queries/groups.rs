@@ -4,7 +4,12 @@ use std::collections::BTreeSet;
 use std::sync::Arc;
 
 use bytes::Bytes;
+use fold::admission::Change;
+use fold::conversation::Conversation;
 use futures_util::future::try_join_all;
+use logins::names::check_group_name;
+use logins::tokens::STORE_LIMIT;
+use partition::Outcome;
 use prost::Message as _;
 use proto::Command;
 use proto::client::{
@@ -17,18 +22,13 @@ use proto::ids::{ConversationId, GroupId, UserId};
 use proto::limits::LIMIT_TO_CLIENT;
 use proto::lists::{GROUPS_MAX, NORMAL_GROUPS_MAX, Room};
 use proto::log::GroupCreated;
+use store::{Store, StoreError};
 use tokio::time::timeout;
 
-use crate::admission::Change;
-use crate::conversation::Conversation;
-use crate::names::check_group_name;
-use crate::partition::Outcome;
 use crate::partitions::{Partitions, Served};
 use crate::queries::group_limits::{may_make, with_room};
 use crate::queries::{Asker, NoReply, Reply, lists};
 use crate::requests::answered;
-use crate::store::{Store, StoreError};
-use crate::tokens::STORE_LIMIT;
 
 /// What one member takes in a reply, at most.
 const MEMBER_LEN: usize = 6;

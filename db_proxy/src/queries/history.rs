@@ -8,6 +8,9 @@
 
 use bytes::Bytes;
 use daemon::faults::{self, Mutant};
+use partition::messages::{at, range};
+use partition::publisher::seconds;
+use partition::state::State;
 use prost::Message as _;
 use proto::Command;
 use proto::client::{
@@ -17,12 +20,10 @@ use proto::client::{
 use proto::cluster::wire::{Answer, Rest};
 use proto::ids::{ConversationId, MsgId, UserId};
 use proto::limits::{HEADER_LEN, LIMIT_TO_CLIENT};
+use store::{MessageRow, StoreError};
 
-use crate::publish::seconds;
-use crate::queries::{Asker, NoReply, Reply, stored};
+use crate::queries::{Asker, NoReply, Reply};
 use crate::requests::answered;
-use crate::state::State;
-use crate::store::{MessageRow, StoreError};
 
 /// Messages on one page at most, however many are asked for.
 pub(super) const PAGE_MAX: u32 = 1_000;
@@ -153,56 +154,6 @@ async fn visible(
             conversation.visible_from(user).map(|first| (all.unwrap_or(first), conversation.head))
         })
         .await
-}
-
-/// Messages `from..=to`, newest first, every one of them.
-pub(crate) async fn range(
-    state: &State,
-    id: ConversationId,
-    from: MsgId,
-    to: MsgId,
-) -> Result<Vec<MessageRow>, StoreError> {
-    if from > to {
-        return Ok(Vec::new());
-    }
-    let look =
-        state.with(id, |conversation| (conversation.recent_range(from, to), conversation.head));
-    let ((mut newest, in_memory_from), head) = look.await?;
-    newest.reverse();
-    if from < in_memory_from {
-        let upto = MsgId(in_memory_from.0 - 1).min(to);
-        newest.extend(stored::range(state, id, (from, upto), head).await?);
-    }
-    let expected = usize::try_from(to.0 - from.0 + 1).unwrap_or(usize::MAX);
-    if newest.len() != expected {
-        // Every number up to the head is a message: a page with a hole would be a lie.
-        let problem = format!("{id} has {} of {expected} messages {from:?}..={to:?}", newest.len());
-        return Err(StoreError::Unavailable(problem));
-    }
-    Ok(newest)
-}
-
-/// These messages, in no order. Ids must be within the conversation.
-pub(crate) async fn at(
-    state: &State,
-    id: ConversationId,
-    wanted: &[MsgId],
-) -> Result<Vec<MessageRow>, StoreError> {
-    let Some((first, last)) = wanted.first().copied().zip(wanted.last().copied()) else {
-        return Ok(Vec::new());
-    };
-    let look = state.with(id, |conversation| conversation.recent_range(first, last));
-    let (mut found, in_memory_from) = look.await?;
-    found.retain(|message| wanted.contains(&message.msg_id));
-    let older: Vec<_> = wanted
-        .iter()
-        .filter(|msg_id| **msg_id < in_memory_from)
-        .map(|msg_id| (id, *msg_id))
-        .collect();
-    if !older.is_empty() {
-        found.extend(stored::at(state, older).await?);
-    }
-    Ok(found)
 }
 
 /// Messages of one reply: as many as fit a frame, from the first on; at least one.

@@ -4,7 +4,11 @@ use std::collections::{BTreeMap, HashMap};
 use std::sync::Arc;
 
 use bytes::Bytes;
+use fold::admission::Change;
 use futures_util::future::try_join_all;
+use partition::Outcome;
+use partition::messages;
+use partition::publisher::seconds;
 use prost::Message as _;
 use proto::Command;
 use proto::client::{
@@ -14,14 +18,11 @@ use proto::client::{
 use proto::cluster::wire::Answer;
 use proto::ids::{ConversationId, MsgId};
 use proto::lists::{ENTRIES_MAX, Room, SESSIONS_MAX, is_left, rest_after};
+use store::{MessageRow, StoreError, UserConversation};
 
-use crate::admission::Change;
-use crate::partition::Outcome;
 use crate::partitions::Served;
-use crate::publish::seconds;
-use crate::queries::{Asker, NoReply, Reply, session_type, stored};
+use crate::queries::{Asker, NoReply, Reply, session_type};
 use crate::requests::{answered, ignored};
-use crate::store::{MessageRow, StoreError, UserConversation};
 
 /// Newest messages read at once: each may be as large as a frame.
 const PIECE: usize = 16;
@@ -208,7 +209,7 @@ async fn heads(of: &[Mine]) -> Result<HashMap<ConversationId, MessageRow>, Store
         of_one.or_insert_with(|| (served, Vec::new())).1.push((row.id, row.head));
     }
     for (served, places) in places.into_values() {
-        let messages = stored::at(served.partition.state(), places).await?;
+        let messages = messages::stored_at(served.partition.state(), places).await?;
         found.extend(messages.into_iter().map(|message| (message.conversation, message)));
     }
     Ok(found)

@@ -13,8 +13,7 @@
 use prost::Message;
 use proto::cluster::wire::Rest;
 use proto::lists::Room;
-
-use crate::store::Since;
+use store::Since;
 
 /// So many parts may hold nothing but one stamp without saying more than is told. At some 3,500 users
 /// a part that is far more users than ever get one stamp.

@@ -15,11 +15,11 @@ use proto::cluster::device_class;
 use proto::cluster::wire::{Answer, Rest};
 use proto::ids::UserId;
 use proto::lists::Room;
+use store::{DepartmentRow, Since, StoreError, UserChange, UserRow};
 
 use crate::queries::parts::{Filled, Part};
 use crate::queries::{Asker, NoReply, Reply};
 use crate::requests::answered;
-use crate::store::{DepartmentRow, Since, StoreError, UserChange, UserRow};
 
 /// The longest signature line, in bytes (TeamTalk protocol).
 const SIGNATURE_MAX: usize = 128;
@@ -31,26 +31,6 @@ const TOKEN_MAX: usize = 512;
 /// Users or departments read from the store at once: of what was read, no more than this is dropped
 /// because it does not fit.
 const PIECE: usize = 1_024;
-
-/// The status of a user who has left: hidden from lists, may not log in.
-pub(crate) const STATUS_LEFT: u32 = 3;
-
-/// The record of a user as clients get it.
-pub(crate) fn user_info(row: UserRow) -> UserInfo {
-    UserInfo {
-        user_id: row.id.0,
-        gender: row.gender,
-        nick_name: row.nick,
-        avatar_url: row.avatar,
-        department_id: row.department,
-        email: row.email,
-        real_name: row.name,
-        phone: row.tel,
-        latin_name: row.domain,
-        employment: row.status,
-        signature: Some(row.sign),
-    }
-}
 
 /// 0x0208: users changed since, in order of their stamps, in as many parts as it takes.
 pub(crate) async fn all_users(asker: &Asker, body: Bytes) -> Reply {
@@ -66,8 +46,8 @@ pub(crate) async fn all_users(asker: &Asker, body: Bytes) -> Reply {
         let takes_more = rows.into_iter().all(|row| {
             let at = Since { stamp: row.stamp, id: row.id.0 };
             // At the first request nobody needs to hear of those who have left.
-            let is_told = row.status != STATUS_LEFT || asked != 0;
-            part.take(at, is_told.then(|| user_info(row)))
+            let is_told = row.status != UserRow::LEFT || asked != 0;
+            part.take(at, is_told.then(|| row.into_info()))
         });
         if is_last || !takes_more {
             break;

@@ -3,7 +3,18 @@
 use std::net::SocketAddr;
 use std::time::Duration;
 
+use cache::MemoryCache;
 use daemon::{LinkOptions, Metrics};
+use logins::LoginMetrics;
+use logins::login::guesses::{GuessLimits, Guesses};
+use logins::passwords::Passwords;
+use logins::tokens::Tokens;
+use logins::tokens::clock::Clock;
+use logins::tokens::text::Keys;
+use partition::followers::Following;
+use partition::stall::Pulse;
+use partition::test::far::{self, Far};
+use partition::test::{PATIENCE, Proxy, Setup};
 use prost::Message;
 use proto::client::SessionType;
 use proto::cluster::wire::Ownership;
@@ -12,35 +23,26 @@ use proto::{Command, client};
 use tokio::time::timeout;
 
 use super::*;
-use crate::cache::MemoryCache;
-use crate::following::Following;
-use crate::login::guesses::{GuessLimits, Guesses};
 use crate::metrics::{OwnedMetrics, RequestMetrics};
 use crate::partitions::Served;
-use crate::passwords::Passwords;
-use crate::pulse::Pulse;
-use crate::testing::far::{self, Far};
-use crate::testing::{PATIENCE, Proxy, Setup};
-use crate::tokens::Tokens;
-use crate::tokens::clock::Clock;
-use crate::tokens::text::Keys;
 
 mod administration;
 mod cached;
 mod groups;
 mod history;
 mod lists;
-mod logins;
 mod missed;
 mod people;
 mod sending;
 mod tokens;
+mod verify;
 
 /// A db_proxy that listens, and one gateway.
 struct Server {
     proxy: Proxy,
     addr: SocketAddr,
     requests: Requests,
+    logins: LoginMetrics,
     gateway: Far,
     link: Link,
 }
@@ -70,13 +72,14 @@ impl Server {
         let owned = proxy.owned();
         let following = Following::new(proxy.state().clone(), owned, followed);
         following.watch(TELL_EVERY, &proxy.shutdown);
-        let store: Arc<dyn crate::store::Store> = Arc::<_>::clone(&proxy.store) as _;
+        let store: Arc<dyn store::Store> = Arc::<_>::clone(&proxy.store) as _;
         let cache = proxy.setup.cache.clone();
         let cache = cache.unwrap_or_else(|| Arc::new(MemoryCache::default()));
         let passwords = Passwords::new(0, None).unwrap();
         let guesses = Guesses::new(Arc::clone(&cache), GuessLimits::default());
         let tokens = Tokens::new(Arc::clone(&store), Keys::default(), TOKENS, Clock::default());
-        let logins = Logins::new(store, cache, (passwords, guesses), tokens, metrics.clone());
+        let counted = LoginMetrics::new(&page);
+        let logins = Logins::new(store, cache, (passwords, guesses), tokens, counted.clone());
         let stores = vec![Arc::<_>::clone(&proxy.store) as _];
         let partitions = Partitions::new(stores, Arc::clone(&proxy.gateways), true, None);
         partitions.add(Served {
@@ -109,7 +112,7 @@ impl Server {
             (ownership.partitions, ownership.owned, ownership.logins),
             (1, vec![owned], true)
         );
-        Self { proxy, addr, requests, gateway, link }
+        Self { proxy, addr, requests, logins: counted, gateway, link }
     }
 
     /// The answer to a client's request, as the gateway gets it.
@@ -217,7 +220,7 @@ async fn what_is_no_request_is_ignored() {
 
 #[tokio::test]
 async fn what_cannot_be_answered_completely_is_unavailable() {
-    use crate::testing::gated::Gate;
+    use partition::test::gated::Gate;
     use proto::client::{MessageListRequest, RecentSessionsRequest, UnreadCountRequest};
 
     let server = Server::start().await;
@@ -245,7 +248,7 @@ async fn what_cannot_be_answered_completely_is_unavailable() {
 
 #[tokio::test]
 async fn more_requests_than_can_be_answered_are_turned_away_at_once() {
-    use crate::testing::gated::Gate;
+    use partition::test::gated::Gate;
 
     let server = Server::start().await;
     server.proxy.store.reads.send_replace(Gate::Closed);
@@ -327,7 +330,7 @@ async fn a_question_that_cannot_be_read_resets_the_link_room_or_not() {
 #[test]
 fn a_gateway_of_an_older_release_says_only_that_a_message_may_have_come_before() {
     let first = |first, resend| {
-        let submit = Submit { first, resend, ..sending::submit(crate::testing::single(1, 2), 1) };
+        let submit = Submit { first, resend, ..sending::submit(partition::test::single(1, 2), 1) };
         read_submit(&submit).unwrap().first
     };
     assert!(!first(None, None));

@@ -3,24 +3,25 @@
 use std::time::Instant;
 
 use backends::{Kafka, MariaDb};
+use cache::MemoryCache;
 use daemon::{LinkTable, Metrics};
+use fold::admission::Change;
+use partition::metrics::PublishMetrics;
+use partition::publisher::Publisher;
+use partition::stall::Pulse;
+use partition::test::{PATIENCE, USERS, message, single, user};
+use partition::{Limits, Outcome};
 use proto::ids::{ConversationId, Offset};
+use record_log::Unopened as _;
+use record_log::kafka::{NewTopic, Options, ensure_topic};
+use store::mysql::{MySqlOptions, MySqlStore};
+use store::{ConversationStore as _, Store, UserStore as _};
 
 use super::*;
-use crate::admission::Change;
-use crate::cache::MemoryCache;
 use crate::config::Config;
 use crate::inspecting::{self, Shown};
-use crate::log::Unopened as _;
-use crate::log::kafka::{NewTopic, Options, ensure_topic};
-use crate::metrics::{OwnedMetrics, PublishMetrics};
-use crate::partition::{Limits, Outcome};
+use crate::metrics::OwnedMetrics;
 use crate::partitions::Partitions;
-use crate::publish::Publisher;
-use crate::pulse::Pulse;
-use crate::store::mysql::{MySqlOptions, MySqlStore};
-use crate::store::{ConversationStore as _, Store, UserStore as _};
-use crate::testing::{PATIENCE, USERS, message, single, user};
 
 const PARTITIONS: u32 = 4;
 
@@ -75,7 +76,7 @@ impl Place {
             },
             metrics: OwnedMetrics::new(&metrics),
             pulse,
-            witnessed: crate::witness::Witnessed::default(),
+            witnessed: partition::witness::Witnessed::default(),
             store_is_remote: true,
             shutdown: shutdown.clone(),
         };

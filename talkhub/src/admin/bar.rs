@@ -5,7 +5,7 @@ use std::io::{self, IsTerminal, Write};
 use std::sync::{Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
-use db_proxy::moving::{Phase, Step};
+use db_proxy::transfer::{Phase, Step};
 
 /// Between two pictures on a terminal, and between two lines elsewhere.
 const REDRAWN_EVERY: Duration = Duration::from_millis(100);

@@ -6,7 +6,7 @@ use crate::failure::Failure;
 /// Makes the topic, unless there is one that can keep the promise.
 #[cfg(feature = "kafka")]
 pub(super) async fn make_topic(log: &KafkaLog) -> Result<(), Failure> {
-    use db_proxy::log::kafka::{ConnectError, NewTopic, Options, ensure_topic};
+    use record_log::kafka::{ConnectError, NewTopic, Options, ensure_topic};
 
     use super::plan::TOPIC;
 

@@ -2,6 +2,7 @@
 
 use std::time::Duration;
 
+use partition::test::USERS;
 use proto::cluster::wire::admin_request::What;
 use proto::cluster::wire::{
     DemoUsers, GroupChange, GroupCreate, GroupDelete, GroupList, Kick, Publish, UserAdd,
@@ -10,7 +11,6 @@ use proto::cluster::wire::{
 use tokio::time::timeout;
 
 use super::*;
-use crate::testing::USERS;
 
 #[tokio::test]
 async fn users_are_made_listed_and_disabled() {
@@ -123,7 +123,7 @@ async fn a_demonstration_has_users_and_a_group_however_often_it_is_asked_for() {
     };
     for (count, members, expected) in [(30, 10, 10), (40, 40, 40), (40, 5, 40)] {
         server.administer(demo(count, members)).await;
-        let everyone = crate::testing::group(1);
+        let everyone = partition::test::group(1);
         let members = server.proxy.state().with(everyone, |group| group.current_members().len());
         assert_eq!(members.await.unwrap(), expected);
     }
@@ -147,7 +147,7 @@ async fn a_demonstration_may_have_a_group_that_no_single_record_could_make() {
     let password = "demonstration".to_owned();
     let demo = DemoUsers { count, password, group_members: Some(count) };
     server.administer(What::DemoUsers(demo)).await;
-    let everyone = crate::testing::group(1);
+    let everyone = partition::test::group(1);
     let members = server.proxy.state().with(everyone, |group| group.current_members().len());
     assert_eq!(members.await.unwrap(), count as usize);
     server.stop().await;

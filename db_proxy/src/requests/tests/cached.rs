@@ -2,21 +2,20 @@
 
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 
+use cache::{Cache, Counts, Profile, Throttle, WINDOW};
+use fold::conversation::RECENT_KEPT;
 use futures_util::future::{BoxFuture, FutureExt as _};
+use partition::test::{message, single};
 use proto::client::{
     AllUsersReply, AllUsersRequest, ChangeSignatureReply, ChangeSignatureRequest, MessageListReply,
     MessageListRequest, RecentSessionsReply, RecentSessionsRequest, UsersInfoReply,
     UsersInfoRequest,
 };
 use proto::ids::MsgId;
+use record_log::LogId;
+use store::{MessageRow, UserChange, UserStore};
 
 use super::*;
-use crate::cache::{Cache, Counts, Profile, Throttle, WINDOW};
-use crate::conversation::RECENT_KEPT;
-use crate::log::LogId;
-use crate::queries::people::user_info;
-use crate::store::{MessageRow, UserChange, UserStore};
-use crate::testing::{message, single};
 
 /// A cache that counts what it gives, and does not give what it is told to hide.
 #[derive(Debug, Default)]
@@ -229,7 +228,7 @@ async fn a_change_is_seen_by_others_at_once() {
     // Whoever read before the change and is slow does not bring the older one back.
     let rows = server.proxy.store.users(vec![UserId(3)]).await.unwrap();
     let row = rows.into_iter().next().unwrap();
-    let older = Profile { stamp: row.stamp - 1, info: user_info(row) };
+    let older = Profile { stamp: row.stamp - 1, info: row.into_info() };
     let info = client::UserInfo { signature: Some("old".to_owned()), ..older.info };
     spy.keep_profiles(&[Profile { info, ..older }]);
     assert_eq!(server.signature(1).await, "new");

@@ -1,5 +1,6 @@
 //! Groups: making, changing, muting, describing.
 
+use partition::test::{group, message, user};
 use proto::client::{
     GroupChange, GroupChangeMembersReply, GroupChangeMembersRequest, GroupCreateReply,
     GroupCreateRequest, GroupDeleteReply, GroupDeleteRequest, GroupInfo, GroupInfoReply,
@@ -10,12 +11,11 @@ use proto::cluster::partition_of;
 use proto::cluster::wire::admin_request::What;
 use proto::cluster::wire::{GroupCreate, Owned};
 use proto::ids::GroupId;
+use store::{Store, StoreError, UserStore};
 
 use super::missed::notices;
 use super::*;
 use crate::queries::groups::{NewGroup, NotMade, make};
-use crate::store::{Store, StoreError, UserStore};
-use crate::testing::{group, message, user};
 
 #[tokio::test]
 async fn a_client_makes_a_temporary_group_of_users_who_exist() {

@@ -1,12 +1,12 @@
 //! Pages of messages, messages by number, the newest number.
 
+use partition::test::{group, message, single};
 use proto::client::{
     LatestMessageIdReply, LatestMessageIdRequest, MessageListReply, MessageListRequest,
     MessagesByIdReply, MessagesByIdRequest,
 };
 
 use super::*;
-use crate::testing::{group, message, single};
 
 #[tokio::test]
 async fn a_page_goes_back_from_where_it_was_asked() {

@@ -1,14 +1,14 @@
 //! Unread counts, recent sessions, read marks, removed sessions.
 
+use partition::test::{group, message, single, user};
 use proto::client::{
     MessageType, ReadAck, RecentSessionsReply, RecentSessionsRequest, RemoveSessionReply,
     RemoveSessionRequest, UnreadCountReply, UnreadCountRequest,
 };
 use proto::text::VOICE_PLACEHOLDER;
+use store::UserStore;
 
 use super::*;
-use crate::store::UserStore;
-use crate::testing::{group, message, single, user};
 
 #[tokio::test]
 async fn unread_messages_are_counted_per_session() {

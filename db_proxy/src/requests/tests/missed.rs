@@ -2,15 +2,14 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
+use fold::admission::Change;
+use partition::test::gated::Gate;
+use partition::test::{group, message, single};
 use proto::client::{GroupChange, GroupMembersNotify};
+use proto::cluster::wire::Reached;
 use proto::cluster::wire::{Changed, Changes, Follow, Publish};
 
-use proto::cluster::wire::Reached;
-
 use super::*;
-use crate::admission::Change;
-use crate::testing::gated::Gate;
-use crate::testing::{group, message, single};
 
 #[tokio::test]
 async fn a_gateway_without_a_cursor_hears_of_what_comes_from_now_on() {

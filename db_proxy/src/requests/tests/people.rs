@@ -2,16 +2,16 @@
 
 use std::collections::BTreeSet;
 
+use partition::test::{USERS, user};
 use proto::client::{
     AllUsersReply, AllUsersRequest, ChangeAvatarReply, ChangeAvatarRequest, ChangeSignatureReply,
     ChangeSignatureRequest, ClientType, DepartmentsReply, DepartmentsRequest, DeviceTokenRequest,
     GetPushShieldReply, GetPushShieldRequest, LogoutReply, LogoutRequest, SetPushShieldReply,
     SetPushShieldRequest, UsersInfoReply, UsersInfoRequest,
 };
+use store::{NewUser, UserChange, UserStore};
 
 use super::*;
-use crate::store::{NewUser, UserChange, UserStore};
-use crate::testing::{USERS, user};
 
 #[tokio::test]
 async fn five_thousand_users_come_in_as_many_replies_as_it_takes() {

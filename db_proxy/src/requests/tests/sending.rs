@@ -1,11 +1,11 @@
 //! Messages on their way in, and what gateways fetch to repair.
 
-use proto::cluster::wire::{FrameQuestion, Membership, Publish, Reason};
+use partition::test::gated::Gate;
+use partition::test::{group, message, new_id, out_of_the_log, single};
+use proto::cluster::wire::{Membership, Publish, Reason};
 use tokio::time::timeout;
 
 use super::*;
-use crate::testing::gated::Gate;
-use crate::testing::{group, message, new_id, out_of_the_log, single};
 
 pub(super) fn submit(conversation: ConversationId, sender: u32) -> Submit {
     Submit {
@@ -264,15 +264,4 @@ impl Server {
             FetchRequest { conversation: single(1, 2).number(), from, to, after_offset: None };
         self.link.call(Kind::Fetch.number(), &request, PATIENCE).await.unwrap()
     }
-}
-
-#[tokio::test]
-async fn a_gateway_that_does_not_say_what_became_of_a_frame_is_not_waited_for_long() {
-    let server = Server::start().await;
-    let gateway = server.proxy.gateways.by_name("gateway");
-    assert!(gateway.is_some(), "it hears the question, and says nothing");
-    let asked = crate::repeats::is_repeat(gateway, FrameQuestion::default(), 6_000);
-    let is_repeat = timeout(PATIENCE, asked).await.expect("an answer in time");
-    assert!(is_repeat, "the earlier frame counts as not answered");
-    server.stop().await;
 }

@@ -1,16 +1,16 @@
 //! Logins by a token or a ticket, and what is asked about these over links.
 
 use bytes::Bytes;
+use logins::tokens::TICKET_LIFE;
+use partition::test::gated::Gate;
 use proto::client::{LoginResult, UserInfo};
 use proto::cluster::wire::admin_request::What as Wanted;
 use proto::cluster::wire::token_answer::Outcome;
 use proto::cluster::wire::token_question::What;
 use proto::cluster::wire::{Kick, TicketGive, TokenGive, UserKick, UserTicket};
+use store::UserStore as _;
 
 use super::*;
-use crate::store::UserStore as _;
-use crate::testing::gated::Gate;
-use crate::tokens::TICKET_LIFE;
 
 /// The user whose tokens these are.
 const USER: UserId = UserId(2);
@@ -117,12 +117,12 @@ async fn tokens_take_the_room_of_logins() {
 async fn while_the_store_is_away_a_login_says_what_is_known_and_that_it_is_older_than_any_change() {
     let server = Server::start().await;
     let keys = Keys::read(&format!("1 {}", "ab".repeat(32))).unwrap();
-    let store: Arc<dyn crate::store::Store> = Arc::<_>::clone(&server.proxy.store) as _;
+    let store: Arc<dyn store::Store> = Arc::<_>::clone(&server.proxy.store) as _;
     let tokens = Tokens::new(Arc::clone(&store), keys, TOKENS, Clock::default());
     let of = &server.requests.logins;
     let guarded = (of.passwords().clone(), of.guesses().clone());
     let cache = Arc::new(MemoryCache::default());
-    let metrics = server.requests.metrics.clone();
+    let metrics = LoginMetrics::new(&Metrics::new("db_proxy"));
     let logins = Logins::new(store, cache, guarded, tokens, metrics);
     logins.tokens().hear_once().await.unwrap();
     let give = TokenGive { client_type: ANDROID, stamp: server.stamp().await, shown: None };

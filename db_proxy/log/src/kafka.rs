@@ -1,0 +1,432 @@
+//! The log on Apache Kafka: one partition of one topic is one partition's log.
+//!
+//! An append hands its payloads to a producer of its own, waits until Kafka says where each of them
+//! is, and reads the topic back up to there: what is returned is what every other reader will get,
+//! with whatever others appended in between. The offset here is Kafka's and one more, so that the
+//! first record has offset 1.
+//!
+//! ```text
+//! topic       what is asked once: does the topic exist, and can it keep the promise
+//!   ├─ rules      which settings it must have
+//!   └─ probe      why nobody answers
+//! KafkaLog    one partition, for its owner's thread
+//!   ├─ sender     the producer: everything of an append, or nobody knows
+//!   ├─ reader     the consumer: every offset in order, none left out
+//!   └─ numbers    how far everything is, for the metrics
+//! looking     one partition, for whoever looks at what is there
+//! replay      where other consumers of the topic go on
+//! ownership   who has which partition, by a consumer group
+//! client      what every client of Kafka's is told here
+//! ```
+//!
+//! # Invariants
+//!
+//! - A record is returned by an append only when all in-sync replicas have it and it was read back.
+//! - Of an append that failed, what comes into the topic is the beginning, without gaps; then nothing
+//!   more is appended by this value.
+//! - A record that is not where it must be is an error that names it, never skipped.
+//! - Offsets that Kafka keeps for consumer groups are for people who watch; none is ever read here.
+//!
+//! Everything here blocks the calling thread: to be called off the async workers.
+
+mod client;
+mod looking;
+mod numbers;
+mod ownership;
+mod probe;
+mod reader;
+mod replay;
+mod rules;
+mod sender;
+#[cfg(test)]
+mod tests;
+mod topic;
+
+use std::cell::Cell;
+use std::collections::BTreeMap;
+use std::fmt;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use bytes::Bytes;
+use proto::ids::Offset;
+
+use crate::embedded::MAX_PAYLOAD_BYTES;
+use crate::{Landed, Log, LogError, LogId, LogRecord, check_here};
+
+pub use looking::KafkaView;
+pub use numbers::Numbers;
+pub use ownership::{Ack, Event, Ownership};
+pub use topic::{ConnectError, KafkaTopic, NewTopic, PartitionLog, ensure_topic};
+
+use client::{close, close_within};
+use reader::Reader;
+use sender::Sender;
+
+/// What a record may take in Kafka, besides its payload.
+const MESSAGE_OVERHEAD_BYTES: usize = 1024;
+
+/// The largest message that a topic must take.
+pub const MAX_MESSAGE_BYTES: usize = MAX_PAYLOAD_BYTES + MESSAGE_OVERHEAD_BYTES;
+
+/// How often what Kafka is told or asked for the metrics is brought up to date.
+const NUMBERS_EVERY: Duration = Duration::from_secs(5);
+
+/// How long a producer may take to end. After that it is left alone: it has nothing to send any more.
+const CLOSE_LIMIT: Duration = Duration::from_secs(3);
+
+/// The most records of others that are taken at once when nothing is appended.
+const AT_ONCE: usize = 4096;
+
+/// How long an append waits for records before it looks whether the producer has failed.
+const LOOK_EVERY: Duration = Duration::from_millis(20);
+
+/// Where the topic is, and how patient to be with it.
+#[derive(Clone)]
+pub struct Options {
+    /// The brokers to begin with, as `host:port` with commas between.
+    pub bootstrap: String,
+    /// The topic.
+    pub topic: String,
+    /// How many partitions it has.
+    pub partitions: u32,
+    /// The consumer group that shares the partitions. Where each owner is in its partition is noted
+    /// in the group of this name with `.applied` at its end.
+    pub group: String,
+    /// How long an append may take. After that nobody knows what became of it.
+    pub delivery_timeout: Duration,
+    /// How long a broker may take to answer when a partition is opened or read.
+    pub patience: Duration,
+    /// Whether a topic is taken that cannot keep the promise. For development.
+    pub allow_unsafe_topic: bool,
+    /// More settings of the Kafka library: `security.protocol`, `ssl.ca.location`, `sasl.mechanism` and
+    /// what else TLS and a login need. Those that the promise rests on cannot be set here.
+    pub settings: BTreeMap<String, String>,
+}
+
+impl Options {
+    /// The usual times, and nothing unsafe.
+    pub fn new(bootstrap: impl Into<String>, topic: impl Into<String>, partitions: u32) -> Self {
+        Self {
+            bootstrap: bootstrap.into(),
+            topic: topic.into(),
+            partitions,
+            group: "talkhub".to_owned(),
+            delivery_timeout: Duration::from_secs(30),
+            patience: Duration::from_secs(10),
+            allow_unsafe_topic: false,
+            settings: BTreeMap::new(),
+        }
+    }
+
+    /// Whether brokers are only talked to over TLS.
+    fn wants_tls(&self) -> bool {
+        let protocol = self.settings.get("security.protocol");
+        protocol.is_some_and(|protocol| protocol.to_ascii_lowercase().ends_with("ssl"))
+    }
+}
+
+/// Without the values of the settings, some of which are passwords.
+impl fmt::Debug for Options {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Options")
+            .field("bootstrap", &self.bootstrap)
+            .field("topic", &self.topic)
+            .field("partitions", &self.partitions)
+            .field("group", &self.group)
+            .field("delivery_timeout", &self.delivery_timeout)
+            .field("patience", &self.patience)
+            .field("allow_unsafe_topic", &self.allow_unsafe_topic)
+            .field("settings", &self.settings.keys())
+            .finish()
+    }
+}
+
+/// How long the word of a record that was read back is waited for without rest.
+const WORD_SOON: Duration = Duration::from_millis(1);
+
+/// One partition of the topic, for its owner.
+pub struct KafkaLog {
+    id: LogId,
+    name: String,
+    delivery_timeout: Duration,
+    patience: Duration,
+    /// Both are there until the log is lost, and go without waiting for each other.
+    reader: Option<Reader>,
+    sender: Option<Sender>,
+    lost: Option<String>,
+    numbers: Arc<Numbers>,
+    /// Everything before has been returned, by an append, by [`Log::idle`] or by reading.
+    next: Offset,
+    /// The greatest of all that were read; `None` before the first.
+    timestamp_ms: Cell<Option<u64>>,
+    /// When Kafka was last told how far the store is.
+    noted_at: Instant,
+}
+
+impl KafkaLog {
+    /// Opens a partition up to which everything to `applied` is stored.
+    fn open(partition: PartitionLog, applied: Offset) -> Result<Self, LogError> {
+        let PartitionLog { options, partition, id, numbers, .. } = partition;
+        let name = format!("partition {partition} of the topic {}", options.topic);
+        let reader = Reader::new(&options, partition, Arc::clone(&numbers))?;
+        let sender = Sender::new(&options, partition)?;
+        let (first, next) = reader.range(applied)?;
+        if applied.next() < first {
+            let missing = if applied.next().0 + 1 == first.0 {
+                format!("the record with offset {} is gone", applied.next().0)
+            } else {
+                format!("those from offset {} to {} are gone", applied.next().0, first.0 - 1)
+            };
+            return Err(LogError::Damaged(format!(
+                "retention has deleted records of {name} that were not stored: {missing}. Put the \
+                 newest copy of the store in place, and raise retention.ms of the topic",
+            )));
+        }
+        numbers.set_applied(applied);
+        numbers.set_range(first, next);
+        Ok(Self {
+            id,
+            name,
+            delivery_timeout: options.delivery_timeout,
+            patience: options.patience,
+            reader: Some(reader),
+            sender: Some(sender),
+            lost: None,
+            numbers,
+            next,
+            timestamp_ms: Cell::new(None),
+            noted_at: Instant::now(),
+        })
+    }
+
+    fn reader(&self) -> Result<&Reader, LogError> {
+        self.reader.as_ref().ok_or_else(|| self.was_lost())
+    }
+
+    fn was_lost(&self) -> LogError {
+        LogError::Lost(self.lost.clone().unwrap_or_default())
+    }
+
+    /// The next record, unless there is none within `wait`.
+    fn take(&mut self, wait: Duration) -> Result<Option<LogRecord>, LogError> {
+        let record = self.reader()?.next(self.next, wait)?;
+        if let Some(record) = &record {
+            self.next = record.offset.next();
+            self.saw(record);
+        }
+        Ok(record)
+    }
+
+    fn saw(&self, record: &LogRecord) {
+        self.timestamp_ms.set(self.timestamp_ms.get().max(Some(record.timestamp_ms)));
+    }
+
+    /// The least timestamp that the next record may have. Whoever opens a log mostly reads it as well;
+    /// if not, the last record is read.
+    fn least_timestamp(&self) -> Result<u64, LogError> {
+        if self.timestamp_ms.get().is_none() && self.next > self.numbers.first() {
+            self.read(Offset(self.next.0 - 1), &mut |_last| Ok(()))?;
+        }
+        Ok(self.timestamp_ms.get().unwrap_or(0))
+    }
+
+    /// Sends everything and reads it back.
+    fn send(&mut self, payloads: &[Bytes], now_ms: u64) -> Result<Vec<Landed>, LogError> {
+        let deadline = Instant::now() + self.delivery_timeout;
+        // The library takes 0 for "now".
+        let timestamp_ms = self.least_timestamp()?.max(now_ms).max(1);
+        let from = self.next;
+        let sender = self.sender.as_mut().ok_or_else(|| LogError::Lost(String::new()))?;
+        sender.send(payloads, timestamp_ms).map_err(LogError::Lost)?;
+        let mut records = Vec::with_capacity(payloads.len());
+        let mut complete = None;
+        while !self.has_landed()? {
+            let now = Instant::now();
+            if now >= deadline {
+                return Err(LogError::Lost(self.not_in_time(&records)));
+            }
+            // They are there, and so will be the word of them: that wakes nobody who waits for records.
+            if records.len() >= payloads.len() && now - *complete.get_or_insert(now) < WORD_SOON {
+                std::thread::yield_now();
+                continue;
+            }
+            let wait = if complete.is_some() { WORD_SOON } else { LOOK_EVERY };
+            records.extend(self.take(wait.min(deadline - now))?);
+        }
+        let offsets = self.sender.as_mut().map(Sender::take_offsets).unwrap_or_default();
+        landed(records, from, (payloads, timestamp_ms), &offsets).map_err(LogError::Lost)
+    }
+
+    /// Whether everything sent has its place and was read back.
+    fn has_landed(&mut self) -> Result<bool, LogError> {
+        let Some(sender) = &mut self.sender else { return Err(LogError::Lost(String::new())) };
+        let last = sender.landed().map_err(LogError::Lost)?;
+        Ok(last.is_some_and(|last| last < self.next))
+    }
+
+    fn not_in_time(&self, read_back: &[LogRecord]) -> String {
+        let known = self.sender.as_ref().map_or(0, Sender::confirmed);
+        let reasons = [
+            self.sender.as_ref().and_then(Sender::trouble),
+            self.reader.as_ref().and_then(Reader::trouble),
+        ];
+        let reason = reasons.into_iter().flatten().next();
+        let reason = reason.map_or(String::new(), |reason| format!(" ({reason})"));
+        format!(
+            "{} did not confirm an append within {} s: {known} records confirmed, {} read back{reason}",
+            self.name,
+            self.delivery_timeout.as_secs_f32(),
+            read_back.len(),
+        )
+    }
+
+    /// Nothing is appended any more: what the producer has not sent yet, it never sends.
+    fn give_up(&mut self, why: String) -> LogError {
+        self.lost = Some(why.clone());
+        if let Some(sender) = self.sender.take()
+            && !close_within(sender, CLOSE_LIMIT)
+        {
+            tracing::warn!(
+                log = self.name,
+                "a producer that has nothing more to send does not end"
+            );
+        }
+        if let Some(reader) = self.reader.take() {
+            close(reader);
+        }
+        LogError::Lost(why)
+    }
+
+    /// Tells Kafka how far the store is, for whoever watches; asks how far back the topic goes.
+    fn note(&mut self) {
+        self.numbers.set_next(self.next);
+        if let Some(reader) = &self.reader {
+            reader.is_well();
+        }
+        if self.noted_at.elapsed() < NUMBERS_EVERY {
+            return;
+        }
+        self.noted_at = Instant::now();
+        if let Some(reader) = &self.reader {
+            reader.note_applied(self.numbers.applied());
+        }
+    }
+}
+
+impl Log for KafkaLog {
+    fn id(&self) -> LogId {
+        self.id
+    }
+
+    fn name(&self) -> String {
+        self.name.clone()
+    }
+
+    fn range(&self) -> (Offset, Offset) {
+        (self.numbers.first(), self.next)
+    }
+
+    fn append(&mut self, payloads: &[Bytes], now_ms: u64) -> Result<Vec<Landed>, LogError> {
+        if self.lost.is_some() {
+            return Err(self.was_lost());
+        }
+        if payloads.is_empty() {
+            return Ok(Vec::new());
+        }
+        // Whatever it is, the producer has been told to send: nobody knows what becomes of that.
+        let landed = self.send(payloads, now_ms).map_err(|error| match error {
+            LogError::Lost(why) => self.give_up(why),
+            other => self.give_up(other.to_string()),
+        })?;
+        self.note();
+        Ok(landed)
+    }
+
+    fn read(
+        &self,
+        from: Offset,
+        each: &mut dyn FnMut(LogRecord) -> Result<(), LogError>,
+    ) -> Result<(), LogError> {
+        check_here(from, self.range())?;
+        self.reader()?.read((from, self.next), self.patience, &mut |record| {
+            self.saw(&record);
+            each(record)
+        })
+    }
+
+    fn idle(&mut self) -> Result<Vec<LogRecord>, LogError> {
+        if self.lost.is_some() {
+            return Err(self.was_lost());
+        }
+        let mut records = Vec::new();
+        while records.len() < AT_ONCE {
+            match self.take(Duration::ZERO) {
+                Ok(Some(record)) => records.push(record),
+                Ok(None) => break,
+                Err(error) => return Err(self.give_up(error.to_string())),
+            }
+        }
+        if let Some(sender) = &mut self.sender {
+            sender.idle();
+        }
+        self.note();
+        Ok(records)
+    }
+
+    /// Retention deletes, not this; but how much of a margin it leaves is worth watching.
+    fn trim(&mut self, up_to: Offset) {
+        self.numbers.set_applied(up_to);
+        self.note();
+    }
+}
+
+impl Drop for KafkaLog {
+    fn drop(&mut self) {
+        if let Some(sender) = self.sender.take() {
+            close(sender);
+        }
+        if let Some(reader) = self.reader.take() {
+            close(reader);
+        }
+    }
+}
+
+impl fmt::Debug for KafkaLog {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("KafkaLog")
+            .field("name", &self.name)
+            .field("range", &self.range())
+            .field("lost", &self.lost)
+            .finish_non_exhaustive()
+    }
+}
+
+/// Marks those of `records`, which begin at `from`, that are the payloads, by where Kafka has said
+/// they are. Each must be there as it was sent.
+fn landed(
+    records: Vec<LogRecord>,
+    from: Offset,
+    (payloads, timestamp_ms): (&[Bytes], u64),
+    offsets: &[Offset],
+) -> Result<Vec<Landed>, String> {
+    let mut landed: Vec<_> =
+        records.into_iter().map(|record| Landed { record, of: None }).collect();
+    let mut before = None;
+    for (of, (payload, offset)) in payloads.iter().zip(offsets).enumerate() {
+        let index = offset.0.checked_sub(from.0).and_then(|index| usize::try_from(index).ok());
+        let found = index.and_then(|index| landed.get_mut(index));
+        let found = found.filter(|found| {
+            found.record.payload == *payload && found.record.timestamp_ms == timestamp_ms
+        });
+        let Some(found) = found.filter(|_| before < Some(*offset)) else {
+            return Err(format!(
+                "Kafka said that a record was at offset {}, and another one is there",
+                offset.0,
+            ));
+        };
+        found.of = Some(of);
+        before = Some(*offset);
+    }
+    Ok(landed)
+}

@@ -1,0 +1,76 @@
+//! A partition as it is now, for whoever looks at it beside its owner: nothing is changed, and no group
+//! is joined.
+
+use std::fmt;
+use std::sync::Arc;
+use std::time::Duration;
+
+use bytes::Bytes;
+use proto::ids::Offset;
+
+use super::reader::Reader;
+use super::topic::PartitionLog;
+use crate::{Landed, Log, LogError, LogId, LogRecord, check_here};
+
+/// A partition up to where it was when it was looked at.
+pub struct KafkaView {
+    id: LogId,
+    name: String,
+    reader: Reader,
+    first: Offset,
+    next: Offset,
+    patience: Duration,
+}
+
+impl PartitionLog {
+    /// Looks at a partition.
+    pub fn look(self) -> Result<KafkaView, LogError> {
+        let Self { options, partition, id, numbers } = self;
+        let name = format!("partition {partition} of the topic {}", options.topic);
+        let reader = Reader::new(&options, partition, Arc::clone(&numbers))?;
+        let (first, next) = reader.range(Offset(0))?;
+        Ok(KafkaView { id, name, reader, first, next, patience: options.patience })
+    }
+}
+
+impl Log for KafkaView {
+    fn id(&self) -> LogId {
+        self.id
+    }
+
+    fn name(&self) -> String {
+        self.name.clone()
+    }
+
+    fn range(&self) -> (Offset, Offset) {
+        (self.first, self.next)
+    }
+
+    fn append(&mut self, _payloads: &[Bytes], _now_ms: u64) -> Result<Vec<Landed>, LogError> {
+        Err(LogError::Lost("it was opened to be looked at".to_owned()))
+    }
+
+    fn read(
+        &self,
+        from: Offset,
+        each: &mut dyn FnMut(LogRecord) -> Result<(), LogError>,
+    ) -> Result<(), LogError> {
+        check_here(from, self.range())?;
+        self.reader.read((from, self.next), self.patience, each)
+    }
+
+    fn idle(&mut self) -> Result<Vec<LogRecord>, LogError> {
+        Ok(Vec::new())
+    }
+
+    fn trim(&mut self, _up_to: Offset) {}
+}
+
+impl fmt::Debug for KafkaView {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("KafkaView")
+            .field("name", &self.name)
+            .field("range", &self.range())
+            .finish_non_exhaustive()
+    }
+}

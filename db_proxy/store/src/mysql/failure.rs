@@ -1,0 +1,183 @@
+//! What an error of MySQL means for the caller.
+//!
+//! # Invariants
+//!
+//! - No text has a password, or anything that a client sent: of errors about data only the number
+//!   is told, since the server quotes the data in its words.
+
+use std::io::ErrorKind;
+use std::time::Duration;
+
+use mysql_async::{DriverError, Error, IoError, ServerError};
+
+use crate::StoreError;
+
+/// Why a statement, or what was made of its answer, failed.
+#[derive(Debug)]
+pub(super) enum Failure {
+    /// The server or the way to it.
+    Driver(Error),
+    /// No answer in time. The connection is of no use any more.
+    Slow(Duration),
+    /// All connections were taken for that long, or too many wait already.
+    Busy(&'static str),
+    /// The store's own answer.
+    Store(StoreError),
+}
+
+impl From<Error> for Failure {
+    fn from(error: Error) -> Self {
+        Self::Driver(error)
+    }
+}
+
+impl From<StoreError> for Failure {
+    fn from(error: StoreError) -> Self {
+        Self::Store(error)
+    }
+}
+
+/// What to do about a failure.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Remedy {
+    /// The same again, on the same server: another transaction was in the way.
+    Again,
+    /// The same again on a new connection: this one is lost.
+    Reconnect,
+    /// Later: the server is away, full, or not for writing.
+    Later,
+    /// Nothing helps but a change of data, schema or program.
+    None,
+}
+
+/// Deadlock, lock wait timeout, a statement that the server forgot or wants prepared again.
+const AGAIN: [u16; 4] = [1213, 1205, 1243, 1615];
+
+/// Shutdown, a connection that was killed, closed for idleness, or broken on the way (MySQL's
+/// numbers and MariaDB's).
+const LOST: [u16; 9] = [1053, 1077, 1158, 1159, 1160, 1161, 1927, 3169, 4031];
+
+/// Values that do not fit a column, or rows that do not fit a key.
+const DATA: [u16; 10] = [1048, 1062, 1264, 1265, 1292, 1366, 1406, 1411, 1526, 3819];
+
+/// Statements that do not fit the tables; damaged tables.
+const SCHEMA: [u16; 9] = [1034, 1054, 1064, 1136, 1146, 1364, 1712, 1877, 1932];
+
+/// Values of a unique key that are there already.
+const DUPLICATE: u16 = 1062;
+
+impl Failure {
+    /// What to do about it.
+    pub(super) fn remedy(&self) -> Remedy {
+        match self {
+            Self::Driver(Error::Server(error)) => match error.code {
+                code if AGAIN.contains(&code) => Remedy::Again,
+                code if LOST.contains(&code) => Remedy::Reconnect,
+                code if DATA.contains(&code) || SCHEMA.contains(&code) => Remedy::None,
+                _ => Remedy::Later,
+            },
+            Self::Driver(Error::Io(_)) => Remedy::Reconnect,
+            Self::Driver(Error::Driver(error)) => match error {
+                DriverError::ConnectionClosed
+                | DriverError::PacketOutOfOrder
+                | DriverError::UnexpectedPacket { .. } => Remedy::Reconnect,
+                _ => Remedy::None,
+            },
+            Self::Slow(_) | Self::Busy(_) => Remedy::Later,
+            Self::Driver(_) | Self::Store(_) => Remedy::None,
+        }
+    }
+
+    /// Whether a row's key is taken.
+    pub(super) fn is_duplicate(&self) -> bool {
+        self.code() == Some(DUPLICATE)
+    }
+
+    /// The server's number for it.
+    pub(super) fn code(&self) -> Option<u16> {
+        match self {
+            Self::Driver(Error::Server(error)) => Some(error.code),
+            _ => None,
+        }
+    }
+
+    /// For the caller; `server` says where it happened.
+    pub(super) fn into_store_error(self, server: &str) -> StoreError {
+        let remedy = self.remedy();
+        match self {
+            Self::Store(error) => error,
+            other if remedy == Remedy::None => {
+                StoreError::Refused(format!("{server}: {}", other.text()))
+            }
+            other => StoreError::Unavailable(format!("{server}: {}", other.text())),
+        }
+    }
+
+    /// The failure in words.
+    pub(super) fn text(&self) -> String {
+        match self {
+            Self::Driver(Error::Server(error)) => server_text(error),
+            Self::Driver(Error::Io(IoError::Io(error))) => error.to_string(),
+            Self::Driver(Error::Io(IoError::Tls(error))) => format!("TLS: {error}"),
+            // These hold rows and packets, which their texts do not show.
+            Self::Driver(other) => other.to_string(),
+            Self::Slow(limit) => format!("no answer within {limit:?}"),
+            Self::Busy(why) => (*why).to_owned(),
+            Self::Store(error) => error.to_string(),
+        }
+    }
+
+    /// Whether the server asks for the password in a way that the driver does not know.
+    pub(super) fn is_unknown_login(&self) -> bool {
+        matches!(self, Self::Driver(Error::Driver(DriverError::UnknownAuthPlugin { .. })))
+    }
+
+    /// Whether the two sides do not agree on how to speak: TLS, certificates, something that is no
+    /// MySQL.
+    pub(super) fn is_disagreement(&self) -> bool {
+        match self {
+            Self::Driver(Error::Io(IoError::Tls(_)) | Error::Url(_) | Error::Other(_)) => true,
+            Self::Driver(Error::Io(IoError::Io(error))) => error.kind() == ErrorKind::InvalidData,
+            Self::Driver(Error::Driver(error)) => !matches!(error, DriverError::ConnectionClosed),
+            _ => false,
+        }
+    }
+}
+
+fn server_text(error: &ServerError) -> String {
+    let ServerError { code, state, message } = error;
+    if DATA.contains(code) || SCHEMA.contains(code) {
+        return format!("error {code} ({state})");
+    }
+    format!("error {code} ({state}): {message}")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_may_pass_asks_to_try_again_and_what_the_data_is_does_not() {
+        for code in [1021, 1040, 1053, 1114, 1205, 1213, 1290, 1836, 1927, 4031] {
+            let error = server(code).into_store_error("here");
+            assert!(matches!(error, StoreError::Unavailable(_)), "code {code}: {error}");
+        }
+        for code in [1054, 1062, 1146, 1264, 1366, 1406] {
+            let error = server(code).into_store_error("here");
+            assert!(matches!(error, StoreError::Refused(_)), "code {code}: {error}");
+        }
+    }
+
+    #[test]
+    fn an_error_about_data_does_not_quote_it() {
+        for code in DATA.into_iter().chain(SCHEMA) {
+            let text = server(code).into_store_error("here").to_string();
+            assert!(!text.contains("secret") && text.contains(&code.to_string()), "{text}");
+        }
+    }
+
+    fn server(code: u16) -> Failure {
+        let message = "Incorrect value: 'secret'".to_owned();
+        Failure::Driver(Error::Server(ServerError { code, message, state: "HY000".to_owned() }))
+    }
+}
