@@ -13,7 +13,7 @@
 //!   with a limit of its own. While a frame comes, its sender is not silent.
 
 use std::cell::RefCell;
-use std::future::{Future, poll_fn};
+use std::future::poll_fn;
 use std::io;
 use std::net::IpAddr;
 use std::pin::{Pin, pin};
@@ -35,11 +35,10 @@ use tracing::debug;
 use crate::closing::CloseReason;
 use crate::connections::Entry;
 use crate::gateway::Gateway;
-use crate::login::Entered;
 use crate::metrics::ClosedLabel;
 use crate::outbox::{Ending, Outbox, View};
 use crate::partial::Partial;
-use crate::service::{Served, Service};
+use crate::service::{Served, Service, Work};
 
 /// Bytes read at once.
 const READ_LEN: usize = 32 << 10;
@@ -60,9 +59,6 @@ const TURNS_MAX: u32 = 64;
 thread_local! {
     static SCRATCH: RefCell<Vec<u8>> = RefCell::new(vec![0; READ_LEN]);
 }
-
-/// What is being worked on for a client. Ends with its session if it was a login that succeeded.
-pub(crate) type Work = Pin<Box<dyn Future<Output = Option<Entered>> + Send>>;
 
 /// Where a client's bytes come from.
 #[derive(Debug)]

@@ -3,6 +3,7 @@
 //! Nothing here waits: what takes time is handed back as [`Served::Work`].
 
 use std::net::IpAddr;
+use std::pin::Pin;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -19,7 +20,6 @@ use tokio::time::Instant;
 use crate::allowances::{Allowance, Price};
 use crate::closing::CloseReason;
 use crate::commands::{Judgement, Task, judge};
-use crate::connection::Work;
 use crate::costs::price;
 use crate::gateway::Gateway;
 use crate::limits::{Bucket, Rate};
@@ -41,6 +41,9 @@ const NO_ROOM_PAUSE: Duration = Duration::from_millis(20);
 
 /// A client that waits for its own answers is woken by the next one; this is only a safeguard.
 const OWN_ANSWERS_PAUSE: Duration = Duration::from_secs(1);
+
+/// What is being worked on for a client. Ends with its session if it was a login that succeeded.
+pub(crate) type Work = Pin<Box<dyn Future<Output = Option<Entered>> + Send>>;
 
 /// What became of a frame.
 pub(crate) enum Served {
