@@ -32,6 +32,7 @@
 //! - A client that does not read loses its connection. It costs no other client anything.
 
 mod allowances;
+mod answer_parts;
 mod claims;
 mod closing;
 mod commands;
@@ -59,7 +60,6 @@ mod outbox;
 mod ownership;
 mod partial;
 mod partitions;
-mod parts;
 mod peers;
 mod presence;
 mod profiles;

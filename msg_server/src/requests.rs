@@ -5,20 +5,18 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use bytes::Bytes;
 use prost::Message;
 use proto::client::{self, UserStatus};
 use proto::cluster::wire::{Answer, AskStatus, Forward, Kick};
-use proto::limits::{HEADER_LEN, LIMIT_TO_CLIENT};
 use proto::{Command, Frame, encode_message};
 use tokio::time::Instant;
-use tracing::{debug, warn};
+use tracing::debug;
 
+use crate::answer_parts::{self, Begun, reply};
 use crate::closing::CloseReason;
 use crate::gateway::Gateway;
 use crate::login;
 use crate::marks::Mark;
-use crate::parts::{self, Begun};
 use crate::session::Session;
 use crate::storage::{ASK_LIMIT, Asked};
 use crate::tokens;
@@ -66,24 +64,13 @@ pub(crate) async fn ask(
             if let Some(begun) = begun {
                 begun.told(command, &request.body, answer.rest);
             }
-            parts::go_on(&gateway, &session, asked, request.seq, answer.rest).await;
+            answer_parts::go_on(&gateway, &session, asked, request.seq, answer.rest).await;
         }
         (AskStatus::Ignored, _) => {}
         (AskStatus::Unavailable | AskStatus::NotOwner | AskStatus::Answered, _) => {
             unavailable(&gateway, &session, &request);
         }
     }
-}
-
-/// The frame that a client gets, unless no client would take it.
-pub(crate) fn reply(answer: &Answer, seq: u16) -> Option<Bytes> {
-    let command = u16::try_from(answer.command?).ok()?;
-    let body = answer.body.clone().unwrap_or_default();
-    if HEADER_LEN.saturating_add(body.len()) > LIMIT_TO_CLIENT {
-        warn!(command, len = body.len(), "an answer too long for clients");
-        return None;
-    }
-    Some(Frame { command, seq, body }.encode())
 }
 
 /// Old clients have no answer for "not now": they get none.

@@ -18,6 +18,7 @@ use proto::{Command, Frame, State, encode_message};
 use tokio::time::Instant;
 
 use crate::allowances::{Allowance, Price};
+use crate::answer_parts::{self, Begun};
 use crate::closing::CloseReason;
 use crate::commands::{Judgement, Task, judge};
 use crate::costs::price;
@@ -27,7 +28,6 @@ use crate::login::{self, Attempt, Entered, Proof};
 use crate::marks::Mark;
 use crate::metrics::{SendEnd, Slowed};
 use crate::outbox::Outbox;
-use crate::parts::{self, Begun};
 use crate::sending;
 use crate::sends::Outgoing;
 use crate::session::Session;
@@ -165,7 +165,7 @@ impl Service {
             Task::AskStatus => return self.ask_status(session, frame),
             Task::Ask => {
                 let gateway = Arc::clone(&self.gateway);
-                let begun = parts::begun(&mut self.begun, &self.outbox, command);
+                let begun = answer_parts::begun(&mut self.begun, &self.outbox, command);
                 return work(requests::ask(gateway, session, command, frame, begun));
             }
             Task::LogOut => {

@@ -31,15 +31,15 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use parking_lot::Mutex;
-use proto::Command;
 use proto::cluster::wire::{Answer, AskStatus, Rest};
+use proto::limits::{HEADER_LEN, LIMIT_TO_CLIENT};
+use proto::{Command, Frame};
 use tokio::time::{Instant, sleep};
 use tracing::{debug, warn};
 
 use crate::closing::CloseReason;
 use crate::gateway::Gateway;
 use crate::outbox::Outbox;
-use crate::requests::reply;
 use crate::session::Session;
 use crate::storage::{ASK_LIMIT, Asked};
 
@@ -98,6 +98,17 @@ impl Course {
             Some(Rest { until_id, until_stamp, ..Rest::default() })
         })
     }
+}
+
+/// The frame that a client gets, unless no client would take it.
+pub(crate) fn reply(answer: &Answer, seq: u16) -> Option<Bytes> {
+    let command = u16::try_from(answer.command?).ok()?;
+    let body = answer.body.clone().unwrap_or_default();
+    if HEADER_LEN.saturating_add(body.len()) > LIMIT_TO_CLIENT {
+        warn!(command, len = body.len(), "an answer too long for clients");
+        return None;
+    }
+    Some(Frame { command, seq, body }.encode())
 }
 
 /// Tells what is left of an answer after its first frame. `asked` is what that was asked with.
