@@ -3,7 +3,6 @@
 //! No new clients are sent here, none are accepted, what is in flight is answered, and then the
 //! connections are closed in waves, so that their clients come back elsewhere one after the other.
 
-use std::hash::{BuildHasher, RandomState};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -13,7 +12,7 @@ use tracing::{info, info_span};
 use crate::closing::CloseReason;
 use crate::gateway::Gateway;
 use crate::load::Load;
-use crate::outbox::Outbox;
+use crate::waves::close_in_waves;
 
 /// Until the login_servers have heard that we drain, they may still send clients.
 const HEARD: Duration = Duration::from_millis(100);
@@ -58,37 +57,4 @@ async fn drain(gateway: &Gateway, load: &Load, limit: Duration) {
     }
     info!(left = gateway.connections.len(), "connections closed");
     gateway.flush_all_marks(deadline.max(Instant::now() + MARKS_LIMIT)).await;
-}
-
-/// Closes connections, some at a time, so that their clients do not all come back at once. What is in
-/// flight on each is finished first.
-pub(crate) async fn close_in_waves(
-    mut outboxes: Vec<Arc<Outbox>>,
-    reason: CloseReason,
-    within: Duration,
-) {
-    const WAVES: u32 = 20;
-    let count = outboxes.len();
-    for wave in 0..WAVES {
-        let left = usize::try_from(WAVES - wave).unwrap_or(1);
-        let share = outboxes.len().div_ceil(left);
-        for outbox in outboxes.drain(..share.min(outboxes.len())) {
-            outbox.close_after_work(reason);
-        }
-        if outboxes.is_empty() {
-            break;
-        }
-        // A handful of clients need no spreading.
-        if count > 100 {
-            sleep(jittered(within / WAVES)).await;
-        }
-    }
-}
-
-/// A pause of about this length, so that gateways that have begun together do not go on together.
-pub(crate) fn jittered(pause: Duration) -> Duration {
-    // Each `RandomState` has keys of its own.
-    let random = RandomState::new().hash_one(0) % 1000;
-    let random = u32::try_from(random).unwrap_or(0);
-    pause / 2 + pause / 1000 * random
 }

@@ -22,30 +22,14 @@ use proto::ids::ClientMsgId;
 use tokio::time::Instant;
 
 use crate::closing::CloseReason;
-use crate::gateway::Gateway;
+use crate::frames_told::FramesTold;
+use crate::registry::Registry;
+use crate::sends::Sends;
 use crate::session::Session;
 
 /// Connections that are remembered after their end, of 64 bytes each. At 500 that end in a second,
 /// for as long as a frame may be repeated (30 s of log time).
 const ENDED_MAX: NonZeroUsize = NonZeroUsize::new(16_384).expect("not zero");
-
-/// What one connection was told of its frames.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
-pub(crate) struct FramesTold {
-    /// The last message that was answered, and when.
-    pub(crate) last: Option<(ClientMsgId, Instant)>,
-    /// Whether that answer was written.
-    pub(crate) written: bool,
-    /// Whether any message is not answered.
-    pub(crate) unanswered: bool,
-}
-
-impl FramesTold {
-    /// Whether an answer was written, and none waits.
-    pub(crate) const fn was_told_one(&self) -> bool {
-        self.last.is_some() && self.written
-    }
-}
 
 #[derive(Debug, Clone, Copy)]
 struct Ended {
@@ -83,24 +67,34 @@ impl EndedFrames {
         self.0.lock().put(session.id(), Ended { told, end, at: now });
     }
 
+    /// Answers the owner of a conversation.
+    pub(crate) fn fate(
+        &self,
+        sends: &Sends,
+        registry: &Registry,
+        question: &FrameQuestion,
+        now: Instant,
+    ) -> FrameFate {
+        let Some(id) = ClientMsgId::from_slice(&question.client_msg_id) else {
+            return told_of(None, ClientMsgId([0; 16]));
+        };
+        if sends.is_unanswered(question.sender, id) {
+            let (answered, end) = (Answered::No.into(), End::Open.into());
+            return FrameFate { answered, end, kept_ms: None };
+        }
+        let sessions = registry.sessions_of(question.sender);
+        let open = sessions.iter().find(|session| session.id() == question.session);
+        let open = open.map(|session| Ended {
+            told: session.outbox.frames_told(),
+            end: End::Open,
+            at: now,
+        });
+        told_of(open.or_else(|| self.of(question.session)), id)
+    }
+
     fn of(&self, session: u64) -> Option<Ended> {
         self.0.lock().peek(&session).copied()
     }
-}
-
-/// Answers the owner of a conversation.
-pub(crate) fn fate(gateway: &Gateway, question: &FrameQuestion, now: Instant) -> FrameFate {
-    let Some(id) = ClientMsgId::from_slice(&question.client_msg_id) else {
-        return told_of(None, ClientMsgId([0; 16]));
-    };
-    if gateway.sends.is_unanswered(question.sender, id) {
-        return FrameFate { answered: Answered::No.into(), end: End::Open.into(), kept_ms: None };
-    }
-    let sessions = gateway.registry.sessions_of(question.sender);
-    let open = sessions.iter().find(|session| session.id() == question.session);
-    let open =
-        open.map(|session| Ended { told: session.outbox.frames_told(), end: End::Open, at: now });
-    told_of(open.or_else(|| gateway.frames.of(question.session)), id)
 }
 
 fn told_of(connection: Option<Ended>, id: ClientMsgId) -> FrameFate {

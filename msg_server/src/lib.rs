@@ -43,6 +43,7 @@ mod costs;
 mod delivery;
 mod drain;
 mod frames;
+mod frames_told;
 mod gateway;
 mod hub;
 mod kicks;
@@ -78,6 +79,7 @@ mod storage;
 mod timers;
 mod tokens;
 mod watched;
+mod waves;
 
 #[cfg(test)]
 mod tests;

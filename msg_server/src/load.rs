@@ -12,13 +12,11 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
 use daemon::ready::Condition;
-use daemon::{Link, LinkTable, Readiness};
+use daemon::{Link, LinkTable, Readiness, Shutdown};
 use parking_lot::Mutex;
 use proto::cluster::Kind;
 use proto::cluster::wire::{LoadReport, LoadVerdict};
 use tracing::{debug, error, info, info_span};
-
-use crate::gateway::Gateway;
 
 /// What is told, and to whom.
 #[derive(Debug)]
@@ -53,12 +51,12 @@ impl Load {
 
     /// Tells the login_servers what a client lacks to log in here, at once and at every change. Before
     /// the first report, so that none says more than is so.
-    pub(crate) fn follow(self: &Arc<Self>, able: Readiness, gateway: &Gateway) {
+    pub(crate) fn follow(self: &Arc<Self>, able: Readiness, shutdown: &Shutdown) {
         let load = Arc::clone(self);
         let mut unmet = able.unmet();
         load.say(&unmet);
-        let closing = gateway.shutdown.clone();
-        gateway.shutdown.spawn_link(info_span!("readiness"), async move {
+        let closing = shutdown.clone();
+        shutdown.spawn_link(info_span!("readiness"), async move {
             let follow = async {
                 loop {
                     unmet = able.differs_from(&unmet).await;

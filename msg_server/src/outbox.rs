@@ -36,7 +36,7 @@ use tokio_rustls::server::TlsStream;
 
 use crate::closing::CloseReason;
 use crate::config::LimitsConfig;
-use crate::frames::FramesTold;
+use crate::frames_told::FramesTold;
 use crate::metrics::GatewayMetrics;
 
 /// Frames given to one write at most.

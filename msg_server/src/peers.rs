@@ -15,7 +15,6 @@ use tokio::time::Instant;
 use tracing::{debug, warn};
 
 use crate::delivery::Batch;
-use crate::frames;
 use crate::gateway::Gateway;
 use crate::load::Load;
 use crate::readiness::StorageReadiness;
@@ -144,7 +143,8 @@ impl LinkHandler for StorageLinks {
             }
             Some(Kind::FrameFate) => {
                 if let Some(question) = read::<FrameQuestion>(link, &frame) {
-                    let fate = frames::fate(gateway, &question, Instant::now());
+                    let (sends, registry) = (&gateway.sends, &gateway.registry);
+                    let fate = gateway.frames.fate(sends, registry, &question, Instant::now());
                     if link.answer(&frame, frame.kind, &fate).is_err() {
                         debug!(?link, "who asked about a frame has gone");
                     }

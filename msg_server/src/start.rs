@@ -64,7 +64,7 @@ pub async fn run(context: Context<Config>) -> Result<Serving, BoxError> {
     dialing.dial(&gateway, Role::DbProxy, proxies, Arc::new(storage_links));
     dialing.dial(&gateway, Role::LoginServer, logins, Arc::new(login_links));
 
-    load.follow(able, &gateway);
+    load.follow(able, &gateway.shutdown);
     timers::spawn(&gateway, &load, storage);
     drain::spawn(&gateway, &load, settings.process.drain_limit());
     listeners.spawn(&gateway, &settings, reloads);

@@ -16,12 +16,12 @@ use tracing::debug;
 
 use super::{Record, changes_members, fanout};
 use crate::closing::CloseReason;
-use crate::drain::{close_in_waves, jittered};
 use crate::gateway::Gateway;
 use crate::metrics::GapEnd;
 use crate::outbox::{Ending, Outbox};
 use crate::seen::Missing;
 use crate::session::Session;
+use crate::waves::{close_in_waves, jittered};
 
 /// How long a late copy may take: a publisher tries the next replica after 300 ms at most, and most
 /// copies are late by much less.
