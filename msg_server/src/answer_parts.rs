@@ -38,8 +38,8 @@ use tokio::time::{Instant, sleep};
 use tracing::{debug, warn};
 
 use crate::closing::CloseReason;
-use crate::gateway::Gateway;
 use crate::outbox::Outbox;
+use crate::parts::Parts;
 use crate::session::Session;
 use crate::storage::{ASK_LIMIT, Asked};
 
@@ -113,7 +113,7 @@ pub(crate) fn reply(answer: &Answer, seq: u16) -> Option<Bytes> {
 
 /// Tells what is left of an answer after its first frame. `asked` is what that was asked with.
 pub(crate) async fn go_on(
-    gateway: &Gateway,
+    parts: &Parts,
     session: &Session,
     asked: Asked,
     seq: u16,
@@ -127,12 +127,12 @@ pub(crate) async fn go_on(
         let Some(next) = course.next() else { return };
         session.outbox.written().await;
         let asked = Asked { rest: Some(next), ..asked.clone() };
-        let Some((answer, frame)) = part(gateway, session, &asked, seq).await else {
-            gateway.metrics.asks_unanswered.inc();
+        let Some((answer, frame)) = part(parts, session, &asked, seq).await else {
+            parts.metrics.asks_unanswered.inc();
             session.outbox.finish(None, CloseReason::MustSync);
             return;
         };
-        gateway.metrics.parts.inc();
+        parts.metrics.parts.inc();
         course.rest = answer.rest;
         session.outbox.answer(frame);
     }
@@ -144,14 +144,14 @@ pub(crate) async fn go_on(
 
 /// One part, asked for as often as it makes sense.
 async fn part(
-    gateway: &Gateway,
+    parts: &Parts,
     session: &Session,
     asked: &Asked,
     seq: u16,
 ) -> Option<(Answer, Bytes)> {
     for tries in 1..=TRIES_MAX {
         let until = Instant::now() + ASK_LIMIT;
-        let answer = gateway.storage.ask(gateway.asker(session), asked.clone(), until).await;
+        let answer = parts.storage.ask(parts.asker(session), asked.clone(), until).await;
         match answer {
             Ok(answer) if answer.status() == AskStatus::Answered => {
                 let frame = reply(&answer, seq)?;

@@ -38,6 +38,7 @@ use crate::gateway::Gateway;
 use crate::metrics::ClosedLabel;
 use crate::outbox::{Ending, Outbox, View};
 use crate::partial::Partial;
+use crate::parts::Parts;
 use crate::service::{Served, Service, Work};
 
 /// Bytes read at once.
@@ -71,7 +72,7 @@ pub(crate) enum Reader {
 
 /// One client's connection.
 pub(crate) struct Connection {
-    gateway: Arc<Gateway>,
+    parts: Arc<Parts>,
     outbox: Arc<Outbox>,
     reader: Reader,
     /// What was read and is not a whole frame yet, or is not served yet.
@@ -111,12 +112,12 @@ impl Connection {
         let outbox = Arc::new(outbox);
         let leaving = Arc::clone(&outbox);
         place.when_told(move || leaving.close(CloseReason::MadeWay));
-        gateway.metrics.opened.inc();
+        gateway.parts.metrics.opened.inc();
         let opened_at = Instant::now();
         Box::new(Self {
             service: Service::new(Arc::clone(gateway), Arc::clone(&outbox), address),
-            _entry: gateway.connections.enter(&outbox),
-            gateway: Arc::clone(gateway),
+            _entry: gateway.parts.connections.enter(&outbox),
+            parts: Arc::clone(&gateway.parts),
             outbox,
             reader,
             buffer: BytesMut::new(),
@@ -134,9 +135,9 @@ impl Connection {
 
     /// Serves the client until the connection ends.
     pub(crate) async fn run(&mut self) {
-        let mut timer = pin!(sleep_until(self.opened_at + self.gateway.limits.login_limit()));
+        let mut timer = pin!(sleep_until(self.opened_at + self.parts.limits.login_limit()));
         let reason = poll_fn(|context| self.poll(context, timer.as_mut())).await;
-        count_closed(&self.gateway, reason);
+        count_closed(&self.parts, reason);
 
         // From here on nobody finds the session.
         self.work = None;
@@ -148,7 +149,7 @@ impl Connection {
             let to_skip = std::mem::take(&mut self.to_skip);
             if to_skip > 0 {
                 // The client may read nothing before it has written the whole frame.
-                let until = Instant::now() + self.gateway.limits.partial_frame_limit();
+                let until = Instant::now() + self.parts.limits.partial_frame_limit();
                 self.discard(to_skip, until, timer.as_mut()).await;
             }
             self.discard(usize::MAX, Instant::now() + LINGER, timer.as_mut()).await;
@@ -284,7 +285,7 @@ impl Connection {
                 }
                 self.partial = None;
                 self.frame_at = Instant::now();
-                self.gateway.metrics.frames_in.inc();
+                self.parts.metrics.frames_in.inc();
                 self.serve(frame)
             }
             // What was read is served to the last; nothing more is read.
@@ -305,7 +306,7 @@ impl Connection {
     /// What has come is not a frame, or one above its command's limit. Nobody knows where the next
     /// one begins, so the connection ends; a client that knows an answer which says so gets it first.
     fn refuse(&mut self, error: &FrameError) -> Result<(), CloseReason> {
-        self.gateway.metrics.malformed.inc();
+        self.parts.metrics.malformed.inc();
         debug!(%error, "not a frame");
         let FrameError::TooLong { command, seq, len, .. } = *error else {
             return Err(CloseReason::ProtocolError);
@@ -380,7 +381,7 @@ impl Connection {
     /// When something must happen, and what it means if it has not: `None` if it is only time to
     /// look again.
     fn deadline(&self, view: &View) -> (Instant, Option<CloseReason>) {
-        let limits = &self.gateway.limits;
+        let limits = &self.parts.limits;
         let quiet = match self.service.class() {
             None => (self.opened_at + limits.login_limit(), Some(CloseReason::LoginTimedOut)),
             Some(class) => (self.frame_at + limits.idle_limit(class), Some(CloseReason::Idle)),
@@ -432,8 +433,8 @@ impl Reader {
 }
 
 /// Counts the end of a connection.
-pub(crate) fn count_closed(gateway: &Gateway, reason: CloseReason) {
+pub(crate) fn count_closed(parts: &Parts, reason: CloseReason) {
     // At debug level whatever the reason: a stranger can cause any of them as often as he likes.
     debug!(%reason, "closed");
-    gateway.metrics.closed.get_or_create(&ClosedLabel { reason }).inc();
+    parts.metrics.closed.get_or_create(&ClosedLabel { reason }).inc();
 }

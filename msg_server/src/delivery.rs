@@ -41,7 +41,7 @@ use parking_lot::Mutex;
 use proto::client;
 use proto::cluster::partition_of;
 use proto::cluster::wire::Publish;
-use proto::ids::{ClientMsgId, ConversationId};
+use proto::ids::ClientMsgId;
 use tokio::sync::{Notify, Semaphore};
 use tracing::{debug, warn};
 
@@ -121,26 +121,26 @@ impl Gateway {
     /// Takes a record; its conversation is added to `batch` if something is to be delivered.
     pub(crate) fn take_publish(self: &Arc<Self>, publish: Publish, batch: &mut Batch) {
         let conversation = publish.conversation;
-        let Some(partition) = self.partitions.of(conversation) else { return };
+        let Some(partition) = self.parts.partitions.of(conversation) else { return };
         if publish.partition != partition {
             self.delivery.misplaced(&publish);
-            self.metrics.misplaced_publishes.inc();
+            self.parts.metrics.misplaced_publishes.inc();
             return;
         }
-        if !self.partitions.is_current(partition, publish.epoch) {
-            self.metrics.stale_publishes.inc();
+        if !self.parts.partitions.is_current(partition, publish.epoch) {
+            self.parts.metrics.stale_publishes.inc();
             return;
         }
         let record = self.record(publish, false);
-        match self.delivery.take(record, || self.floor(conversation)) {
+        match self.delivery.take(record, || self.parts.floor(conversation)) {
             Verdict::Delivered { closed } => {
                 if closed {
-                    self.metrics.gap_ended(GapEnd::LateCopy);
+                    self.parts.metrics.gap_ended(GapEnd::LateCopy);
                 }
                 batch.add(conversation);
             }
             Verdict::Duplicate => {
-                self.metrics.duplicates.inc();
+                self.parts.metrics.duplicates.inc();
             }
             Verdict::Held { opened: false } => {}
             Verdict::Held { opened: true } => {
@@ -172,27 +172,16 @@ impl Gateway {
     /// Reads a record. Its sender is answered, if this comes before storage's own answer.
     fn record(&self, publish: Publish, repaired: bool) -> Record {
         // What is fetched has no origin any more; then the sender may be anywhere.
-        let elsewhere = publish.origin.is_some_and(|origin| origin.gateway_boot != self.boot);
+        let elsewhere = publish.origin.is_some_and(|origin| origin.gateway_boot != self.parts.boot);
         let id = publish.client_msg_id.as_deref().and_then(ClientMsgId::from_slice);
         let answered = match id {
             Some(id) if !elsewhere && !changes_members(&publish) => {
                 let Publish { sender, msg_id, .. } = publish;
-                self.sends.published(sender, id, msg_id, || create_time(&publish))
+                self.parts.sends.published(sender, id, msg_id, || create_time(&publish))
             }
             _ => None,
         };
         Record { publish, answered, repaired, sums_up: false }
-    }
-
-    /// The smallest floor of those here who are in a conversation.
-    fn floor(&self, conversation: u64) -> Option<u64> {
-        let parties = ConversationId::from_number(conversation)?.parties();
-        self.registry.floor(parties, self.partition_of(conversation))
-    }
-
-    /// The partition of a conversation. Not asked before it is known how many there are.
-    fn partition_of(&self, conversation: u64) -> u32 {
-        self.partitions.of(conversation).unwrap_or(0)
     }
 
     /// The sessions of conversations that were forgotten although something was missing.

@@ -27,16 +27,16 @@ const LOOK: Duration = Duration::from_millis(50);
 /// links, which the last answers need.
 pub(crate) fn spawn(gateway: &Arc<Gateway>, load: &Arc<Load>, limit: Duration) {
     let (gateway, load) = (Arc::clone(gateway), Arc::clone(load));
-    let shutdown = gateway.shutdown.clone();
+    let shutdown = gateway.parts.shutdown.clone();
     shutdown.spawn(info_span!("drain"), async move {
-        gateway.shutdown.begun().await;
+        gateway.parts.shutdown.begun().await;
         drain(&gateway, &load, limit).await;
     });
 }
 
 async fn drain(gateway: &Gateway, load: &Load, limit: Duration) {
     let deadline = Instant::now() + limit.mul_f64(0.9);
-    let connections = gateway.connections.len();
+    let connections = gateway.parts.connections.len();
     load.drain(connections);
     gateway.tell_last_news().await;
     if connections == 0 {
@@ -44,17 +44,17 @@ async fn drain(gateway: &Gateway, load: &Load, limit: Duration) {
     }
     info!(connections, "closing connections");
     sleep(HEARD).await;
-    close_in_waves(gateway.connections.all(), CloseReason::Stopping, limit / 2).await;
-    while gateway.connections.len() > 0 && Instant::now() < deadline {
+    close_in_waves(gateway.parts.connections.all(), CloseReason::Stopping, limit / 2).await;
+    while gateway.parts.connections.len() > 0 && Instant::now() < deadline {
         // Also those that were accepted in the last moment.
-        for outbox in gateway.connections.all() {
+        for outbox in gateway.parts.connections.all() {
             outbox.close_after_work(CloseReason::Stopping);
         }
         sleep(LOOK).await;
     }
-    for outbox in gateway.connections.all() {
+    for outbox in gateway.parts.connections.all() {
         outbox.close(CloseReason::Stopping);
     }
-    info!(left = gateway.connections.len(), "connections closed");
+    info!(left = gateway.parts.connections.len(), "connections closed");
     gateway.flush_all_marks(deadline.max(Instant::now() + MARKS_LIMIT)).await;
 }

@@ -1,46 +1,26 @@
-//! The gateway's parts, together.
+//! The gateway: its [`Parts`], and what is done with them for clients and for other daemons.
 //!
-//! # How the parts know each other
-//!
-//! Connections, the handlers of links and the timers know the gateway; its parts do not know it, nor
-//! each other, except where one is given another as an argument.
+//! Connections, the handlers of links and the timers know the gateway; delivery and presence know the
+//! parts alone.
 
 use std::sync::Arc;
 use std::time::Duration;
 
-use daemon::{Metrics, Shutdown};
 use parking_lot::Mutex;
 use prost::Message;
-use proto::cluster::wire::{AskStatus, Forward, InterestChange, Kick, Origin};
+use proto::cluster::wire::{AskStatus, Forward, InterestChange, Kick};
 use proto::seat::Judgement;
 use proto::{Command, client, encode_message};
 use tokio::time::{Instant, sleep};
 use tracing::Span;
 
-use crate::allowances::{Allowances, Rates};
-use crate::config::{Config, LimitsConfig};
-use crate::connections::Connections;
 use crate::delivery::{Delivery, Following};
-use crate::frames::EndedFrames;
-use crate::hub::Hub;
-use crate::kicks::Kicks;
-use crate::limits::Rate;
-use crate::logbook::Logbook;
 use crate::marks::{Mark, Marks};
-use crate::metrics::GatewayMetrics;
 use crate::news::News;
-use crate::outbox::OutboxPool;
-use crate::partitions::Partitions;
+use crate::parts::Parts;
 use crate::presence::Presence;
-use crate::registry::Registry;
-use crate::sends::Sends;
 use crate::session::Session;
-use crate::storage::{ASK_LIMIT, Asked, Asker, Storage};
-
-/// Signals that one client passes on in a second, and at once. They are not stored, so they have a
-/// limit of their own; beyond it they are dropped.
-const SIGNALS_PER_S: u32 = 20;
-const SIGNALS_BURST: u32 = 100;
+use crate::storage::{ASK_LIMIT, Asked, Asker};
 
 /// How soon a gateway that stops tries the read marks again that storage has not taken.
 const MARKS_PAUSE: Duration = Duration::from_millis(50);
@@ -48,95 +28,32 @@ const MARKS_PAUSE: Duration = Duration::from_millis(50);
 /// Everything a connection or a link needs.
 #[derive(Debug)]
 pub(crate) struct Gateway {
-    pub(crate) boot: u64,
-    pub(crate) limits: LimitsConfig,
-    pub(crate) rates: Rates,
-    pub(crate) signal_rate: Rate,
-    pub(crate) metrics: GatewayMetrics,
-    pub(crate) shutdown: Shutdown,
-    pub(crate) outboxes: Arc<OutboxPool>,
-    pub(crate) connections: Arc<Connections>,
-    pub(crate) registry: Registry,
-    pub(crate) kicks: Kicks,
-    pub(crate) logbook: Logbook,
-    pub(crate) hub: Hub,
-    pub(crate) partitions: Arc<Partitions>,
-    pub(crate) storage: Storage,
-    pub(crate) sends: Sends,
-    pub(crate) frames: EndedFrames,
+    pub(crate) parts: Arc<Parts>,
     pub(crate) delivery: Delivery,
     pub(crate) following: Following,
-    pub(crate) allowances: Allowances,
+    pub(crate) presence: Arc<Presence>,
     pub(crate) news: Mutex<News>,
-    pub(crate) presence: Presence,
     marks: Mutex<Marks>,
-    started: Instant,
 }
 
 impl Gateway {
-    pub(crate) fn new(config: &Config, boot: u64, page: &Metrics, shutdown: Shutdown) -> Self {
-        let limits = config.limits.clone();
-        let metrics = GatewayMetrics::new(page);
-        let partitions = Arc::new(Partitions::default());
+    pub(crate) fn new(parts: Parts) -> Self {
+        let parts = Arc::new(parts);
         Self {
-            boot,
-            rates: Rates::new(&limits),
-            signal_rate: Rate::new(SIGNALS_PER_S, SIGNALS_BURST),
-            outboxes: Arc::new(OutboxPool::new(&limits, metrics.clone())),
-            connections: Arc::default(),
-            registry: Registry::default(),
-            kicks: Kicks::default(),
-            logbook: Logbook::default(),
-            hub: Hub::default(),
-            storage: Storage::new(Arc::clone(&partitions)),
-            partitions,
-            sends: Sends::new(&limits, metrics.clone()),
-            frames: EndedFrames::default(),
-            delivery: Delivery::new(limits.conversations_max),
+            delivery: Delivery::new(parts.limits.conversations_max),
             following: Following::default(),
-            allowances: Allowances::default(),
-            news: Mutex::new(News::new(limits.told_every_s)),
-            presence: Presence::default(),
+            presence: Arc::default(),
+            news: Mutex::new(News::new(parts.limits.told_every_s)),
             marks: Mutex::default(),
-            started: Instant::now(),
-            limits,
-            metrics,
-            shutdown,
+            parts,
         }
-    }
-
-    /// Microseconds since the start, for rates.
-    pub(crate) fn now_us(&self) -> u64 {
-        u64::try_from(self.started.elapsed().as_micros()).unwrap_or(u64::MAX)
-    }
-
-    /// Does something beside everything else. Clients are served until the links close, so it goes on
-    /// until then.
-    pub(crate) fn spawn(&self, work: impl Future<Output = ()> + Send + 'static) {
-        let shutdown = self.shutdown.clone();
-        self.shutdown.spawn_link(Span::current(), async move {
-            tokio::select! {
-                () = shutdown.closing_links() => {}
-                () = work => {}
-            }
-        });
-    }
-
-    /// On whose behalf something is asked.
-    pub(crate) fn asker(&self, session: &Session) -> Asker {
-        Asker { login: session.login, origin: session.origin(self.boot) }
-    }
-
-    /// An origin that says only that something comes from this gateway.
-    pub(crate) fn own_origin(&self) -> Origin {
-        Origin { gateway_boot: self.boot, session: 0 }
     }
 
     /// Takes a session out, and tells the hub. Its read marks go to storage.
     pub(crate) fn leave(self: &Arc<Self>, session: &Session) {
-        self.logbook.leave(session);
-        let order = self.hub.in_order();
-        if self.registry.leave(session) {
+        self.parts.logbook.leave(session);
+        let order = self.parts.hub.in_order();
+        if self.parts.registry.leave(session) {
             let remove_users = vec![session.interest()];
             order.tell(&InterestChange { remove_users, ..InterestChange::default() });
         }
@@ -144,22 +61,24 @@ impl Gateway {
         let marks = self.marks.lock().flush(session.user(), Instant::now());
         if !marks.is_empty() {
             let gateway = Arc::clone(self);
-            self.shutdown.spawn(Span::current(), async move { gateway.store_marks(marks).await });
+            self.parts
+                .shutdown
+                .spawn(Span::current(), async move { gateway.store_marks(marks).await });
         }
     }
 
     /// Passes a frame on to users' sessions, here and everywhere.
     pub(crate) fn forward(&self, forward: &Forward, key: u64) {
         self.deliver_forward(forward);
-        if !self.hub.forward(forward, key) {
-            self.metrics.forwards_lost.inc();
+        if !self.parts.hub.forward(forward, key) {
+            self.parts.metrics.forwards_lost.inc();
         }
     }
 
     /// Delivers to the sessions that are here what another gateway has forwarded.
     pub(crate) fn forwarded(&self, forward: &Forward) {
         // Our own comes back to us as well.
-        let is_own = forward.except.is_some_and(|origin| origin.gateway_boot == self.boot);
+        let is_own = forward.except.is_some_and(|origin| origin.gateway_boot == self.parts.boot);
         if !is_own {
             self.deliver_forward(forward);
         }
@@ -167,7 +86,7 @@ impl Gateway {
 
     fn deliver_forward(&self, forward: &Forward) {
         let excepted = |session: &Session| {
-            forward.except == Some(session.origin(self.boot))
+            forward.except == Some(session.origin(self.parts.boot))
                 || forward.device_class.is_some_and(|class| class != session.class())
         };
         let push = |sessions: Vec<Arc<Session>>| {
@@ -176,10 +95,10 @@ impl Gateway {
             }
         };
         if forward.everybody() {
-            push(self.registry.all());
+            push(self.parts.registry.all());
         } else {
             for &user in &forward.users {
-                push(self.registry.sessions_of(user));
+                push(self.parts.registry.sessions_of(user));
             }
         }
     }
@@ -201,7 +120,7 @@ impl Gateway {
         let forward = Forward {
             users: Vec::new(),
             everybody: Some(true),
-            except: Some(self.own_origin()),
+            except: Some(self.parts.own_origin()),
             device_class: None,
             frame: encode_message(command, 0, message),
         };
@@ -212,13 +131,13 @@ impl Gateway {
     /// stays, and everybody is told its new epoch.
     pub(crate) fn kicked(&self, kick: &Kick) {
         if let Some(before) = kick.verified_before {
-            self.kicks.note(kick.user, before, Instant::now());
+            self.parts.kicks.note(kick.user, before, Instant::now());
         }
-        let order = self.hub.in_order();
-        let now_us = self.now_us();
+        let order = self.parts.hub.in_order();
+        let now_us = self.parts.now_us();
         let mut ended = Vec::new();
         let mut add_users = Vec::new();
-        for session in self.registry.sessions_of(kick.user) {
+        for session in self.parts.registry.sessions_of(kick.user) {
             match session.judge(kick, now_us) {
                 Judgement::Stays => {}
                 Judgement::Rises => add_users.push(session.claim(now_us)),
@@ -250,31 +169,33 @@ impl Gateway {
     /// What is done every 100 ms.
     pub(crate) fn tick(self: &Arc<Self>) {
         let now = Instant::now();
-        self.sends.tick(now);
+        self.parts.sends.tick(now);
         self.tell_due_news();
         let marks = self.marks.lock().due(now);
         if !marks.is_empty() {
             let gateway = Arc::clone(self);
-            self.shutdown.spawn(Span::current(), async move { gateway.store_marks(marks).await });
+            self.parts
+                .shutdown
+                .spawn(Span::current(), async move { gateway.store_marks(marks).await });
         }
     }
 
     /// Gives up our interest in groups that nobody here is in, and lets the hub check the rest.
     pub(crate) fn tidy_interest(&self) {
-        let order = self.hub.in_order();
-        let remove_groups = self.registry.take_empty_groups();
+        let order = self.parts.hub.in_order();
+        let remove_groups = self.parts.registry.take_empty_groups();
         if !remove_groups.is_empty() {
             order.tell(&InterestChange { remove_groups, ..InterestChange::default() });
         }
         drop(order);
-        self.hub.send_checksums(&self.registry);
+        self.parts.hub.send_checksums(&self.parts.registry);
     }
 
     /// Hands read marks to storage. Those that nobody can take now are tried again later, and keep
     /// no others waiting.
     pub(crate) async fn store_marks(&self, marks: Vec<Mark>) {
         for mark in marks {
-            if self.storage.is_served(mark.by, Command::ReadAck, &mark.ack()) {
+            if self.parts.storage.is_served(mark.by, Command::ReadAck, &mark.ack()) {
                 self.store_mark(mark, Instant::now() + ASK_LIMIT).await;
             } else {
                 self.put_back(mark);
@@ -289,7 +210,7 @@ impl Gateway {
         let mut unstored = Unstored::new(self, mark);
         let Mark { by, session_type, session_id, msg_id, .. } = mark;
         let asked = Asked::of(Command::ReadAck, mark.ack());
-        let Ok(answer) = self.storage.ask(by, asked, until).await else {
+        let Ok(answer) = self.parts.storage.ask(by, asked, until).await else {
             return;
         };
         if matches!(answer.status(), AskStatus::Unavailable | AskStatus::NotOwner) {
@@ -305,7 +226,7 @@ impl Gateway {
 
     fn put_back(&self, mark: Mark) {
         if !self.marks.lock().put_back(mark, Instant::now()) {
-            self.metrics.marks_lost.inc();
+            self.parts.metrics.marks_lost.inc();
         }
     }
 

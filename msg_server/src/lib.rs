@@ -61,6 +61,7 @@ mod outbox;
 mod ownership;
 mod partial;
 mod partitions;
+mod parts;
 mod peers;
 mod presence;
 mod profiles;

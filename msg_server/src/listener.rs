@@ -51,15 +51,15 @@ impl Listeners {
         reloads: watch::Receiver<Arc<Config>>,
     ) {
         let doors = Doors {
-            places: gateway.limits.connections_max,
-            places_per_address: gateway.limits.connections_per_ip_max,
+            places: gateway.parts.limits.connections_max,
+            places_per_address: gateway.parts.limits.connections_per_ip_max,
             proxies: config.proxies.clone(),
             keeps_files_back: true,
-            metrics: gateway.metrics.places.clone(),
+            metrics: gateway.parts.metrics.places.clone(),
         };
         let ports = usize::from(self.plain.is_some()) + usize::from(self.tls.is_some());
         accept::compare_with_files(doors.places.saturating_mul(ports));
-        let shutdown = &gateway.shutdown;
+        let shutdown = &gateway.parts.shutdown;
         if let Some(listener) = self.plain {
             let (to, own) = (Arc::clone(gateway), shutdown.clone());
             // Boxed, since whoever wraps a future makes room for it twice.
@@ -92,7 +92,7 @@ fn bind_tls(config: &ListenTlsConfig) -> Result<(TcpListener, Arc<RenewedTls>), 
 fn plain(gateway: &Arc<Gateway>, guest: Guest) -> Box<Connection> {
     let Guest { socket, peer, place } = guest;
     let (reader, writer) = socket.into_split();
-    let outbox = Outbox::plain(writer, Arc::clone(&gateway.outboxes));
+    let outbox = Outbox::plain(writer, Arc::clone(&gateway.parts.outboxes));
     Connection::enter(gateway, outbox, Reader::Plain(reader), peer.ip(), place)
 }
 
@@ -106,10 +106,10 @@ async fn serve_tls(gateway: Arc<Gateway>, tls: TlsAcceptor, guest: Guest) {
     let handshake = place.unless_told(timeout(TLS_LIMIT, tls.accept(socket)));
     let stream = match Box::pin(handshake).await {
         Some(Ok(Ok(stream))) => stream,
-        Some(_failed_or_late) => return count_closed(&gateway, CloseReason::TlsFailed),
-        None => return count_closed(&gateway, CloseReason::MadeWay),
+        Some(_failed_or_late) => return count_closed(&gateway.parts, CloseReason::TlsFailed),
+        None => return count_closed(&gateway.parts, CloseReason::MadeWay),
     };
-    let outbox = Outbox::queued(Arc::clone(&gateway.outboxes));
+    let outbox = Outbox::queued(Arc::clone(&gateway.parts.outboxes));
     let reader = Reader::Tls(Box::new(stream));
     serve(Connection::enter(&gateway, outbox, reader, peer.ip(), place)).await;
 }

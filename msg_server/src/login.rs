@@ -25,6 +25,7 @@ use crate::gateway::Gateway;
 use crate::hub::{Announced, Settled};
 use crate::metrics::LoginLabel;
 use crate::outbox::Outbox;
+use crate::parts::Parts;
 use crate::session::{Login, Session};
 use crate::storage::Joined;
 use crate::tokens;
@@ -103,9 +104,9 @@ impl Refusal {
 
 /// Logs a client in, or ends its connection after telling it why not.
 pub(crate) async fn log_in(gateway: Arc<Gateway>, attempt: Attempt) -> Option<Entered> {
-    let came = Came { unix_ms: unix_ms(), us: gateway.now_us() };
+    let came = Came { unix_ms: unix_ms(), us: gateway.parts.now_us() };
     let Attempt { outbox, seq, .. } = &attempt;
-    let count = |result| gateway.metrics.logins.get_or_create(&LoginLabel { result }).inc();
+    let count = |result| gateway.parts.metrics.logins.get_or_create(&LoginLabel { result }).inc();
     match accept(&gateway, &attempt, came).await {
         Ok((entered, reply, pc_online)) => {
             count(0);
@@ -116,7 +117,7 @@ pub(crate) async fn log_in(gateway: Arc<Gateway>, attempt: Attempt) -> Option<En
                 entered.session.push(&encode_message(Command::PcStatusNotify, 0, &notify));
             }
             entered.session.login_answered();
-            tokens::give(&gateway, &entered.session, attempt.proof.token());
+            tokens::give(&gateway.parts, &entered.session, attempt.proof.token());
             Some(entered)
         }
         Err(Refusal { result, text }) => {
@@ -141,19 +142,20 @@ async fn accept(
     attempt: &Attempt,
     came: Came,
 ) -> Result<(Entered, client::LoginReply, bool), Refusal> {
-    let Right { user, info, stamp, client_type } = verify(gateway, attempt).await?;
+    let parts = &gateway.parts;
+    let Right { user, info, stamp, client_type } = verify(parts, attempt).await?;
     // Before it displaces others.
-    refuse_ended(gateway, user, stamp)?;
-    let login = Login { id: gateway.registry.next_session_id(), user, client_type };
+    refuse_ended(parts, user, stamp)?;
+    let login = Login { id: parts.registry.next_session_id(), user, client_type };
     attempt.outbox.hold();
-    let partitions = gateway.partitions.count();
+    let partitions = parts.partitions.count();
     let outbox = Arc::clone(&attempt.outbox);
     let session = Session::new(login, outbox, partitions, stamp).came_at(came.us);
     let session = Arc::new(session);
-    gateway.logbook.enter(&session, attempt.address, unix_s());
+    parts.logbook.enter(&session, attempt.address, unix_s());
     let (entered, announced) = Entered::enter(gateway, session, came.unix_ms);
     // From here on a kick finds it; one that came before has been noted.
-    refuse_ended(gateway, user, stamp)?;
+    refuse_ended(parts, user, stamp)?;
     let settled = entered.register(announced).await;
     // A client that is thrown out already is answered all the same, and told so then.
     if !entered.session.is_over() {
@@ -183,8 +185,8 @@ struct Right {
 }
 
 /// The password was changed, or the account disabled, since the login was checked.
-fn refuse_ended(gateway: &Gateway, user: u32, stamp: u32) -> Result<(), Refusal> {
-    if gateway.kicks.has_ended(user, stamp, Instant::now()) {
+fn refuse_ended(parts: &Parts, user: u32, stamp: u32) -> Result<(), Refusal> {
+    if parts.kicks.has_ended(user, stamp, Instant::now()) {
         let result = u32::try_from(i32::from(LoginResult::BadCredentials)).unwrap_or(6);
         return Err(Refusal { result, text: CHANGED.to_owned() });
     }
@@ -192,7 +194,7 @@ fn refuse_ended(gateway: &Gateway, user: u32, stamp: u32) -> Result<(), Refusal>
 }
 
 /// Asks storage who this is.
-async fn verify(gateway: &Gateway, attempt: &Attempt) -> Result<Right, Refusal> {
+async fn verify(parts: &Parts, attempt: &Attempt) -> Result<Right, Refusal> {
     let unavailable = || Refusal::unavailable(LoginResult::NoDbServer);
     let verified = match &attempt.proof {
         Proof::Password(request) => {
@@ -204,14 +206,14 @@ async fn verify(gateway: &Gateway, attempt: &Attempt) -> Result<Right, Refusal> 
             };
             let client_type = Some(verify.client_type);
             // Every client with a password needs its own record.
-            gateway.storage.verify(&verify).await.map(|verified| {
+            parts.storage.verify(&verify).await.map(|verified| {
                 let user = verified.user.filter(|_user| verified.user_info.is_some());
                 Verified { client_type, user, ..verified }
             })
         }
         Proof::Shown(request) => {
             let (token, ticket) = (request.token.clone(), request.ticket.clone());
-            gateway.storage.resume(&Resume { token, ticket }).await
+            parts.storage.resume(&Resume { token, ticket }).await
         }
     };
     let verified = verified.map_err(|error| {
@@ -245,10 +247,11 @@ fn client_type(request: &client::LoginRequest) -> u32 {
 impl Entered {
     /// Enters a session, and throws out those that it displaces here.
     fn enter(gateway: &Arc<Gateway>, session: Arc<Session>, epoch: u64) -> (Self, Announced) {
-        let order = gateway.hub.in_order();
-        let displaced = gateway.registry.enter(&session, epoch);
+        let parts = &gateway.parts;
+        let order = parts.hub.in_order();
+        let displaced = parts.registry.enter(&session, epoch);
         let announced = order.announce(&InterestChange {
-            add_users: vec![session.claim(gateway.now_us())],
+            add_users: vec![session.claim(parts.now_us())],
             ..InterestChange::default()
         });
         drop(order);
@@ -264,12 +267,13 @@ impl Entered {
     /// when a replica is back.
     async fn register(&self, announced: Announced) -> Settled {
         let Self { gateway, session } = self;
-        let mut settled = gateway.hub.settle(announced).await;
+        let parts = &gateway.parts;
+        let mut settled = parts.hub.settle(announced).await;
         for _round in 0..EPOCH_ROUNDS {
             let Some(announced) = self.raise_epoch(&settled) else { break };
-            settled = gateway.hub.settle(announced).await;
+            settled = parts.hub.settle(announced).await;
         }
-        let order = gateway.hub.in_order();
+        let order = parts.hub.in_order();
         let stays = session.settle();
         drop(order);
         if !stays {
@@ -281,8 +285,8 @@ impl Entered {
     /// Reads the user's groups, and lets the hub know of those that are new here.
     async fn join_groups(&self) -> Result<(), Refusal> {
         let Self { gateway, session } = self;
-        let Some(Joined { groups, mut reached }) =
-            gateway.storage.memberships(session.user()).await
+        let parts = &gateway.parts;
+        let Some(Joined { groups, mut reached }) = parts.storage.memberships(session.user()).await
         else {
             return Err(Refusal::unavailable(LoginResult::NoDbServer));
         };
@@ -294,16 +298,17 @@ impl Entered {
         let Some((add_groups, announced)) = self.announce_groups(&groups) else {
             return Ok(());
         };
-        gateway.hub.settle(announced).await;
-        gateway.registry.confirm(&add_groups);
+        parts.hub.settle(announced).await;
+        parts.registry.confirm(&add_groups);
         Ok(())
     }
 
     /// Announces a larger epoch, if the answers demand one.
     fn raise_epoch(&self, settled: &Settled) -> Option<Announced> {
         let Self { gateway, session } = self;
-        let order = gateway.hub.in_order();
-        let now_us = gateway.now_us();
+        let parts = &gateway.parts;
+        let order = parts.hub.in_order();
+        let now_us = parts.now_us();
         let mut rises = false;
         for answer in &settled.answers {
             rises |= session.hear(answer, now_us) == Judgement::Rises;
@@ -315,14 +320,15 @@ impl Entered {
     /// Enters the session into its groups; `None` if the hub knows all of them as ours.
     fn announce_groups(&self, groups: &[Membership]) -> Option<(Vec<u32>, Announced)> {
         let Self { gateway, session } = self;
-        let order = gateway.hub.in_order();
-        let add_groups = gateway.registry.join_all(session, groups);
+        let parts = &gateway.parts;
+        let order = parts.hub.in_order();
+        let add_groups = parts.registry.join_all(session, groups);
         if add_groups.is_empty() {
             return None;
         }
         let announced = order.announce(&InterestChange {
             // A change that adds a user is confirmed; to add the same one again changes nothing.
-            add_users: vec![session.claim(gateway.now_us())],
+            add_users: vec![session.claim(parts.now_us())],
             add_groups: add_groups.clone(),
             ..InterestChange::default()
         });

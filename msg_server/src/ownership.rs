@@ -20,9 +20,9 @@ impl Gateway {
     pub(crate) fn ownership_came(self: &Arc<Self>, link: &Link, ownership: Ownership) {
         let Ownership { partitions, owned, logins } = ownership;
         let mut refused = None;
-        self.storage.change(
+        self.parts.storage.change(
             |claims| {
-                if !self.partitions.can_be(partitions) {
+                if !self.parts.partitions.can_be(partitions) {
                     refused = Some("it has another number of partitions");
                 } else if owned.iter().any(|owned| owned.partition >= partitions) {
                     refused = Some("it claims a partition that does not exist");
@@ -34,13 +34,13 @@ impl Gateway {
                     self.begin(partitions);
                 }
                 // Whether or not it is the newest: the newest is known then.
-                self.partitions.are_current(&owned);
+                self.parts.partitions.are_current(&owned);
                 claims.claim(link, owned, logins)
             },
             |moves| self.moved(moves),
         );
         if let Some(why) = refused {
-            let known = self.partitions.count();
+            let known = self.parts.partitions.count();
             warn!(partitions, known, ?link, why, "a db_proxy of another cluster");
             link.reset(why);
         }
@@ -48,7 +48,7 @@ impl Gateway {
 
     /// A db_proxy is not linked any more.
     pub(crate) fn ownership_lost(&self, link: &Link) {
-        self.storage.change(|claims| claims.remove(link), |moves| self.moved(moves));
+        self.parts.storage.change(|claims| claims.remove(link), |moves| self.moved(moves));
     }
 
     /// It is known how many partitions there are. Everybody else learns it last of all, when every part
@@ -56,21 +56,21 @@ impl Gateway {
     fn begin(self: &Arc<Self>, partitions: u32) {
         self.delivery.set_partitions(partitions);
         self.following.set_partitions(partitions);
-        self.sends.set_partitions(partitions);
-        self.partitions.set(partitions);
+        self.parts.sends.set_partitions(partitions);
+        self.parts.partitions.set(partitions);
         delivery::spawn(self, partitions);
     }
 
     fn moved(&self, moves: &[Move<Link>]) {
         for Move { partition, owner, is_takeover } in moves {
             debug!(partition, ?owner, "owned elsewhere");
-            self.metrics.ownership_moves.inc_by(u64::from(*is_takeover));
+            self.parts.metrics.ownership_moves.inc_by(u64::from(*is_takeover));
             match owner {
                 // First of all: what is published on this link comes after it.
                 Some(owner) => self.follow(*partition, &owner.link),
                 None => self.unfollow(*partition),
             }
         }
-        self.sends.moved(moves);
+        self.parts.sends.moved(moves);
     }
 }

@@ -40,7 +40,7 @@ pub(crate) struct StorageLinks {
 
 impl StorageLinks {
     fn show_readiness(&self) {
-        self.ready.look(&self.gateway.storage);
+        self.ready.look(&self.gateway.parts.storage);
     }
 }
 
@@ -79,17 +79,19 @@ impl Batches {
 
 impl LinkHandler for HubLinks {
     fn up(&self, link: &Link) {
-        self.gateway.hub.up(link, &self.gateway.registry, self.gateway.now_us());
+        let parts = &self.gateway.parts;
+        parts.hub.up(link, &parts.registry, parts.now_us());
         self.ready.set(true);
     }
 
     fn frame(&self, link: &Link, frame: LinkFrame) {
         let Self { gateway, batches, .. } = self;
+        let parts = &gateway.parts;
         match Kind::from_number(frame.kind) {
             Some(Kind::Publish) => take_publish(gateway, batches, link, &frame),
-            Some(Kind::InterestChange) if frame.answer => gateway.hub.registered(link, &frame),
+            Some(Kind::InterestChange) if frame.answer => parts.hub.registered(link, &frame),
             Some(Kind::InterestAgain) => {
-                gateway.hub.send_again(link, &gateway.registry, gateway.now_us());
+                parts.hub.send_again(link, &parts.registry, parts.now_us());
             }
             Some(Kind::Kick) => {
                 if let Some(kick) = read::<Kick>(link, &frame) {
@@ -103,7 +105,7 @@ impl LinkHandler for HubLinks {
             }
             Some(Kind::PresenceChanges) => {
                 if let Some(changes) = read::<PresenceChanges>(link, &frame) {
-                    gateway.presence_changed(link, &changes);
+                    gateway.presence.changed(parts, link, &changes);
                 }
             }
             _ => debug!(kind = frame.kind, ?link, "not for a gateway"),
@@ -115,7 +117,7 @@ impl LinkHandler for HubLinks {
     }
 
     fn down(&self, link: &Link) {
-        self.gateway.hub.down(link);
+        self.gateway.parts.hub.down(link);
         self.batches.close(&self.gateway, link);
     }
 }
@@ -123,12 +125,13 @@ impl LinkHandler for HubLinks {
 impl LinkHandler for StorageLinks {
     fn up(&self, link: &Link) {
         // Nothing is asked of it before it has said what it owns.
-        self.gateway.storage.up(link);
+        self.gateway.parts.storage.up(link);
         self.show_readiness();
     }
 
     fn frame(&self, link: &Link, frame: LinkFrame) {
         let Self { gateway, batches, .. } = self;
+        let parts = &gateway.parts;
         match Kind::from_number(frame.kind) {
             Some(Kind::Ownership) => {
                 if let Some(ownership) = read::<Ownership>(link, &frame) {
@@ -138,13 +141,13 @@ impl LinkHandler for StorageLinks {
             }
             Some(Kind::SubmitAnswer) => {
                 if let Some(answer) = read::<SubmitAnswer>(link, &frame) {
-                    gateway.sends.answered(link, &answer);
+                    parts.sends.answered(link, &answer);
                 }
             }
             Some(Kind::FrameFate) => {
                 if let Some(question) = read::<FrameQuestion>(link, &frame) {
-                    let (sends, registry) = (&gateway.sends, &gateway.registry);
-                    let fate = gateway.frames.fate(sends, registry, &question, Instant::now());
+                    let (sends, registry) = (&parts.sends, &parts.registry);
+                    let fate = parts.frames.fate(sends, registry, &question, Instant::now());
                     if link.answer(&frame, frame.kind, &fate).is_err() {
                         debug!(?link, "who asked about a frame has gone");
                     }
@@ -163,7 +166,7 @@ impl LinkHandler for StorageLinks {
             }
             Some(Kind::Sessions) => {
                 if let Some(SessionsRequest { user }) = read::<SessionsRequest>(link, &frame) {
-                    let sessions = gateway.logbook.of(user, &gateway.registry);
+                    let sessions = parts.logbook.of(user, &parts.registry);
                     if let Err(error) = link.answer(&frame, frame.kind, &sessions) {
                         debug!(%error, ?link, "an administrator is not answered");
                     }

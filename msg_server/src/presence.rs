@@ -24,7 +24,7 @@ use proto::{Command, encode_message};
 use tokio::task::yield_now;
 use tracing::Span;
 
-use crate::gateway::Gateway;
+use crate::parts::Parts;
 use crate::session::Session;
 
 /// While fewer PC users than this are online, every PC client hears of every change.
@@ -60,6 +60,29 @@ struct Said {
 pub(crate) struct Question<'a>(&'a Presence);
 
 impl Presence {
+    /// Takes in what one replica of the hub has said, as far as it speaks for the users, and tells it.
+    pub(crate) fn changed(
+        self: &Arc<Self>,
+        parts: &Arc<Parts>,
+        link: &Link,
+        changes: &PresenceChanges,
+    ) {
+        parts.hub.set_pc_users_online(Some(changes.pc_users_online));
+        let online = changes.online.iter().map(|user| (*user, UserStatus::Online));
+        let offline = changes.offline.iter().map(|user| (*user, UserStatus::Offline));
+        let believed: Vec<(u32, UserStatus)> =
+            online.chain(offline).filter(|(user, _)| parts.hub.speaks_for(link, *user)).collect();
+        if self.said(&believed) {
+            let (presence, to) = (Arc::clone(self), Arc::clone(parts));
+            // Beside the link's task: with many sessions this takes a while.
+            parts.shutdown.spawn(Span::current(), async move {
+                while let Some(changes) = presence.take_untold() {
+                    tell(&to, changes).await;
+                }
+            });
+        }
+    }
+
     /// Takes in what was said. Whether the caller is to tell it, by [`Self::take_untold`].
     fn said(&self, news: &[(u32, UserStatus)]) -> bool {
         let mut said = self.0.lock();
@@ -107,59 +130,39 @@ impl Drop for Question<'_> {
     }
 }
 
-impl Gateway {
-    /// Takes in what one replica of the hub has said, as far as it speaks for the users.
-    pub(crate) fn presence_changed(self: &Arc<Self>, link: &Link, changes: &PresenceChanges) {
-        self.hub.set_pc_users_online(Some(changes.pc_users_online));
-        let online = changes.online.iter().map(|user| (*user, UserStatus::Online));
-        let offline = changes.offline.iter().map(|user| (*user, UserStatus::Offline));
-        let believed: Vec<(u32, UserStatus)> =
-            online.chain(offline).filter(|(user, _)| self.hub.speaks_for(link, *user)).collect();
-        if self.presence.said(&believed) {
-            let gateway = Arc::clone(self);
-            // Beside the link's task: with many sessions this takes a while.
-            self.shutdown.spawn(Span::current(), async move {
-                while let Some(changes) = gateway.presence.take_untold() {
-                    gateway.tell_presence(changes).await;
-                }
-            });
-        }
+async fn tell(parts: &Parts, changes: Vec<(u32, UserStatus)>) {
+    for (user, status) in &changes {
+        tell_phones(parts, *user, *status);
     }
-
-    async fn tell_presence(&self, changes: Vec<(u32, UserStatus)>) {
-        for (user, status) in &changes {
-            self.tell_phones(*user, *status);
-        }
-        let news: Vec<News> = changes.into_iter().map(encode).collect();
-        let to_all = self.hub.pc_users_online() < TELL_ALL_BELOW;
-        let joined: Vec<(Bytes, u32)> = news.chunks(CHANGES_AT_ONCE).map(join).collect();
-        let sessions = self.registry.all();
-        for some in sessions.chunks(SESSIONS_AT_ONCE) {
-            for session in some.iter().filter(|session| session.is_pc()) {
-                if to_all {
-                    for (bytes, frames) in &joined {
-                        session.outbox.push(bytes, *frames);
-                    }
-                } else {
-                    tell_watcher(session, &news);
+    let news: Vec<News> = changes.into_iter().map(encode).collect();
+    let to_all = parts.hub.pc_users_online() < TELL_ALL_BELOW;
+    let joined: Vec<(Bytes, u32)> = news.chunks(CHANGES_AT_ONCE).map(join).collect();
+    let sessions = parts.registry.all();
+    for some in sessions.chunks(SESSIONS_AT_ONCE) {
+        for session in some.iter().filter(|session| session.is_pc()) {
+            if to_all {
+                for (bytes, frames) in &joined {
+                    session.outbox.push(bytes, *frames);
                 }
+            } else {
+                tell_watcher(session, &news);
             }
-            yield_now().await;
         }
+        yield_now().await;
     }
+}
 
-    fn tell_phones(&self, user_id: u32, status: UserStatus) {
-        let sessions = self.registry.sessions_of(user_id);
-        let mut phones = sessions.iter().filter(|session| !session.is_pc()).peekable();
-        if phones.peek().is_none() {
-            return;
-        }
-        let notify = client::PcStatusNotify { user_id, status: status.into() };
-        let notify = encode_message(Command::PcStatusNotify, 0, &notify);
-        phones.for_each(|phone| {
-            phone.push(&notify);
-        });
+fn tell_phones(parts: &Parts, user_id: u32, status: UserStatus) {
+    let sessions = parts.registry.sessions_of(user_id);
+    let mut phones = sessions.iter().filter(|session| !session.is_pc()).peekable();
+    if phones.peek().is_none() {
+        return;
     }
+    let notify = client::PcStatusNotify { user_id, status: status.into() };
+    let notify = encode_message(Command::PcStatusNotify, 0, &notify);
+    phones.for_each(|phone| {
+        phone.push(&notify);
+    });
 }
 
 fn tell_watcher(session: &Session, news: &[News]) {

@@ -45,25 +45,25 @@ impl Gateway {
     }
 
     fn is_told_now(&self, session: &Session, topic: Topic) -> bool {
-        let news = Waiting { topic, by: self.asker(session) };
-        let told = self.news.lock().changed(news, self.now_us());
+        let news = Waiting { topic, by: self.parts.asker(session) };
+        let told = self.news.lock().changed(news, self.parts.now_us());
         if !told {
-            self.metrics.news_joined.inc();
+            self.parts.metrics.news_joined.inc();
         }
         told
     }
 
     /// Tells what has waited for long enough.
     pub(crate) fn tell_due_news(self: &Arc<Self>) {
-        let due = self.news.lock().due(self.now_us());
+        let due = self.news.lock().due(self.parts.now_us());
         if due.is_empty() {
             return;
         }
         let gateway = Arc::clone(self);
-        self.shutdown.spawn(Span::current(), async move {
+        self.parts.shutdown.spawn(Span::current(), async move {
             for news in due {
                 if !gateway.tell_what_is_in_force(news, Instant::now() + ASK_LIMIT).await {
-                    gateway.news.lock().put_back(news, gateway.now_us());
+                    gateway.news.lock().put_back(news, gateway.parts.now_us());
                 }
             }
         });
@@ -90,7 +90,7 @@ impl Gateway {
             ..client::UsersInfoRequest::default()
         };
         let asked = Asked::of(Command::UsersInfoRequest, request.encode_to_vec().into());
-        let answer = match self.storage.ask(news.by, asked, until).await {
+        let answer = match self.parts.storage.ask(news.by, asked, until).await {
             Ok(answer) if answer.status() == AskStatus::Answered => answer,
             Ok(_) | Err(_) => return false,
         };

@@ -17,6 +17,7 @@ use crate::closing::CloseReason;
 use crate::gateway::Gateway;
 use crate::login;
 use crate::marks::Mark;
+use crate::parts::Parts;
 use crate::session::Session;
 use crate::storage::{ASK_LIMIT, Asked};
 use crate::tokens;
@@ -49,12 +50,13 @@ pub(crate) async fn ask(
     }
     let rest = begun.as_ref().and_then(|begun| begun.begins_at(command, &request.body));
     let asked = Asked { command, body: request.body.clone(), rest };
-    let answer = gateway.storage.ask(gateway.asker(&session), asked.clone(), until).await;
+    let by = gateway.parts.asker(&session);
+    let answer = gateway.parts.storage.ask(by, asked.clone(), until).await;
     let answer = match answer {
         Ok(answer) => answer,
         Err(error) => {
             debug!(%error, command = command.name(), "not answered");
-            return unavailable(&gateway, &session, &request);
+            return unavailable(&gateway.parts, &session, &request);
         }
     };
     match (answer.status(), reply(&answer, request.seq)) {
@@ -64,18 +66,18 @@ pub(crate) async fn ask(
             if let Some(begun) = begun {
                 begun.told(command, &request.body, answer.rest);
             }
-            answer_parts::go_on(&gateway, &session, asked, request.seq, answer.rest).await;
+            answer_parts::go_on(&gateway.parts, &session, asked, request.seq, answer.rest).await;
         }
         (AskStatus::Ignored, _) => {}
         (AskStatus::Unavailable | AskStatus::NotOwner | AskStatus::Answered, _) => {
-            unavailable(&gateway, &session, &request);
+            unavailable(&gateway.parts, &session, &request);
         }
     }
 }
 
 /// Old clients have no answer for "not now": they get none.
-fn unavailable(gateway: &Gateway, session: &Session, request: &Frame) {
-    gateway.metrics.asks_unanswered.inc();
+fn unavailable(parts: &Parts, session: &Session, request: &Frame) {
+    parts.metrics.asks_unanswered.inc();
     if session.outbox.is_extended() {
         let refused = client::Refused { command: u32::from(request.command), reason: NOT_NOW };
         session.outbox.answer(encode_message(Command::Refused, request.seq, &refused));
@@ -97,7 +99,8 @@ fn tell(gateway: &Gateway, session: &Session, command: Command, request: &Frame,
                     session_type: reply.session_type,
                     session_id: reply.session_id,
                 };
-                gateway.tell_others(gateway.asker(session), Command::SessionRemovedNotify, &notify);
+                let by = gateway.parts.asker(session);
+                gateway.tell_others(by, Command::SessionRemovedNotify, &notify);
             }
         }
         _ => {}
@@ -117,10 +120,11 @@ pub(crate) async fn users_status(
     mut users: Vec<u32>,
 ) {
     users.truncate(STATUS_MAX);
-    session.watch(&users, gateway.limits.watched_max);
+    session.watch(&users, gateway.parts.limits.watched_max);
     let question = gateway.presence.asks();
-    let Some(status) = gateway.hub.status(users.clone(), u64::from(session.user())).await else {
-        return unavailable(&gateway, &session, &request);
+    let Some(status) = gateway.parts.hub.status(users.clone(), u64::from(session.user())).await
+    else {
+        return unavailable(&gateway.parts, &session, &request);
     };
     let mut online = status.online;
     online.sort_unstable();
@@ -146,12 +150,12 @@ pub(crate) async fn users_status(
 pub(crate) async fn log_out(gateway: Arc<Gateway>, session: Arc<Session>, request: Frame) {
     // A client whose logout is answered counts on its read marks.
     gateway.flush_marks(session.user(), Instant::now() + LOGOUT_MARKS_LIMIT).await;
-    tokens::end(&gateway, &session, &request).await;
+    tokens::end(&gateway.parts, &session, &request).await;
     if !session.is_pc() {
-        let (asker, body) = (gateway.asker(&session), request.body.clone());
+        let (asker, body) = (gateway.parts.asker(&session), request.body.clone());
         let until = Instant::now() + ASK_LIMIT;
         let asked = Asked::of(Command::LogoutRequest, body);
-        let asked = gateway.storage.ask(asker, asked, until).await;
+        let asked = gateway.parts.storage.ask(asker, asked, until).await;
         if let Err(error) = asked {
             debug!(%error, "a device token may not be forgotten");
         }
@@ -167,7 +171,7 @@ pub(crate) fn pass_on(gateway: &Gateway, session: &Session, mut signal: client::
     let forward = Forward {
         users,
         everybody: None,
-        except: Some(session.origin(gateway.boot)),
+        except: Some(session.origin(gateway.parts.boot)),
         device_class: None,
         frame: encode_message(Command::PeerSignal, 0, &signal),
     };
@@ -187,8 +191,8 @@ pub(crate) fn kick_pc(gateway: &Gateway, session: &Session, seq: u16) {
         ..Kick::default()
     };
     gateway.kicked(&kick);
-    if !gateway.hub.kick(&kick) {
-        gateway.metrics.forwards_lost.inc();
+    if !gateway.parts.hub.kick(&kick) {
+        gateway.parts.metrics.forwards_lost.inc();
     }
     let reply = client::KickPcReply { user_id: session.user(), result_code: 0 };
     session.outbox.answer(encode_message(Command::KickPcReply, seq, &reply));

@@ -104,14 +104,14 @@ impl Service {
 
     /// The login has succeeded.
     pub(crate) fn entered(&mut self, entered: Entered) {
-        self.allowance = Some(self.gateway.allowances.of(entered.session.user()));
+        self.allowance = Some(self.gateway.parts.allowances.of(entered.session.user()));
         self.entered = Some(entered);
     }
 
     /// The session is over.
     pub(crate) fn leave(&mut self, reason: CloseReason) {
         if let Some(entered) = self.entered.take() {
-            self.gateway.frames.ended(&entered.session, reason, Instant::now());
+            self.gateway.parts.frames.ended(&entered.session, reason, Instant::now());
         }
         self.allowance = None;
     }
@@ -120,7 +120,7 @@ impl Service {
     /// was told so: an old one has an answer for some commands.
     pub(crate) fn too_long(&self, command: u16, seq: u16) -> bool {
         let Some(entered) = &self.entered else { return false };
-        self.gateway.metrics.too_long.inc();
+        self.gateway.parts.metrics.too_long.inc();
         let request = Frame { command, seq, body: Bytes::new() };
         let reason = client::RefuseReason::TooLarge;
         refusals::refuse(&self.outbox, entered.session.user(), &request, reason)
@@ -131,7 +131,7 @@ impl Service {
         match judge(frame.command, self.state(), self.outbox.is_extended()) {
             Judgement::Serve(command, task) => self.carry_out(command, task, frame),
             Judgement::Close(reason) => {
-                self.gateway.metrics.refused_commands.inc();
+                self.gateway.parts.metrics.refused_commands.inc();
                 Served::Close(reason)
             }
             Judgement::Junk => self.junk(),
@@ -139,9 +139,9 @@ impl Service {
     }
 
     fn junk(&mut self) -> Served {
-        self.gateway.metrics.refused_commands.inc();
-        let rate = Rate::per_minute(self.gateway.limits.junk_per_minute_max);
-        match self.junk.take(rate, self.gateway.now_us()) {
+        self.gateway.parts.metrics.refused_commands.inc();
+        let rate = Rate::per_minute(self.gateway.parts.limits.junk_per_minute_max);
+        match self.junk.take(rate, self.gateway.parts.now_us()) {
             Ok(()) => Served::Done,
             Err(_too_much) => Served::Close(CloseReason::TooMuchJunk),
         }
@@ -185,17 +185,17 @@ impl Service {
                 self.outbox.answer(encode_message(Command::OfflineFilesReply, frame.seq, &reply));
             }
             Task::CountReceipt => {
-                self.gateway.metrics.receipts.inc();
+                self.gateway.parts.metrics.receipts.inc();
             }
             Task::KeepToken => {
                 if let Some(kept) = self.read::<client::ResumeTokenKept>(&frame) {
-                    tokens::kept(&self.gateway, &session, kept.token);
+                    tokens::kept(&self.gateway.parts, &session, kept.token);
                 }
             }
             Task::GiveTicket => {
                 let Some(request) = self.read(&frame) else { return Served::Done };
                 return work(tokens::ticket(
-                    Arc::clone(&self.gateway),
+                    Arc::clone(&self.gateway.parts),
                     session,
                     (request, frame.seq),
                 ));
@@ -237,13 +237,14 @@ impl Service {
     fn not_now(&self, session: &Session, command: Command, frame: &Frame) -> Option<NotNow> {
         let (gateway, price) = (&self.gateway, price(command, frame));
         let allowance = self.allowance.as_ref()?;
-        let wait = allowance.lock().pay(&gateway.rates, price, gateway.now_us()).err()?;
+        let wait =
+            allowance.lock().pay(&gateway.parts.rates, price, gateway.parts.now_us()).err()?;
         let (what, refused) = match price {
             Price::GroupChange => (Slowed::GroupChange, true),
             Price::ProfileChange => (Slowed::ProfileChange, self.outbox.is_extended()),
             Price::Question(_) | Price::Free => (Slowed::Question, false),
         };
-        gateway.metrics.slowed(what);
+        gateway.parts.metrics.slowed(what);
         if !refused {
             return Some(NotNow::Wait(wait));
         }
@@ -256,7 +257,7 @@ impl Service {
     fn read<M: Message + Default>(&self, frame: &Frame) -> Option<M> {
         let read = frame.parse().ok();
         if read.is_none() {
-            self.gateway.metrics.malformed.inc();
+            self.gateway.parts.metrics.malformed.inc();
         }
         read
     }
@@ -276,36 +277,36 @@ impl Service {
         // Only a client that said hello can know the field; from others it is noise.
         let named = message.client_msg_id.as_deref().filter(|_id| self.outbox.is_extended());
         let client_msg_id = named.and_then(ClientMsgId::from_slice);
-        let conversation = match sending::check(&message, session.user(), &gateway.limits) {
+        let conversation = match sending::check(&message, session.user(), &gateway.parts.limits) {
             Ok(conversation) => conversation,
             Err(reason) => {
-                gateway.metrics.send_ended(SendEnd::Invalid);
+                gateway.parts.metrics.send_ended(SendEnd::Invalid);
                 if let Some(id) = client_msg_id {
                     self.refuse(&frame, &message, id, reason);
                 }
                 return Served::Done;
             }
         };
-        if gateway.sends.is_full() {
+        if gateway.parts.sends.is_full() {
             return Served::Later(frame, NO_ROOM_PAUSE);
         }
         if !self.outbox.begin_send() {
             return Served::Later(frame, OWN_ANSWERS_PAUSE);
         }
         if let Err(wait) = self.pay_for_send(&frame) {
-            gateway.metrics.slowed(Slowed::Send);
+            gateway.parts.metrics.slowed(Slowed::Send);
             self.outbox.end_send(None);
             return Served::Later(frame, wait);
         }
         let outgoing = Outgoing { conversation, message, seq: frame.seq, client_msg_id };
-        gateway.sends.submit(session, gateway.boot, outgoing);
+        gateway.parts.sends.submit(session, gateway.parts.boot, outgoing);
         Served::Done
     }
 
     fn pay_for_send(&self, frame: &Frame) -> Result<(), Duration> {
         let Some(allowance) = &self.allowance else { return Ok(()) };
         let bytes = u32::try_from(frame.body.len()).unwrap_or(u32::MAX);
-        allowance.lock().send(&self.gateway.rates, bytes, self.gateway.now_us())
+        allowance.lock().send(&self.gateway.parts.rates, bytes, self.gateway.parts.now_us())
     }
 
     fn refuse(
@@ -329,9 +330,9 @@ impl Service {
 
     fn pass_on(&mut self, session: &Session, frame: &Frame) -> Served {
         let gateway = &self.gateway;
-        if self.signals.take(gateway.signal_rate, gateway.now_us()).is_err() {
+        if self.signals.take(gateway.parts.signal_rate, gateway.parts.now_us()).is_err() {
             // Nobody was promised a signal, and messages stand behind it: it is dropped, not waited for.
-            gateway.metrics.signals_dropped.inc();
+            gateway.parts.metrics.signals_dropped.inc();
             return Served::Done;
         }
         if let Some(signal) = self.read(frame) {
@@ -348,7 +349,7 @@ impl Service {
         let session_type =
             if is_group { client::SessionType::Group } else { client::SessionType::Single };
         let mark = gateway.take_mark(Mark {
-            by: gateway.asker(session),
+            by: gateway.parts.asker(session),
             session_type: session_type.into(),
             session_id: ack.session_id,
             msg_id: ack.msg_id,

@@ -12,6 +12,7 @@ use crate::config::Config;
 use crate::gateway::Gateway;
 use crate::listener::Listeners;
 use crate::load::Load;
+use crate::parts::Parts;
 use crate::peers::{Batches, HubLinks, LoginLinks, StorageLinks};
 use crate::readiness::StorageReadiness;
 use crate::{drain, timers};
@@ -24,7 +25,7 @@ pub async fn run(context: Context<Config>) -> Result<Serving, BoxError> {
     let listeners = Listeners::bind(&settings)?;
     let (plain, tls) = listeners.addrs();
 
-    let gateway = Arc::new(Gateway::new(&settings, boot, &metrics, shutdown));
+    let gateway = Arc::new(Gateway::new(Parts::new(&settings, boot, &metrics, shutdown)));
     // What a client needs before it can log in here is what the login_servers are told; a name that
     // another gateway has is what they say themselves.
     let (ready, able) = (Readiness::default(), Readiness::default());
@@ -64,7 +65,7 @@ pub async fn run(context: Context<Config>) -> Result<Serving, BoxError> {
     dialing.dial(&gateway, Role::DbProxy, proxies, Arc::new(storage_links));
     dialing.dial(&gateway, Role::LoginServer, logins, Arc::new(login_links));
 
-    load.follow(able, &gateway.shutdown);
+    load.follow(able, &gateway.parts.shutdown);
     timers::spawn(&gateway, &load, storage);
     drain::spawn(&gateway, &load, settings.process.drain_limit());
     listeners.spawn(&gateway, &settings, reloads);
@@ -94,7 +95,7 @@ impl Dialing {
         handler: Arc<dyn LinkHandler>,
     ) {
         let (identity, options) = (self.identity.clone(), self.options.clone());
-        link::dial(targets, identity, role, handler, options, &gateway.shutdown);
+        link::dial(targets, identity, role, handler, options, &gateway.parts.shutdown);
     }
 }
 
@@ -106,9 +107,9 @@ fn follow(
 ) -> watch::Receiver<Vec<String>> {
     let mut reloads = reloads.clone();
     let (targets, targets_out) = watch::channel(pick(&reloads.borrow_and_update()).clone());
-    let shutdown = gateway.shutdown.clone();
+    let shutdown = gateway.parts.shutdown.clone();
     // As long as the links live: without its sender the list would be taken for final.
-    gateway.shutdown.spawn_link(info_span!("targets"), async move {
+    gateway.parts.shutdown.spawn_link(info_span!("targets"), async move {
         loop {
             tokio::select! {
                 () = shutdown.closing_links() => return,

@@ -23,7 +23,7 @@ const INTEREST_TICKS: u64 = 100;
 /// Starts the clock. It goes on while the gateway drains, since sends still need it.
 pub(crate) fn spawn(gateway: &Arc<Gateway>, load: &Arc<Load>, storage: Arc<StorageReadiness>) {
     let (gateway, load) = (Arc::clone(gateway), Arc::clone(load));
-    let shutdown = gateway.shutdown.clone();
+    let shutdown = gateway.parts.shutdown.clone();
     let closing = shutdown.clone();
     shutdown.spawn_link(info_span!("timers"), async move {
         tokio::select! {
@@ -39,26 +39,26 @@ async fn run(gateway: &Arc<Gateway>, load: &Load, storage: &StorageReadiness) {
     for tick in 1_u64.. {
         ticks.tick().await;
         gateway.tick();
-        storage.look(&gateway.storage);
+        storage.look(&gateway.parts.storage);
         if tick.is_multiple_of(LOAD_TICKS) {
-            load.tell(gateway.connections.len());
+            load.tell(gateway.parts.connections.len());
             show(gateway);
         }
         if tick.is_multiple_of(INTEREST_TICKS) {
             gateway.tidy_interest();
-            gateway.allowances.tidy(gateway.now_us());
+            gateway.parts.allowances.tidy(gateway.parts.now_us());
         }
     }
 }
 
 fn show(gateway: &Gateway) {
     let number = |count: usize| i64::try_from(count).unwrap_or(i64::MAX);
-    let (sessions, groups) = gateway.registry.size();
-    let metrics = &gateway.metrics;
-    metrics.connections.set(number(gateway.connections.len()));
+    let (sessions, groups) = gateway.parts.registry.size();
+    let metrics = &gateway.parts.metrics;
+    metrics.connections.set(number(gateway.parts.connections.len()));
     metrics.sessions.set(number(sessions));
     metrics.groups.set(number(groups));
     metrics.cursor_lag.set(i64::try_from(gateway.delivery.lag()).unwrap_or(i64::MAX));
-    metrics.partitions_without_owner.set(number(gateway.storage.without_owner()));
-    metrics.outbox_bytes.set(number(gateway.outboxes.queued()));
+    metrics.partitions_without_owner.set(number(gateway.parts.storage.without_owner()));
+    metrics.outbox_bytes.set(number(gateway.parts.outboxes.queued()));
 }

@@ -12,7 +12,7 @@ use proto::cluster::wire::{TicketGive, TokenAnswer, TokenGive, TokenQuestion, to
 use proto::{Command, Frame, encode_message};
 use tracing::debug;
 
-use crate::gateway::Gateway;
+use crate::parts::Parts;
 use crate::session::Session;
 
 /// Of [`TicketReply::result_code`].
@@ -22,12 +22,12 @@ const NOT_NOW: u32 = 2;
 
 /// After a login: gets a token for the client, if it wants one. `shown` is the token that the login was
 /// with. A ticket counts as a password here: a new family begins.
-pub(crate) fn give(gateway: &Arc<Gateway>, session: &Arc<Session>, shown: Option<Bytes>) {
+pub(crate) fn give(parts: &Arc<Parts>, session: &Arc<Session>, shown: Option<Bytes>) {
     if !session.outbox.keeps_tokens() {
         return;
     }
-    let (to, session) = (Arc::clone(gateway), Arc::clone(session));
-    gateway.spawn(async move {
+    let (to, session) = (Arc::clone(parts), Arc::clone(session));
+    parts.spawn(async move {
         let give =
             TokenGive { client_type: session.login.client_type, stamp: session.verified, shown };
         let Some(TokenAnswer { secret: Some(token), lifetime_s, .. }) =
@@ -41,31 +41,31 @@ pub(crate) fn give(gateway: &Arc<Gateway>, session: &Arc<Session>, shown: Option
 }
 
 /// The client has a token, and the one before it ends. Nothing of the client's waits for that.
-pub(crate) fn kept(gateway: &Arc<Gateway>, session: &Arc<Session>, token: Bytes) {
-    let (to, session) = (Arc::clone(gateway), Arc::clone(session));
-    gateway.spawn(async move {
+pub(crate) fn kept(parts: &Arc<Parts>, session: &Arc<Session>, token: Bytes) {
+    let (to, session) = (Arc::clone(parts), Arc::clone(session));
+    parts.spawn(async move {
         ask(&to, &session, What::Kept(token)).await;
     });
 }
 
 /// The client logs out: its token ends, if it says which.
-pub(crate) async fn end(gateway: &Gateway, session: &Session, request: &Frame) {
+pub(crate) async fn end(parts: &Parts, session: &Session, request: &Frame) {
     if session.outbox.is_extended()
         && let Ok(LogoutRequest { token: Some(token) }) = request.parse()
     {
-        ask(gateway, session, What::End(token)).await;
+        ask(parts, session, What::End(token)).await;
     }
 }
 
 /// Answers with something that lets another client of the user log in.
 pub(crate) async fn ticket(
-    gateway: Arc<Gateway>,
+    parts: Arc<Parts>,
     session: Arc<Session>,
     (request, seq): (TicketRequest, u16),
 ) {
     let client_type = u32::try_from(request.client_type).unwrap_or(0);
     let give = TicketGive { token: request.token, client_type };
-    let answer = ask(&gateway, &session, What::Ticket(give)).await;
+    let answer = ask(&parts, &session, What::Ticket(give)).await;
     let reply = match answer {
         Some(TokenAnswer { secret: Some(ticket), lifetime_s, .. }) => {
             TicketReply { result_code: DONE, ticket: Some(ticket), lifetime_s }
@@ -78,8 +78,8 @@ pub(crate) async fn ticket(
     session.outbox.answer(encode_message(Command::TicketReply, seq, &reply));
 }
 
-async fn ask(gateway: &Gateway, session: &Session, what: What) -> Option<TokenAnswer> {
+async fn ask(parts: &Parts, session: &Session, what: What) -> Option<TokenAnswer> {
     let question = TokenQuestion { user: session.user(), what: Some(what) };
-    let answer = gateway.storage.token(&question).await;
+    let answer = parts.storage.token(&question).await;
     answer.inspect_err(|error| debug!(%error, "a question about tokens is not answered")).ok()
 }

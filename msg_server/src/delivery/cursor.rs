@@ -65,7 +65,7 @@ impl Gateway {
         let mut inbox = stream.inbox.lock();
         *inbox = Inbox { link: Some(link.clone()), ..Inbox::default() };
         // Without a cursor: from where the first of our clients needs it, if storage has said so.
-        let floor = || self.registry.smallest_floor(partition).filter(|floor| *floor > 0);
+        let floor = || self.parts.registry.smallest_floor(partition).filter(|floor| *floor > 0);
         ask(link, partition, self.delivery.cursor(partition).or_else(floor));
         drop(inbox);
         self.delivery.part(partition).ended.notify_waiters();
@@ -100,7 +100,7 @@ impl Gateway {
         let mut inbox = stream.inbox.lock();
         if inbox.link.as_ref() == Some(link) && !inbox.asked {
             inbox.asked = true;
-            self.metrics.cursor_holes.inc();
+            self.parts.metrics.cursor_holes.inc();
             ask(link, partition, self.delivery.cursor(partition));
         }
     }
@@ -162,7 +162,7 @@ fn ask(link: &Link, partition: u32, after_offset: Option<u64>) {
 pub(crate) fn spawn(gateway: &Arc<Gateway>, partitions: u32) {
     for partition in 0..partitions {
         let gateway = Arc::clone(gateway);
-        let shutdown = gateway.shutdown.clone();
+        let shutdown = gateway.parts.shutdown.clone();
         let closing = shutdown.clone();
         shutdown.spawn_link(info_span!("cursor", partition), async move {
             tokio::select! {
@@ -177,8 +177,8 @@ async fn run(gateway: &Arc<Gateway>, partition: u32) {
     let Some(stream) = gateway.following.stream(partition) else { return };
     loop {
         let (link, changes) = stream.next(gateway, partition).await;
-        if !gateway.partitions.is_current(partition, changes.epoch) {
-            gateway.metrics.stale_publishes.inc();
+        if !gateway.parts.partitions.is_current(partition, changes.epoch) {
+            gateway.parts.metrics.stale_publishes.inc();
             continue;
         }
         let range = Range {
@@ -207,7 +207,7 @@ async fn apply(gateway: &Arc<Gateway>, stream: &Stream, link: &Link, changes: Ch
     let part = gateway.delivery.part(changes.partition);
     let mut waiting = changes.conversations;
     // What belongs elsewhere has another cursor.
-    waiting.retain(|changed| gateway.partition_of(changed.conversation) == changes.partition);
+    waiting.retain(|changed| gateway.parts.partition_of(changed.conversation) == changes.partition);
     waiting.retain(|changed| {
         let complete = catch_up(gateway, changed);
         if complete {
@@ -240,7 +240,8 @@ async fn apply(gateway: &Arc<Gateway>, stream: &Stream, link: &Link, changes: Ch
 /// Whether a conversation that has changed is complete. Otherwise it is being repaired.
 fn catch_up(gateway: &Arc<Gateway>, changed: &Changed) -> bool {
     let Changed { conversation, offset, .. } = *changed;
-    let standing = gateway.delivery.changed(conversation, offset, gateway.floor(conversation));
+    let standing =
+        gateway.delivery.changed(conversation, offset, gateway.parts.floor(conversation));
     fanout::deliver(gateway, conversation);
     gateway.let_lost_sync();
     match standing {
@@ -248,7 +249,7 @@ fn catch_up(gateway: &Arc<Gateway>, changed: &Changed) -> bool {
         Standing::Behind { opened } => {
             if opened {
                 debug!(conversation, offset, "behind");
-                gateway.metrics.cursor_repairs.inc();
+                gateway.parts.metrics.cursor_repairs.inc();
                 repair::start(gateway, conversation, Duration::ZERO);
             }
             false
@@ -260,10 +261,11 @@ fn catch_up(gateway: &Arc<Gateway>, changed: &Changed) -> bool {
 fn take_members(gateway: &Arc<Gateway>, changed: &Changed) {
     let Some(publish) = changed.members.clone() else { return };
     let conversation = changed.conversation;
-    if !gateway.partitions.is_current(gateway.partition_of(conversation), publish.epoch) {
+    if !gateway.parts.partitions.is_current(gateway.parts.partition_of(conversation), publish.epoch)
+    {
         return;
     }
-    if gateway.floor(conversation).is_none() {
+    if gateway.parts.floor(conversation).is_none() {
         let mut batch = Batch::default();
         let record = gateway.record(publish.clone(), true);
         let verdict = gateway.delivery.take(record, || None);
@@ -282,10 +284,10 @@ fn take_members(gateway: &Arc<Gateway>, changed: &Changed) {
 fn forgotten(gateway: &Arc<Gateway>, partition: u32, upto: u64) {
     let cursor = gateway.delivery.cursor(partition);
     gateway.delivery.reset(partition, upto);
-    gateway.metrics.cursor_forgotten.inc();
+    gateway.parts.metrics.cursor_forgotten.inc();
     // A log that ends before our cursor is another one: no floor means anything in it.
     let is_other = cursor.is_some_and(|cursor| upto < cursor);
-    let mut sessions = gateway.registry.all();
+    let mut sessions = gateway.parts.registry.all();
     // A client whose login is not that far asks for everything up to here anyway.
     let is_behind = |floor: u64| is_other || floor < upto;
     sessions.retain(|session| session.floor(partition).is_some_and(is_behind));

@@ -50,10 +50,10 @@ pub(super) fn concerned(gateway: &Gateway, conversation: u64) -> Vec<Arc<Session
     match ConversationId::from_number(conversation).map(ConversationId::parties) {
         None => Vec::new(),
         Some(Parties::Single(low, high)) => {
-            [low, high].iter().flat_map(|user| gateway.registry.sessions_of(user.0)).collect()
+            [low, high].iter().flat_map(|user| gateway.parts.registry.sessions_of(user.0)).collect()
         }
         Some(Parties::Group(group)) => {
-            let members = gateway.registry.group(group.0).unwrap_or_default();
+            let members = gateway.parts.registry.group(group.0).unwrap_or_default();
             members.iter().map(|member| Arc::clone(&member.session)).collect()
         }
     }
@@ -87,18 +87,18 @@ fn parcel_len(records: &[Record]) -> usize {
 }
 
 fn deliver_parcel(gateway: &Gateway, conversation: ConversationId, records: &[Record]) {
-    let parcel = Parcel::new(records, gateway.boot);
-    let partition = gateway.partition_of(conversation.number());
+    let parcel = Parcel::new(records, gateway.parts.boot);
+    let partition = gateway.parts.partition_of(conversation.number());
     match conversation.parties() {
         Parties::Single(low, high) => {
             for user in [low, high] {
-                for session in gateway.registry.sessions_of(user.0) {
+                for session in gateway.parts.registry.sessions_of(user.0) {
                     parcel.push(&session, 0, session.floor(partition));
                 }
             }
         }
         Parties::Group(group) => {
-            let Some(group) = gateway.registry.group(group.0) else { return };
+            let Some(group) = gateway.parts.registry.group(group.0) else { return };
             for member in group.iter() {
                 parcel.push(&member.session, member.join, member.floor(partition));
             }
@@ -114,7 +114,7 @@ pub(super) fn deliver_to(
     join: u32,
 ) {
     let record = gateway.record(publish, true);
-    let parcel = Parcel::new(slice::from_ref(&record), gateway.boot);
+    let parcel = Parcel::new(slice::from_ref(&record), gateway.parts.boot);
     for session in sessions {
         // Their clients have asked before they were members.
         parcel.push(session, join, Some(0));
@@ -181,12 +181,12 @@ fn join(frames: impl Iterator<Item = Bytes>) -> Bytes {
 /// Carries out a change of a group's members, and tells all who are concerned.
 fn change_members(gateway: &Arc<Gateway>, conversation: ConversationId, publish: &Publish) {
     let Some(group) = conversation.as_group() else { return };
-    let mut concerned: Vec<Arc<Session>> = match gateway.registry.group(group.0) {
+    let mut concerned: Vec<Arc<Session>> = match gateway.parts.registry.group(group.0) {
         Some(group) => group.iter().map(|member| Arc::clone(&member.session)).collect(),
         None => Vec::new(),
     };
     for &user in publish.added.iter().chain(&publish.removed) {
-        concerned.extend(gateway.registry.sessions_of(user));
+        concerned.extend(gateway.parts.registry.sessions_of(user));
     }
     concerned.sort_by_key(|session| session.id());
     concerned.dedup_by_key(|session| session.id());
@@ -198,7 +198,7 @@ fn change_members(gateway: &Arc<Gateway>, conversation: ConversationId, publish:
         return;
     }
     for session in concerned {
-        if publish.origin != Some(session.origin(gateway.boot)) {
+        if publish.origin != Some(session.origin(gateway.parts.boot)) {
             session.push(&publish.frame);
         }
     }
@@ -226,10 +226,10 @@ pub(super) fn withdraw(gateway: &Gateway, publish: &Publish) {
 
 /// Takes the sessions of removed users out. Returns those that were in.
 fn leave(gateway: &Gateway, group: GroupId, publish: &Publish) -> Vec<Arc<Session>> {
-    let removed = publish.removed.iter().flat_map(|user| gateway.registry.sessions_of(*user));
+    let removed = publish.removed.iter().flat_map(|user| gateway.parts.registry.sessions_of(*user));
     let version = publish.member_version;
     let left = |session: &Arc<Session>| {
-        gateway.registry.change(session, group.0, version, None) == Change::Left
+        gateway.parts.registry.change(session, group.0, version, None) == Change::Left
     };
     removed.filter(left).collect()
 }
@@ -238,12 +238,12 @@ fn leave(gateway: &Gateway, group: GroupId, publish: &Publish) -> Vec<Arc<Sessio
 /// in the group: then they get what they may see from the start, and nothing is missing. Returns
 /// those that were not in.
 fn enter(gateway: &Arc<Gateway>, group: GroupId, publish: &Publish) -> Vec<Arc<Session>> {
-    let order = gateway.hub.in_order();
-    let added = publish.added.iter().flat_map(|user| gateway.registry.sessions_of(*user));
+    let order = gateway.parts.hub.in_order();
+    let added = publish.added.iter().flat_map(|user| gateway.parts.registry.sessions_of(*user));
     let entered: Vec<Arc<Session>> = added
         .filter(|session| {
             let (version, added_at) = (publish.member_version, Some(publish.offset));
-            gateway.registry.change(session, group.0, version, added_at) == Change::Entered
+            gateway.parts.registry.change(session, group.0, version, added_at) == Change::Entered
         })
         .collect();
     let Some(first) = entered.first() else { return entered };

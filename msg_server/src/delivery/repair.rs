@@ -44,7 +44,7 @@ const SYNC_WITHIN: Duration = Duration::from_secs(3);
 /// Starts the repair of a conversation, for whoever has opened the gap.
 pub(super) fn start(gateway: &Arc<Gateway>, conversation: u64, late: Duration) {
     let to = Arc::clone(gateway);
-    gateway.spawn(async move {
+    gateway.parts.spawn(async move {
         sleep(late).await;
         close_gap(&to, conversation).await;
         to.delivery.part_of(conversation).ended.notify_waiters();
@@ -54,13 +54,13 @@ pub(super) fn start(gateway: &Arc<Gateway>, conversation: u64, late: Duration) {
 /// Lets clients come back and ask, some at a time.
 pub(super) fn let_sync(gateway: &Arc<Gateway>, outboxes: Vec<Arc<Outbox>>) {
     if !outboxes.is_empty() {
-        gateway.spawn(close_in_waves(outboxes, CloseReason::MustSync, SYNC_WITHIN));
+        gateway.parts.spawn(close_in_waves(outboxes, CloseReason::MustSync, SYNC_WITHIN));
     }
 }
 
 async fn close_gap(gateway: &Arc<Gateway>, conversation: u64) {
     while let Some(missing) = gateway.delivery.missing(conversation) {
-        if gateway.floor(conversation).is_none() {
+        if gateway.parts.floor(conversation).is_none() {
             // Whoever needed it has gone. What was held may still concern somebody: who was added.
             gateway.delivery.give_up(conversation);
             fanout::deliver(gateway, conversation);
@@ -87,7 +87,7 @@ async fn repair(gateway: &Arc<Gateway>, conversation: u64, missing: Missing) -> 
     let closed = gateway.delivery.fetched(conversation, records, complete_to);
     fanout::deliver(gateway, conversation);
     if closed {
-        gateway.metrics.gap_ended(GapEnd::Fetch);
+        gateway.parts.metrics.gap_ended(GapEnd::Fetch);
     }
     closed || gateway.delivery.reached(conversation) > after_offset
 }
@@ -105,11 +105,11 @@ fn withdraw(gateway: &Gateway, page: &Fetched) {
 
 /// What storage answers; `None` if it cannot, or is not the owner any more.
 async fn fetch(gateway: &Gateway, request: &FetchRequest) -> Option<Fetched> {
-    match gateway.storage.fetch(request).await {
+    match gateway.parts.storage.fetch(request).await {
         Ok(page) => {
-            let partition = gateway.partition_of(request.conversation);
+            let partition = gateway.parts.partition_of(request.conversation);
             let current =
-                |publish: &Publish| gateway.partitions.is_current(partition, publish.epoch);
+                |publish: &Publish| gateway.parts.partitions.is_current(partition, publish.epoch);
             page.publishes.iter().all(current).then_some(page)
         }
         Err(error) => {
@@ -123,11 +123,11 @@ async fn fetch(gateway: &Gateway, request: &FetchRequest) -> Option<Fetched> {
 
 /// Until it makes sense to ask about a conversation again.
 async fn pause(gateway: &Gateway, conversation: u64) {
-    let partition = gateway.partition_of(conversation);
-    if gateway.storage.is_owned(partition) {
+    let partition = gateway.parts.partition_of(conversation);
+    if gateway.parts.storage.is_owned(partition) {
         sleep(jittered(PAUSE)).await;
     } else {
-        gateway.storage.owned(partition).await;
+        gateway.parts.storage.owned(partition).await;
     }
 }
 
@@ -150,9 +150,9 @@ pub(super) fn start_begin(
     announced: crate::hub::Announced,
 ) {
     let to = Arc::clone(gateway);
-    gateway.spawn(async move {
-        to.hub.settle(announced).await;
-        to.registry.confirm(&[beginners.group.0]);
+    gateway.parts.spawn(async move {
+        to.parts.hub.settle(announced).await;
+        to.parts.registry.confirm(&[beginners.group.0]);
         match first_visible {
             Some(join) => begin(&to, beginners, join).await,
             None => begin_unknown(&to, beginners).await,
@@ -201,7 +201,7 @@ async fn begin(gateway: &Arc<Gateway>, beginners: Beginners, join: u32) {
             given = given.max(reached);
             let show = || {
                 for session in &sessions {
-                    gateway.registry.set_join(session, group.0, (added_at, join, given));
+                    gateway.parts.registry.set_join(session, group.0, (added_at, join, given));
                 }
             };
             // If something was taken meanwhile, they have not got it: once more.
@@ -224,13 +224,13 @@ async fn begin_unknown(gateway: &Arc<Gateway>, beginners: Beginners) {
     let Some(conversation) = ConversationId::group(group).map(ConversationId::number) else {
         return;
     };
-    let partition = gateway.partition_of(conversation);
+    let partition = gateway.parts.partition_of(conversation);
     for session in sessions {
         let groups = loop {
             if !is_beginning(gateway, &session, (group, added_at)) {
                 break Vec::new();
             }
-            match gateway.storage.memberships_in(session.user(), partition).await {
+            match gateway.parts.storage.memberships_in(session.user(), partition).await {
                 Some(groups) => break groups,
                 None => pause(gateway, conversation).await,
             }
@@ -247,5 +247,5 @@ async fn begin_unknown(gateway: &Arc<Gateway>, beginners: Beginners) {
 /// was removed and added again is given them because of the later one.
 fn is_beginning(gateway: &Gateway, session: &Session, (group, added_at): (GroupId, u64)) -> bool {
     session.outbox.ending() == Ending::Open
-        && gateway.registry.is_beginning(session, group.0, added_at)
+        && gateway.parts.registry.is_beginning(session, group.0, added_at)
 }
