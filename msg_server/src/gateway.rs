@@ -14,7 +14,7 @@ use proto::{Command, client, encode_message};
 use tokio::time::{Instant, sleep};
 use tracing::Span;
 
-use crate::delivery::{Delivery, Following};
+use crate::delivery::Delivery;
 use crate::marks::{Mark, Marks};
 use crate::news::News;
 use crate::parts::Parts;
@@ -30,7 +30,6 @@ const MARKS_PAUSE: Duration = Duration::from_millis(50);
 pub(crate) struct Gateway {
     pub(crate) parts: Arc<Parts>,
     pub(crate) delivery: Delivery,
-    pub(crate) following: Following,
     pub(crate) presence: Arc<Presence>,
     pub(crate) news: Mutex<News>,
     marks: Mutex<Marks>,
@@ -40,8 +39,7 @@ impl Gateway {
     pub(crate) fn new(parts: Parts) -> Self {
         let parts = Arc::new(parts);
         Self {
-            delivery: Delivery::new(parts.limits.conversations_max),
-            following: Following::default(),
+            delivery: Delivery::new(Arc::clone(&parts)),
             presence: Arc::default(),
             news: Mutex::new(News::new(parts.limits.told_every_s)),
             marks: Mutex::default(),

@@ -5,19 +5,16 @@
 //! - A partition's stream of changes is asked for at its owner before anything else is.
 //! - Changes of ownership are carried out one after the other, each as a whole, everywhere.
 
-use std::sync::Arc;
-
 use daemon::Link;
 use proto::cluster::wire::Ownership;
 use tracing::{debug, warn};
 
 use crate::claims::Move;
-use crate::delivery;
 use crate::gateway::Gateway;
 
 impl Gateway {
     /// A db_proxy says what it owns.
-    pub(crate) fn ownership_came(self: &Arc<Self>, link: &Link, ownership: Ownership) {
+    pub(crate) fn ownership_came(&self, link: &Link, ownership: Ownership) {
         let Ownership { partitions, owned, logins } = ownership;
         let mut refused = None;
         self.parts.storage.change(
@@ -53,12 +50,11 @@ impl Gateway {
 
     /// It is known how many partitions there are. Everybody else learns it last of all, when every part
     /// has a place for each.
-    fn begin(self: &Arc<Self>, partitions: u32) {
+    fn begin(&self, partitions: u32) {
         self.delivery.set_partitions(partitions);
-        self.following.set_partitions(partitions);
         self.parts.sends.set_partitions(partitions);
         self.parts.partitions.set(partitions);
-        delivery::spawn(self, partitions);
+        self.delivery.spawn(partitions);
     }
 
     fn moved(&self, moves: &[Move<Link>]) {
@@ -67,8 +63,8 @@ impl Gateway {
             self.parts.metrics.ownership_moves.inc_by(u64::from(*is_takeover));
             match owner {
                 // First of all: what is published on this link comes after it.
-                Some(owner) => self.follow(*partition, &owner.link),
-                None => self.unfollow(*partition),
+                Some(owner) => self.delivery.follow(*partition, &owner.link),
+                None => self.delivery.unfollow(*partition),
             }
         }
         self.parts.sends.moved(moves);

@@ -14,7 +14,7 @@ use proto::cluster::wire::{
 use tokio::time::Instant;
 use tracing::{debug, warn};
 
-use crate::delivery::Batch;
+use crate::delivery::{Batch, Delivery};
 use crate::gateway::Gateway;
 use crate::load::Load;
 use crate::readiness::StorageReadiness;
@@ -71,8 +71,8 @@ impl Batches {
     }
 
     /// The link is down.
-    fn close(&self, gateway: &Arc<Gateway>, link: &Link) {
-        self.with(link, |batch| gateway.deliver_batch(batch));
+    fn close(&self, delivery: &Delivery, link: &Link) {
+        self.with(link, |batch| delivery.deliver(batch));
         self.open.lock().retain(|(id, _batch)| *id != link.id());
     }
 }
@@ -88,7 +88,7 @@ impl LinkHandler for HubLinks {
         let Self { gateway, batches, .. } = self;
         let parts = &gateway.parts;
         match Kind::from_number(frame.kind) {
-            Some(Kind::Publish) => take_publish(gateway, batches, link, &frame),
+            Some(Kind::Publish) => take_publish(&gateway.delivery, batches, link, &frame),
             Some(Kind::InterestChange) if frame.answer => parts.hub.registered(link, &frame),
             Some(Kind::InterestAgain) => {
                 parts.hub.send_again(link, &parts.registry, parts.now_us());
@@ -113,12 +113,12 @@ impl LinkHandler for HubLinks {
     }
 
     fn batch_end(&self, link: &Link) {
-        self.batches.with(link, |batch| self.gateway.deliver_batch(batch));
+        self.batches.with(link, |batch| self.gateway.delivery.deliver(batch));
     }
 
     fn down(&self, link: &Link) {
         self.gateway.parts.hub.down(link);
-        self.batches.close(&self.gateway, link);
+        self.batches.close(&self.gateway.delivery, link);
     }
 }
 
@@ -155,10 +155,10 @@ impl LinkHandler for StorageLinks {
             }
             Some(Kind::Changes) => {
                 if let Some(changes) = read::<Changes>(link, &frame) {
-                    gateway.changes_came(link, changes);
+                    gateway.delivery.changes_came(link, changes);
                 }
             }
-            Some(Kind::Publish) => take_publish(gateway, batches, link, &frame),
+            Some(Kind::Publish) => take_publish(&gateway.delivery, batches, link, &frame),
             Some(Kind::Kick) => {
                 if let Some(kick) = read::<Kick>(link, &frame) {
                     gateway.kicked(&kick);
@@ -177,13 +177,13 @@ impl LinkHandler for StorageLinks {
     }
 
     fn batch_end(&self, link: &Link) {
-        self.batches.with(link, |batch| self.gateway.deliver_batch(batch));
+        self.batches.with(link, |batch| self.gateway.delivery.deliver(batch));
     }
 
     fn down(&self, link: &Link) {
         let Self { gateway, batches, .. } = self;
         gateway.ownership_lost(link);
-        batches.close(gateway, link);
+        batches.close(&gateway.delivery, link);
         self.show_readiness();
     }
 }
@@ -209,9 +209,9 @@ impl LinkHandler for LoginLinks {
     }
 }
 
-fn take_publish(gateway: &Arc<Gateway>, batches: &Batches, link: &Link, frame: &LinkFrame) {
+fn take_publish(delivery: &Delivery, batches: &Batches, link: &Link, frame: &LinkFrame) {
     if let Some(publish) = read::<Publish>(link, frame) {
-        batches.with(link, |batch| gateway.take_publish(publish, batch));
+        batches.with(link, |batch| delivery.take_publish(publish, batch));
     }
 }
 

@@ -29,15 +29,21 @@ use proto::cluster::wire::{Changed, Changes, Follow};
 use tokio::sync::Notify;
 use tracing::{debug, info_span, warn};
 
-use super::{Batch, Range, Record, Standing, Step, Verdict, fanout, repair};
-use crate::gateway::Gateway;
+use super::batch::Batch;
+use super::progress::{Range, Standing, Step};
+use super::record::Record;
+use super::resync::{let_lost_sync, must_sync};
+use super::shared::Shared;
+use super::{fanout, repair};
+use crate::seen::Verdict;
 
 /// Messages of the stream that wait at most.
 const QUEUED_MAX: usize = 64;
 
 /// What the owners have told us, and which links it comes from.
-#[derive(Debug, Default)]
-pub(crate) struct Following {
+#[derive(Debug)]
+pub(super) struct Following {
+    shared: Arc<Shared>,
     /// By partition. Not set before it is known how many there are.
     streams: OnceLock<Box<[Stream]>>,
 }
@@ -58,29 +64,54 @@ struct Inbox {
     asked: bool,
 }
 
-impl Gateway {
+impl Following {
+    pub(super) fn new(shared: Arc<Shared>) -> Self {
+        Self { shared, streams: OnceLock::new() }
+    }
+
+    /// It is known how many partitions there are.
+    pub(super) fn set_partitions(&self, partitions: u32) {
+        self.streams.get_or_init(|| (0..partitions).map(|_partition| Stream::default()).collect());
+    }
+
+    /// Starts the tasks that keep the cursors. They go on while the gateway drains.
+    pub(super) fn spawn(self: &Arc<Self>, partitions: u32) {
+        let shutdown = &self.shared.parts.shutdown;
+        for partition in 0..partitions {
+            let following = Arc::clone(self);
+            let closing = shutdown.clone();
+            shutdown.spawn_link(info_span!("cursor", partition), async move {
+                tokio::select! {
+                    () = closing.closing_links() => {}
+                    () = run(&following, partition) => {}
+                }
+            });
+        }
+    }
+
     /// A link owns a partition from now on. Must be the first that is asked there.
-    pub(crate) fn follow(&self, partition: u32, link: &Link) {
-        let Some(stream) = self.following.stream(partition) else { return };
+    pub(super) fn follow(&self, partition: u32, link: &Link) {
+        let Some(stream) = self.stream(partition) else { return };
         let mut inbox = stream.inbox.lock();
         *inbox = Inbox { link: Some(link.clone()), ..Inbox::default() };
         // Without a cursor: from where the first of our clients needs it, if storage has said so.
-        let floor = || self.parts.registry.smallest_floor(partition).filter(|floor| *floor > 0);
-        ask(link, partition, self.delivery.cursor(partition).or_else(floor));
+        let floor =
+            || self.shared.parts.registry.smallest_floor(partition).filter(|floor| *floor > 0);
+        ask(link, partition, self.shared.delivered.cursor(partition).or_else(floor));
         drop(inbox);
-        self.delivery.part(partition).ended.notify_waiters();
+        self.shared.delivered.part(partition).ended.notify_waiters();
     }
 
     /// A partition has no owner any more.
-    pub(crate) fn unfollow(&self, partition: u32) {
-        let Some(stream) = self.following.stream(partition) else { return };
+    pub(super) fn unfollow(&self, partition: u32) {
+        let Some(stream) = self.stream(partition) else { return };
         *stream.inbox.lock() = Inbox::default();
-        self.delivery.part(partition).ended.notify_waiters();
+        self.shared.delivered.part(partition).ended.notify_waiters();
     }
 
     /// An owner tells of changes.
-    pub(crate) fn changes_came(&self, link: &Link, changes: Changes) {
-        let Some(stream) = self.following.stream(changes.partition) else { return };
+    pub(super) fn changes_came(&self, link: &Link, changes: Changes) {
+        let Some(stream) = self.stream(changes.partition) else { return };
         let mut inbox = stream.inbox.lock();
         if inbox.link.as_ref() != Some(link) || inbox.dropped {
             return;
@@ -100,16 +131,9 @@ impl Gateway {
         let mut inbox = stream.inbox.lock();
         if inbox.link.as_ref() == Some(link) && !inbox.asked {
             inbox.asked = true;
-            self.parts.metrics.cursor_holes.inc();
-            ask(link, partition, self.delivery.cursor(partition));
+            self.shared.parts.metrics.cursor_holes.inc();
+            ask(link, partition, self.shared.delivered.cursor(partition));
         }
-    }
-}
-
-impl Following {
-    /// It is known how many partitions there are.
-    pub(crate) fn set_partitions(&self, partitions: u32) {
-        self.streams.get_or_init(|| (0..partitions).map(|_partition| Stream::default()).collect());
     }
 
     fn stream(&self, partition: u32) -> Option<&Stream> {
@@ -119,12 +143,12 @@ impl Following {
 
 impl Stream {
     /// The next message of the stream, and the link it came on.
-    async fn next(&self, gateway: &Gateway, partition: u32) -> (Link, Changes) {
+    async fn next(&self, following: &Following, partition: u32) -> (Link, Changes) {
         loop {
             let (dropped, link, changes) = self.inbox.lock().take();
             if let Some(link) = link {
                 if dropped {
-                    gateway.follow_again(self, partition, &link);
+                    following.follow_again(self, partition, &link);
                 }
                 if let Some(changes) = changes {
                     return (link, changes);
@@ -158,27 +182,14 @@ fn ask(link: &Link, partition: u32, after_offset: Option<u64>) {
     }
 }
 
-/// Starts the tasks that keep the cursors. They go on while the gateway drains.
-pub(crate) fn spawn(gateway: &Arc<Gateway>, partitions: u32) {
-    for partition in 0..partitions {
-        let gateway = Arc::clone(gateway);
-        let shutdown = gateway.parts.shutdown.clone();
-        let closing = shutdown.clone();
-        shutdown.spawn_link(info_span!("cursor", partition), async move {
-            tokio::select! {
-                () = closing.closing_links() => {}
-                () = run(&gateway, partition) => {}
-            }
-        });
-    }
-}
-
-async fn run(gateway: &Arc<Gateway>, partition: u32) {
-    let Some(stream) = gateway.following.stream(partition) else { return };
+async fn run(following: &Following, partition: u32) {
+    let shared = &following.shared;
+    let Shared { parts, delivered, .. } = &**shared;
+    let Some(stream) = following.stream(partition) else { return };
     loop {
-        let (link, changes) = stream.next(gateway, partition).await;
-        if !gateway.parts.partitions.is_current(partition, changes.epoch) {
-            gateway.parts.metrics.stale_publishes.inc();
+        let (link, changes) = stream.next(following, partition).await;
+        if !parts.partitions.is_current(partition, changes.epoch) {
+            parts.metrics.stale_publishes.inc();
             continue;
         }
         let range = Range {
@@ -186,16 +197,16 @@ async fn run(gateway: &Arc<Gateway>, partition: u32) {
             upto: changes.upto_offset,
             forgotten: changes.forgotten(),
         };
-        match gateway.delivery.judge(partition, range) {
+        match delivered.judge(partition, range) {
             Step::Known => stream.has_begun_again(),
-            Step::Hole => gateway.follow_again(stream, partition, &link),
+            Step::Hole => following.follow_again(stream, partition, &link),
             Step::Forgotten => {
                 stream.has_begun_again();
-                forgotten(gateway, partition, changes.upto_offset);
+                forgotten(shared, partition, changes.upto_offset);
             }
             Step::Apply => {
                 stream.has_begun_again();
-                apply(gateway, stream, &link, changes).await;
+                apply(shared, stream, &link, changes).await;
             }
         }
     }
@@ -203,15 +214,15 @@ async fn run(gateway: &Arc<Gateway>, partition: u32) {
 
 /// Makes every conversation complete that a message names, then moves the cursor; unless the link
 /// goes down before.
-async fn apply(gateway: &Arc<Gateway>, stream: &Stream, link: &Link, changes: Changes) {
-    let part = gateway.delivery.part(changes.partition);
+async fn apply(shared: &Arc<Shared>, stream: &Stream, link: &Link, changes: Changes) {
+    let part = shared.delivered.part(changes.partition);
     let mut waiting = changes.conversations;
     // What belongs elsewhere has another cursor.
-    waiting.retain(|changed| gateway.parts.partition_of(changed.conversation) == changes.partition);
+    waiting.retain(|changed| shared.parts.partition_of(changed.conversation) == changes.partition);
     waiting.retain(|changed| {
-        let complete = catch_up(gateway, changed);
+        let complete = catch_up(shared, changed);
         if complete {
-            take_members(gateway, changed);
+            take_members(shared, changed);
         }
         !complete
     });
@@ -220,9 +231,9 @@ async fn apply(gateway: &Arc<Gateway>, stream: &Stream, link: &Link, changes: Ch
         // From here on no end is missed.
         ended.as_mut().enable();
         waiting.retain(|changed| {
-            let complete = gateway.delivery.is_complete(changed.conversation, changed.offset);
+            let complete = shared.delivered.is_complete(changed.conversation, changed.offset);
             if complete {
-                take_members(gateway, changed);
+                take_members(shared, changed);
             }
             !complete
         });
@@ -234,23 +245,23 @@ async fn apply(gateway: &Arc<Gateway>, stream: &Stream, link: &Link, changes: Ch
         }
         ended.await;
     }
-    gateway.delivery.move_cursor(changes.partition, changes.upto_offset);
+    shared.delivered.move_cursor(changes.partition, changes.upto_offset);
 }
 
 /// Whether a conversation that has changed is complete. Otherwise it is being repaired.
-fn catch_up(gateway: &Arc<Gateway>, changed: &Changed) -> bool {
+fn catch_up(shared: &Arc<Shared>, changed: &Changed) -> bool {
+    let Shared { parts, delivered, .. } = &**shared;
     let Changed { conversation, offset, .. } = *changed;
-    let standing =
-        gateway.delivery.changed(conversation, offset, gateway.parts.floor(conversation));
-    fanout::deliver(gateway, conversation);
-    gateway.let_lost_sync();
+    let standing = delivered.changed(conversation, offset, parts.floor(conversation));
+    fanout::deliver(shared, conversation);
+    let_lost_sync(shared);
     match standing {
         Standing::Complete => true,
         Standing::Behind { opened } => {
             if opened {
                 debug!(conversation, offset, "behind");
-                gateway.parts.metrics.cursor_repairs.inc();
-                repair::start(gateway, conversation, Duration::ZERO);
+                parts.metrics.cursor_repairs.inc();
+                repair::start(shared, conversation, Duration::ZERO);
             }
             false
         }
@@ -258,40 +269,41 @@ fn catch_up(gateway: &Arc<Gateway>, changed: &Changed) -> bool {
 }
 
 /// Sees to it that changes of members are known. What was taken may have been one of several.
-fn take_members(gateway: &Arc<Gateway>, changed: &Changed) {
+fn take_members(shared: &Arc<Shared>, changed: &Changed) {
+    let Shared { parts, delivered, .. } = &**shared;
     let Some(publish) = changed.members.clone() else { return };
     let conversation = changed.conversation;
-    if !gateway.parts.partitions.is_current(gateway.parts.partition_of(conversation), publish.epoch)
-    {
+    if !parts.partitions.is_current(parts.partition_of(conversation), publish.epoch) {
         return;
     }
-    if gateway.parts.floor(conversation).is_none() {
+    if parts.floor(conversation).is_none() {
         let mut batch = Batch::default();
-        let record = gateway.record(publish.clone(), true);
-        let verdict = gateway.delivery.take(record, || None);
+        let record = Record::read(parts, publish.clone(), true);
+        let verdict = delivered.take(record, || None);
         if matches!(verdict, Verdict::Delivered { .. }) {
             batch.add(conversation);
         }
-        gateway.deliver_batch(&mut batch);
+        batch.deliver(shared);
     }
     // After what was taken: that may not be delivered yet, and goes to those who were members then.
-    let sum = Record { sums_up: true, ..gateway.record(publish, true) };
-    gateway.delivery.follow_up(conversation, sum);
-    fanout::deliver(gateway, conversation);
+    let sum = Record { sums_up: true, ..Record::read(parts, publish, true) };
+    delivered.follow_up(conversation, sum);
+    fanout::deliver(shared, conversation);
 }
 
 /// What changed after the cursor cannot be told: whoever is here must ask for himself.
-fn forgotten(gateway: &Arc<Gateway>, partition: u32, upto: u64) {
-    let cursor = gateway.delivery.cursor(partition);
-    gateway.delivery.reset(partition, upto);
-    gateway.parts.metrics.cursor_forgotten.inc();
+fn forgotten(shared: &Shared, partition: u32, upto: u64) {
+    let Shared { parts, delivered, .. } = shared;
+    let cursor = delivered.cursor(partition);
+    delivered.reset(partition, upto);
+    parts.metrics.cursor_forgotten.inc();
     // A log that ends before our cursor is another one: no floor means anything in it.
     let is_other = cursor.is_some_and(|cursor| upto < cursor);
-    let mut sessions = gateway.parts.registry.all();
+    let mut sessions = parts.registry.all();
     // A client whose login is not that far asks for everything up to here anyway.
     let is_behind = |floor: u64| is_other || floor < upto;
     sessions.retain(|session| session.floor(partition).is_some_and(is_behind));
     let count = sessions.len();
     warn!(partition, cursor, upto, sessions = count, "storage has forgotten what changed");
-    gateway.must_sync(&sessions);
+    must_sync(parts, &sessions);
 }

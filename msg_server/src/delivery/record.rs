@@ -1,0 +1,68 @@
+//! A published record on its way to the sessions here.
+
+use prost::Message;
+use proto::client;
+use proto::cluster::wire::Publish;
+use proto::ids::ClientMsgId;
+
+use crate::parts::Parts;
+use crate::seen::Mark;
+use crate::session::Session;
+
+/// A published record, and who else must not get it.
+#[derive(Debug)]
+pub(super) struct Record {
+    pub(super) publish: Publish,
+    /// The session here that was told "stored".
+    pub(super) answered: Option<u64>,
+    /// It did not come by itself.
+    pub(super) repaired: bool,
+    /// It says what changes of members came to: most of it may have been carried out before.
+    pub(super) sums_up: bool,
+}
+
+impl Record {
+    /// Reads a record. Its sender is answered, if this comes before storage's own answer.
+    pub(super) fn read(parts: &Parts, publish: Publish, repaired: bool) -> Self {
+        // What is fetched has no origin any more; then the sender may be anywhere.
+        let elsewhere = publish.origin.is_some_and(|origin| origin.gateway_boot != parts.boot);
+        let id = publish.client_msg_id.as_deref().and_then(ClientMsgId::from_slice);
+        let answered = match id {
+            Some(id) if !elsewhere && !changes_members(&publish) => {
+                let Publish { sender, msg_id, .. } = publish;
+                parts.sends.published(sender, id, msg_id, || create_time(&publish))
+            }
+            _ => None,
+        };
+        Self { publish, answered, repaired, sums_up: false }
+    }
+
+    /// Whether the message came from this session, which gets the answer instead.
+    pub(super) fn is_from(&self, session: &Session, gateway_boot: u64) -> bool {
+        self.answered == Some(session.id())
+            || self.publish.origin == Some(session.origin(gateway_boot))
+    }
+}
+
+/// The place of a record in its conversation and in the log.
+pub(super) fn mark_of(publish: &Publish) -> Mark {
+    Mark { msg_id: publish.msg_id, offset: publish.offset, prev_offset: publish.prev_offset }
+}
+
+/// When a published message was taken. Read from its frame, which only the few clients need that
+/// hear of it this way.
+fn create_time(publish: &Publish) -> Option<u32> {
+    let body = publish.frame.get(proto::limits::HEADER_LEN..)?;
+    client::MessageData::decode(body).ok().map(|message| message.create_time)
+}
+
+/// The fields that clients with the extension get beyond what all clients get.
+pub(super) fn extension(publish: &Publish) -> Vec<u8> {
+    let client_msg_id = publish.client_msg_id.clone();
+    client::MessageExtension { client_msg_id, resend: None }.encode_to_vec()
+}
+
+/// Whether a record changes who is in a group.
+pub(super) fn changes_members(publish: &Publish) -> bool {
+    publish.msg_id == 0
+}

@@ -1,0 +1,52 @@
+//! Sessions that miss something which cannot be brought to them any more: their clients come back and
+//! ask.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use proto::ids::{ConversationId, Parties};
+
+use super::shared::Shared;
+use crate::closing::CloseReason;
+use crate::outbox::Outbox;
+use crate::parts::Parts;
+use crate::session::Session;
+use crate::waves::close_in_waves;
+
+/// Over how long clients are spread that must come back and ask.
+const SYNC_WITHIN: Duration = Duration::from_secs(3);
+
+/// The sessions of conversations that were forgotten although something was missing.
+pub(super) fn let_lost_sync(shared: &Shared) {
+    for conversation in shared.delivered.take_lost() {
+        must_sync(&shared.parts, &concerned(&shared.parts, conversation));
+    }
+}
+
+/// Sessions miss something, and it cannot be brought to them any more: their clients must ask.
+pub(super) fn must_sync(parts: &Parts, sessions: &[Arc<Session>]) {
+    // None may hear of what came after what it missed.
+    for session in sessions {
+        session.outbox.stop_pushes();
+    }
+    let outboxes: Vec<Arc<Outbox>> =
+        sessions.iter().map(|session| Arc::clone(&session.outbox)).collect();
+    if !outboxes.is_empty() {
+        // Some at a time.
+        parts.spawn(close_in_waves(outboxes, CloseReason::MustSync, SYNC_WITHIN));
+    }
+}
+
+/// The sessions of a conversation.
+fn concerned(parts: &Parts, conversation: u64) -> Vec<Arc<Session>> {
+    match ConversationId::from_number(conversation).map(ConversationId::parties) {
+        None => Vec::new(),
+        Some(Parties::Single(low, high)) => {
+            [low, high].iter().flat_map(|user| parts.registry.sessions_of(user.0)).collect()
+        }
+        Some(Parties::Group(group)) => {
+            let members = parts.registry.group(group.0).unwrap_or_default();
+            members.iter().map(|member| Arc::clone(&member.session)).collect()
+        }
+    }
+}
