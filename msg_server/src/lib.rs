@@ -8,16 +8,23 @@
 //!
 //! ```text
 //! listener ──► connection ──► service ──┬──► commands, sending             what a client may do
-//!                  │                    ├──► allowances, costs, limits     and how much of it
-//!                  │                    └──► login, requests ──┐
-//!                  ▼                                           ▼
-//! outbox ◄── session ◄── registry ◄─────────────────────── gateway ──► hub, storage, sends, marks
-//!    ▲                                                         ▲
-//!    └── delivery, presence ◄────────────────────────── peers ─┘       what other daemons say
+//!                                       ├──► allowances, costs, limits     and how much of it
+//!                                       └──► login, requests ──┐
+//!                                                              ▼
+//! peers ──────► ownership ────────────────────────────────► gateway ──► marks, news
+//! what others   what follows when                              │
+//! say           a partition moves                              ▼
+//!                                                     delivery, presence   what clients hear of others
+//!                                                              │
+//!                                                              ▼
+//! outbox ◄── session ◄── registry ◄───────────────────────── parts ──► hub, storage, sends
 //!
-//! peers ──► ownership ──► delivery, storage, sends       what follows when a partition moves
 //! storage ──► claims, partitions, routing, merging       whom a question goes to
 //! ```
+//!
+//! Arrows lead one way: no module knows one that knows it, directly or through others. What needs
+//! several parts is given [`Parts`](parts::Parts); what needs delivery, presence, marks or news as well
+//! is given the [`Gateway`](gateway::Gateway).
 //!
 //! Start reading at `connection`, then `service`; for the way back at `delivery`; for clusters of
 //! several db_proxies at `ownership`.
