@@ -6,14 +6,11 @@
 //!   for the first time, and sent until the server has said *ok* or *refused*.
 //! - The messages of a conversation reach the server in the order of the calls to
 //!   [`Client::send`], on every connection anew.
-//! - [`Event::Message`] hands out the messages of a conversation once each, by rising number,
+//! - [`Event::Message`](crate::Event::Message) hands out the messages of a conversation once each, by rising number,
 //!   this user's own included. What was missed is fetched from the history.
 //! - A kick, or a login that is rejected, is the end: nothing reconnects.
 
-use std::collections::HashMap;
-use std::fmt;
 use std::io;
-use std::path::PathBuf;
 use std::pin::Pin;
 use std::sync::atomic::AtomicBool;
 use std::sync::{Arc, Mutex};
@@ -21,153 +18,30 @@ use std::task::{Context, Poll};
 use std::time::Duration;
 
 use bytes::Bytes;
-use proto::client::{
-    ClientType, KickReason, LoginRequest, LoginResult, RefuseReason, UserInfo, UserStatus,
-};
-use proto::ids::{ClientMsgId, MsgId};
+use proto::client::{LoginRequest, RefuseReason, UserInfo, UserStatus};
+use proto::ids::ClientMsgId;
 use proto::limits::{HEADER_LEN, LIMIT_TO_CLIENT};
 use proto::{Command, Frame};
 use tokio::sync::{Semaphore, mpsc, oneshot, watch};
 use tokio::time::timeout;
 
-use crate::backoff::Backoff;
+use crate::call::{Call, CallError};
 use crate::connection::{ConnectionError, password_field, read_reply};
-use crate::dialer::{Dialer, Servers};
-use crate::engine::{Call, Ends, Engine};
+use crate::dialer::Dialer;
+use crate::engine::{Ends, Engine};
+use crate::event::{Events, Status};
 use crate::journal::Journal;
-use crate::message::{Kind, Message, NotSent, Outcome, Session, new_client_msg_id};
+use crate::message::{Kind, NotSent, Outcome, Session, new_client_msg_id};
+use crate::options::Options;
 use crate::outbox::{Outbox, Unsent};
 use crate::outgoing::{Entry, Ticket};
-use crate::push::Push;
-use crate::timeline::{StartFrom, Timelines};
-use crate::tls::TlsConfig;
+use crate::timeline::Timelines;
 use crate::token::{Keeper, Shelf};
-use crate::watcher::Watcher;
 
 /// Requests that wait for the engine. When it is full, callers wait.
 const CALLS_MAX: usize = 64;
 /// Room that a server needs around the data of a message.
 const AROUND_DATA: usize = 1024;
-
-/// Who logs in, where and how.
-pub struct Options {
-    /// Where the servers are.
-    pub servers: Servers,
-    /// Login name.
-    pub name: String,
-    /// Password as typed.
-    pub password: String,
-    /// Kind of client; decides the device class.
-    pub client_type: ClientType,
-    /// Whom to believe. With this, gateways and https login servers are spoken to with TLS, and a
-    /// gateway without TLS is not spoken to.
-    pub tls: Option<TlsConfig>,
-    /// Where the token survives the program that it logs in with instead of the password: a file that
-    /// only its owner may read. None: it is kept in memory, for the next connections of this program.
-    pub token_file: Option<PathBuf>,
-    /// What another client of the user has got for this one ([`Client::ticket`]), to log in without a
-    /// password. The password may be empty then.
-    pub ticket: Option<Bytes>,
-    /// Where messages without an answer survive the program. None: they do not.
-    pub outbox: Option<Box<dyn Outbox>>,
-    /// Where conversations begin that have no mark.
-    pub start_from: StartFrom,
-    /// The newest message of each conversation that the program has dealt with.
-    pub marks: HashMap<Session, MsgId>,
-    /// Who sees what comes, if anybody does.
-    pub watcher: Option<Arc<dyn Watcher>>,
-    /// Times and bounds.
-    pub limits: Limits,
-}
-
-/// Times and bounds of a client.
-#[derive(Debug, Clone)]
-pub struct Limits {
-    /// How long connecting may take, and logging in.
-    pub connect: Duration,
-    /// How long an answer may take. After that a message is sent again.
-    pub answer: Duration,
-    /// How often the server hears from us.
-    pub heartbeat: Duration,
-    /// How long a gap may close by itself before the history is asked.
-    pub gap_wait: Duration,
-    /// Waits before a message is sent again.
-    pub retry: Backoff,
-    /// Waits before the next attempt to connect.
-    pub reconnect: Backoff,
-    /// Messages sent and unanswered at the same time. Gateways stop reading at more than 32.
-    pub window: usize,
-    /// Messages without an outcome at the same time. Past it, sending answers
-    /// [`NotSent::Full`] at once.
-    pub unanswered_max: usize,
-    /// Events that wait for the program. Past it, messages are held and then only counted, to be
-    /// fetched later, and other events make the client stop reading.
-    pub events_max: usize,
-}
-
-/// Something that happened.
-#[derive(Debug, Clone, PartialEq)]
-pub enum Event {
-    /// Logged in.
-    Connected {
-        /// The user's own record.
-        user: Box<UserInfo>,
-        /// Unix seconds.
-        server_time: u32,
-    },
-    /// The connection is lost, or an attempt failed. The client goes on by itself.
-    Disconnected {
-        /// Why, for people.
-        reason: String,
-        /// When the next attempt is made.
-        retry_in: Duration,
-    },
-    /// The next message of a conversation.
-    Message(Message),
-    /// The history does not have these numbers for this user: he was no member, or they are lost.
-    Skipped {
-        /// The conversation.
-        session: Session,
-        /// The first number that is skipped.
-        first: MsgId,
-        /// The last one.
-        last: MsgId,
-    },
-    /// A message that an earlier run left in the outbox has its outcome.
-    Sent {
-        /// Its id.
-        client_msg_id: ClientMsgId,
-        /// Where it went.
-        session: Session,
-        /// What became of it.
-        outcome: Outcome,
-    },
-    /// Anything else that the server pushed.
-    Push(Push),
-    /// The last event: the server has thrown this device out.
-    Kicked(Option<KickReason>),
-    /// The last event: the server does not let this user in.
-    Rejected {
-        /// Why.
-        result: LoginResult,
-        /// The server's text for the user.
-        text: String,
-    },
-}
-
-/// The events of a client, in order.
-#[derive(Debug)]
-pub struct Events {
-    events: mpsc::Receiver<Event>,
-}
-
-/// Whether a client is logged in at present.
-#[derive(Debug, Clone, PartialEq)]
-pub(crate) enum Status {
-    Offline,
-    Online(Box<UserInfo>),
-    Ended,
-}
 
 /// A user's device. Clones are the same device; when the last one is dropped, it goes offline, and
 /// messages without an outcome stay in the outbox.
@@ -186,32 +60,6 @@ struct Shared {
     shelf: Shelf,
 }
 
-/// Why a request has no answer.
-#[derive(Debug, thiserror::Error)]
-pub enum CallError {
-    /// The server will not do it: a `RefuseReason`.
-    #[error("refused with reason {0}")]
-    Refused(u32),
-    /// The server could not do it: a result code.
-    #[error("failed with result {0}")]
-    Failed(u32),
-    /// There was no connection, or no answer, in time.
-    #[error("no answer in time")]
-    TimedOut,
-    /// The connection was lost before the answer came.
-    #[error("the connection was lost")]
-    Lost,
-    /// The client has ended.
-    #[error("the client has ended")]
-    Ended,
-    /// The request is larger than a server takes.
-    #[error("the request is too large")]
-    TooLarge,
-    /// Something else came, or something that cannot be read.
-    #[error("the answer cannot be read")]
-    Answer(#[source] ConnectionError),
-}
-
 /// The outcome of a message, to be awaited. Dropping it changes nothing for the message.
 #[derive(Debug)]
 #[must_use = "a message is sent in any case, but only this tells what became of it"]
@@ -226,68 +74,11 @@ enum Waiting {
     Unknown(oneshot::Receiver<Outcome>),
 }
 
-impl Options {
-    /// The usual options: a PC client without TLS and without an outbox, from the newest on.
-    pub fn new(servers: Servers, name: impl Into<String>, password: impl Into<String>) -> Self {
-        Self {
-            servers,
-            name: name.into(),
-            password: password.into(),
-            client_type: ClientType::Mac,
-            tls: None,
-            token_file: None,
-            ticket: None,
-            outbox: None,
-            start_from: StartFrom::default(),
-            marks: HashMap::new(),
-            watcher: None,
-            limits: Limits::default(),
-        }
-    }
-}
-
-impl fmt::Debug for Options {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Options")
-            .field("servers", &self.servers)
-            .field("name", &self.name)
-            .finish_non_exhaustive() // The password is nobody's business.
-    }
-}
-
-impl Default for Limits {
-    fn default() -> Self {
-        Self {
-            connect: Duration::from_secs(5),
-            answer: Duration::from_secs(10),
-            heartbeat: Duration::from_secs(30),
-            gap_wait: Duration::from_millis(200),
-            retry: Backoff::new(Duration::from_millis(100), Duration::from_secs(5)),
-            reconnect: Backoff::new(Duration::from_millis(200), Duration::from_secs(5)),
-            window: 32,
-            unanswered_max: 1024,
-            events_max: 1024,
-        }
-    }
-}
-
-impl Events {
-    /// Waits for the next event; `None` after the last one. Cancel-safe.
-    pub async fn next(&mut self) -> Option<Event> {
-        self.events.recv().await
-    }
-
-    /// Takes an event that is there already.
-    pub fn try_next(&mut self) -> Option<Event> {
-        self.events.try_recv().ok()
-    }
-}
-
 impl Client {
     /// Starts a client, which connects by itself. Fails only if the outbox or the file of the token cannot
     /// be read.
     ///
-    /// Events must be taken or dropped: see [`Limits::events_max`].
+    /// Events must be taken or dropped: see [`Limits::events_max`](crate::Limits::events_max).
     pub async fn start(options: Options) -> io::Result<(Self, Events)> {
         let Options { servers, name, password, client_type, tls, outbox, .. } = options;
         let (outbox, left_behind) = load(outbox).await?;

@@ -16,18 +16,24 @@
 //!   │                 └──> dialer ──┬──> balancer     which gateway
 //!   └──> message, push              └──> connection ──> socket
 //! ```
+//!
+//! Client and engine both know `options`, `call` and `event`: what the program gives them, and what it
+//! gets.
 
 mod backoff;
 mod balancer;
+mod call;
 mod client;
 mod connection;
 mod dialer;
 mod engine;
+mod event;
 #[cfg(feature = "faults")]
 pub mod faults;
 mod file;
 mod journal;
 mod message;
+mod options;
 mod outbox;
 mod outgoing;
 mod push;
@@ -40,12 +46,15 @@ mod watcher;
 
 pub use backoff::Backoff;
 pub use balancer::{Gateway, LookupError, lookup, lookup_any};
-pub use client::{CallError, Client, Event, Events, Limits, Options, Sending};
+pub use call::CallError;
+pub use client::{Client, Sending};
 pub use connection::{
     ClientType, Connection, ConnectionError, Login, LoginError, SendReply, hello, password_field,
 };
 pub use dialer::Servers;
+pub use event::{Event, Events};
 pub use message::{Draft, Kind, Message, NotSent, Outcome, Session, new_client_msg_id};
+pub use options::{Limits, Options};
 pub use outbox::{FileOutbox, MemoryOutbox, Outbox, Unsent};
 pub use push::Push;
 pub use socket::{FrameReader, FrameWriter, Socket};

@@ -20,7 +20,8 @@ use proto::client::{
 };
 use proto::ids::{GroupId, MsgId, UserId};
 
-use crate::client::{CallError, Client};
+use crate::call::CallError;
+use crate::client::Client;
 use crate::message::{Message, Session};
 
 impl Client {

@@ -1,37 +1,28 @@
 //! What the engine makes of frames, and of answers that did not come.
 
-use std::collections::HashMap;
-
 use proto::client::{
-    Heartbeat, LatestMessageIdReply, MessageAck, MessageListReply, RecentSession,
-    RecentSessionsReply, RecentSessionsRequest, RefuseReason, Refused, ResumeToken, SendOutcome,
-    SendResult, UnreadCountReply, UnreadCountRequest, UnreadSession,
+    Heartbeat, LatestMessageIdReply, MessageAck, MessageListReply, RecentSessionsReply,
+    RecentSessionsRequest, RefuseReason, Refused, ResumeToken, SendOutcome, SendResult,
+    UnreadCountReply, UnreadCountRequest,
 };
 use proto::ids::{ClientMsgId, MsgId};
 use proto::{Command, Frame};
 use tokio::time::Instant;
 
-use super::{Due, End, Engine, Event, NOTICES_MAX, Waits};
-use crate::client::CallError;
+use super::pending::Waits;
+use super::sync::Sync;
+use super::timers::Due;
+use super::{End, Engine, NOTICES_MAX};
+use crate::call::CallError;
+use crate::event::Event;
 use crate::message::{Kind, Message, Outcome, Session};
 use crate::push::Push;
-use crate::timeline::{Ask, Listed};
+use crate::timeline::Ask;
 
-/// The server lists at most this many recent conversations; with fewer, it has listed all.
-const LIST_MAX: usize = 100;
 /// A question that failed waits as long as a message that failed so often: about half a second.
 const QUESTION_FAILURES: u32 = 4;
 /// Against a server that cannot say "refused": after so many tries a message is given up.
 const TRIES_MAX: u32 = 2;
-
-/// The two halves of the list of conversations.
-#[derive(Debug, Default)]
-pub(super) struct Sync {
-    recent: Option<Vec<RecentSession>>,
-    unread: Option<Vec<UnreadSession>>,
-    /// A half failed, and a timer will ask for both again.
-    has_failed: bool,
-}
 
 impl Engine {
     /// Asks which conversations there are and how far they reach.
@@ -203,14 +194,8 @@ impl Engine {
             self.timers.set(Instant::now() + wait, Due::Sync);
             return;
         }
-        if self.sync.recent.is_none() || self.sync.unread.is_none() {
-            return;
-        }
+        let Some((list, is_complete)) = self.sync.take() else { return };
         self.failures = 0;
-        let Sync { recent, unread, .. } = std::mem::take(&mut self.sync);
-        let (recent, unread) = (recent.unwrap_or_default(), unread.unwrap_or_default());
-        let is_complete = recent.len() < LIST_MAX;
-        let list = merge(&recent, &unread);
         if !is_complete {
             self.heads = self.timelines.not_in(&list).into();
         }
@@ -293,23 +278,4 @@ fn odd(info: &proto::client::MessageInfo, session: Session) -> Message {
         data: info.msg_data.clone(),
         client_msg_id: None,
     }
-}
-
-fn merge(recent: &[RecentSession], unread: &[UnreadSession]) -> Vec<Listed> {
-    let mut list: HashMap<Session, Listed> = HashMap::new();
-    let mut add = |session_type, id, latest: u32, count: u32| {
-        if let Some(session) = Session::from_wire(session_type, id) {
-            let listed = list.entry(session).or_insert(Listed { session, latest: 0, unread: 0 });
-            listed.latest = listed.latest.max(latest);
-            listed.unread = listed.unread.max(count);
-        }
-    };
-    for session in recent {
-        add(session.session_type, session.session_id, session.latest_msg_id, 0);
-    }
-    for session in unread {
-        let (id, count) = (session.session_id, session.unread_count);
-        add(session.session_type, id, session.latest_msg_id, count);
-    }
-    list.into_values().collect()
 }

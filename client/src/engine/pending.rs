@@ -7,7 +7,7 @@ use proto::ids::ClientMsgId;
 use tokio::sync::oneshot;
 
 use super::timers::TimerKey;
-use crate::client::CallError;
+use crate::call::CallError;
 use crate::message::Session;
 use crate::timeline::Ask;
 
