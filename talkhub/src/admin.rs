@@ -10,7 +10,7 @@ pub(crate) mod ticket;
 mod transfer;
 
 use std::fs;
-use std::io::{self, Write};
+use std::io;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
@@ -26,6 +26,7 @@ use tokio::time::{Instant, sleep};
 
 use crate::admin_link::AdminLink;
 use crate::failure::Failure;
+use crate::terminal::{print, printable};
 use crate::up::folder;
 use crate::up::report::Status;
 
@@ -368,14 +369,6 @@ fn table(head: String, lines: impl Iterator<Item = String>) -> String {
     lines.fold(head, |text, line| text + "\n" + &line)
 }
 
-/// Prints to whoever still reads: `talkhub admin user list | head` is no error.
-fn print(text: &str, mut to: impl Write) -> io::Result<()> {
-    match writeln!(to, "{text}").and_then(|()| to.flush()) {
-        Err(error) if error.kind() == io::ErrorKind::BrokenPipe => Ok(()),
-        printed => printed,
-    }
-}
-
 fn with_id(done: &str, answer: &AdminAnswer) -> String {
     match answer.id {
         Some(id) => format!("{done} (id {id})"),
@@ -402,11 +395,6 @@ fn group_line(group: &GroupLine) -> String {
         group.members,
         group.creator
     )
-}
-
-/// Others have chosen the names: they must not move the cursor of an administrator's terminal.
-pub(crate) fn printable(text: &str) -> String {
-    text.chars().map(|char| if char.is_control() { '\u{fffd}' } else { char }).collect()
 }
 
 async fn all_users(link: &AdminLink) -> Result<Vec<UserLine>, Failure> {
@@ -483,13 +471,6 @@ mod tests {
     }
 
     #[test]
-    fn a_reader_who_has_seen_enough_is_no_error() {
-        let (reader, writer) = io::pipe().unwrap();
-        drop(reader);
-        print("more than anybody wants to read", writer).unwrap();
-    }
-
-    #[test]
     fn the_place_of_the_cluster_may_be_said_before_or_after_the_command() {
         for line in ["admin --data d user list", "admin user list --data d"] {
             assert_eq!(parse(line).unwrap().data, Path::new("d"));
@@ -511,11 +492,6 @@ mod tests {
     fn several_db_proxies_may_be_named() {
         let args = parse("admin --db one:1,two:2 --cluster-key-file key user list").unwrap();
         assert_eq!(Target::find(&args).unwrap().db, ["one:1", "two:2"]);
-    }
-
-    #[test]
-    fn names_cannot_move_the_cursor() {
-        assert_eq!(printable("a\u{1b}[2Jb"), "a\u{fffd}[2Jb");
     }
 
     #[tokio::test]

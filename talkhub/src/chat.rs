@@ -23,8 +23,9 @@ use tokio::io::{AsyncBufReadExt, BufReader};
 use tokio::signal::unix::{SignalKind, signal};
 use tokio::time::timeout;
 
-use crate::DEMO_PASSWORD;
+use crate::demo::DEMO_PASSWORD;
 use crate::failure::Failure;
+use crate::terminal::printable;
 use people::{People, Target, persist};
 
 /// How long a client that has ended may take to say why.
@@ -321,7 +322,7 @@ impl Chat {
                 format!("— there is news in another conversation: --to group:{}", group.0)
             }
         };
-        say(&crate::admin::printable(&text))
+        say(&printable(&text))
     }
 
     fn typed(&mut self, line: String) {

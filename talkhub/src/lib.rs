@@ -5,14 +5,17 @@
 //!  └───► admin_link ◄── admin
 //! ```
 //!
-//! Each module is one sub-command and reads top down; `failure` is how all of them end badly.
+//! Each module is one sub-command and reads top down; `failure` is how all of them end badly, `terminal`
+//! how they show texts, and `demo` what `up` and `chat` know of the demo users.
 
 #![expect(clippy::print_stderr, reason = "a command talks to its user")]
 
 pub mod admin;
 mod admin_link;
 pub mod chat;
+mod demo;
 pub mod failure;
+mod terminal;
 pub mod up;
 
 use std::ffi::OsString;
@@ -20,9 +23,6 @@ use std::process::ExitCode;
 
 use clap::{Parser, Subcommand};
 use failure::Failure;
-
-/// The password of the demo users.
-pub const DEMO_PASSWORD: &str = "talkhub-demo";
 
 /// What the arguments mean to clap when they are wrong.
 const EXIT_USAGE: u8 = 2;

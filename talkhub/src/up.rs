@@ -38,8 +38,8 @@ use tokio::signal::unix::{Signal, SignalKind, signal};
 use tokio::time::timeout;
 use tracing::warn;
 
-use crate::DEMO_PASSWORD;
 use crate::admin_link::AdminLink;
+use crate::demo::DEMO_PASSWORD;
 use crate::failure::Failure;
 use folder::Folder;
 use in_process::InProcess;

@@ -3,6 +3,8 @@
 use daemon::clock::unix_s;
 use proto::cluster::wire::{AdminAnswer, SessionLine};
 
+use crate::terminal::printable;
+
 /// The lines of an answer, and which gateways did not answer.
 pub(super) fn shown(answer: &AdminAnswer) -> String {
     let head =
@@ -13,7 +15,7 @@ pub(super) fn shown(answer: &AdminAnswer) -> String {
         lines.push("no session".to_owned());
     }
     if !answer.silent.is_empty() {
-        let silent: Vec<_> = answer.silent.iter().map(|name| super::printable(name)).collect();
+        let silent: Vec<_> = answer.silent.iter().map(|name| printable(name)).collect();
         lines.push(format!("no answer within 2 s from: {}", silent.join(", ")));
     }
     lines.join("\n")
@@ -23,10 +25,10 @@ fn line(session: &SessionLine, now_s: u32) -> String {
     format!(
         "{:<8} {:<40} {:<20} {:>14}  {}",
         device(session.client_type),
-        super::printable(&session.address),
+        printable(&session.address),
         utc(session.since),
         lasting(now_s.saturating_sub(session.since)),
-        super::printable(&session.gateway),
+        printable(&session.gateway),
     )
 }
 

@@ -15,6 +15,7 @@ use store::mysql::MySqlOptions;
 
 use super::bar::{Bar, grouped};
 use crate::failure::Failure;
+use crate::terminal::print;
 
 /// The arguments of `export`.
 #[derive(Debug, Args)]
@@ -115,7 +116,7 @@ fn amount(moved: &Moved) -> String {
 
 fn say(line: &str) -> Result<(), Failure> {
     let cannot = |error| Failure::new(format!("cannot write to standard output: {error}"));
-    super::print(line, io::stdout()).map_err(cannot)
+    print(line, io::stdout()).map_err(cannot)
 }
 
 /// How far it is, and whether it is to end.

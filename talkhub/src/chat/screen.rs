@@ -5,7 +5,7 @@ use jiff::Timestamp;
 use jiff::tz::TimeZone;
 use proto::client::{KickReason, LoginResult, RefuseReason};
 
-use crate::admin::printable;
+use crate::terminal::printable;
 
 /// A message with the name of its sender, as `21:05 anna: hello`.
 pub(super) fn message(message: &Message, sender: &str, zone: &TimeZone) -> String {
