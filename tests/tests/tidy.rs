@@ -126,7 +126,7 @@ fn a_dependency_is_found_wherever_it_stands() {
 
 #[test]
 fn every_planted_fault_is_hunted() {
-    let planted = text(&root().join("daemon/src/faults.rs"));
+    let planted = text(&root().join("daemon/src/faults/mutant.rs"));
     let hunted = text(&root().join("tests/src/fault/mutants.rs"));
     let names: Vec<&str> = planted
         .lines()

@@ -5,7 +5,7 @@ use std::sync::OnceLock;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
-use super::Mutant;
+use super::mutant::Mutant;
 
 const VARIABLE: &str = "TALKHUB_MUTANT";
 

@@ -24,7 +24,8 @@ struct Args {
     /// The short forms, as the everyday suite runs them
     #[arg(long)]
     short: bool,
-    /// With this fault planted in the servers (`daemon/src/faults.rs`); of `mutants`, only this hunt
+    /// With this fault planted in the servers (`daemon/src/faults/mutant.rs`); of `mutants`, only this
+    /// hunt
     #[arg(long, value_name = "NAME")]
     mutant: Option<String>,
 }
