@@ -25,8 +25,9 @@ use tracing::{debug, debug_span, info, warn};
 
 use crate::network::Network;
 use crate::places::{Place, PlaceMetrics, Places};
+use crate::process_limits::files_max;
+use crate::proxy_protocol;
 use crate::shutdown::{Group, Shutdown};
-use crate::{proxy_protocol, run};
 
 /// Connections that the kernel completes before we take them; more are left to try again. The
 /// kernel's own limit, `net.core.somaxconn`, applies too.
@@ -194,7 +195,7 @@ impl Acceptor {
                 Err(error) if is_shortage(&error) => {
                     // One line for each shortage, however long it lasts.
                     if !*paused {
-                        warn!(%error, files_max = run::files_max(), "cannot accept, pausing");
+                        warn!(%error, files_max = files_max(), "cannot accept, pausing");
                     }
                     *paused = true;
                     self.places.make_way();
@@ -225,7 +226,7 @@ impl Acceptor {
 /// since the kernel gives the lowest that is free, these are reached only when the rest is in use.
 fn spare(file: i32) -> io::Result<()> {
     let number = u64::try_from(file).unwrap_or(0);
-    if number.saturating_add(FILES_KEPT) < run::files_max() {
+    if number.saturating_add(FILES_KEPT) < files_max() {
         Ok(())
     } else {
         Err(io::Error::from(rustix::io::Errno::MFILE))
@@ -271,7 +272,7 @@ fn is_shortage(error: &io::Error) -> bool {
 
 /// Says at the start if the process may not open as many files as it is to hold connections.
 pub fn compare_with_files(connections_max: usize) {
-    let files_max = run::files_max();
+    let files_max = files_max();
     let wanted = u64::try_from(connections_max).unwrap_or(u64::MAX).saturating_add(FILES_KEPT);
     if wanted > files_max {
         warn!(

@@ -6,6 +6,8 @@
 //! ```text
 //! run ──► config, logging, admin, ready      one process, from main to exit code
 //!  │
+//!  ├────► process_limits ◄── accept, metrics what the kernel lets it have
+//!  │
 //!  └────► shutdown ◄── accept ──► places     tasks, and how they end; who is let in
 //!             ▲
 //!             └─────── link ──► tls, backoff authenticated framed connections between daemons
@@ -25,6 +27,7 @@ pub mod logging;
 pub mod metrics;
 pub mod network;
 pub mod places;
+pub mod process_limits;
 pub mod proxy_protocol;
 pub mod ready;
 pub mod run;

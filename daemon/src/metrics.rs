@@ -13,6 +13,8 @@ use prometheus_client::encoding::{DescriptorEncoder, EncodeMetric, text};
 use prometheus_client::metrics::gauge::ConstGauge;
 use prometheus_client::registry::{Metric, Registry};
 
+use crate::process_limits::files_max;
+
 pub use prometheus_client::encoding::{EncodeLabelSet, EncodeLabelValue};
 pub use prometheus_client::metrics::counter::Counter;
 pub use prometheus_client::metrics::family::Family;
@@ -86,7 +88,7 @@ impl prometheus_client::collector::Collector for ProcessFigures {
         };
         show("process_resident_memory_bytes", "Resident memory of the process", resident_bytes())?;
         show("process_open_fds", "Open file descriptors of the process", open_files())?;
-        show("process_max_fds", "Most file descriptors it may open", Some(crate::run::files_max()))
+        show("process_max_fds", "Most file descriptors it may open", Some(files_max()))
     }
 }
 

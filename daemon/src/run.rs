@@ -23,7 +23,6 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use futures_util::future::BoxFuture;
-use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 use sd_notify::NotifyState;
 use tokio::runtime::Runtime;
 use tokio::signal::unix::{Signal, SignalKind, signal};
@@ -34,6 +33,7 @@ use tracing::{debug, error, info, info_span, warn};
 use crate::admin::{self, AdminPage};
 use crate::config::{self, ConfigError, Loaded, Settings, Source, Start};
 use crate::metrics::Metrics;
+use crate::process_limits::{forbid_core_dumps, raise_files_limit};
 use crate::ready::Readiness;
 use crate::shutdown::{DrainTimedOut, Shutdown};
 use crate::{link, logging};
@@ -464,28 +464,4 @@ fn spawn_watchdog(shutdown: &Shutdown, ready: &Readiness) {
             }
         }
     });
-}
-
-/// The most file descriptors that this process may open.
-pub fn files_max() -> u64 {
-    getrlimit(Resource::Nofile).current.unwrap_or(u64::MAX)
-}
-
-/// Raises the limit of open files as far as it may be: a connection is a descriptor, and the usual
-/// soft limit is 1,024.
-pub fn raise_files_limit() {
-    let Rlimit { current, maximum } = getrlimit(Resource::Nofile);
-    if current != maximum
-        && let Err(error) = setrlimit(Resource::Nofile, Rlimit { current: maximum, maximum })
-    {
-        warn!(%error, ?current, "cannot raise the limit of open files");
-    }
-}
-
-/// Forbids core files of this process: they would hold keys and messages.
-pub fn forbid_core_dumps() {
-    let Rlimit { maximum, .. } = getrlimit(Resource::Core);
-    if let Err(error) = setrlimit(Resource::Core, Rlimit { current: Some(0), maximum }) {
-        warn!(%error, "cannot forbid core files");
-    }
 }

@@ -306,8 +306,8 @@ async fn a_client_that_dawdles_is_let_go() {
 #[tokio::test]
 async fn one_host_that_holds_all_places_keeps_nobody_out() {
     const SILENT: usize = 4_500;
-    daemon::run::raise_files_limit();
-    let (places, silent) = match daemon::run::files_max() {
+    daemon::process_limits::raise_files_limit();
+    let (places, silent) = match daemon::process_limits::files_max() {
         // Both ends of each are files of this process.
         files if files > 4 * SILENT as u64 => (4_096, SILENT),
         _ => (64, 200),

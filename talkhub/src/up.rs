@@ -30,7 +30,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use clap::Args;
-use daemon::run::{forbid_core_dumps, raise_files_limit};
+use daemon::process_limits::{forbid_core_dumps, raise_files_limit};
 use daemon::{ClusterConfig, LogFormat, Role, config, logging};
 use proto::cluster::wire::DemoUsers;
 use proto::cluster::wire::admin_request::What;

@@ -199,7 +199,7 @@ async fn one_address_behind_a_proxy_has_its_share_and_others_have_theirs() {
 
 #[test]
 fn the_last_numbers_of_files_are_not_for_clients() {
-    let max = i32::try_from(run::files_max().min(1 << 30)).unwrap();
+    let max = i32::try_from(files_max().min(1 << 30)).unwrap();
     let kept = i32::try_from(FILES_KEPT).unwrap();
     spare(max - kept - 1).unwrap();
     assert!(is_shortage(&spare(max - kept).unwrap_err()));
