@@ -33,78 +33,22 @@ mod connection;
 mod dial;
 mod frame;
 mod handle;
+mod handler;
 mod handshake;
 mod identity;
 mod listen;
 mod metrics;
+mod options;
 mod table;
 #[cfg(test)]
 mod tests;
 
-use std::time::Duration;
-
 pub use dial::dial;
 pub use frame::LinkFrame;
 pub use handle::{CallError, Link, LinkError};
+pub use handler::LinkHandler;
 pub use identity::{Identity, LinkKey, LinkTls, Peer, Role, new_boot};
 pub use listen::listen;
 pub use metrics::LinkMetrics;
+pub use options::LinkOptions;
 pub use table::LinkTable;
-
-/// What a daemon does with its links. Everything here is called from the link's own task: it must
-/// not block and should be short, since the link reads nothing meanwhile.
-pub trait LinkHandler: Send + Sync + 'static {
-    /// A link is up: it can be sent to from now on.
-    fn up(&self, link: &Link);
-
-    /// A frame has come in that is no answer to a [`Link::call`]. Its body is a part of the read
-    /// buffer: copy what is kept for long.
-    fn frame(&self, link: &Link, frame: LinkFrame);
-
-    /// All frames of one read have been handed over; for what is better done once for many.
-    fn batch_end(&self, _link: &Link) {}
-
-    /// The link is down: nothing sent to it from now on arrives, and of what was sent before, the
-    /// last may not have arrived.
-    fn down(&self, link: &Link);
-}
-
-/// Limits of links. The defaults are right for all but tests.
-#[derive(Debug, Clone)]
-pub struct LinkOptions {
-    /// Bytes that may wait to be written on one link. Beyond, [`LinkError::Full`].
-    pub queue_bytes_max: usize,
-    /// Links and strangers that a listener holds at once. More wait in the kernel's backlog.
-    pub links_max: usize,
-    /// How long a handshake may take, connecting and TLS included.
-    pub handshake_limit: Duration,
-    /// After how much silence of our own a ping is sent.
-    pub keep_alive: Duration,
-    /// After how much silence of the peer the link counts as dead.
-    pub dead_after: Duration,
-    /// How often a dialer resolves names again.
-    pub resolve_every: Duration,
-    /// Where the links are counted.
-    pub metrics: LinkMetrics,
-}
-
-impl Default for LinkOptions {
-    fn default() -> Self {
-        Self {
-            queue_bytes_max: 64 << 20,
-            links_max: 4096,
-            handshake_limit: Duration::from_secs(2),
-            keep_alive: Duration::from_secs(1),
-            dead_after: Duration::from_secs(5),
-            resolve_every: Duration::from_secs(10),
-            metrics: LinkMetrics::default(),
-        }
-    }
-}
-
-impl LinkOptions {
-    /// The defaults, counted in `metrics`.
-    pub fn counted(metrics: LinkMetrics) -> Self {
-        Self { metrics, ..Self::default() }
-    }
-}

@@ -22,9 +22,10 @@ use crate::shutdown::Shutdown;
 
 use super::frame::{self, FRAME_LEN_MAX};
 use super::handle::Link;
+use super::handler::LinkHandler;
 use super::identity::{Identity, Peer};
 use super::metrics::RoleMetrics;
-use super::{LinkHandler, LinkOptions};
+use super::options::LinkOptions;
 
 /// What is read at once. A longer frame makes the buffer grow, for as long as it takes.
 const READ_LEN: usize = 64 << 10;

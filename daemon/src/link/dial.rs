@@ -19,10 +19,10 @@ use crate::backoff::{self, Backoff};
 use crate::shutdown::Shutdown;
 
 use super::connection::{self, End, Socket};
-use super::handshake::{self, Channel, Claim, HandshakeError};
+use super::handler::LinkHandler;
+use super::handshake::{self, BINDING_LABEL, Channel, Claim, HandshakeError};
 use super::identity::{Identity, Peer, Role, random_u64};
-use super::listen::BINDING_LABEL;
-use super::{LinkHandler, LinkOptions};
+use super::options::LinkOptions;
 
 /// How long a name may take to resolve.
 const RESOLVE_LIMIT: Duration = Duration::from_secs(5);

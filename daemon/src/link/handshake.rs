@@ -26,6 +26,9 @@ use tracing::debug;
 use super::frame::{self, HANDSHAKE_FRAME_LEN_MAX, HEADER_LEN, Head, LinkFrame};
 use super::identity::{Identity, Role, random_bytes};
 
+/// What both ends of a TLS connection derive from it, and nobody else can.
+pub(super) const BINDING_LABEL: &[u8] = b"EXPORTER-talkhub-link";
+
 const VERSION: u16 = 1;
 const NONCE_LEN: usize = 32;
 const MAC_LEN: usize = 32;

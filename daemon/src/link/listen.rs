@@ -15,12 +15,10 @@ use crate::accept::{self, Acceptor, Doors, Guest};
 use crate::shutdown::{Group, Shutdown};
 
 use super::connection::{self, End, Socket};
-use super::handshake::{self, Channel, Claim, HandshakeError};
+use super::handler::LinkHandler;
+use super::handshake::{self, BINDING_LABEL, Channel, Claim, HandshakeError};
 use super::identity::{Identity, Peer, Role};
-use super::{LinkHandler, LinkOptions};
-
-/// What both ends of a TLS connection derive from it, and nobody else can.
-pub(super) const BINDING_LABEL: &[u8] = b"EXPORTER-talkhub-link";
+use super::options::LinkOptions;
 
 /// Addresses whose last refusal is remembered, so that each is logged once.
 const REFUSED_MAX: usize = 1024;
