@@ -35,13 +35,12 @@ pub mod shutdown;
 pub mod tls;
 
 pub use accept::{Acceptor, Doors, Guest};
-pub use config::{
-    ClusterConfig, ConfigError, ListenTlsConfig, LogFormat, ProcessConfig, Secret, Settings,
-};
+pub use config::{ClusterConfig, ConfigError, ListenTlsConfig, ProcessConfig, Secret, Settings};
 pub use link::{
     CallError, Identity, Link, LinkError, LinkFrame, LinkHandler, LinkKey, LinkOptions, LinkTable,
     Peer, Role,
 };
+pub use logging::LogFormat;
 pub use metrics::Metrics;
 pub use network::Network;
 pub use ready::Readiness;

@@ -4,15 +4,25 @@ use std::io;
 use std::panic::{self, PanicHookInfo};
 use std::sync::OnceLock;
 
+use serde::Deserialize;
 use tracing::error;
 use tracing_subscriber::layer::SubscriberExt;
 use tracing_subscriber::util::SubscriberInitExt;
 use tracing_subscriber::{EnvFilter, Layer, Registry, fmt, reload};
 
-use crate::config::LogFormat;
-
 /// The filter of the one logger that a process can have.
 static FILTER: OnceLock<reload::Handle<EnvFilter, Registry>> = OnceLock::new();
+
+/// How a log line looks.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum LogFormat {
+    /// For people.
+    #[default]
+    Text,
+    /// For programs: one JSON object a line.
+    Json,
+}
 
 /// Starts logging at `level`, which is a level or a list of directives.
 ///

@@ -12,7 +12,7 @@ use serde::de::{
 };
 use serde::forward_to_deserialize_any;
 
-use super::ConfigError;
+use super::error::ConfigError;
 use super::tree::{Node, Origin, Value};
 
 /// An error on its way up: `path` grows from the inside out.

@@ -10,8 +10,9 @@ use std::sync::atomic::{AtomicBool, Ordering};
 
 use clap::{Arg, ArgAction, Command, value_parser};
 
+use super::error::ConfigError;
+use super::settings::Settings;
 use super::tree::{File, Node, Origin};
-use super::{ConfigError, Settings};
 use crate::faults;
 
 /// What every variable that is meant for us begins with.

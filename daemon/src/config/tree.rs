@@ -9,7 +9,7 @@ use std::sync::atomic::AtomicBool;
 
 use toml::de::{DeTable, DeValue};
 
-use super::ConfigError;
+use super::error::ConfigError;
 
 /// A file that settings were read from.
 #[derive(Debug)]
