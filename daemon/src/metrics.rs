@@ -1,8 +1,8 @@
 //! The numbers a daemon shows on `/metrics`.
 //!
 //! A component registers its counters once, at start, and keeps the handles; counting is an atomic
-//! addition. Every name begins with `talkhub_` and the daemon, so that several daemons of one
-//! process can share a page.
+//! addition. Every name begins with `talkhub_` and the daemon, so that names of several daemons do not
+//! meet where they are collected.
 
 use std::fmt;
 use std::fs;
@@ -34,11 +34,6 @@ impl Metrics {
         let mut registry = Registry::default();
         registry.register_collector(Box::new(ProcessFigures));
         Self { registry: Arc::new(Mutex::new(registry)), prefix: format!("talkhub_{daemon}") }
-    }
-
-    /// The same page, for another daemon of the process.
-    pub fn within(&self, daemon: &str) -> Self {
-        Self { registry: Arc::clone(&self.registry), prefix: format!("talkhub_{daemon}") }
     }
 
     /// Shows `metric` as `talkhub_<daemon>_<name>` (counters get `_total` appended), explained by
@@ -108,12 +103,12 @@ mod tests {
     use super::*;
 
     #[test]
-    fn daemons_of_one_process_share_a_page() {
-        let metrics = Metrics::new("msg_server");
+    fn a_page_shows_the_daemon_and_its_process() {
+        let metrics = Metrics::new("db_proxy");
         metrics.counter("sends", "Messages taken from clients.").inc_by(3);
-        metrics.within("db_proxy").gauge("tail", "Records not stored yet.").set(7);
+        metrics.gauge("tail", "Records not stored yet.").set(7);
         let page = metrics.encode().unwrap();
-        assert!(page.contains("\ntalkhub_msg_server_sends_total 3\n"), "{page}");
+        assert!(page.contains("\ntalkhub_db_proxy_sends_total 3\n"), "{page}");
         assert!(page.contains("\ntalkhub_db_proxy_tail 7\n"), "{page}");
         assert!(page.contains("\nprocess_open_fds "), "{page}");
         assert!(page.ends_with("# EOF\n"), "{page}");

@@ -79,12 +79,6 @@ impl<S: Settings> Context<S> {
         shutdown.keep(never_sends);
         Self { settings, shutdown, reloads, metrics: Metrics::new(S::NAME), boot: link::new_boot() }
     }
-
-    /// Shows the daemon's metrics on the page of the larger process.
-    pub fn with_metrics(mut self, page: &Metrics) -> Self {
-        self.metrics = page.within(S::NAME);
-        self
-    }
 }
 
 /// A daemon that has bound its listeners and started its tasks.
