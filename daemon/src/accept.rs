@@ -37,10 +37,10 @@ const BACKLOG: i32 = 4096;
 const PAUSE: Duration = Duration::from_millis(100);
 
 /// How long a listed proxy may take for its header.
-pub const HEADER_LIMIT: Duration = Duration::from_secs(3);
+const HEADER_LIMIT: Duration = Duration::from_secs(3);
 
 /// Files that are kept back from clients, for links, the log and the admin page.
-pub const FILES_KEPT: u64 = 64;
+const FILES_KEPT: u64 = 64;
 
 /// Binds a port to accept from. Port 0 is a free one. Must be called inside the runtime.
 pub fn bind(addr: SocketAddr) -> io::Result<TcpListener> {

@@ -49,7 +49,7 @@ pub fn init(level: &str, format: LogFormat) {
 }
 
 /// Changes the level of a running logger.
-pub fn set_level(level: &str) {
+pub(crate) fn set_level(level: &str) {
     if let (Some(handle), Ok(filter)) = (FILTER.get(), filter(level))
         && let Err(error) = handle.reload(filter)
     {

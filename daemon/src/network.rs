@@ -75,11 +75,11 @@ fn masked(ip: IpAddr, bits: u8) -> Option<IpAddr> {
 /// What counts as one client when connections are counted: an IPv4 address, or the /64 of an IPv6
 /// address, since that is the least that anybody is given.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
-pub struct Origin(IpAddr);
+pub(crate) struct Origin(IpAddr);
 
 impl Origin {
     /// The origin of an address; `None` on this machine, which is not counted.
-    pub fn of(ip: IpAddr) -> Option<Self> {
+    pub(crate) fn of(ip: IpAddr) -> Option<Self> {
         let ip = ip.to_canonical();
         let bits = if ip.is_ipv4() { 32 } else { 64 };
         masked(ip, bits).filter(|_ip| !ip.is_loopback()).map(Self)

@@ -32,11 +32,11 @@ const GOING: Duration = Duration::from_millis(20);
 #[derive(Debug, Clone, Default)]
 pub struct PlaceMetrics {
     /// Connections that had to give way.
-    pub gave_way: Counter,
+    pub(crate) gave_way: Counter,
     /// Connections closed at once: too many from one address.
-    pub refused_addresses: Counter,
+    pub(crate) refused_addresses: Counter,
     /// Connections closed because the header of a proxy was late or wrong.
-    pub bad_proxy_headers: Counter,
+    pub(crate) bad_proxy_headers: Counter,
 }
 
 impl PlaceMetrics {

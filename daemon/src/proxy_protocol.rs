@@ -44,7 +44,7 @@ pub struct NotAHeader;
 
 /// Why a connection of a proxy cannot be served.
 #[derive(Debug, thiserror::Error)]
-pub enum HeaderError {
+pub(crate) enum HeaderError {
     /// These bytes begin no header.
     #[error(transparent)]
     Malformed(#[from] NotAHeader),
@@ -155,7 +155,7 @@ fn parse_binary(bytes: &[u8]) -> Result<Found, NotAHeader> {
 
 /// Reads the header of a connection, and nothing of what follows it. Not cancel-safe: a part of the
 /// header may be lost, so drop the socket too.
-pub async fn read(socket: &mut TcpStream) -> Result<Option<SocketAddr>, HeaderError> {
+pub(crate) async fn read(socket: &mut TcpStream) -> Result<Option<SocketAddr>, HeaderError> {
     let mut header = Vec::with_capacity(128);
     let mut look = [0; 512];
     loop {

@@ -72,7 +72,7 @@ pub fn link_server_config(
 }
 
 /// For the dialing end of links: shows its own certificate, trusts the cluster's authority only.
-pub fn link_client_config(
+pub(crate) fn link_client_config(
     cert: &Path,
     key: &Path,
     ca: &Path,

@@ -69,7 +69,7 @@ impl ClusterConfig {
     }
 
     /// The name in the settings, or the host's.
-    pub fn daemon_name(&self) -> String {
+    fn daemon_name(&self) -> String {
         if !self.name.is_empty() {
             return self.name.clone();
         }

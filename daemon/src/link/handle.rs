@@ -178,7 +178,7 @@ impl Link {
     }
 
     /// As [`Self::call`], for answers of more than one kind.
-    pub async fn call_raw(
+    async fn call_raw(
         &self,
         kind: u16,
         message: &impl Message,
@@ -212,7 +212,7 @@ impl Link {
     }
 
     /// Bytes that wait to be written.
-    pub fn queued_bytes(&self) -> usize {
+    pub(super) fn queued_bytes(&self) -> usize {
         let pending = self.shared.pending.lock();
         pending.buffer.len() + pending.writing
     }

@@ -30,7 +30,7 @@ pub enum Role {
 
 impl Role {
     /// The role with this number on the wire.
-    pub fn from_number(number: u8) -> Option<Self> {
+    pub(super) fn from_number(number: u8) -> Option<Self> {
         match number {
             1 => Some(Self::LoginServer),
             2 => Some(Self::MsgServer),
