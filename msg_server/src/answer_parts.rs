@@ -30,6 +30,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::Bytes;
+use db_client::owners::{ASK_LIMIT, Asked};
 use parking_lot::Mutex;
 use proto::cluster::wire::{Answer, AskStatus, Rest};
 use proto::limits::{HEADER_LEN, LIMIT_TO_CLIENT};
@@ -41,7 +42,6 @@ use crate::closing::CloseReason;
 use crate::outbox::Outbox;
 use crate::parts::Parts;
 use crate::session::Session;
-use crate::storage::{ASK_LIMIT, Asked};
 
 /// How often a part is asked for that cannot be had. After that the client is closed: it would take
 /// what it has for everything.

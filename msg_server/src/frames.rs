@@ -121,10 +121,46 @@ fn told_of(connection: Option<Ended>, id: ClientMsgId) -> FrameFate {
 mod tests {
     use std::time::Duration;
 
-    use super::*;
+    use std::sync::Arc;
 
+    use bytes::Bytes;
+
+    use super::*;
+    use crate::config::LimitsConfig;
+    use crate::metrics::GatewayMetrics;
+    use crate::outbox::{Outbox, OutboxPool};
+    use crate::session::Login;
+
+    const WINDOWS: u32 = 1;
+    const ANDROID: u32 = 0x12;
     const ONE: ClientMsgId = ClientMsgId([1; 16]);
     const TWO: ClientMsgId = ClientMsgId([2; 16]);
+
+    fn session(client_type: u32) -> Arc<Session> {
+        let pool = OutboxPool::new(&LimitsConfig::default(), GatewayMetrics::default());
+        let outbox = Arc::new(Outbox::queued(Arc::new(pool)));
+        let login = Login { id: u64::from(client_type), user: 5, client_type };
+        Arc::new(Session::new(login, outbox, 2, 0))
+    }
+
+    #[test]
+    fn only_clients_that_repeat_frames_and_have_sent_any_are_remembered() {
+        let (ended, now) = (EndedFrames::default(), Instant::now());
+        let (repeats, does_not) = (session(WINDOWS), session(ANDROID));
+        let is_known = |session: &Session| ended.0.lock().contains(&session.id());
+        ended.ended(&repeats, CloseReason::ClientReset, now);
+        assert!(!is_known(&repeats), "it has sent nothing");
+        for session in [&repeats, &does_not] {
+            assert!(session.outbox.begin_send());
+            ended.ended(session, CloseReason::ClientReset, now);
+        }
+        assert!(is_known(&repeats), "what it has sent is not answered");
+        assert!(!is_known(&does_not));
+        repeats.outbox.end_frame(ONE, Bytes::new());
+        ended.0.lock().clear();
+        ended.ended(&repeats, CloseReason::ClientReset, now);
+        assert!(is_known(&repeats), "what it has sent is answered");
+    }
 
     fn fate_of(last: Option<ClientMsgId>, unanswered: bool, asked: ClientMsgId) -> FrameFate {
         let answered_at = Instant::now();

@@ -6,6 +6,7 @@
 use std::sync::Arc;
 use std::time::Duration;
 
+use db_client::owners::{ASK_LIMIT, Asked, Asker};
 use parking_lot::Mutex;
 use prost::Message;
 use proto::cluster::wire::{AskStatus, Forward, InterestChange, Kick};
@@ -20,7 +21,6 @@ use crate::news::News;
 use crate::parts::Parts;
 use crate::presence::Presence;
 use crate::session::Session;
-use crate::storage::{ASK_LIMIT, Asked, Asker};
 
 /// How soon a gateway that stops tries the read marks again that storage has not taken.
 const MARKS_PAUSE: Duration = Duration::from_millis(50);
@@ -104,13 +104,13 @@ impl Gateway {
     /// Pushes a message to a user's other sessions, here and everywhere.
     pub(crate) fn tell_others(&self, by: Asker, command: Command, message: &impl Message) {
         let forward = Forward {
-            users: vec![by.login.user],
+            users: vec![by.user],
             everybody: None,
             except: Some(by.origin),
             device_class: None,
             frame: encode_message(command, 0, message),
         };
-        self.forward(&forward, u64::from(by.login.user));
+        self.forward(&forward, u64::from(by.user));
     }
 
     /// Pushes a message to every session there is.
@@ -216,7 +216,7 @@ impl Gateway {
         }
         unstored.mark = None;
         if answer.changed() {
-            let user_id = by.login.user;
+            let user_id = by.user;
             let notify = client::ReadNotify { user_id, session_id, msg_id, session_type };
             self.tell_others(by, Command::ReadNotify, &notify);
         }

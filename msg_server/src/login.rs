@@ -12,6 +12,7 @@ use std::sync::Arc;
 
 use bytes::Bytes;
 use daemon::clock::{unix_ms, unix_s};
+use db_client::owners::Joined;
 use prost::Message;
 use proto::client::{self, LoginResult, UserStatus};
 use proto::cluster::wire::{InterestChange, Membership, Resume, Verified, Verify};
@@ -27,7 +28,6 @@ use crate::metrics::LoginLabel;
 use crate::outbox::Outbox;
 use crate::parts::Parts;
 use crate::session::{Login, Session};
-use crate::storage::Joined;
 use crate::tokens;
 
 /// Kick reason of the client protocol: another device of the class has logged in.

@@ -21,11 +21,10 @@ use std::collections::HashMap;
 use std::time::Duration;
 
 use bytes::Bytes;
+use db_client::owners::Asker;
 use prost::Message;
 use proto::client;
 use tokio::time::Instant;
-
-use crate::storage::Asker;
 
 /// How long a mark counts, of those that may go at once.
 const PERIOD: Duration = Duration::from_secs(1);
@@ -137,7 +136,7 @@ impl Marks {
 
     /// The entry of a mark's conversation, which is made if there is room.
     fn line(&mut self, mark: &Mark, now: Instant) -> Option<&mut Line> {
-        let user = mark.by.login.user;
+        let user = mark.by.user;
         let known = self.users.get(&user).map(Vec::as_slice).unwrap_or_default();
         let place = known.iter().position(|line| line.is_of(mark));
         if place.is_none() && (known.len() >= LINES_MAX || self.lines >= ALL_LINES_MAX) {
@@ -168,7 +167,7 @@ impl Mark {
     /// What storage is handed.
     pub(crate) fn ack(&self) -> Bytes {
         let Self { by, session_type, session_id, msg_id, .. } = *self;
-        let user_id = by.login.user;
+        let user_id = by.user;
         client::ReadAck { user_id, session_id, msg_id, session_type }.encode_to_vec().into()
     }
 }
@@ -203,13 +202,9 @@ mod tests {
     use proto::cluster::wire::Origin;
 
     use super::*;
-    use crate::session::Login;
 
     fn mark(user: u32, session_id: u32, msg_id: u32) -> Mark {
-        let by = Asker {
-            login: Login { id: 1, user, client_type: 1 },
-            origin: Origin { gateway_boot: 1, session: 1 },
-        };
+        let by = Asker { user, client_type: 1, origin: Origin { gateway_boot: 1, session: 1 } };
         Mark { by, session_type: 1, session_id, msg_id, tries: 0 }
     }
 

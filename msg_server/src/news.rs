@@ -14,7 +14,7 @@
 
 use std::collections::HashMap;
 
-use crate::storage::Asker;
+use db_client::owners::Asker;
 
 /// How soon something is tried again that could not be told.
 const TRY_AGAIN_US: u64 = 1_000_000;
@@ -60,7 +60,7 @@ impl News {
         let until_us = now_us.saturating_add(self.interval_us);
         let quiet = self
             .of_users
-            .entry(news.by.login.user)
+            .entry(news.by.user)
             .or_insert(Quiet { until_us: now_us, waiting: Vec::new() });
         if quiet.until_us <= now_us && quiet.waiting.is_empty() {
             quiet.until_us = until_us;
@@ -94,10 +94,8 @@ impl News {
     /// Something that was taken by [`Self::due`] could not be told: it is tried again.
     pub(crate) fn put_back(&mut self, news: Waiting, now_us: u64) {
         let until_us = now_us.saturating_add(TRY_AGAIN_US);
-        let quiet = self
-            .of_users
-            .entry(news.by.login.user)
-            .or_insert(Quiet { until_us, waiting: Vec::new() });
+        let quiet =
+            self.of_users.entry(news.by.user).or_insert(Quiet { until_us, waiting: Vec::new() });
         if quiet.waiting.iter().all(|waiting| waiting.topic != news.topic) {
             quiet.waiting.insert(0, news);
         }
@@ -116,13 +114,12 @@ mod tests {
     use proto::cluster::wire::Origin;
 
     use super::*;
-    use crate::session::Login;
 
     const S: u64 = 1_000_000;
 
     fn news(user: u32, topic: Topic) -> Waiting {
-        let login = Login { id: 1, user, client_type: 1 };
-        Waiting { topic, by: Asker { login, origin: Origin { gateway_boot: 1, session: 1 } } }
+        let origin = Origin { gateway_boot: 1, session: 1 };
+        Waiting { topic, by: Asker { user, client_type: 1, origin } }
     }
 
     #[test]
@@ -170,7 +167,7 @@ mod tests {
         all.changed(news(6, Topic::Avatar), 0);
         all.changed(news(6, Topic::Avatar), 0);
         let mut taken = all.take_all();
-        taken.sort_by_key(|news| news.by.login.user);
+        taken.sort_by_key(|news| news.by.user);
         assert_eq!(taken, [news(5, Topic::Avatar), news(6, Topic::Avatar)]);
     }
 

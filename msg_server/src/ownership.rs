@@ -6,10 +6,10 @@
 //! - Changes of ownership are carried out one after the other, each as a whole, everywhere.
 
 use daemon::Link;
+use db_client::claims::Move;
 use proto::cluster::wire::Ownership;
 use tracing::{debug, warn};
 
-use crate::claims::Move;
 use crate::gateway::Gateway;
 
 impl Gateway {

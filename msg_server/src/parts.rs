@@ -9,6 +9,8 @@
 use std::sync::Arc;
 
 use daemon::{Metrics, Shutdown};
+use db_client::Partitions;
+use db_client::{Asker, Owners};
 use proto::cluster::wire::Origin;
 use proto::ids::ConversationId;
 use tokio::time::Instant;
@@ -24,11 +26,9 @@ use crate::limits::Rate;
 use crate::logbook::Logbook;
 use crate::metrics::GatewayMetrics;
 use crate::outbox::OutboxPool;
-use crate::partitions::Partitions;
 use crate::registry::Registry;
 use crate::sends::Sends;
-use crate::session::Session;
-use crate::storage::{Asker, Storage};
+use crate::session::{Login, Session};
 
 /// Signals that one client passes on in a second, and at once. They are not stored, so they have a
 /// limit of their own; beyond it they are dropped.
@@ -51,7 +51,7 @@ pub(crate) struct Parts {
     pub(crate) logbook: Logbook,
     pub(crate) hub: Hub,
     pub(crate) partitions: Arc<Partitions>,
-    pub(crate) storage: Storage,
+    pub(crate) storage: Owners,
     pub(crate) sends: Sends,
     pub(crate) frames: EndedFrames,
     pub(crate) allowances: Allowances,
@@ -73,7 +73,7 @@ impl Parts {
             kicks: Kicks::default(),
             logbook: Logbook::default(),
             hub: Hub::default(),
-            storage: Storage::new(Arc::clone(&partitions)),
+            storage: Owners::new(Arc::clone(&partitions)),
             partitions,
             sends: Sends::new(&limits, metrics.clone()),
             frames: EndedFrames::default(),
@@ -104,7 +104,8 @@ impl Parts {
 
     /// On whose behalf something is asked.
     pub(crate) fn asker(&self, session: &Session) -> Asker {
-        Asker { login: session.login, origin: session.origin(self.boot) }
+        let Login { user, client_type, .. } = session.login;
+        Asker { user, client_type, origin: session.origin(self.boot) }
     }
 
     /// An origin that says only that something comes from this gateway.

@@ -4,6 +4,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::Bytes;
+use db_client::owners::{ASK_LIMIT, Asked};
 use prost::Message;
 use proto::client::{self, UserInfo};
 use proto::cluster::wire::AskStatus;
@@ -14,7 +15,6 @@ use tracing::{Span, debug};
 use crate::gateway::Gateway;
 use crate::news::{Topic, Waiting};
 use crate::session::Session;
-use crate::storage::{ASK_LIMIT, Asked};
 
 /// How long the last news may take when the gateway stops.
 const LAST_NEWS_LIMIT: Duration = Duration::from_secs(2);
@@ -76,14 +76,14 @@ impl Gateway {
         for news in waiting {
             if !self.tell_what_is_in_force(news, until).await {
                 // It is stored: clients hear of it when they next ask for users.
-                debug!(user = news.by.login.user, "a change was told to nobody");
+                debug!(user = news.by.user, "a change was told to nobody");
             }
         }
     }
 
     /// Asks storage what the user's signature or picture is now, and tells that. Whether it is known.
     async fn tell_what_is_in_force(&self, news: Waiting, until: Instant) -> bool {
-        let user = news.by.login.user;
+        let user = news.by.user;
         let request = client::UsersInfoRequest {
             user_id: user,
             user_ids: vec![user],

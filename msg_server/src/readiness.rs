@@ -11,10 +11,9 @@ use std::time::Duration;
 
 use daemon::Readiness;
 use daemon::ready::Condition;
+use db_client::Owners;
 use parking_lot::Mutex;
 use tokio::time::Instant;
-
-use crate::storage::Storage;
 
 /// How long nobody may serve logins.
 const LOGINS_LIMIT: Duration = Duration::from_secs(1);
@@ -77,7 +76,7 @@ impl StorageReadiness {
     }
 
     /// Shows what is so now. Called whenever what storage claims has changed, and by the clock.
-    pub(crate) fn look(&self, storage: &Storage) {
+    pub(crate) fn look(&self, storage: &Owners) {
         let now = Instant::now();
         let mut state = self.state.lock();
         let State { logins, owners, can_log_in, are_owned } = &mut *state;

@@ -5,6 +5,7 @@
 use std::sync::Arc;
 use std::time::Duration;
 
+use db_client::owners::{ASK_LIMIT, Asked};
 use prost::Message;
 use proto::client::{self, UserStatus};
 use proto::cluster::wire::{Answer, AskStatus, Forward, Kick};
@@ -19,7 +20,6 @@ use crate::login;
 use crate::marks::Mark;
 use crate::parts::Parts;
 use crate::session::Session;
-use crate::storage::{ASK_LIMIT, Asked};
 use crate::tokens;
 
 /// How long a logout waits for read marks: clients wait 5 s for its answer.

@@ -9,11 +9,12 @@ const FILE_LINES_MAX: usize = 600;
 
 /// Our own crates: the folder, the name, and whom each may know. Daemons never know each other: they meet
 /// in `proto`. The tests of some need real servers, which `backends` starts.
-const CRATES: [(&str, &str, &[&str]); 16] = [
+const CRATES: [(&str, &str, &[&str]); 17] = [
     ("proto", "proto", &[]),
     ("daemon", "daemon", &["proto"]),
+    ("db_client", "db_client", &["proto", "daemon"]),
     ("login_server", "login_server", &["proto", "daemon"]),
-    ("msg_server", "msg_server", &["proto", "daemon"]),
+    ("msg_server", "msg_server", &["proto", "daemon", "db_client"]),
     ("route_server", "route_server", &["proto", "daemon"]),
     // Pure: it knows no daemon.
     ("db_proxy/fold", "fold", &["proto"]),

@@ -15,7 +15,7 @@ use proto::ids::{ConversationId, GroupId, UserId};
 
 /// Who answers a request.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub(crate) enum Route {
+pub enum Route {
     /// The owner of this conversation.
     Conversation(ConversationId),
     /// Each owner, about all that it owns; their answers are merged.
@@ -29,7 +29,7 @@ pub(crate) enum Route {
 }
 
 /// Whom a request is asked of. What cannot be read is asked of anybody, who will say so.
-pub(crate) fn route(command: Command, body: &Bytes, user: u32) -> Route {
+pub fn route(command: Command, body: &Bytes, user: u32) -> Route {
     let body = body.clone();
     let of_session = |session_type, session_id| {
         ConversationId::of_session(UserId(user), session_type, session_id)
@@ -67,7 +67,7 @@ pub(crate) fn route(command: Command, body: &Bytes, user: u32) -> Route {
 
 /// Whether a request may be asked again when nobody knows whether it was carried out: it changes
 /// nothing, or the same whenever it is asked.
-pub(crate) fn is_repeatable(command: Command) -> bool {
+pub fn is_repeatable(command: Command) -> bool {
     !matches!(
         command,
         Command::GroupCreateRequest

@@ -23,7 +23,7 @@ use proto::ids::{ConversationId, UserId};
 use proto::lists::{ENTRIES_MAX, NORMAL_GROUPS_MAX, Room, SESSIONS_MAX, rest_after};
 
 /// Makes one answer of several. An answer that is none makes the whole none.
-pub(crate) fn merge(command: Command, ask: &Ask, mut answers: Vec<Answer>) -> Answer {
+pub fn merge(command: Command, ask: &Ask, mut answers: Vec<Answer>) -> Answer {
     if answers.len() == 1
         && let Some(only) = answers.pop()
     {

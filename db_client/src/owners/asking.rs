@@ -12,13 +12,12 @@ use proto::cluster::wire::{
 use proto::cluster::{Kind, rendezvous_weight};
 use tokio::time::Instant;
 
-use super::{PAUSE, Question, Round, Storage};
-use crate::merging::merge;
+use super::{Owners, PAUSE, Question, Round};
+use crate::merge::merge;
 use crate::routing::{Route, is_repeatable, route};
-use crate::session::Login;
 
 /// How long a client's request may take: Android waits this long.
-pub(crate) const ASK_LIMIT: Duration = Duration::from_secs(8);
+pub const ASK_LIMIT: Duration = Duration::from_secs(8);
 
 /// How long the check of a password may take.
 const VERIFY_LIMIT: Duration = Duration::from_secs(5);
@@ -38,32 +37,39 @@ const OWN_LIMIT: Duration = Duration::from_secs(5);
 
 /// What a client asks for.
 #[derive(Debug, Clone)]
-pub(crate) struct Asked {
-    pub(crate) command: Command,
-    pub(crate) body: Bytes,
+pub struct Asked {
+    /// The request.
+    pub command: Command,
+    /// Its message, encoded.
+    pub body: Bytes,
     /// Where the answer goes on, if its beginning was told before.
-    pub(crate) rest: Option<Rest>,
+    pub rest: Option<Rest>,
 }
 
 /// On whose behalf something is asked.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) struct Asker {
-    pub(crate) login: Login,
-    pub(crate) origin: Origin,
+pub struct Asker {
+    /// The user's number.
+    pub user: u32,
+    /// The kind of device, as the client protocol has it.
+    pub client_type: u32,
+    /// The session that the request came from; it hears the answer, and no notice beside it.
+    pub origin: Origin,
 }
 
 /// The groups of a user, and up to where that is complete.
 #[derive(Debug)]
-pub(crate) struct Joined {
-    pub(crate) groups: Vec<Membership>,
+pub struct Joined {
+    /// The groups.
+    pub groups: Vec<Membership>,
     /// By partition: up to this place in its log the groups are complete, and whatever the client asks
     /// from now on will be.
-    pub(crate) reached: Vec<u64>,
+    pub reached: Vec<u64>,
 }
 
-impl Storage {
+impl Owners {
     /// Asks whether a client is who it says.
-    pub(crate) async fn verify(&self, verify: &Verify) -> Result<Verified, CallError> {
+    pub async fn verify(&self, verify: &Verify) -> Result<Verified, CallError> {
         let until = Instant::now() + VERIFY_LIMIT;
         let question =
             Question { kind: Kind::Verify, message: verify, repeatable: true, about: None, until };
@@ -72,7 +78,7 @@ impl Storage {
     }
 
     /// Asks whom a token or a ticket is for.
-    pub(crate) async fn resume(&self, shown: &Resume) -> Result<Verified, CallError> {
+    pub async fn resume(&self, shown: &Resume) -> Result<Verified, CallError> {
         let until = Instant::now() + VERIFY_LIMIT;
         // A ticket whose answer was lost may have been used up.
         let repeatable = shown.ticket.is_none();
@@ -86,7 +92,7 @@ impl Storage {
     }
 
     /// Asks what a session wants of tokens.
-    pub(crate) async fn token(&self, question: &TokenQuestion) -> Result<TokenAnswer, CallError> {
+    pub async fn token(&self, question: &TokenQuestion) -> Result<TokenAnswer, CallError> {
         let (until, key) = (Instant::now() + TOKEN_LIMIT, u64::from(question.user));
         let (kind, message) = (Kind::Token, question);
         let question = Question { kind, message, repeatable: true, about: None, until };
@@ -94,7 +100,7 @@ impl Storage {
     }
 
     /// Asks which groups a user is in; `None` if it cannot be said completely.
-    pub(crate) async fn memberships(&self, user: u32) -> Option<Joined> {
+    pub async fn memberships(&self, user: u32) -> Option<Joined> {
         let all: Vec<u32> = (0..self.partitions.count()).collect();
         if all.is_empty() {
             return None;
@@ -123,11 +129,7 @@ impl Storage {
     }
 
     /// Asks once which of the groups of one partition a user is in.
-    pub(crate) async fn memberships_in(
-        &self,
-        user: u32,
-        partition: u32,
-    ) -> Option<Vec<Membership>> {
+    pub async fn memberships_in(&self, user: u32, partition: u32) -> Option<Vec<Membership>> {
         let link = self.owner(partition)?;
         let request = MembershipsRequest { user, partitions: vec![partition] };
         let answer = link.call(Kind::Memberships.number(), &request, OWN_LIMIT).await;
@@ -142,7 +144,7 @@ impl Storage {
     }
 
     /// Asks once for messages as they were published.
-    pub(crate) async fn fetch(&self, request: &FetchRequest) -> Result<Fetched, CallError> {
+    pub async fn fetch(&self, request: &FetchRequest) -> Result<Fetched, CallError> {
         let partition = self.partitions.of(request.conversation).ok_or(CallError::Closed)?;
         let link = self.owner(partition).ok_or(CallError::Closed)?;
         let fetched: Fetched = link.call(Kind::Fetch.number(), request, OWN_LIMIT).await?;
@@ -156,8 +158,8 @@ impl Storage {
     }
 
     /// Whether somebody can be asked about a client's request now.
-    pub(crate) fn is_served(&self, asker: Asker, command: Command, body: &Bytes) -> bool {
-        match route(command, body, asker.login.user) {
+    pub fn is_served(&self, asker: Asker, command: Command, body: &Bytes) -> bool {
+        match route(command, body, asker.user) {
             Route::Conversation(conversation) => {
                 let partition = self.partitions.of(conversation.number());
                 partition.is_some_and(|partition| self.is_owned(partition))
@@ -167,13 +169,13 @@ impl Storage {
     }
 
     /// Passes a client's request on.
-    pub(crate) async fn ask(
+    pub async fn ask(
         &self,
         asker: Asker,
         asked: Asked,
         until: Instant,
     ) -> Result<Answer, CallError> {
-        let (user, command) = (asker.login.user, asked.command);
+        let (user, command) = (asker.user, asked.command);
         let route = route(command, &asked.body, user);
         let ask = asker.ask(asked);
         let wanted = match &route {
@@ -241,7 +243,7 @@ impl Storage {
 
 impl Asked {
     /// From the beginning.
-    pub(crate) fn of(command: Command, body: Bytes) -> Self {
+    pub fn of(command: Command, body: Bytes) -> Self {
         Self { command, body, rest: None }
     }
 }
@@ -249,10 +251,10 @@ impl Asked {
 impl Asker {
     fn ask(self, asked: Asked) -> Ask {
         let Asked { command, body, rest } = asked;
-        let Self { login, origin } = self;
+        let Self { user, client_type, origin } = self;
         Ask {
-            user: login.user,
-            client_type: login.client_type,
+            user,
+            client_type,
             origin,
             command: u32::from(command.number()),
             body,

@@ -13,7 +13,7 @@ use proto::cluster::wire::Owned;
 
 /// The links, what each of them claims, and what follows from it.
 #[derive(Debug)]
-pub(crate) struct Claims<L> {
+pub struct Claims<L> {
     /// Oldest first.
     links: Vec<Claim<L>>,
     /// By partition.
@@ -38,20 +38,24 @@ struct Place<L> {
     moved: u64,
 }
 
-/// Whoever a partition is asked of.
+/// The db_proxy that owns a partition, and the link to it.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub(crate) struct Owner<L> {
-    pub(crate) link: L,
-    pub(crate) epoch: u64,
+pub struct Owner<L> {
+    /// The link to it.
+    pub link: L,
+    /// Since which epoch.
+    pub epoch: u64,
 }
 
 /// A partition whose owner has changed.
 #[derive(Debug, PartialEq, Eq)]
-pub(crate) struct Move<L> {
-    pub(crate) partition: u32,
-    pub(crate) owner: Option<Owner<L>>,
+pub struct Move<L> {
+    /// Which partition.
+    pub partition: u32,
+    /// Its owner now.
+    pub owner: Option<Owner<L>>,
     /// Another owner had it before. Not so if it is the first one, or the same one on another link.
-    pub(crate) is_takeover: bool,
+    pub is_takeover: bool,
 }
 
 impl<L> Default for Claims<L> {
@@ -62,12 +66,12 @@ impl<L> Default for Claims<L> {
 
 impl<L: Clone + PartialEq> Claims<L> {
     /// A link is up. It claims nothing yet.
-    pub(crate) fn add(&mut self, link: L) {
+    pub fn add(&mut self, link: L) {
         self.links.push(Claim { link, owned: Vec::new(), logins: false });
     }
 
     /// Somebody says how many partitions there are. Whether that was not known.
-    pub(crate) fn set_partitions(&mut self, partitions: u32) -> bool {
+    pub fn set_partitions(&mut self, partitions: u32) -> bool {
         let is_news = self.owners.is_empty();
         let place = || Place { owner: None, last_epoch: 0, moved: 0 };
         self.owners.resize_with(partitions as usize, place);
@@ -75,7 +79,7 @@ impl<L: Clone + PartialEq> Claims<L> {
     }
 
     /// A link claims these partitions and no others. Returns what that changes.
-    pub(crate) fn claim(&mut self, link: &L, owned: Vec<Owned>, logins: bool) -> Vec<Move<L>> {
+    pub fn claim(&mut self, link: &L, owned: Vec<Owned>, logins: bool) -> Vec<Move<L>> {
         // One that is down already claims nothing any more.
         if let Some(claim) = self.links.iter_mut().find(|claim| claim.link == *link) {
             claim.owned = owned;
@@ -85,7 +89,7 @@ impl<L: Clone + PartialEq> Claims<L> {
     }
 
     /// A link is down. Returns what that changes.
-    pub(crate) fn remove(&mut self, link: &L) -> Vec<Move<L>> {
+    pub fn remove(&mut self, link: &L) -> Vec<Move<L>> {
         self.links.retain(|claim| claim.link != *link);
         self.choose()
     }
@@ -119,14 +123,14 @@ impl<L: Clone + PartialEq> Claims<L> {
     }
 
     /// The owner of a partition.
-    pub(crate) fn owner(&self, partition: u32) -> Option<&L> {
+    pub fn owner(&self, partition: u32) -> Option<&L> {
         let place = self.owners.get(partition as usize)?;
         place.owner.as_ref().map(|owner| &owner.link)
     }
 
     /// A number that is another one whenever the owner of one of these partitions has changed; `None`
     /// while one of them has none.
-    pub(crate) fn moved(&self, partitions: impl IntoIterator<Item = u32>) -> Option<u64> {
+    pub fn moved(&self, partitions: impl IntoIterator<Item = u32>) -> Option<u64> {
         partitions.into_iter().try_fold(0, |last: u64, partition| {
             let place = self.owners.get(partition as usize)?;
             place.owner.as_ref().map(|_owner| last.max(place.moved))
@@ -134,26 +138,23 @@ impl<L: Clone + PartialEq> Claims<L> {
     }
 
     /// How many partitions have no owner.
-    pub(crate) fn without_owner(&self) -> usize {
+    pub fn without_owner(&self) -> usize {
         self.owners.iter().filter(|place| place.owner.is_none()).count()
     }
 
     /// Whether every partition has an owner, and it is known how many there are.
-    pub(crate) fn is_whole(&self) -> bool {
+    pub fn is_whole(&self) -> bool {
         !self.owners.is_empty() && self.without_owner() == 0
     }
 
     /// The links that serve what belongs to users.
-    pub(crate) fn serve_logins(&self) -> impl Iterator<Item = &L> {
+    pub fn serve_logins(&self) -> impl Iterator<Item = &L> {
         self.links.iter().filter(|claim| claim.logins).map(|claim| &claim.link)
     }
 
     /// Who is to be asked about these partitions, and about which of them each; `None` if one of
     /// them has no owner.
-    pub(crate) fn shares(
-        &self,
-        partitions: impl IntoIterator<Item = u32>,
-    ) -> Option<Vec<(L, Vec<u32>)>> {
+    pub fn shares(&self, partitions: impl IntoIterator<Item = u32>) -> Option<Vec<(L, Vec<u32>)>> {
         let mut shares: Vec<(L, Vec<u32>)> = Vec::new();
         for partition in partitions {
             let owner = self.owner(partition)?;

@@ -19,43 +19,43 @@ const PARTITIONS_MAX: u32 = 4096;
 
 /// What is known of the partitions.
 #[derive(Debug, Default)]
-pub(crate) struct Partitions {
+pub struct Partitions {
     /// By partition.
     newest: OnceLock<Box<[AtomicU64]>>,
 }
 
 impl Partitions {
     /// Whether there can be so many: nobody has said otherwise.
-    pub(crate) fn can_be(&self, count: u32) -> bool {
+    pub fn can_be(&self, count: u32) -> bool {
         (1..=PARTITIONS_MAX).contains(&count) && [0, count].contains(&self.count())
     }
 
     /// There are so many. The first to say so is right.
-    pub(crate) fn set(&self, count: u32) {
+    pub fn set(&self, count: u32) {
         self.newest.get_or_init(|| (0..count).map(|_partition| AtomicU64::new(0)).collect());
     }
 
     /// How many there are; 0 before anybody has said.
-    pub(crate) fn count(&self) -> u32 {
+    pub fn count(&self) -> u32 {
         let count = self.newest.get().map_or(0, |newest| newest.len());
         u32::try_from(count).unwrap_or(u32::MAX)
     }
 
     /// Where a conversation belongs; `None` before it is known how many partitions there are.
-    pub(crate) fn of(&self, conversation: u64) -> Option<u32> {
+    pub fn of(&self, conversation: u64) -> Option<u32> {
         let count = self.count();
         (count > 0).then(|| partition_of(conversation, count))
     }
 
     /// Whether what an owner says in this epoch counts, as far as is known here; the epoch is known
     /// from now on. Never of a partition that does not exist.
-    pub(crate) fn is_current(&self, partition: u32, epoch: u64) -> bool {
+    pub fn is_current(&self, partition: u32, epoch: u64) -> bool {
         let newest = self.newest.get().and_then(|newest| newest.get(partition as usize));
         newest.is_some_and(|newest| newest.fetch_max(epoch, Ordering::Relaxed) <= epoch)
     }
 
     /// As [`Self::is_current`], of everything that an answer was read from. All of it is learnt.
-    pub(crate) fn are_current<'a>(&self, by: impl IntoIterator<Item = &'a Owned>) -> bool {
+    pub fn are_current<'a>(&self, by: impl IntoIterator<Item = &'a Owned>) -> bool {
         let mut all = true;
         for owned in by {
             all &= self.is_current(owned.partition, owned.epoch);

@@ -22,16 +22,18 @@ const LAST_RETRY: Duration = Duration::from_secs(2);
 
 /// What identifies a message until it has its place.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
-pub(crate) struct Key {
-    pub(crate) sender: u32,
-    pub(crate) id: ClientMsgId,
+pub struct Key {
+    /// The sender's number.
+    pub sender: u32,
+    /// The sender's name for it.
+    pub id: ClientMsgId,
 }
 
 /// One unanswered message. `W` says who waits.
 #[derive(Debug)]
-pub(crate) struct Entry<W> {
-    pub(crate) submit: Submit,
-    pub(crate) waiter: W,
+pub(super) struct Entry<W> {
+    pub(super) submit: Submit,
+    pub(super) waiter: W,
     order: u64,
     since: Instant,
     /// When it is handed over again; `None` while storage has it.
@@ -52,7 +54,7 @@ impl<W> Entry<W> {
 
 /// What became of a message that was put into the table.
 #[derive(Debug, PartialEq, Eq)]
-pub(crate) enum Put<W> {
+pub(super) enum Put<W> {
     /// It is to be handed over.
     Submit,
     /// It waits behind an earlier one.
@@ -77,7 +79,7 @@ struct Unanswered {
 
 /// The unanswered messages.
 #[derive(Debug)]
-pub(crate) struct Table<W> {
+pub(super) struct Table<W> {
     entries: HashMap<Key, Entry<W>>,
     lines: HashMap<Line, Unanswered>,
     /// How many messages wait to be tried again.
@@ -94,7 +96,7 @@ impl<W> Default for Table<W> {
 
 impl<W> Table<W> {
     /// Takes a message in.
-    pub(crate) fn put(&mut self, key: Key, submit: Submit, waiter: W, now: Instant) -> Put<W> {
+    pub(super) fn put(&mut self, key: Key, submit: Submit, waiter: W, now: Instant) -> Put<W> {
         if let Some(entry) = self.entries.get_mut(&key) {
             let (old, new) = (&entry.submit, &submit);
             let is_same = (old.conversation, old.r#type) == (new.conversation, new.r#type)
@@ -121,7 +123,7 @@ impl<W> Table<W> {
     }
 
     /// Takes a message out: it was answered, or given up.
-    pub(crate) fn take(&mut self, key: &Key) -> Option<Entry<W>> {
+    pub(super) fn take(&mut self, key: &Key) -> Option<Entry<W>> {
         let entry = self.entries.remove(key)?;
         self.bytes -= entry.submit.body.len();
         let line = (key.sender, entry.submit.conversation);
@@ -142,7 +144,7 @@ impl<W> Table<W> {
     }
 
     /// Lets a message wait: storage could not take it. Whether there is such a message.
-    pub(crate) fn retry_later(&mut self, key: &Key, now: Instant) -> bool {
+    pub(super) fn retry_later(&mut self, key: &Key, now: Instant) -> bool {
         let Some(entry) = self.entries.get_mut(key) else { return false };
         entry.is_handed_over_again();
         let was_waiting = entry.retry_at.replace(now + entry.next_wait).is_some();
@@ -157,7 +159,7 @@ impl<W> Table<W> {
 
     /// The messages whose time has come to be tried again, and those that wait behind them, in
     /// order. None of them waits any more.
-    pub(crate) fn due(&mut self, now: Instant) -> Vec<Key> {
+    pub(super) fn due(&mut self, now: Instant) -> Vec<Key> {
         if self.waiting == 0 {
             return Vec::new();
         }
@@ -174,7 +176,7 @@ impl<W> Table<W> {
 
     /// All messages of the conversations that are meant, in order, because the one who had them may
     /// have forgotten them. Each is marked as a repeat, and none waits any more.
-    pub(crate) fn all_again(&mut self, is_meant: impl Fn(u64) -> bool) -> Vec<Key> {
+    pub(super) fn all_again(&mut self, is_meant: impl Fn(u64) -> bool) -> Vec<Key> {
         self.release(|(_sender, conversation)| is_meant(*conversation));
         let mut keys = Vec::new();
         for (key, entry) in &mut self.entries {
@@ -207,7 +209,7 @@ impl<W> Table<W> {
 
     /// The messages that have been unanswered for `limit`, and all that came behind one of them in
     /// its line, in order: stored before it, they would have overtaken it when it is sent again.
-    pub(crate) fn older_than(&self, limit: Duration, now: Instant) -> Vec<Key> {
+    pub(super) fn older_than(&self, limit: Duration, now: Instant) -> Vec<Key> {
         let mut old = Vec::new();
         for unanswered in self.lines.values() {
             let is_old =
@@ -222,7 +224,7 @@ impl<W> Table<W> {
     }
 
     /// A message and all that came behind it in its line, in order.
-    pub(crate) fn from(&self, key: &Key) -> Vec<Key> {
+    pub(super) fn from(&self, key: &Key) -> Vec<Key> {
         let Some(entry) = self.entries.get(key) else { return Vec::new() };
         let line = self.lines.get(&(key.sender, entry.submit.conversation));
         let keys = line.into_iter().flat_map(|line| &line.keys);
@@ -231,7 +233,7 @@ impl<W> Table<W> {
 
     /// What is handed over to an owner in this epoch: with whether anything of the message's line is
     /// unanswered before it.
-    pub(crate) fn addressed(&mut self, key: &Key, epoch: u64, now: Instant) -> Option<&Submit> {
+    pub(super) fn addressed(&mut self, key: &Key, epoch: u64, now: Instant) -> Option<&Submit> {
         let entry = self.entries.get_mut(key)?;
         let line = self.lines.get(&(key.sender, entry.submit.conversation));
         let first = line.and_then(|line| line.keys.front());
@@ -245,7 +247,7 @@ impl<W> Table<W> {
     }
 
     /// Whether there is a message in a line of which this is true.
-    pub(crate) fn any_in_line(
+    pub(super) fn any_in_line(
         &self,
         sender: u32,
         conversation: u64,
@@ -257,17 +259,17 @@ impl<W> Table<W> {
     }
 
     /// A message.
-    pub(crate) fn entry(&self, key: &Key) -> Option<&Entry<W>> {
+    pub(super) fn entry(&self, key: &Key) -> Option<&Entry<W>> {
         self.entries.get(key)
     }
 
     /// What would be handed over under this name.
-    pub(crate) fn submit(&self, key: &Key) -> Option<&Submit> {
+    pub(super) fn submit(&self, key: &Key) -> Option<&Submit> {
         self.entries.get(key).map(|entry| &entry.submit)
     }
 
     /// How many there are, and the bytes of their bodies.
-    pub(crate) fn size(&self) -> (usize, usize) {
+    pub(super) fn size(&self) -> (usize, usize) {
         (self.entries.len(), self.bytes)
     }
 }
@@ -388,10 +390,46 @@ mod tests {
         assert!(table.submit(&key(1, 2)).unwrap().first());
     }
 
+    /// The counts that save a look at everything are those of what there is.
+    fn check_counts(table: &Table<()>) {
+        let waiting = |of: &dyn Fn(&Key, &Entry<()>) -> bool| {
+            let waits =
+                |(key, entry): &(&Key, &Entry<()>)| entry.retry_at.is_some() && of(key, entry);
+            table.entries.iter().filter(waits).count()
+        };
+        assert_eq!(table.waiting, waiting(&|_key, _entry| true));
+        for (line, unanswered) in &table.lines {
+            let is_of =
+                |key: &Key, entry: &Entry<()>| (key.sender, entry.submit.conversation) == *line;
+            assert_eq!(unanswered.waiting, waiting(&is_of), "{line:?}");
+            assert!(!unanswered.keys.is_empty(), "{line:?} has nothing");
+        }
+        let lines = table.lines.values().map(|unanswered| unanswered.keys.len());
+        assert_eq!(lines.sum::<usize>(), table.entries.len());
+        let bytes = table.entries.values().map(|entry| entry.submit.body.len());
+        assert_eq!(table.size(), (table.entries.len(), bytes.sum()));
+    }
+
+    #[test]
+    fn when_what_waited_is_answered_nothing_waits_behind_it() {
+        let (mut table, now) = (Table::default(), Instant::now());
+        assert_eq!(table.put(key(1, 1), submit(7), (), now), Put::Submit);
+        assert_eq!(table.put(key(1, 2), submit(7), (), now), Put::Submit);
+        assert!(table.retry_later(&key(1, 1), now));
+        assert_eq!(table.put(key(1, 3), submit(7), (), now), Put::Waits);
+        check_counts(&table);
+        table.take(&key(1, 1)).unwrap();
+        table.take(&key(1, 3)).unwrap();
+        check_counts(&table);
+        assert_eq!(table.put(key(1, 4), submit(7), (), now), Put::Submit);
+        assert!(table.due(now + LAST_RETRY).is_empty());
+        assert!(table.take(&key(1, 3)).is_none());
+    }
+
     proptest! {
         #[test]
         fn a_line_is_never_handed_over_out_of_order(
-            steps in prop::collection::vec((0_u8..5, 0_usize..8), 1..60),
+            steps in prop::collection::vec((0_u8..6, 0_usize..8), 1..60),
         ) {
             let (mut table, start) = (Table::default(), Instant::now());
             let (mut now, mut next, mut with_storage) = (start, 0_u8, Vec::<u8>::new());
@@ -421,8 +459,15 @@ mod tests {
                         given = table.all_again(|_all| true).iter().map(|key| key.id.0[0]).collect();
                         prop_assert_eq!(given.len(), table.size().0);
                     }
+                    4 if !handed.is_empty() => {
+                        // Storage answers one.
+                        let id = handed.remove(choice % handed.len());
+                        with_storage.retain(|other| *other != id);
+                        table.take(&key(1, id)).unwrap();
+                    }
                     _ => given = table.due(now).iter().map(|key| key.id.0[0]).collect(),
                 }
+                check_counts(&table);
                 for id in given {
                     prop_assert!(handed.iter().all(|earlier| *earlier < id), "{id} after {handed:?}");
                     handed.push(id);

@@ -1,7 +1,7 @@
-//! The links to the db_proxies: which of them is used for what, and how a question follows what it is
-//! about from one to the other.
+//! The links to the db_proxies: which of them owns what, and how a question follows what it is about from
+//! one to the other.
 //!
-//! Sends go their own way ([`crate::sends`]): they are answered by name, not by request number.
+//! Messages go their own way ([`crate::sends`]): they are answered by name, not by request number.
 //!
 //! # Invariants
 //!
@@ -33,14 +33,14 @@ use tokio::time::{Instant, timeout_at};
 use crate::claims::{Claims, Move};
 use crate::partitions::Partitions;
 
-pub(crate) use asking::{ASK_LIMIT, Asked, Asker, Joined};
+pub use asking::{ASK_LIMIT, Asked, Asker, Joined};
 
 /// How soon somebody is asked again who has refused, if the owner does not change before.
 const PAUSE: Duration = Duration::from_millis(200);
 
 /// The links to the db_proxies.
 #[derive(Debug)]
-pub(crate) struct Storage {
+pub struct Owners {
     partitions: Arc<Partitions>,
     claims: RwLock<Claims<Link>>,
     /// Told whenever what is claimed has changed.
@@ -68,19 +68,20 @@ struct Round<'a> {
     until: Instant,
 }
 
-impl Storage {
-    pub(crate) fn new(partitions: Arc<Partitions>) -> Self {
+impl Owners {
+    /// No db_proxy is linked yet. What is learnt of the partitions is kept in `partitions`.
+    pub fn new(partitions: Arc<Partitions>) -> Self {
         Self { partitions, claims: RwLock::default(), changed: Notify::new() }
     }
 
     /// A db_proxy is linked. It is asked nothing before it has said what it owns.
-    pub(crate) fn up(&self, link: &Link) {
+    pub fn up(&self, link: &Link) {
         self.claims.write().add(link.clone());
     }
 
     /// Changes what is claimed. `then` is done with what that moves before anybody asks a new owner,
     /// and before the next change.
-    pub(crate) fn change(
+    pub fn change(
         &self,
         change: impl FnOnce(&mut Claims<Link>) -> Vec<Move<Link>>,
         then: impl FnOnce(&[Move<Link>]),
@@ -93,27 +94,27 @@ impl Storage {
     }
 
     /// Whether somebody serves logins.
-    pub(crate) fn serves_logins(&self) -> bool {
+    pub fn serves_logins(&self) -> bool {
         self.claims.read().serve_logins().any(|link| !link.is_closed())
     }
 
     /// Whether every partition has an owner, and it is known how many there are.
-    pub(crate) fn is_whole(&self) -> bool {
+    pub fn is_whole(&self) -> bool {
         self.claims.read().is_whole()
     }
 
     /// How many partitions have no owner.
-    pub(crate) fn without_owner(&self) -> usize {
+    pub fn without_owner(&self) -> usize {
         self.claims.read().without_owner()
     }
 
     /// Whether a partition has an owner.
-    pub(crate) fn is_owned(&self, partition: u32) -> bool {
+    pub fn is_owned(&self, partition: u32) -> bool {
         self.owner(partition).is_some()
     }
 
     /// Waits until a partition has an owner.
-    pub(crate) async fn owned(&self, partition: u32) {
+    pub async fn owned(&self, partition: u32) {
         loop {
             let mut changed = pin!(self.changed.notified());
             // From here on no change is missed.

@@ -1,0 +1,379 @@
+//! Messages on their way to the db_proxies, and the answers back.
+//!
+//! Who waits for an answer is a type of the caller's, who also tells them.
+//!
+//! # Invariants
+//!
+//! - A message counts as stored only after a db_proxy has said so.
+//! - Answers are matched by (sender, client_msg_id), never by a number that a restart could reuse.
+//! - Of each partition one link is used at a time: its owner's. When another takes its place,
+//!   everything unanswered of that partition goes there again, in order, before anything newer: both
+//!   happen under one lock.
+//! - What an owner hands back because it is no longer the owner waits for the next one, and nothing of
+//!   its queue overtakes it. Its sender hears of that only if it takes too long.
+//! - "Not now" and "refused" count only from the owner: from others they are about a copy that was
+//!   handed over again since. "Stored" is true whoever says it.
+//! - A sender that is told to try a message again is told the same of everything that it has said behind
+//!   it, until it comes again: or what was under way meanwhile would be stored before it.
+//!
+//! # What bounds it
+//!
+//! The caller bounds what it hands over ([`Sends::size`]). Whatever is not answered in [`SEND_LIMIT`] is
+//! given up. Of what was given back, 16,384 queues are remembered with as many messages each as the
+//! caller says.
+
+mod table;
+
+use std::num::NonZeroUsize;
+use std::time::Duration;
+
+use daemon::{Link, LinkError};
+use lru::LruCache;
+use parking_lot::Mutex;
+use proto::cluster::wire::{Outcome, Reason, Submit, SubmitAnswer};
+use proto::cluster::{Kind, partition_of};
+use proto::ids::ClientMsgId;
+use tokio::time::Instant;
+
+use crate::claims::{Move, Owner};
+use table::{Entry, Put, Table};
+
+pub use table::Key;
+
+/// How long a message may be unanswered. Longer than a partition may be without an owner, which is
+/// 10 s, and then some to answer: a message that waits for the next one is not given up.
+pub const SEND_LIMIT: Duration = Duration::from_secs(15);
+
+/// How many answers are remembered, so that a message that is published late does not go to the
+/// session that it came from.
+const ANSWERED_MAX: NonZeroUsize = NonZeroUsize::new(8192).expect("not zero");
+
+/// In how many queues messages are remembered that were given back. Beyond, those that were given back
+/// longest ago may be overtaken.
+const GIVEN_BACK_MAX: NonZeroUsize = NonZeroUsize::new(16_384).expect("not zero");
+
+/// The unanswered messages, and where they go. `W` is who waits for an answer.
+#[derive(Debug)]
+pub struct Sends<W> {
+    state: Mutex<State<W>>,
+}
+
+#[derive(Debug)]
+struct State<W> {
+    table: Table<Waiting<W>>,
+    /// By partition. Empty before it is known how many partitions there are.
+    owners: Vec<Option<Owner<Link>>>,
+    /// The sessions that the last answers went to.
+    answered: LruCache<Key, u64>,
+    /// By session and conversation: the messages that were given back, none of which has come again.
+    given_back: LruCache<(u64, u64), Vec<ClientMsgId>>,
+    /// How many of one queue. A sender that sends on and on without beginning again keeps no order.
+    given_back_max: usize,
+}
+
+/// Who waits, and where from.
+#[derive(Debug)]
+struct Waiting<W> {
+    session: u64,
+    is_named: bool,
+    waiter: W,
+}
+
+/// A message to be handed over.
+#[derive(Debug)]
+pub struct Outgoing<W> {
+    /// The message.
+    pub submit: Submit,
+    /// Its sender and name.
+    pub key: Key,
+    /// Which of the sender's sessions it comes from: a number that no other session here has.
+    pub session: u64,
+    /// Whether the sender has named the message itself, and so can be told to try it again.
+    pub is_named: bool,
+    /// Who waits for the answer.
+    pub waiter: W,
+}
+
+/// How a message ended.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum End {
+    /// It is stored.
+    Stored {
+        /// Its number in its conversation.
+        msg_id: u32,
+        /// When it was stored, in Unix seconds, where that was said.
+        create_time: Option<u32>,
+    },
+    /// It may or may not be stored; the same message may be sent again.
+    Retry,
+    /// It was refused, and is not stored.
+    Refused(Option<u32>),
+}
+
+/// A message that is no longer under way.
+#[derive(Debug)]
+pub struct Ended<W> {
+    /// The message.
+    pub submit: Submit,
+    /// Whether the sender had named it.
+    pub is_named: bool,
+    /// Who waits for the answer.
+    pub waiter: W,
+    /// What the answer is.
+    pub end: End,
+}
+
+/// What became of a message that was handed over.
+#[derive(Debug)]
+pub enum Taken<W> {
+    /// It is under way.
+    UnderWay,
+    /// It was under way before, and another waited for its answer, who does so no longer.
+    Repeated(W),
+    /// Its frame repeats one of the same session that is not answered: the answer to the first is the
+    /// answer to both. Given back.
+    FrameRepeated(W),
+    /// It has ended at once.
+    Ended(Ended<W>),
+}
+
+impl<W> Sends<W> {
+    /// Nothing is under way. Of what a sender is told to try again, as many messages of one queue are
+    /// remembered.
+    pub fn new(given_back_max: usize) -> Self {
+        let answered = LruCache::new(ANSWERED_MAX);
+        // Bounded, but without taking the memory for all of them at once.
+        let mut given_back = LruCache::unbounded();
+        given_back.resize(GIVEN_BACK_MAX);
+        let (table, owners) = (Table::default(), Vec::new());
+        let state = State { table, owners, answered, given_back, given_back_max };
+        Self { state: Mutex::new(state) }
+    }
+
+    /// How many messages are unanswered, and the bytes of their bodies.
+    pub fn size(&self) -> (usize, usize) {
+        self.state.lock().table.size()
+    }
+
+    /// Whether a message is not answered yet.
+    pub fn is_unanswered(&self, key: &Key) -> bool {
+        self.state.lock().table.entry(key).is_some()
+    }
+
+    /// Hands a message over, if its turn has come.
+    pub fn submit(&self, outgoing: Outgoing<W>) -> Taken<W> {
+        let Outgoing { submit, key, session, is_named, waiter } = outgoing;
+        let mut state = self.state.lock();
+        if submit.fingerprint.is_some() && state.is_repeated(session, &submit) {
+            return Taken::FrameRepeated(waiter);
+        }
+        if is_named && !state.is_in_turn(session, submit.conversation, key.id) {
+            return Taken::Ended(Ended { submit, is_named, waiter, end: End::Retry });
+        }
+        let waiting = Waiting { session, is_named, waiter };
+        match state.table.put(key, submit, waiting, Instant::now()) {
+            Put::Submit => {
+                state.hand_over(&key);
+                Taken::UnderWay
+            }
+            Put::Waits => Taken::UnderWay,
+            Put::Repeated(earlier) => Taken::Repeated(earlier.waiter),
+            Put::Reused(submit, Waiting { waiter, .. }) => {
+                let end = End::Refused(Some(Reason::IdReused as u32));
+                Taken::Ended(Ended { submit: *submit, is_named, waiter, end })
+            }
+        }
+    }
+
+    /// It is known how many partitions there are.
+    pub fn set_partitions(&self, partitions: u32) {
+        self.state.lock().owners.resize(partitions as usize, None);
+    }
+
+    /// Partitions have other owners, which from now on are those that are used. Returns how many messages
+    /// were handed over again.
+    pub fn moved(&self, moves: &[Move<Link>]) -> usize {
+        let mut state = self.state.lock();
+        let mut new = Vec::new();
+        for one in moves {
+            if let Some(place) = state.owners.get_mut(one.partition as usize) {
+                place.clone_from(&one.owner);
+                new.extend(place.is_some().then_some(one.partition));
+            }
+        }
+        if new.is_empty() {
+            return 0;
+        }
+        let State { table, owners, .. } = &mut *state;
+        // In ascending order, as they are told.
+        let is_new = |partition| new.binary_search(&partition).is_ok();
+        let keys =
+            table.all_again(|conversation| partition(owners, conversation).is_some_and(is_new));
+        for key in &keys {
+            state.hand_over(key);
+        }
+        keys.len()
+    }
+
+    /// A db_proxy has answered. Returns the messages that this ends.
+    pub fn answered(&self, link: &Link, answer: &SubmitAnswer) -> Vec<Ended<W>> {
+        let Some(id) = ClientMsgId::from_slice(&answer.client_msg_id) else { return Vec::new() };
+        let key = Key { sender: answer.sender, id };
+        let mut state = self.state.lock();
+        let (entries, end) = match (answer.outcome(), answer.msg_id) {
+            (Outcome::Ok, Some(msg_id)) => {
+                let create_time = answer.create_time;
+                (
+                    state.take_answered(&key).into_iter().collect(),
+                    End::Stored { msg_id, create_time },
+                )
+            }
+            _ if !state.is_with(&key, (link, answer.epoch)) => return Vec::new(),
+            (Outcome::Moved, _) => {
+                // Until there is another owner, or this one is one again.
+                state.table.retry_later(&key, Instant::now());
+                return Vec::new();
+            }
+            (Outcome::Retry, _) | (Outcome::Ok, None) => {
+                (state.cannot_be_stored_now(&key), End::Retry)
+            }
+            (Outcome::Refused, _) => {
+                let reason = answer.reason.and_then(|reason| u32::try_from(reason).ok());
+                (state.table.take(&key).into_iter().collect(), End::Refused(reason))
+            }
+        };
+        drop(state);
+        entries.into_iter().map(|entry| ended(entry, end)).collect()
+    }
+
+    /// A message was published under this number, so it is stored, whether or not the answer has come.
+    /// Returns the message, if that ends it, and the session that is or was told so, if that was here and
+    /// not long ago.
+    pub fn published(&self, key: &Key, msg_id: u32) -> (Option<Ended<W>>, Option<u64>) {
+        let mut state = self.state.lock();
+        let entry = state.take_answered(key);
+        let session = state.answered.peek(key).copied();
+        drop(state);
+        let end = End::Stored { msg_id, create_time: None };
+        (entry.map(|entry| ended(entry, end)), session)
+    }
+
+    /// What is done every 100 ms: tries again, and gives up. Returns what was given up, and how many
+    /// messages were handed over again.
+    pub fn tick(&self, now: Instant) -> (Vec<Ended<W>>, usize) {
+        let mut state = self.state.lock();
+        let due = state.table.due(now);
+        for key in &due {
+            state.hand_over(key);
+        }
+        let old = state.table.older_than(SEND_LIMIT, now);
+        let given_up = state.give_back(&old);
+        drop(state);
+        (given_up.into_iter().map(|entry| ended(entry, End::Retry)).collect(), due.len())
+    }
+}
+
+impl<W> State<W> {
+    /// A sender that has named the message is told at once, and tries again itself; whatever it has said
+    /// behind that goes back with it, to stay in order. For one that has not, which would show the
+    /// message as failed, it is tried again here. Returns those that are given back.
+    fn cannot_be_stored_now(&mut self, key: &Key) -> Vec<Entry<Waiting<W>>> {
+        let session = match self.table.entry(key) {
+            Some(entry) if entry.waiter.is_named => entry.waiter.session,
+            _ => {
+                self.table.retry_later(key, Instant::now());
+                return Vec::new();
+            }
+        };
+        let mut line = self.table.from(key);
+        line.retain(|key| {
+            let waiting = self.table.entry(key).map(|entry| &entry.waiter);
+            waiting.is_some_and(|waiting| waiting.is_named && waiting.session == session)
+        });
+        self.give_back(&line)
+    }
+
+    /// Takes out messages that their senders are to send again, in order.
+    fn give_back(&mut self, keys: &[Key]) -> Vec<Entry<Waiting<W>>> {
+        let mut entries = Vec::with_capacity(keys.len());
+        for key in keys {
+            let Some(entry) = self.table.take(key) else { continue };
+            if entry.waiter.is_named {
+                let line = (entry.waiter.session, entry.submit.conversation);
+                self.given_back.get_or_insert_mut(line, Vec::new).push(key.id);
+            }
+            entries.push(entry);
+        }
+        entries
+    }
+
+    /// Whether a message may go on. Until one of those that were given back comes again, whatever
+    /// arrives was sent before the sender knew, and is given back too. A sender begins again with
+    /// the first that it still wants to send, so the first to come again is the one to go on with.
+    fn is_in_turn(&mut self, session: u64, conversation: u64, id: ClientMsgId) -> bool {
+        let line = (session, conversation);
+        let Some(given_back) = self.given_back.get_mut(&line) else { return true };
+        if given_back.contains(&id) || given_back.len() >= self.given_back_max {
+            self.given_back.pop(&line);
+            return true;
+        }
+        given_back.push(id);
+        false
+    }
+
+    /// Whether the frame of a message repeats one of the same session that is not answered.
+    fn is_repeated(&self, session: u64, submit: &Submit) -> bool {
+        self.table.any_in_line(submit.sender, submit.conversation, |entry| {
+            entry.waiter.session == session && entry.submit.fingerprint == submit.fingerprint
+        })
+    }
+
+    /// Takes out a message that is stored, and remembers which session it came from.
+    fn take_answered(&mut self, key: &Key) -> Option<Entry<Waiting<W>>> {
+        let entry = self.table.take(key)?;
+        self.answered.put(*key, entry.waiter.session);
+        Some(entry)
+    }
+
+    /// Whether a message was handed over on this link in this epoch, and not to another owner since.
+    fn is_with(&self, key: &Key, (link, epoch): (&Link, Option<u64>)) -> bool {
+        let submit = self.table.submit(key);
+        let owner = submit.and_then(|submit| owner_of(&self.owners, submit.conversation));
+        owner.is_some_and(|owner| {
+            owner.link == *link && epoch.is_none_or(|epoch| epoch == owner.epoch)
+        })
+    }
+
+    /// Gives a message to its owner, if there is one; otherwise the message waits.
+    fn hand_over(&mut self, key: &Key) {
+        let Some(submit) = self.table.submit(key) else { return };
+        // Without an owner it stays as it is: the next one gets everything.
+        let Some(Owner { link, epoch }) = owner_of(&self.owners, submit.conversation) else {
+            return;
+        };
+        let Some(submit) = self.table.addressed(key, *epoch, Instant::now()) else { return };
+        match link.send(Kind::Submit.number(), 0, submit) {
+            Ok(()) | Err(LinkError::Closed) => {}
+            Err(LinkError::Full | LinkError::TooLong) => {
+                self.table.retry_later(key, Instant::now());
+            }
+        }
+    }
+}
+
+fn ended<W>(entry: Entry<Waiting<W>>, end: End) -> Ended<W> {
+    let Entry { submit, waiter: Waiting { is_named, waiter, .. }, .. } = entry;
+    Ended { submit, is_named, waiter, end }
+}
+
+fn partition(owners: &[Option<Owner<Link>>], conversation: u64) -> Option<u32> {
+    let count = u32::try_from(owners.len()).unwrap_or(u32::MAX);
+    (count > 0).then(|| partition_of(conversation, count))
+}
+
+fn owner_of(owners: &[Option<Owner<Link>>], conversation: u64) -> Option<&Owner<Link>> {
+    owners.get(partition(owners, conversation)? as usize)?.as_ref()
+}
+
+#[cfg(test)]
+mod tests;
