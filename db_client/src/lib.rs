@@ -7,6 +7,7 @@
 //!             └──────► sends                           messages, handed over again after a move
 //! ```
 //!
+//! - [`client`]: all of it together, for a daemon without clients of its own.
 //! - [`claims`]: which link is used for which partition. Pure.
 //! - [`partitions`]: how many there are, and the newest epoch known of each.
 //! - [`owners`]: questions to the owners, and which answers count.
@@ -15,13 +16,17 @@
 //! - [`sends`]: unanswered messages, in order.
 
 pub mod claims;
+pub mod client;
 pub mod merge;
 pub mod owners;
 pub mod partitions;
 pub mod routing;
 pub mod sends;
+#[cfg(test)]
+mod test;
 
 pub use claims::{Claims, Move, Owner};
+pub use client::{DbClient, NewMessage, SendError, Sent};
 pub use owners::{Asked, Asker, Joined, Owners};
 pub use partitions::Partitions;
 pub use sends::Sends;

@@ -25,10 +25,12 @@ use daemon::{CallError, Link};
 use futures_util::future::join_all;
 use parking_lot::RwLock;
 use prost::Message;
+use proto::cluster::wire::Ownership;
 use proto::cluster::{Kind, rendezvous_weight};
 use tokio::sync::Notify;
 use tokio::sync::futures::Notified;
 use tokio::time::{Instant, timeout_at};
+use tracing::warn;
 
 use crate::claims::{Claims, Move};
 use crate::partitions::Partitions;
@@ -79,9 +81,54 @@ impl Owners {
         self.claims.write().add(link.clone());
     }
 
-    /// Changes what is claimed. `then` is done with what that moves before anybody asks a new owner,
-    /// and before the next change.
-    pub fn change(
+    /// A db_proxy says what it owns. `begin` is called with the number of partitions by the first that says
+    /// so, and gives every part a place for each before it sets [`Partitions`]. `then` is done with what
+    /// moves before anybody asks a new owner, and before the next change.
+    ///
+    /// # Errors
+    ///
+    /// Why the db_proxy is not believed: it is one of another cluster, and its link should be reset.
+    pub fn claimed(
+        &self,
+        link: &Link,
+        ownership: Ownership,
+        begin: impl FnOnce(u32),
+        then: impl FnOnce(&[Move<Link>]),
+    ) -> Result<(), &'static str> {
+        let Ownership { partitions, owned, logins } = ownership;
+        let mut believed = Ok(());
+        self.change(
+            |claims| {
+                if !self.partitions.can_be(partitions) {
+                    believed = Err("it has another number of partitions");
+                } else if owned.iter().any(|owned| owned.partition >= partitions) {
+                    believed = Err("it claims a partition that does not exist");
+                }
+                if believed.is_err() {
+                    return Vec::new();
+                }
+                if claims.set_partitions(partitions) {
+                    begin(partitions);
+                }
+                // Whether or not it is the newest: the newest is known then.
+                self.partitions.are_current(&owned);
+                claims.claim(link, owned, logins)
+            },
+            then,
+        );
+        if let Err(why) = believed {
+            let known = self.partitions.count();
+            warn!(partitions, known, ?link, why, "a db_proxy of another cluster");
+        }
+        believed
+    }
+
+    /// A link is down. `then` is done with what that moves, as in [`Self::claimed`].
+    pub fn down(&self, link: &Link, then: impl FnOnce(&[Move<Link>])) {
+        self.change(|claims| claims.remove(link), then);
+    }
+
+    fn change(
         &self,
         change: impl FnOnce(&mut Claims<Link>) -> Vec<Move<Link>>,
         then: impl FnOnce(&[Move<Link>]),
@@ -113,13 +160,23 @@ impl Owners {
         self.owner(partition).is_some()
     }
 
-    /// Waits until a partition has an owner.
+    /// Waits until a partition has an owner. Cancel-safe.
     pub async fn owned(&self, partition: u32) {
+        self.until(|| self.is_owned(partition)).await;
+    }
+
+    /// Waits until every partition has an owner. Cancel-safe.
+    pub async fn whole(&self) {
+        self.until(|| self.is_whole()).await;
+    }
+
+    /// Waits until something is true that only changes of what is claimed can make true.
+    async fn until(&self, is_true: impl Fn() -> bool) {
         loop {
             let mut changed = pin!(self.changed.notified());
             // From here on no change is missed.
             changed.as_mut().enable();
-            if self.is_owned(partition) {
+            if is_true() {
                 return;
             }
             changed.await;
@@ -184,21 +241,10 @@ impl Owners {
         is_true: impl Fn() -> bool,
         work: impl Future<Output = T>,
     ) -> Option<T> {
-        let ended = async {
-            loop {
-                let mut changed = pin!(self.changed.notified());
-                // From here on no change is missed.
-                changed.as_mut().enable();
-                if !is_true() {
-                    return;
-                }
-                changed.await;
-            }
-        };
         tokio::select! {
             biased;
             done = work => Some(done),
-            () = ended => None,
+            () = self.until(|| !is_true()) => None,
         }
     }
 

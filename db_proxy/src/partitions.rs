@@ -39,6 +39,8 @@ pub struct Partitions {
     /// By partition.
     stores: Vec<Arc<dyn Store>>,
     gateways: Arc<LinkTable>,
+    /// Those who ask and are told of nothing but who owns what.
+    askers: LinkTable,
     /// Whether logins are served here.
     logins: bool,
     /// Where others may take what is owned here.
@@ -64,7 +66,14 @@ impl Partitions {
         logins: bool,
         pulse: Option<Pulse>,
     ) -> Self {
-        Self { served: RwLock::default(), stores, gateways, logins, pulse }
+        Self {
+            served: RwLock::default(),
+            stores,
+            gateways,
+            askers: LinkTable::default(),
+            logins,
+            pulse,
+        }
     }
 
     /// How many partitions there are in the cluster.
@@ -139,9 +148,17 @@ impl Partitions {
         self.gateways.add(link);
     }
 
+    /// A daemon is linked that is told of nothing but who owns what.
+    pub fn asker_up(&self, link: &Link) {
+        let table = self.served.read();
+        tell(link, &self.ownership(&table));
+        self.askers.add(link);
+    }
+
     /// A link is gone.
     pub fn gateway_down(&self, link: &Link) {
         self.gateways.remove(link);
+        self.askers.remove(link);
         for served in self.served.read().values() {
             served.following.down(link);
         }
@@ -150,8 +167,8 @@ impl Partitions {
     /// Under the lock, so that changes are told in their order.
     fn announce(&self, table: &BTreeMap<u32, Arc<Served>>) {
         let ownership = self.ownership(table);
-        for gateway in self.gateways.all().iter() {
-            tell(gateway, &ownership);
+        for link in self.gateways.all().iter().chain(self.askers.all().iter()) {
+            tell(link, &ownership);
         }
     }
 

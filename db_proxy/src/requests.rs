@@ -278,21 +278,27 @@ where
 
 impl LinkHandler for Requests {
     fn up(&self, link: &Link) {
-        if link.peer().role == Role::MsgServer {
-            self.partitions.gateway_up(link);
-            self.kicks.gateway_up(link);
+        match link.peer().role {
+            Role::MsgServer => {
+                self.partitions.gateway_up(link);
+                self.kicks.gateway_up(link);
+            }
+            Role::ApiServer | Role::Admin => self.partitions.asker_up(link),
+            Role::LoginServer | Role::RouteServer | Role::DbProxy => {}
         }
     }
 
     fn frame(&self, link: &Link, frame: LinkFrame) {
-        let admin = link.peer().role == Role::Admin;
+        let role = link.peer().role;
         match Kind::from_number(frame.kind) {
-            Some(Kind::Admin) if admin => {
+            Some(Kind::Admin) if matches!(role, Role::Admin | Role::ApiServer) => {
                 let error = Some("too many requests are being answered".to_owned());
                 let overloaded = AdminAnswer { done: false, error, ..AdminAnswer::default() };
                 self.answer(link, frame, &overloaded, Self::administer);
             }
-            _ if admin => link.reset("an administrator asks what only gateways may"),
+            _ if role == Role::Admin => {
+                link.reset("an administrator asks what only gateways may");
+            }
             Some(Kind::Submit) => match frame.parse::<Submit>() {
                 Ok(submit) => self.submit(link, &submit),
                 Err(_) => link.reset("it submits what cannot be read"),

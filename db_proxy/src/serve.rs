@@ -89,7 +89,7 @@ pub async fn run(context: Context<Config>) -> Result<Serving, BoxError> {
     let addr = daemon::link::listen(
         config.link_addr,
         identity,
-        &[Role::MsgServer, Role::Admin],
+        &[Role::MsgServer, Role::ApiServer, Role::Admin],
         Arc::new(requests.clone()),
         options,
         &shutdown,

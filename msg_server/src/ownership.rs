@@ -8,44 +8,23 @@
 use daemon::Link;
 use db_client::claims::Move;
 use proto::cluster::wire::Ownership;
-use tracing::{debug, warn};
+use tracing::debug;
 
 use crate::gateway::Gateway;
 
 impl Gateway {
     /// A db_proxy says what it owns.
     pub(crate) fn ownership_came(&self, link: &Link, ownership: Ownership) {
-        let Ownership { partitions, owned, logins } = ownership;
-        let mut refused = None;
-        self.parts.storage.change(
-            |claims| {
-                if !self.parts.partitions.can_be(partitions) {
-                    refused = Some("it has another number of partitions");
-                } else if owned.iter().any(|owned| owned.partition >= partitions) {
-                    refused = Some("it claims a partition that does not exist");
-                }
-                if refused.is_some() {
-                    return Vec::new();
-                }
-                if claims.set_partitions(partitions) {
-                    self.begin(partitions);
-                }
-                // Whether or not it is the newest: the newest is known then.
-                self.parts.partitions.are_current(&owned);
-                claims.claim(link, owned, logins)
-            },
-            |moves| self.moved(moves),
-        );
-        if let Some(why) = refused {
-            let known = self.parts.partitions.count();
-            warn!(partitions, known, ?link, why, "a db_proxy of another cluster");
+        let (begin, moved) =
+            (|partitions| self.begin(partitions), |moves: &[Move<Link>]| self.moved(moves));
+        if let Err(why) = self.parts.storage.claimed(link, ownership, begin, moved) {
             link.reset(why);
         }
     }
 
     /// A db_proxy is not linked any more.
     pub(crate) fn ownership_lost(&self, link: &Link) {
-        self.parts.storage.change(|claims| claims.remove(link), |moves| self.moved(moves));
+        self.parts.storage.down(link, |moves| self.moved(moves));
     }
 
     /// It is known how many partitions there are. Everybody else learns it last of all, when every part

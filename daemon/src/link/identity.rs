@@ -26,6 +26,8 @@ pub enum Role {
     DbProxy = 4,
     /// A person with a tool.
     Admin = 5,
+    /// Sends and asks on behalf of programs.
+    ApiServer = 6,
 }
 
 impl Role {
@@ -37,6 +39,7 @@ impl Role {
             3 => Some(Self::RouteServer),
             4 => Some(Self::DbProxy),
             5 => Some(Self::Admin),
+            6 => Some(Self::ApiServer),
             _ => None,
         }
     }
@@ -49,6 +52,7 @@ impl Role {
             Self::RouteServer => "route_server",
             Self::DbProxy => "db_proxy",
             Self::Admin => "admin",
+            Self::ApiServer => "api_server",
         }
     }
 

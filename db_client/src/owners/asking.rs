@@ -5,11 +5,14 @@ use std::time::Duration;
 use bytes::Bytes;
 use daemon::{CallError, Link};
 use proto::Command;
+use proto::cluster::wire::admin_request::What;
 use proto::cluster::wire::{
-    Answer, Ask, AskStatus, FetchRequest, Fetched, Membership, Memberships, MembershipsRequest,
-    Origin, Owned, Rest, Resume, TokenAnswer, TokenQuestion, Verified, Verify,
+    AdminAnswer, AdminRequest, Answer, Ask, AskStatus, FetchRequest, Fetched, GroupChange,
+    GroupDelete, Membership, Memberships, MembershipsRequest, Origin, Owned, Rest, Resume,
+    TokenAnswer, TokenQuestion, Verified, Verify,
 };
 use proto::cluster::{Kind, rendezvous_weight};
+use proto::ids::{ConversationId, GroupId};
 use tokio::time::Instant;
 
 use super::{Owners, PAUSE, Question, Round};
@@ -155,6 +158,41 @@ impl Owners {
             // It is not the owner, or not any more: as if it had gone.
             Err(CallError::Closed)
         }
+    }
+
+    /// Has an administrator's request carried out. Its owner is asked what is about a group, one that owns
+    /// something what makes or lists groups, and one that serves logins anything else.
+    ///
+    /// # Errors
+    ///
+    /// [`CallError::TimedOut`] if nobody could be asked until then, or the answer took too long. After any
+    /// error it is unknown whether the request was carried out.
+    pub async fn administer(
+        &self,
+        request: &AdminRequest,
+        until: Instant,
+    ) -> Result<AdminAnswer, CallError> {
+        let about = match &request.what {
+            Some(
+                What::GroupChange(GroupChange { group, .. })
+                | What::GroupDelete(GroupDelete { group }),
+            ) => ConversationId::group(GroupId(*group)),
+            _ => None,
+        };
+        let partition = about.and_then(|group| self.partitions.of(group.number()));
+        let is_of_groups = matches!(
+            request.what,
+            Some(What::GroupCreate(_) | What::GroupList(_) | What::DemoUsers(_))
+        );
+        let find = || match partition {
+            Some(partition) => self.owner(partition),
+            None if is_of_groups => self.any_owner(0),
+            None => self.login_side(0),
+        };
+        let (kind, message) = (Kind::Admin, request);
+        let question = Question { kind, message, repeatable: false, about: None, until };
+        // What is not here was not done.
+        self.ask_one(question, find, |answer: &AdminAnswer| answer.not_here != Some(true)).await
     }
 
     /// Whether somebody can be asked about a client's request now.

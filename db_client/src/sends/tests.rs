@@ -1,71 +1,28 @@
 //! Messages over real links to db_proxies that do what the test says.
 
-use std::net::SocketAddr;
-use std::sync::Arc;
-
-use daemon::link::{self, LinkHandler, LinkKey};
-use daemon::{Identity, LinkFrame, LinkOptions, Role, Shutdown};
-use tokio::sync::{mpsc, watch};
-use tokio::time::timeout;
+use daemon::Shutdown;
 
 use super::*;
+use crate::test::{Far, PATIENCE};
 
-const PATIENCE: Duration = Duration::from_secs(20);
 const CONVERSATION: u64 = 1 << 32 | 2;
 const SESSION: u64 = 70;
 
 /// A db_proxy, and the link to it.
 struct Proxy {
     link: Link,
-    frames: mpsc::Receiver<LinkFrame>,
-}
-
-/// Passes on what comes in.
-struct Handler {
-    links: mpsc::Sender<Link>,
-    frames: mpsc::Sender<LinkFrame>,
-}
-
-impl LinkHandler for Handler {
-    fn up(&self, link: &Link) {
-        self.links.try_send(link.clone()).unwrap();
-    }
-
-    fn frame(&self, _link: &Link, frame: LinkFrame) {
-        self.frames.try_send(frame).unwrap();
-    }
-
-    fn down(&self, _link: &Link) {}
-}
-
-fn identity(role: Role, name: &str) -> Identity {
-    let key = LinkKey::new(b"the key of these tests");
-    Identity { role, name: name.to_owned(), boot: 1, key, tls: None }
+    far: Far,
 }
 
 impl Proxy {
     async fn start(name: &str, shutdown: &Shutdown) -> Self {
-        let any = SocketAddr::from(([127, 0, 0, 1], 0));
-        let (links, _up) = mpsc::channel(8);
-        let (frames, come) = mpsc::channel(1_000);
-        let handler = Arc::new(Handler { links, frames });
-        let us = identity(Role::DbProxy, name);
-        let options = LinkOptions::default();
-        let addr = link::listen(any, us, &[Role::MsgServer], handler, options, shutdown);
-        let (_targets, addrs) = watch::channel(vec![addr.await.unwrap().to_string()]);
-        let (links, mut up) = mpsc::channel(8);
-        let (frames, _come) = mpsc::channel(1_000);
-        let handler = Arc::new(Handler { links, frames });
-        let us = identity(Role::MsgServer, "gateway");
-        link::dial(addrs, us, Role::DbProxy, handler, LinkOptions::default(), shutdown);
-        let link = timeout(PATIENCE, up.recv()).await.expect("a link in time").unwrap();
-        Self { link, frames: come }
+        let (far, addr) = Far::listen(name, shutdown).await;
+        Self { link: Far::dial(addr, shutdown).link().await, far }
     }
 
     /// The next message that is handed over, by its name.
     async fn next(&mut self) -> (u8, Submit) {
-        let frame = timeout(PATIENCE, self.frames.recv()).await.expect("a message in time");
-        let submit: Submit = frame.unwrap().parse().unwrap();
+        let submit: Submit = self.far.frame().await.parse().unwrap();
         (submit.client_msg_id[0], submit)
     }
 

@@ -1,0 +1,205 @@
+//! A client between db_proxies that do what the test says.
+
+use proto::client::{MessageListReply, MessageListRequest};
+use proto::cluster::wire::admin_request::What;
+use proto::cluster::wire::{
+    Ask, AskStatus, GroupChange, GroupCreate, Outcome, Owned, Reason, UserList,
+};
+use proto::ids::GroupId;
+
+use super::*;
+use crate::test::{Far, PATIENCE, identity};
+
+const ALICE: UserId = UserId(1);
+
+/// A db_proxy of a cluster of one partition.
+struct Proxy {
+    far: Far,
+    link: Link,
+}
+
+impl Proxy {
+    fn says_it_owns(&self, epoch: Option<u64>) {
+        let owned = epoch.map(|epoch| Owned { partition: 0, epoch }).into_iter().collect();
+        let ownership = Ownership { partitions: 1, owned, logins: true };
+        self.link.send(Kind::Ownership.number(), 0, &ownership).unwrap();
+    }
+
+    /// The next message that is handed over.
+    async fn submit(&mut self) -> Submit {
+        let frame = self.far.frame().await;
+        assert_eq!(Kind::from_number(frame.kind), Some(Kind::Submit));
+        frame.parse().unwrap()
+    }
+
+    fn answer(&self, submit: &Submit, outcome: Outcome, msg_id: Option<u32>) {
+        let answer = SubmitAnswer {
+            sender: submit.sender,
+            client_msg_id: submit.client_msg_id.clone(),
+            outcome: outcome.into(),
+            msg_id,
+            epoch: submit.epoch,
+            reason: (outcome == Outcome::Refused).then_some(Reason::NotMember as i32),
+            ..SubmitAnswer::default()
+        };
+        self.link.send(Kind::SubmitAnswer.number(), 0, &answer).unwrap();
+    }
+}
+
+/// A client, and so many db_proxies.
+async fn linked<const N: usize>(shutdown: &Shutdown) -> (Arc<DbClient>, [Proxy; N]) {
+    let (mut fars, mut addrs) = (Vec::new(), Vec::new());
+    for number in 0..N {
+        let (far, addr) = Far::listen(&format!("db{number}"), shutdown).await;
+        fars.push(far);
+        addrs.push(addr.to_string());
+    }
+    let (_unchanging, targets) = watch::channel(addrs);
+    let us = identity(Role::ApiServer, "api");
+    let client = DbClient::connect(targets, us, LinkOptions::default(), shutdown);
+    let mut proxies = Vec::new();
+    for mut far in fars {
+        let link = far.link().await;
+        proxies.push(Proxy { far, link });
+    }
+    (client, proxies.try_into().ok().expect("as many as were made"))
+}
+
+fn soon() -> Instant {
+    Instant::now() + PATIENCE
+}
+
+fn message(id: u8) -> NewMessage {
+    NewMessage {
+        sender: ALICE,
+        conversation: ConversationId::single(ALICE, UserId(2)).unwrap(),
+        client_msg_id: ClientMsgId([id; 16]),
+        kind: 1,
+        body: Bytes::from_static(b"hello"),
+        resend: false,
+    }
+}
+
+#[tokio::test]
+async fn a_message_follows_its_conversation_to_the_next_owner_and_is_stored_once() {
+    let shutdown = Shutdown::default();
+    let (client, [mut one, mut other]) = linked(&shutdown).await;
+    assert!(!client.ready(Instant::now()).await, "nobody owns anything");
+    one.says_it_owns(Some(1));
+    assert!(client.ready(soon()).await);
+    let sending = client.send(message(7), soon());
+    let answering = async {
+        let first = one.submit().await;
+        assert_eq!((first.epoch, first.resend(), first.first()), (Some(1), false, true));
+        one.says_it_owns(None);
+        other.says_it_owns(Some(2));
+        let again = other.submit().await;
+        assert_eq!((again.epoch, again.resend()), (Some(2), true));
+        assert_eq!(again.client_msg_id, first.client_msg_id);
+        other.answer(&again, Outcome::Ok, Some(5));
+    };
+    let (sent, ()) = tokio::join!(sending, answering);
+    assert_eq!(sent, Ok(Sent { msg_id: MsgId(5), create_time: None }));
+    shutdown.drain(PATIENCE).await.unwrap();
+}
+
+#[tokio::test]
+async fn a_message_that_cannot_be_stored_now_is_sent_again_by_the_same_name_and_a_refused_one_is_not()
+ {
+    let shutdown = Shutdown::default();
+    let (client, [mut one]) = linked(&shutdown).await;
+    one.says_it_owns(Some(1));
+    let (first, second) = (client.send(message(1), soon()), client.send(message(2), soon()));
+    let answering = async {
+        let submits = [one.submit().await, one.submit().await];
+        let [first, second] = submits.map(|submit| {
+            let is_first = submit.client_msg_id[0] == 1;
+            one.answer(&submit, if is_first { Outcome::Retry } else { Outcome::Refused }, None);
+            submit
+        });
+        assert_ne!(first.origin, second.origin, "none waits for the other to begin again");
+        let again = one.submit().await;
+        assert_eq!((again.client_msg_id[0], again.resend()), (1, true));
+        one.answer(&again, Outcome::Ok, Some(9));
+    };
+    let (first, second, ()) = tokio::join!(first, second, answering);
+    assert_eq!(first.map(|sent| sent.msg_id), Ok(MsgId(9)));
+    assert_eq!(second, Err(SendError::Refused(Some(Reason::NotMember as u32))));
+    shutdown.drain(PATIENCE).await.unwrap();
+}
+
+#[tokio::test]
+async fn a_message_that_nobody_answers_ends_by_its_time() {
+    let shutdown = Shutdown::default();
+    let (client, [one]) = linked(&shutdown).await;
+    let until = Instant::now() + Duration::from_millis(50);
+    assert_eq!(client.send(message(1), until).await, Err(SendError::TimedOut), "nobody owns it");
+    one.says_it_owns(Some(1));
+    assert!(client.ready(soon()).await);
+    let until = Instant::now() + Duration::from_millis(50);
+    assert_eq!(client.send(message(2), until).await, Err(SendError::TimedOut));
+    shutdown.drain(PATIENCE).await.unwrap();
+}
+
+#[tokio::test]
+async fn a_request_is_asked_as_the_user_of_the_owner() {
+    let shutdown = Shutdown::default();
+    let (client, [mut one]) = linked(&shutdown).await;
+    one.says_it_owns(Some(1));
+    assert!(client.ready(soon()).await);
+    let request = MessageListRequest { session_type: 1, session_id: 2, ..Default::default() };
+    let asking = client.ask(ALICE, Command::MessageListRequest, &request, soon());
+    let answering = async {
+        let frame = one.far.frame().await;
+        let ask: Ask = frame.parse().unwrap();
+        assert_eq!((ask.user, ask.command), (1, u32::from(Command::MessageListRequest.number())));
+        assert_eq!(MessageListRequest::decode(ask.body).unwrap(), request);
+        let body = MessageListReply { msg_id_begin: 3, ..Default::default() }.encode_to_vec();
+        let answer = Answer {
+            status: AskStatus::Answered.into(),
+            body: Some(body.into()),
+            by: vec![Owned { partition: 0, epoch: 1 }],
+            ..Answer::default()
+        };
+        one.link.answer(&frame, Kind::Ask.number(), &answer).unwrap();
+    };
+    let (answer, ()) = tokio::join!(asking, answering);
+    let reply = MessageListReply::decode(answer.unwrap().body.unwrap()).unwrap();
+    assert_eq!(reply.msg_id_begin, 3);
+    shutdown.drain(PATIENCE).await.unwrap();
+}
+
+#[tokio::test]
+async fn an_administrators_request_goes_to_who_has_what_it_is_about() {
+    let shutdown = Shutdown::default();
+    let (client, [mut logins, mut owner]) = linked(&shutdown).await;
+    logins.says_it_owns(None);
+    let owned = vec![Owned { partition: 0, epoch: 1 }];
+    let ownership = Ownership { partitions: 1, owned, logins: false };
+    owner.link.send(Kind::Ownership.number(), 0, &ownership).unwrap();
+    assert!(client.ready(soon()).await);
+    let group = GroupId(7).0;
+    let asked = [
+        (What::GroupChange(GroupChange { group, ..GroupChange::default() }), true),
+        (What::GroupCreate(GroupCreate::default()), true),
+        (What::UserList(UserList::default()), false),
+    ];
+    for (what, is_of_owner) in asked {
+        let request = AdminRequest { what: Some(what) };
+        let asking = client.administer(&request, soon());
+        let answering = async {
+            let proxy = if is_of_owner { &mut owner } else { &mut logins };
+            let frame = proxy.far.frame().await;
+            assert_eq!(frame.parse::<AdminRequest>().unwrap(), request);
+            // It has just lost the group: it is asked again.
+            let not_here = AdminAnswer { not_here: Some(true), ..AdminAnswer::default() };
+            proxy.link.answer(&frame, Kind::Admin.number(), &not_here).unwrap();
+            let frame = proxy.far.frame().await;
+            let done = AdminAnswer { done: true, ..AdminAnswer::default() };
+            proxy.link.answer(&frame, Kind::Admin.number(), &done).unwrap();
+        };
+        let (answer, ()) = tokio::join!(asking, answering);
+        assert!(answer.unwrap().done, "{request:?}");
+    }
+    shutdown.drain(PATIENCE).await.unwrap();
+}
