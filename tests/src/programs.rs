@@ -50,6 +50,12 @@ impl Programs {
         built_with_faults()
     }
 
+    /// The file of an example.
+    pub fn example(name: &str) -> PathBuf {
+        built();
+        profile_folder().join("examples").join(name)
+    }
+
     /// The file of the program `name`.
     pub fn path(&self, name: &str) -> PathBuf {
         self.folder.join(name)
@@ -109,7 +115,7 @@ fn build() {
         Some(name) => name,
     };
     let mut command = cargo_build();
-    command.args(["--profile", profile]);
+    command.args(["--examples", "--profile", profile]);
     if cfg!(feature = "kafka") {
         command.args(["--features", "kafka"]);
     }
