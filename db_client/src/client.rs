@@ -127,6 +127,11 @@ impl DbClient {
         client
     }
 
+    /// How many partitions the cluster has; 0 before any db_proxy has said.
+    pub fn partitions(&self) -> u32 {
+        self.partitions.count()
+    }
+
     /// Waits until every partition has an owner that is linked; false if that is not so by then.
     /// Cancel-safe.
     pub async fn ready(&self, until: Instant) -> bool {
@@ -213,8 +218,9 @@ impl DbClient {
         &self,
         request: &AdminRequest,
         until: Instant,
+        grace: Duration,
     ) -> Result<AdminAnswer, CallError> {
-        self.owners.administer(request, until).await
+        self.owners.administer(request, until, grace).await
     }
 
     async fn tick(&self) {

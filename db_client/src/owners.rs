@@ -57,7 +57,10 @@ struct Question<'a, Q> {
     repeatable: bool,
     /// The partition that it is about, if it is about one.
     about: Option<u32>,
+    /// When it is asked for the last time.
     until: Instant,
+    /// How much longer than that the answer may take.
+    grace: Duration,
 }
 
 /// A question to the owners of several partitions.
@@ -210,7 +213,7 @@ impl Owners {
         find: impl Fn() -> Option<Link>,
         counts: impl Fn(&A) -> bool,
     ) -> Result<A, CallError> {
-        let Question { kind, message, repeatable, about, until } = question;
+        let Question { kind, message, repeatable, about, until, grace } = question;
         loop {
             let mut changed = pin!(self.changed.notified());
             // From here on no change is missed.
@@ -219,7 +222,7 @@ impl Owners {
             let moved = self.claims.read().moved(about);
             let link = find();
             if let Some(link) = &link {
-                let call = link.call(kind.number(), message, left(until));
+                let call = link.call(kind.number(), message, left(until + grace));
                 let is_owner =
                     || self.claims.read().moved(about).is_none_or(|now| Some(now) == moved);
                 match self.while_true(is_owner, call).await {

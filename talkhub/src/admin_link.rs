@@ -1,7 +1,4 @@
 //! The links on which an administrator's requests reach the db_proxies.
-//!
-//! A request goes to one after another until one says that it is the right one: a group belongs to
-//! whoever owns its partition now.
 
 #[cfg(test)]
 pub(crate) mod testing;
@@ -9,49 +6,28 @@ pub(crate) mod testing;
 use std::sync::Arc;
 use std::time::Duration;
 
-use daemon::{CallError, Identity, Link, LinkFrame, LinkHandler, LinkOptions, Role, Shutdown};
-use proto::cluster::Kind;
+use daemon::{CallError, Identity, LinkOptions, Shutdown};
+use db_client::DbClient;
 use proto::cluster::wire::admin_request::What;
 use proto::cluster::wire::{AdminAnswer, AdminRequest};
 use tokio::net::TcpStream;
 use tokio::sync::watch;
-use tokio::time::{Instant, sleep, timeout};
+use tokio::time::Instant;
 
 use crate::failure::Failure;
 
-/// How long the links may take to come up, once something listens.
+/// How long the links may take to come up, and their ends to say what they own, once something listens.
 const LINK_LIMIT: Duration = Duration::from_secs(5);
-/// How long one request may take: 5,000 users in one transaction on a slow disk are the longest.
+/// How long one answer may take: 5,000 users in one transaction on a slow disk are the longest.
 const CALL_LIMIT: Duration = Duration::from_mins(1);
 /// How long a partition may be without an owner.
 const OWNER_LIMIT: Duration = Duration::from_secs(15);
-/// Between two rounds of asking everybody.
-const AGAIN_AFTER: Duration = Duration::from_millis(200);
 
 /// Links to db_proxies with an administrator's rights.
 #[derive(Debug)]
 pub(crate) struct AdminLink {
-    links: watch::Receiver<Vec<Link>>,
+    client: Arc<DbClient>,
     shutdown: Shutdown,
-}
-
-/// Knows the links that are up.
-struct Waiting {
-    up: watch::Sender<Vec<Link>>,
-}
-
-impl LinkHandler for Waiting {
-    fn up(&self, link: &Link) {
-        self.up.send_modify(|links| links.push(link.clone()));
-    }
-
-    fn frame(&self, _link: &Link, _frame: LinkFrame) {
-        // An administrator is told nothing that he did not ask for.
-    }
-
-    fn down(&self, link: &Link) {
-        self.up.send_modify(|links| links.retain(|other| other.id() != link.id()));
-    }
 }
 
 impl AdminLink {
@@ -70,48 +46,34 @@ impl AdminLink {
             let failed = failed.join(", ");
             return Err(Failure::new(format!("cannot connect to db_proxy at {failed}")));
         }
-        let (shutdown, wanted) = (Shutdown::default(), there.len());
-        let names = there.join(", ");
-        let (up, mut links) = watch::channel(Vec::new());
+        let (shutdown, names) = (Shutdown::default(), there.join(", "));
         let (_unchanging, targets) = watch::channel(there);
-        let handler = Arc::new(Waiting { up });
-        daemon::link::dial(
-            targets,
-            identity,
-            Role::DbProxy,
-            handler,
-            LinkOptions::default(),
-            &shutdown,
-        );
-        // One that stands still is done without.
-        let all_up = links.wait_for(|links: &Vec<Link>| links.len() >= wanted);
-        timeout(LINK_LIMIT, all_up).await.ok();
-        if links.borrow().is_empty() {
+        let client = DbClient::connect(targets, identity, LinkOptions::default(), &shutdown);
+        // Where a partition has no owner now, only what is about that has to wait.
+        let is_ready = client.ready(Instant::now() + LINK_LIMIT).await;
+        if !is_ready && client.partitions() == 0 {
             return Err(Failure::new(format!(
                 "no link to {names}: it is not a db_proxy, or it has another cluster key"
             )));
         }
-        Ok(Self { links, shutdown })
+        Ok(Self { client, shutdown })
     }
 
     /// Asks, and waits for the answer. What db_proxy refuses is a failure with its text.
     pub(crate) async fn ask(&self, what: What) -> Result<AdminAnswer, Failure> {
         let request = AdminRequest { what: Some(what) };
-        let began = Instant::now();
-        loop {
-            let links = self.links.borrow().clone();
-            for link in links {
-                let answer = ask_one(&link, &request).await?;
-                if answer.not_here != Some(true) {
-                    return checked(answer);
-                }
-            }
-            if began.elapsed() >= OWNER_LIMIT {
-                return Err(Failure::new(
+        let until = Instant::now() + OWNER_LIMIT;
+        let answer = self.client.administer(&request, until, CALL_LIMIT - OWNER_LIMIT).await;
+        match answer {
+            Ok(answer) => checked(answer),
+            Err(CallError::TimedOut) if Instant::now() < until + CALL_LIMIT - OWNER_LIMIT => {
+                Err(Failure::new(
                     "none of the db_proxies that were asked is the one for this: name all of them, with commas between",
-                ));
+                ))
             }
-            sleep(AGAIN_AFTER).await;
+            Err(error) => Err(Failure::new(format!(
+                "no answer from db_proxy: {error}; nothing may have been done"
+            ))),
         }
     }
 
@@ -121,13 +83,6 @@ impl AdminLink {
         // The process is about to end: what is not closed by then closes with it.
         self.shutdown.drain(Duration::from_secs(1)).await.ok();
     }
-}
-
-async fn ask_one(link: &Link, request: &AdminRequest) -> Result<AdminAnswer, Failure> {
-    let answer = link.call(Kind::Admin.number(), request, CALL_LIMIT).await;
-    answer.map_err(|error: CallError| {
-        Failure::new(format!("no answer from db_proxy: {error}; nothing may have been done"))
-    })
 }
 
 fn checked(answer: AdminAnswer) -> Result<AdminAnswer, Failure> {
@@ -140,6 +95,7 @@ fn checked(answer: AdminAnswer) -> Result<AdminAnswer, Failure> {
 
 #[cfg(test)]
 mod tests {
+    use daemon::Role;
     use proto::cluster::wire::UserList;
     use tokio::net::TcpListener;
 

@@ -55,6 +55,7 @@ const CRATES: [(&str, &str, &[&str]); 17] = [
             "record_log",
             "store",
             "db_proxy",
+            "db_client",
             "client",
             "backends",
         ],

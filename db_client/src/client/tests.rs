@@ -186,7 +186,7 @@ async fn an_administrators_request_goes_to_who_has_what_it_is_about() {
     ];
     for (what, is_of_owner) in asked {
         let request = AdminRequest { what: Some(what) };
-        let asking = client.administer(&request, soon());
+        let asking = client.administer(&request, soon(), Duration::ZERO);
         let answering = async {
             let proxy = if is_of_owner { &mut owner } else { &mut logins };
             let frame = proxy.far.frame().await;

@@ -74,8 +74,14 @@ impl Owners {
     /// Asks whether a client is who it says.
     pub async fn verify(&self, verify: &Verify) -> Result<Verified, CallError> {
         let until = Instant::now() + VERIFY_LIMIT;
-        let question =
-            Question { kind: Kind::Verify, message: verify, repeatable: true, about: None, until };
+        let question = Question {
+            kind: Kind::Verify,
+            message: verify,
+            repeatable: true,
+            about: None,
+            until,
+            grace: Duration::ZERO,
+        };
         let key = rendezvous_weight(0, &verify.name);
         self.ask_one(question, || self.login_side(key), |_verified| true).await
     }
@@ -86,7 +92,8 @@ impl Owners {
         // A ticket whose answer was lost may have been used up.
         let repeatable = shown.ticket.is_none();
         let (kind, about) = (Kind::Resume, None);
-        let question = Question { kind, message: shown, repeatable, about, until };
+        let question =
+            Question { kind, message: shown, repeatable, about, until, grace: Duration::ZERO };
         let bytes = shown.token.as_ref().or(shown.ticket.as_ref());
         // Any will do. The same for the same token, as long as it is there.
         let key =
@@ -98,7 +105,8 @@ impl Owners {
     pub async fn token(&self, question: &TokenQuestion) -> Result<TokenAnswer, CallError> {
         let (until, key) = (Instant::now() + TOKEN_LIMIT, u64::from(question.user));
         let (kind, message) = (Kind::Token, question);
-        let question = Question { kind, message, repeatable: true, about: None, until };
+        let question =
+            Question { kind, message, repeatable: true, about: None, until, grace: Duration::ZERO };
         self.ask_one(question, || self.login_side(key), |_answer| true).await
     }
 
@@ -163,6 +171,8 @@ impl Owners {
     /// Has an administrator's request carried out. Its owner is asked what is about a group, one that owns
     /// something what makes or lists groups, and one that serves logins anything else.
     ///
+    /// It is asked until `until`, and the answer may take `grace` longer.
+    ///
     /// # Errors
     ///
     /// [`CallError::TimedOut`] if nobody could be asked until then, or the answer took too long. After any
@@ -171,6 +181,7 @@ impl Owners {
         &self,
         request: &AdminRequest,
         until: Instant,
+        grace: Duration,
     ) -> Result<AdminAnswer, CallError> {
         let about = match &request.what {
             Some(
@@ -190,7 +201,7 @@ impl Owners {
             None => self.login_side(0),
         };
         let (kind, message) = (Kind::Admin, request);
-        let question = Question { kind, message, repeatable: false, about: None, until };
+        let question = Question { kind, message, repeatable: false, about: None, until, grace };
         // What is not here was not done.
         self.ask_one(question, find, |answer: &AdminAnswer| answer.not_here != Some(true)).await
     }
@@ -274,7 +285,14 @@ impl Owners {
             let may_be_old = !repeatable && answer.changed != Some(false);
             answer.status() != AskStatus::NotOwner && (current || may_be_old)
         };
-        let question = Question { kind: Kind::Ask, message: ask, repeatable, about, until };
+        let question = Question {
+            kind: Kind::Ask,
+            message: ask,
+            repeatable,
+            about,
+            until,
+            grace: Duration::ZERO,
+        };
         self.ask_one(question, find, counts).await
     }
 }

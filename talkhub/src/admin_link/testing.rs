@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use daemon::{Identity, Link, LinkFrame, LinkHandler, LinkKey, LinkOptions, Role, Shutdown};
 use proto::cluster::Kind;
-use proto::cluster::wire::AdminAnswer;
+use proto::cluster::wire::{AdminAnswer, Owned, Ownership};
 use tokio::sync::mpsc;
 use tokio::time::timeout;
 
@@ -25,7 +25,11 @@ struct Handler {
 }
 
 impl LinkHandler for Handler {
-    fn up(&self, _link: &Link) {}
+    fn up(&self, link: &Link) {
+        let owned = vec![Owned { partition: 0, epoch: 1 }];
+        let ownership = Ownership { partitions: 1, owned, logins: true };
+        link.send(Kind::Ownership.number(), 0, &ownership).expect("the link is up");
+    }
 
     fn frame(&self, link: &Link, frame: LinkFrame) {
         // After the last one that is expected the test lets go of its end: then this ends the link.
