@@ -23,7 +23,9 @@ use daemon::run::{run_command, run_with_args};
 use proto::ids::Offset;
 
 use crate::config::Config;
-use crate::inspecting::{self, Health, Shown};
+use crate::inspecting;
+use crate::inspecting::health::Health;
+use crate::inspecting::records::Shown;
 
 /// The command line is wrong: trying again will not help.
 const EXIT_CONFIG: u8 = 78; // EX_CONFIG of sysexits.h

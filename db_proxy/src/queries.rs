@@ -3,22 +3,14 @@
 //! The user is the session's, whatever the body says; `attach_data` is neither read nor written.
 //! What cannot be answered completely is "unavailable", never a short or an empty list.
 
-use std::sync::Arc;
-
 use bytes::Bytes;
-use logins::login::Logins;
-use parking_lot::Mutex;
-use partition::Outcome;
 use proto::Command;
-use proto::client;
-use proto::cluster::wire::{Answer, Ask, Origin, Owned, Rest};
-use proto::ids::{ConversationId, UserId};
-use store::StoreError;
+use proto::cluster::wire::{Answer, Ask};
 
-use crate::partitions::{Partitions, Served};
-use crate::queries::group_limits::GroupLimits;
-use crate::requests::{ignored, not_owner, unavailable};
+use crate::queries::asker::Asker;
+use crate::queries::reply::{NoReply, Reply, ignored, not_owner, unavailable};
 
+pub(crate) mod asker;
 pub mod group_limits;
 pub mod groups;
 pub mod history;
@@ -28,98 +20,7 @@ pub(crate) mod missed;
 pub(crate) mod mutants;
 mod parts;
 pub mod people;
-
-/// Who asks, and where answers come from.
-#[derive(Debug)]
-pub struct Asker {
-    /// The user of the session.
-    pub user: UserId,
-    /// The client kind of the session.
-    pub client_type: u32,
-    /// The session, which is answered and needs no notice of what it changes.
-    pub origin: Origin,
-    /// The partitions.
-    pub partitions: Arc<Partitions>,
-    /// Of a question about several conversations: only those of these partitions; all if none is named.
-    pub asked: Vec<u32>,
-    /// Where the answer goes on, if its beginning was told before.
-    pub rest: Option<Rest>,
-    /// The login side.
-    pub logins: Logins,
-    /// How many groups a user may have.
-    pub groups: GroupLimits,
-    /// Whose partitions the answer was read from, so far.
-    pub by: Mutex<Vec<Owned>>,
-}
-
-impl Asker {
-    /// The partition of a conversation.
-    pub(crate) fn of(&self, id: ConversationId) -> Result<Arc<Served>, NoReply> {
-        self.served(self.partitions.number_of(id))
-    }
-
-    /// The partitions of a question about several conversations.
-    pub(crate) fn all_asked(&self) -> Result<Vec<Arc<Served>>, NoReply> {
-        if self.asked.is_empty() {
-            return (0..self.partitions.count()).map(|number| self.served(number)).collect();
-        }
-        self.asked.iter().map(|number| self.served(*number)).collect()
-    }
-
-    /// Whether an answer is to tell of a conversation.
-    pub(crate) fn asks_about(&self, id: ConversationId) -> bool {
-        self.asked.is_empty() || self.asked.contains(&self.partitions.number_of(id))
-    }
-
-    fn served(&self, partition: u32) -> Result<Arc<Served>, NoReply> {
-        let served = self.partitions.get(partition).ok_or(NoReply::NotOwner)?;
-        let mut by = self.by.lock();
-        if !by.contains(&served.owned) {
-            by.push(served.owned);
-        }
-        Ok(served)
-    }
-}
-
-/// Why there is no reply.
-#[derive(Debug)]
-pub(crate) enum NoReply {
-    /// A partition is not owned here. Nothing was done.
-    NotOwner,
-    /// The body cannot be read, or names what does not exist: ignored, as the original does.
-    Ignored,
-    /// It could not be answered completely.
-    Unavailable,
-}
-
-impl From<prost::DecodeError> for NoReply {
-    fn from(_unreadable: prost::DecodeError) -> Self {
-        Self::Ignored
-    }
-}
-
-impl From<StoreError> for NoReply {
-    fn from(error: StoreError) -> Self {
-        tracing::debug!(%error, "a request is not answered");
-        match error {
-            StoreError::Fenced(_) => Self::NotOwner,
-            _ => Self::Unavailable,
-        }
-    }
-}
-
-impl NoReply {
-    /// For a change that was not made, or of which that is not known and that may be made twice.
-    pub(crate) fn of(outcome: &Outcome) -> Option<Self> {
-        match outcome {
-            Outcome::Retry => Some(Self::Unavailable),
-            Outcome::Moved => Some(Self::NotOwner),
-            _ => None,
-        }
-    }
-}
-
-pub(crate) type Reply = Result<Answer, NoReply>;
+pub(crate) mod reply;
 
 /// Answers one request.
 pub async fn answer(asker: &Asker, command: u32, body: Bytes) -> Answer {
@@ -176,9 +77,4 @@ async fn reply(asker: &Asker, command: Command, body: Bytes) -> Reply {
         Command::GetPushShieldRequest => people::push_shield(asker).await,
         _ => Err(NoReply::Ignored),
     }
-}
-
-/// The session type of a conversation.
-pub(crate) fn session_type(id: ConversationId) -> client::SessionType {
-    if id.as_group().is_some() { client::SessionType::Group } else { client::SessionType::Single }
 }

@@ -29,8 +29,10 @@ use tracing::{debug, debug_span, warn};
 use crate::admin;
 use crate::metrics::RequestMetrics;
 use crate::partitions::Partitions;
+use crate::queries;
+use crate::queries::asker::Asker;
 use crate::queries::group_limits::GroupLimits;
-use crate::queries::{self, Asker};
+use crate::queries::reply::unavailable;
 
 /// The handler of all links that others dial.
 #[derive(Debug, Clone)]
@@ -414,31 +416,6 @@ fn submit_answer(
         }
     }
     answer
-}
-
-/// Encodes a reply to a client's request.
-pub(crate) fn answered(command: proto::Command, reply: &impl prost::Message) -> Answer {
-    Answer {
-        status: AskStatus::Answered as i32,
-        command: Some(u32::from(command.number())),
-        body: Some(reply.encode_to_vec().into()),
-        ..ignored()
-    }
-}
-
-/// No answer: not a request, or not one of ours.
-pub(crate) fn ignored() -> Answer {
-    Answer { status: AskStatus::Ignored as i32, ..Answer::default() }
-}
-
-/// No answer here: another db_proxy owns what was asked about.
-pub(crate) fn not_owner() -> Answer {
-    Answer { status: AskStatus::NotOwner as i32, ..ignored() }
-}
-
-/// No answer now: it would not be complete.
-pub(crate) fn unavailable() -> Answer {
-    Answer { status: AskStatus::Unavailable as i32, ..ignored() }
 }
 
 #[cfg(test)]

@@ -12,8 +12,8 @@ use store::Claimed;
 use store::mysql::MySqlStore;
 use tokio::runtime::Handle;
 
-use super::records::Check;
-use super::{Health, Shown, list, pairing};
+use super::health::{Health, pairing};
+use super::records::{Check, Shown, list};
 use crate::config::Config;
 
 /// Prints one line for each partition, and the records asked for.

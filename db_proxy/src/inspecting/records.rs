@@ -1,16 +1,70 @@
-//! What is said of single records, and of all of them together.
+//! What is said of single records, of those that are listed, and of all of them together.
 
 use std::fmt;
 use std::io::{self, Write};
 
+use daemon::BoxError;
 use fold::effects::Fold;
+use jiff::Timestamp;
+use partition::open::OpenError;
 use prost::Message as _;
 use proto::ids::{ClientMsgId, ConversationId, GroupId, Offset};
 use proto::log::Record;
 use proto::log::record::Change;
-use record_log::LogRecord;
+use record_log::{Log, LogError, LogRecord};
 
-use super::utc;
+/// So many records are listed if nobody says how many.
+const COUNT: u64 = 20;
+
+/// Which records are listed.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct Shown {
+    /// The first of them. `None`: the last ones, if any.
+    pub from: Option<Offset>,
+    /// How many. `None`: some, if `from` is given.
+    pub count: Option<u64>,
+    /// Of which partition of a topic. `None`: of each.
+    pub partition: Option<u32>,
+}
+
+impl Shown {
+    /// Whether any records are listed.
+    pub(super) fn lists(self) -> bool {
+        self.from.is_some() || self.count.is_some()
+    }
+}
+
+/// Prints one line for each record that is to be shown.
+pub(super) fn list(log: &dyn Log, shown: Shown, out: &mut dyn Write) -> Result<(), BoxError> {
+    let (first, next) = log.range();
+    let count = shown.count.unwrap_or(COUNT);
+    let last = || Offset(next.0.saturating_sub(count).max(first.0));
+    let from = shown.from.unwrap_or_else(last);
+    let mut left = count;
+    let mut failed = None;
+    writeln!(out, "{}", Line::HEADINGS)?;
+    let stop = || LogError::Full(String::new());
+    let read = log.read(from, &mut |record| {
+        if left == 0 {
+            return Err(stop());
+        }
+        left -= 1;
+        writeln!(out, "{}", Line(&record)).map_err(|error| {
+            failed = Some(error);
+            stop()
+        })
+    });
+    match (failed, read) {
+        (Some(error), _) => Err(error.into()),
+        // The only place where this comes from is above.
+        (None, Ok(()) | Err(LogError::Full(_))) => Ok(()),
+        (None, Err(LogError::Damaged(what))) => Ok(writeln!(out, "{what}")?),
+        (None, Err(error @ LogError::NotHere { .. })) => {
+            Err(OpenError::Refused(error.to_string()).boxed())
+        }
+        (None, Err(error)) => Err(OpenError::from(error).boxed()),
+    }
+}
 
 /// A record in one line, without anything that a person has written.
 pub(super) struct Line<'a>(pub(super) &'a LogRecord);
@@ -44,6 +98,12 @@ impl fmt::Display for Line<'_> {
 
 fn dash() -> String {
     "-".to_owned()
+}
+
+/// A time of the log, in UTC.
+fn utc(timestamp_ms: u64) -> String {
+    let time = i64::try_from(timestamp_ms).ok().and_then(|ms| Timestamp::from_millisecond(ms).ok());
+    time.map_or_else(|| format!("{timestamp_ms} ms"), |time| format!("{time:.3}"))
 }
 
 /// What may be said of a change.

@@ -2,18 +2,22 @@
 
 use std::collections::BTreeMap;
 use std::fs;
+use std::path::Path;
 
 use bytes::Bytes;
 use fold::admission::{self, Change, Send};
 use partition::test::{Proxy, Setup, message, single};
 use proto::ids::{ClientMsgId, UserId};
 use proto::log::{Message, Record};
-use record_log::embedded::Options;
+use record_log::embedded::{EmbeddedLog, Options};
+use record_log::{Log as _, LogId, LogRecord};
 use store::ConversationStore;
-use store::sqlite::SqliteOptions;
+use store::sqlite::{SqliteOptions, SqliteStore};
 use tempfile::TempDir;
 
+use super::records::Check;
 use super::*;
+use crate::wiring::SQLITE;
 
 const WRITTEN: &str = "nobody else's business";
 

@@ -5,7 +5,8 @@ use std::io::Write;
 use daemon::{BoxError, StartRefused};
 use proto::ids::Offset;
 
-use super::{Health, Shown};
+use super::health::Health;
+use super::records::Shown;
 use crate::config::Config;
 
 pub(super) fn inspect(_: &Config, _: Shown, _: &mut dyn Write) -> Result<Health, BoxError> {

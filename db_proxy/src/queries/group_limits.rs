@@ -10,7 +10,7 @@ use futures_util::future::try_join_all;
 use proto::ids::UserId;
 use store::{StoreError, UserConversation};
 
-use crate::queries::{Asker, NoReply};
+use crate::partitions::Partitions;
 
 /// How many groups one user may make, and be in.
 #[derive(Debug, Clone, Copy)]
@@ -21,36 +21,42 @@ pub struct GroupLimits {
     pub joined: u32,
 }
 
-/// Whether the asker may make one more group.
-pub(super) async fn may_make(asker: &Asker) -> Result<bool, NoReply> {
-    let partitions = (0..).zip(asker.partitions.stores());
-    let lists = partitions.map(|(number, store)| async move {
-        match asker.partitions.get(number) {
-            Some(served) => served.partition.state().conversations_of(asker.user).await,
-            None => store.conversations_of(asker.user).await,
-        }
-    });
-    let lists: Vec<Vec<UserConversation>> = try_join_all(lists).await?;
-    let is_made = |seen: &&UserConversation| {
-        let group = seen.row.group.as_ref();
-        group.is_some_and(|group| group.creator == asker.user && !group.deleted)
-    };
-    let made = lists.iter().flatten().filter(is_made).count();
-    Ok(made < asker.groups.made as usize)
-}
-
-/// Those of the users who may be in one more group.
-pub(super) async fn with_room(
-    asker: &Asker,
-    users: Vec<UserId>,
-) -> Result<Vec<UserId>, StoreError> {
-    let stores = asker.partitions.stores().iter();
-    let counts = try_join_all(stores.map(|store| store.groups_joined(users.clone()))).await?;
-    let mut joined: BTreeMap<UserId, u32> = BTreeMap::new();
-    for (user, count) in counts.into_iter().flatten() {
-        *joined.entry(user).or_default() += count;
+impl GroupLimits {
+    /// Whether the user may make one more group.
+    pub(super) async fn may_make(
+        self,
+        partitions: &Partitions,
+        user: UserId,
+    ) -> Result<bool, StoreError> {
+        let stores = (0..).zip(partitions.stores());
+        let lists = stores.map(|(number, store)| async move {
+            match partitions.get(number) {
+                Some(served) => served.partition.state().conversations_of(user).await,
+                None => store.conversations_of(user).await,
+            }
+        });
+        let lists: Vec<Vec<UserConversation>> = try_join_all(lists).await?;
+        let is_made = |seen: &&UserConversation| {
+            let group = seen.row.group.as_ref();
+            group.is_some_and(|group| group.creator == user && !group.deleted)
+        };
+        let made = lists.iter().flatten().filter(is_made).count();
+        Ok(made < self.made as usize)
     }
-    let has_room =
-        |user: &UserId| joined.get(user).is_none_or(|count| *count < asker.groups.joined);
-    Ok(users.into_iter().filter(has_room).collect())
+
+    /// Those of the users who may be in one more group.
+    pub(super) async fn with_room(
+        self,
+        partitions: &Partitions,
+        users: Vec<UserId>,
+    ) -> Result<Vec<UserId>, StoreError> {
+        let stores = partitions.stores().iter();
+        let counts = try_join_all(stores.map(|store| store.groups_joined(users.clone()))).await?;
+        let mut joined: BTreeMap<UserId, u32> = BTreeMap::new();
+        for (user, count) in counts.into_iter().flatten() {
+            *joined.entry(user).or_default() += count;
+        }
+        let has_room = |user: &UserId| joined.get(user).is_none_or(|count| *count < self.joined);
+        Ok(users.into_iter().filter(has_room).collect())
+    }
 }

@@ -26,9 +26,9 @@ use store::{Store, StoreError};
 use tokio::time::timeout;
 
 use crate::partitions::{Partitions, Served};
-use crate::queries::group_limits::{may_make, with_room};
-use crate::queries::{Asker, NoReply, Reply, lists};
-use crate::requests::answered;
+use crate::queries::asker::Asker;
+use crate::queries::lists;
+use crate::queries::reply::{NoReply, Reply, answered};
 
 /// What one member takes in a reply, at most.
 const MEMBER_LEN: usize = 6;
@@ -136,9 +136,9 @@ pub(crate) async fn create(asker: &Asker, body: Bytes) -> Reply {
             avatar: request.avatar_url,
         };
         let members = existing(asker.logins.store(), members).await?;
-        let members = with_room(asker, members).await?;
+        let members = asker.groups.with_room(&asker.partitions, members).await?;
         if members.contains(&asker.user)
-            && may_make(asker).await?
+            && asker.groups.may_make(&asker.partitions, asker.user).await?
             && let Some((group, members)) = make(&asker.partitions, group, members).await?
         {
             reply.result_code = 0;
@@ -244,7 +244,7 @@ pub(crate) async fn change_members(asker: &Asker, body: Bytes) -> Reply {
         Ok(GroupChange::Add) => {
             let users = existing(asker.logins.store(), users).await?;
             let nobody = users.is_empty();
-            let users = with_room(asker, users).await?;
+            let users = asker.groups.with_room(&asker.partitions, users).await?;
             full = users.is_empty() && !nobody;
             (users, Vec::new())
         }

@@ -22,8 +22,8 @@ use proto::ids::{ConversationId, MsgId, UserId};
 use proto::limits::{HEADER_LEN, LIMIT_TO_CLIENT};
 use store::{MessageRow, StoreError};
 
-use crate::queries::{Asker, NoReply, Reply};
-use crate::requests::answered;
+use crate::queries::asker::Asker;
+use crate::queries::reply::{NoReply, Reply, answered};
 
 /// Messages on one page at most, however many are asked for.
 pub(super) const PAGE_MAX: u32 = 1_000;

@@ -13,7 +13,7 @@ use prost::Message as _;
 use proto::Command;
 use proto::client::{
     ReadAck, RecentSession, RecentSessionsReply, RecentSessionsRequest, RemoveSessionReply,
-    RemoveSessionRequest, SessionStatus, UnreadCountReply, UnreadSession,
+    RemoveSessionRequest, SessionStatus, SessionType, UnreadCountReply, UnreadSession,
 };
 use proto::cluster::wire::Answer;
 use proto::ids::{ConversationId, MsgId};
@@ -21,8 +21,8 @@ use proto::lists::{ENTRIES_MAX, Room, SESSIONS_MAX, is_left, rest_after};
 use store::{MessageRow, StoreError, UserConversation};
 
 use crate::partitions::Served;
-use crate::queries::{Asker, NoReply, Reply, session_type};
-use crate::requests::{answered, ignored};
+use crate::queries::asker::Asker;
+use crate::queries::reply::{NoReply, Reply, answered, ignored};
 
 /// Newest messages read at once: each may be as large as a frame.
 const PIECE: usize = 16;
@@ -121,6 +121,11 @@ fn place(seen: &UserConversation) -> (u64, u64) {
 
 fn stamps(of: &[Mine]) -> Vec<u64> {
     of.iter().map(|(_, seen)| seen.row.last_message_ms).collect()
+}
+
+/// The session type of a conversation.
+fn session_type(id: ConversationId) -> SessionType {
+    if id.as_group().is_some() { SessionType::Group } else { SessionType::Single }
 }
 
 /// 0x0303: has no reply; `changed` says whether the user's other devices are to be told.

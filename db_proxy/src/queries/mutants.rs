@@ -14,8 +14,8 @@ use proto::client::{
 use proto::cluster::wire::{Answer, FetchRequest, Fetched};
 use tokio::time::sleep;
 
-use super::Asker;
-use crate::requests::answered;
+use crate::queries::asker::Asker;
+use crate::queries::reply::answered;
 
 /// Every so many reads of the store "fail".
 const FAILS_EVERY: u64 = 20;

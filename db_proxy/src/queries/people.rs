@@ -17,9 +17,9 @@ use proto::ids::UserId;
 use proto::lists::Room;
 use store::{DepartmentRow, Since, StoreError, UserChange, UserRow};
 
+use crate::queries::asker::Asker;
 use crate::queries::parts::{Filled, Part};
-use crate::queries::{Asker, NoReply, Reply};
-use crate::requests::answered;
+use crate::queries::reply::{NoReply, Reply, answered};
 
 /// The longest signature line, in bytes (TeamTalk protocol).
 const SIGNATURE_MAX: usize = 128;

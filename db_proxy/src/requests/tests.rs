@@ -25,6 +25,7 @@ use tokio::time::timeout;
 use super::*;
 use crate::metrics::{OwnedMetrics, RequestMetrics};
 use crate::partitions::Served;
+use crate::queries::reply::ignored;
 
 mod administration;
 mod cached;

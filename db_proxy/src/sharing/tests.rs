@@ -19,7 +19,9 @@ use store::{ConversationStore as _, Store, UserStore as _};
 
 use super::*;
 use crate::config::Config;
-use crate::inspecting::{self, Shown};
+use crate::inspecting;
+use crate::inspecting::health::Health;
+use crate::inspecting::records::Shown;
 use crate::metrics::OwnedMetrics;
 use crate::partitions::Partitions;
 
@@ -184,7 +186,7 @@ fn look(place: &Place) -> [String; 2] {
     let (mut inspected, mut verified) = (Vec::new(), Vec::new());
     inspecting::inspect(&config, shown, &mut inspected).unwrap();
     let health = inspecting::verify(&config, Shown::default(), &mut verified).unwrap();
-    assert_eq!(health, inspecting::Health::Fine);
+    assert_eq!(health, Health::Fine);
     let mut replayed = Vec::new();
     let replay = |consumer, out: &mut Vec<u8>| {
         inspecting::replay(&config, (consumer, Offset(2)), Some(1), out)
