@@ -21,8 +21,8 @@ use proto::ids::{ConversationId, GroupId, UserId};
 use store::{NewUser, StoreError, UserChange, UserRow};
 use tracing::debug;
 
+use crate::commands::groups::{NewGroup, NotMade, make};
 use crate::partitions::Partitions;
-use crate::queries::groups::{NewGroup, NotMade, make};
 
 /// Lines in one answer at most.
 const LINES_MAX: u32 = 1_000;

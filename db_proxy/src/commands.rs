@@ -1,206 +1,80 @@
-//! What the program can do besides serving: the words before the flags.
+//! Carries out commands of clients on stored data: from the request's body to the reply's.
 //!
-//! | Command | |
-//! |---|---|
-//! | (none) | serves |
-//! | `migrate` | brings the databases to the version of this program, and ends |
-//! | `create-topic [--replicas N] [--retention-days N]` | makes the topic in Kafka, if it is not there |
-//! | `log inspect [--from OFFSET] [--count N] [--partition N]` | prints what is in the log, without what people wrote |
-//! | `log verify [--partition N]` | reads the whole log; exits with 1 if something is damaged |
-//! | `log replay --consumer NAME --from OFFSET [--partition N]` | lets another consumer of the topic go on from there |
-//!
-//! Those on the log may be used while a db_proxy runs, and change nothing of it.
+//! The user is the session's, whatever the body says; `attach_data` is neither read nor written.
+//! What cannot be answered completely is "unavailable", never a short or an empty list.
 
-use std::error::Error;
-use std::ffi::{OsStr, OsString};
-use std::io::{self, BufWriter, Write};
-use std::process::ExitCode;
-use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
+use bytes::Bytes;
+use proto::Command;
+use proto::cluster::wire::{Answer, Ask};
 
-use daemon::BoxError;
-use daemon::run::{run_command, run_with_args};
-use proto::ids::Offset;
+use crate::commands::asker::Asker;
+use crate::commands::reply::{NoReply, Reply, ignored, not_owner, unavailable};
 
-use crate::config::Config;
-use crate::inspecting;
-use crate::inspecting::health::Health;
-use crate::inspecting::records::Shown;
+pub(crate) mod asker;
+pub mod group_limits;
+pub mod groups;
+pub mod history;
+pub mod lists;
+pub(crate) mod missed;
+#[cfg(feature = "faults")]
+pub(crate) mod mutants;
+mod parts;
+pub mod people;
+pub(crate) mod reply;
 
-/// The command line is wrong: trying again will not help.
-const EXIT_CONFIG: u8 = 78; // EX_CONFIG of sysexits.h
-
-/// Runs what the arguments, without the program's name, ask for.
-pub fn main(args: impl IntoIterator<Item = OsString>) -> ExitCode {
-    let mut args = args.into_iter().peekable();
-    if args.next_if(|word| word == "migrate").is_some() {
-        return run_command(args, crate::migrate);
-    }
-    if args.next_if(|word| word == "log").is_some() {
-        return log(args).unwrap_or_else(|why| {
-            // Nobody is left to tell if that fails.
-            writeln!(io::stderr(), "db_proxy log: {why}").ok();
-            ExitCode::from(EXIT_CONFIG)
-        });
-    }
-    if args.next_if(|word| word == "create-topic").is_some() {
-        return create_topic(args).unwrap_or_else(|why| {
-            writeln!(io::stderr(), "db_proxy create-topic: {why}").ok();
-            ExitCode::from(EXIT_CONFIG)
-        });
-    }
-    run_with_args(args, crate::run)
-}
-
-#[cfg(feature = "kafka")]
-fn create_topic(args: impl Iterator<Item = OsString>) -> Result<ExitCode, String> {
-    use std::time::Duration;
-
-    use record_log::kafka::NewTopic;
-
-    let (numbers, flags) = take_numbers(args, ["--replicas", "--retention-days"])?;
-    let mut new = NewTopic::default();
-    let [replicas, days] = numbers;
-    if let Some(replicas) = replicas {
-        new.replicas = usize::try_from(replicas).unwrap_or(usize::MAX);
-    }
-    if let Some(days) = days {
-        new.retention = Duration::from_hours(days.saturating_mul(24));
-    }
-    Ok(run_command(flags, move |config: Config| crate::wiring::create_topic(config, new)))
-}
-
-#[cfg(not(feature = "kafka"))]
-fn create_topic(_args: impl Iterator<Item = OsString>) -> Result<ExitCode, String> {
-    Err("this db_proxy was built without Kafka: build it with `--features kafka`".to_owned())
-}
-
-fn log(mut args: impl Iterator<Item = OsString>) -> Result<ExitCode, String> {
-    match args.next().as_deref().and_then(OsStr::to_str) {
-        Some("inspect") => {
-            let (shown, flags) = take_shown(args)?;
-            Ok(look(flags, move |config, out| inspecting::inspect(config, shown, out)))
+/// Answers one request.
+pub async fn answer(asker: &Asker, command: u32, body: Bytes) -> Answer {
+    let Some(command) = command_of(command) else { return ignored() };
+    match reply(asker, command, body).await {
+        Ok(mut answer) => {
+            answer.by = std::mem::take(&mut asker.by.lock());
+            answer
         }
-        Some("verify") => {
-            let (shown, flags) = take_shown(args)?;
-            Ok(look(flags, move |config, out| inspecting::verify(config, shown, out)))
-        }
-        Some("replay") => replay(args),
-        _ => {
-            Err("there is inspect [--from OFFSET] [--count N], verify, and replay --consumer NAME \
-                  --from OFFSET; each for one partition of a topic with --partition N"
-                .to_owned())
-        }
+        Err(NoReply::NotOwner) => not_owner(),
+        Err(NoReply::Ignored) => ignored(),
+        Err(NoReply::Unavailable) => unavailable(),
     }
 }
 
-fn replay(args: impl Iterator<Item = OsString>) -> Result<ExitCode, String> {
-    let ([consumer], others) = take_flags(args, ["--consumer"]);
-    let (shown, flags) = take_shown(others.into_iter())?;
-    let consumer =
-        consumer.filter(|name| !name.is_empty()).ok_or("replay needs --consumer NAME")?;
-    let from = shown.from.ok_or("replay needs --from OFFSET")?;
-    Ok(look(flags, move |config, out| {
-        inspecting::replay(config, (&consumer, from), shown.partition, out)
-    }))
+/// Whether a request is about users rather than conversations, and so for the login side.
+pub(crate) fn is_of_users(ask: &Ask) -> bool {
+    command_of(ask.command).is_some_and(Command::is_about_users)
 }
 
-/// Takes the flags that say what is listed from those that every command has.
-fn take_shown(args: impl Iterator<Item = OsString>) -> Result<(Shown, Vec<OsString>), String> {
-    let ([from, count, partition], others) =
-        take_numbers(args, ["--from", "--count", "--partition"])?;
-    let partition = partition.map(|number| u32::try_from(number).unwrap_or(u32::MAX));
-    Ok((Shown { from: from.map(Offset), count, partition }, others))
+fn command_of(number: u32) -> Option<Command> {
+    u16::try_from(number).ok().and_then(Command::from_number)
 }
 
-/// As [`take_flags`], of flags that have numbers.
-fn take_numbers<const N: usize>(
-    args: impl Iterator<Item = OsString>,
-    names: [&str; N],
-) -> Result<([Option<u64>; N], Vec<OsString>), String> {
-    let (values, others) = take_flags(args, names);
-    let mut numbers = [None; N];
-    for ((number, value), name) in numbers.iter_mut().zip(values).zip(names) {
-        let Some(value) = value else { continue };
-        *number = Some(value.parse().map_err(|_| format!("{name} needs a number"))?);
+async fn reply(asker: &Asker, command: Command, body: Bytes) -> Reply {
+    #[cfg(feature = "faults")]
+    mutants::be_late(command).await;
+    #[cfg(feature = "faults")]
+    if let Some(nothing) = mutants::nothing(asker, command, &body) {
+        return Ok(nothing);
     }
-    Ok((numbers, others))
-}
-
-/// Takes the flags `names`, which have values, from the others. The last of each counts.
-fn take_flags<const N: usize>(
-    mut args: impl Iterator<Item = OsString>,
-    names: [&str; N],
-) -> ([Option<String>; N], Vec<OsString>) {
-    let (mut values, mut others) = ([const { None }; N], Vec::new());
-    while let Some(arg) = args.next() {
-        let text = arg.to_str().unwrap_or_default();
-        let (flag, value) = match text.split_once('=') {
-            Some((flag, value)) => (flag, Some(value.to_owned())),
-            None => (text, None),
-        };
-        let named = names.iter().zip(&mut values).find(|(name, _value)| **name == flag);
-        let Some((_name, place)) = named else {
-            others.push(arg);
-            continue;
-        };
-        let next = || args.next().and_then(|value| value.into_string().ok());
-        *place = value.or_else(next).or_else(|| Some(String::new()));
-    }
-    (values, others)
-}
-
-/// Runs a command that prints something, and says by its exit code what it has found.
-fn look(
-    args: impl IntoIterator<Item = OsString>,
-    command: impl FnOnce(&Config, &mut dyn Write) -> Result<Health, BoxError> + Send + 'static,
-) -> ExitCode {
-    let damaged = Arc::new(AtomicBool::new(false));
-    let found = Arc::clone(&damaged);
-    let code = run_command(args, |config: Config| async move {
-        let work = move || {
-            let mut out = BufWriter::new(io::stdout().lock());
-            let health = command(&config, &mut out)?;
-            out.flush()?;
-            Ok(health)
-        };
-        match tokio::task::spawn_blocking(work).await? {
-            Ok(health) => found.store(health == Health::Damaged, Ordering::Relaxed),
-            Err(error) if is_enough(&error) => {}
-            Err(error) => return Err(error),
-        }
-        Ok(())
-    });
-    if damaged.load(Ordering::Relaxed) { ExitCode::FAILURE } else { code }
-}
-
-/// Whether the reader of the output has gone: it has seen what it wanted.
-fn is_enough(error: &BoxError) -> bool {
-    let error: &(dyn Error + 'static) = error.as_ref();
-    let error = error.downcast_ref::<io::Error>();
-    error.is_some_and(|error| error.kind() == io::ErrorKind::BrokenPipe)
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn the_flags_of_a_list_may_stand_among_the_others() {
-        let args = ["--set", "a=1", "--from", "7", "--count=3", "--config", "x"];
-        let (shown, others) = take_shown(args.into_iter().map(OsString::from)).unwrap();
-        assert_eq!(shown, Shown { from: Some(Offset(7)), count: Some(3), partition: None });
-        assert_eq!(others, ["--set", "a=1", "--config", "x"]);
-    }
-
-    #[test]
-    fn a_word_or_number_that_means_nothing_is_answered_with_what_there_is() {
-        let asked = |words: &[&str]| log(words.iter().map(OsString::from)).unwrap_err();
-        assert!(asked(&["repeat"]).contains("inspect"));
-        assert!(asked(&["replay"]).contains("--consumer"));
-        assert!(asked(&["replay", "--consumer", "push"]).contains("--from"));
-        assert!(asked(&[]).contains("verify"));
-        assert!(asked(&["inspect", "--from"]).contains("--from"));
-        assert!(asked(&["inspect", "--count", "many"]).contains("--count"));
+    match command {
+        Command::MessageListRequest => history::page(asker, body).await,
+        Command::LatestMessageIdRequest => history::latest(asker, body).await,
+        Command::MessagesByIdRequest => history::by_id(asker, body).await,
+        Command::UnreadCountRequest => lists::unread(asker).await,
+        Command::RecentSessionsRequest => lists::recent(asker, body).await,
+        Command::ReadAck => lists::read_ack(asker, body).await,
+        Command::RemoveSessionRequest => lists::remove_session(asker, body).await,
+        Command::NormalGroupsRequest => groups::normal(asker).await,
+        Command::GroupInfoRequest => groups::info(asker, body).await,
+        Command::GroupCreateRequest => groups::create(asker, body).await,
+        Command::GroupChangeMembersRequest => groups::change_members(asker, body).await,
+        Command::GroupDeleteRequest => groups::delete(asker, body).await,
+        Command::GroupMuteRequest => groups::mute(asker, body).await,
+        Command::AllUsersRequest => people::all_users(asker, body).await,
+        Command::UsersInfoRequest => people::users_info(asker, body).await,
+        Command::DepartmentsRequest => people::departments(asker, body).await,
+        Command::ChangeSignatureRequest => people::change_signature(asker, body).await,
+        Command::ChangeAvatarRequest => people::change_avatar(asker, body).await,
+        Command::DeviceTokenRequest => people::device_token(asker, body).await,
+        Command::LogoutRequest => people::logout(asker).await,
+        Command::SetPushShieldRequest => people::set_push_shield(asker, body).await,
+        Command::GetPushShieldRequest => people::push_shield(asker).await,
+        _ => Err(NoReply::Ignored),
     }
 }

@@ -1,32 +1,32 @@
 //! Storage: a durable log in front of the store, and the owner that folds one into the other.
 //!
 //! ```text
-//! gateways ──► requests ──► partition ──► log          one thread: admit, append, fold
-//!                 │             │ └──────► publish      through a route_server, or directly
-//!                 │             └─ state ◄── storing    batches, behind the log
-//!                 │                  └──► following      to gateways, a second behind
-//!                 └──► queries, login, admin ──► store
+//! gateways ──► links ──► partition ──► log             one thread: admit, append, fold
+//!                │             │ └─────► publisher       through a route_server, or directly
+//!                │             └─ state ◄── store_writer  batches, behind the log
+//!                │                  └──► followers       to gateways, a second behind
+//!                └──► commands, logins, admin ──► store
 //! ```
 //!
-//! Pure: `fold`, `window`, `conversation`, `changes`, `admission`. The rest moves their results around.
+//! What is pure is in the crate `fold`. The rest moves its results around.
 
 pub mod admin;
+pub mod cli;
 pub mod commands;
 mod config;
-pub mod inspecting;
-pub mod metrics;
-mod owning;
-pub mod partitions;
-pub mod queries;
-pub mod requests;
-mod serve;
 #[cfg(feature = "kafka")]
-mod sharing;
+mod group;
+pub mod links;
+pub mod log_tools;
+pub mod metrics;
+mod ownership;
+pub mod partitions;
+mod serve;
+mod site;
 pub mod transfer;
-mod wiring;
 
 pub use config::{
     CacheConfig, Config, DbRole, KafkaConfig, LimitsConfig, LogConfig, PARTITIONS_MAX, StoreConfig,
 };
 pub use serve::run;
-pub use wiring::migrate;
+pub use site::migrate;

@@ -3,7 +3,7 @@
 use daemon::Metrics;
 use daemon::metrics::{Counter, EncodeLabelSet, Family, Gauge};
 use partition::Ended;
-use partition::metrics::{FollowingMetrics, OneMetrics, PartitionMetrics, StoringMetrics};
+use partition::metrics::{FollowersMetrics, OneMetrics, PartitionMetrics, StoreWriterMetrics};
 
 /// Which partition a number is of.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, EncodeLabelSet)]
@@ -16,9 +16,9 @@ struct Why {
     why: &'static str,
 }
 
-/// Of the sharing of partitions between db_proxies.
+/// Of the consumer group that shares the partitions out.
 #[derive(Debug, Clone)]
-pub struct SharingMetrics {
+pub struct GroupMetrics {
     lost: Family<Why, Counter>,
     /// Partitions that cannot be taken before somebody has looked at them.
     pub refused: Gauge,
@@ -28,7 +28,7 @@ pub struct SharingMetrics {
     margin: Family<Of, Gauge>,
 }
 
-impl SharingMetrics {
+impl GroupMetrics {
     fn new(metrics: &Metrics) -> Self {
         let gauges = |name, help| metrics.register(name, help, Family::<Of, Gauge>::default());
         let this = Self {
@@ -71,7 +71,7 @@ impl SharingMetrics {
 pub struct OwnedMetrics {
     /// Their counters are those of all owned partitions.
     one: OneMetrics,
-    sharing: SharingMetrics,
+    group: GroupMetrics,
     offset: Family<Of, Gauge>,
     log_full: Family<Of, Gauge>,
     stored_offset: Family<Of, Gauge>,
@@ -88,13 +88,13 @@ impl OwnedMetrics {
             stored_offset: gauges("store_offset", "Log offset up to which all is stored"),
             followers: gauges("followers", "Gateways that follow what changes"),
             one: OneMetrics::new(metrics),
-            sharing: SharingMetrics::new(metrics),
+            group: GroupMetrics::new(metrics),
         }
     }
 
-    /// Those of the sharing.
-    pub fn sharing(&self) -> &SharingMetrics {
-        &self.sharing
+    /// Those of the consumer group.
+    pub fn group(&self) -> &GroupMetrics {
+        &self.group
     }
 
     /// Those of one partition, whose gauges are shown until [`Self::forget`].
@@ -107,20 +107,20 @@ impl OwnedMetrics {
                 log_full: gauge(log_full),
                 ..self.one.partition.clone()
             },
-            storing: StoringMetrics {
+            store_writer: StoreWriterMetrics {
                 stored_offset: gauge(stored_offset),
-                ..self.one.storing.clone()
+                ..self.one.store_writer.clone()
             },
-            following: FollowingMetrics {
+            followers: FollowersMetrics {
                 followers: gauge(followers),
-                ..self.one.following.clone()
+                ..self.one.followers.clone()
             },
         }
     }
 
     /// A partition is not owned any more.
     pub fn forget(&self, partition: u32) {
-        let SharingMetrics { lag, margin, .. } = &self.sharing;
+        let GroupMetrics { lag, margin, .. } = &self.group;
         let Self { offset, log_full, stored_offset, followers, .. } = self;
         for family in [offset, log_full, stored_offset, followers, lag, margin] {
             family.remove(&Of { partition });

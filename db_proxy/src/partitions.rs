@@ -13,8 +13,8 @@ use std::sync::Arc;
 use daemon::{Link, LinkError, LinkTable};
 use parking_lot::RwLock;
 use partition::Partition;
-use partition::followers::Following;
-use partition::stall::{Confirmed, Pulse};
+use partition::followers::Followers;
+use partition::stall::{Confirmed, StallDetector};
 use proto::cluster::wire::{Follow, Owned, Ownership};
 use proto::cluster::{Kind, partition_of};
 use proto::ids::ConversationId;
@@ -28,7 +28,7 @@ pub struct Served {
     /// The way to its thread and its state.
     pub partition: Partition,
     /// The gateways that follow it.
-    pub following: Arc<Following>,
+    pub followers: Arc<Followers>,
     /// When its log was last heard.
     pub confirmed: Confirmed,
 }
@@ -44,7 +44,7 @@ pub struct Partitions {
     /// Whether logins are served here.
     logins: bool,
     /// Where others may take what is owned here.
-    pulse: Option<Pulse>,
+    stalls: Option<StallDetector>,
 }
 
 impl fmt::Debug for Partitions {
@@ -58,13 +58,13 @@ impl fmt::Debug for Partitions {
 }
 
 impl Partitions {
-    /// As many partitions as there are `stores`, one for each, none of them owned yet. `pulse` is
+    /// As many partitions as there are `stores`, one for each, none of them owned yet. `stalls` is
     /// given where others may take what is owned here.
     pub fn new(
         stores: Vec<Arc<dyn Store>>,
         gateways: Arc<LinkTable>,
         logins: bool,
-        pulse: Option<Pulse>,
+        stalls: Option<StallDetector>,
     ) -> Self {
         Self {
             served: RwLock::default(),
@@ -72,7 +72,7 @@ impl Partitions {
             gateways,
             askers: LinkTable::default(),
             logins,
-            pulse,
+            stalls,
         }
     }
 
@@ -104,10 +104,10 @@ impl Partitions {
     /// A partition, if it is owned here, to answer from.
     pub fn get(&self, partition: u32) -> Option<Arc<Served>> {
         let served = self.owned(partition);
-        let vouches = |served: &Arc<Served>| {
-            self.pulse.as_ref().is_none_or(|pulse| pulse.vouches_for(&served.confirmed))
+        let may_answer = |served: &Arc<Served>| {
+            self.stalls.as_ref().is_none_or(|stalls| stalls.may_answer(&served.confirmed))
         };
-        served.filter(vouches)
+        served.filter(may_answer)
     }
 
     /// Whether any partition is owned here.
@@ -137,7 +137,7 @@ impl Partitions {
     /// so, and ask the owner.
     pub fn follow(&self, link: &Link, follow: &Follow) {
         if let Some(served) = self.owned(follow.partition) {
-            served.following.follow(link, follow);
+            served.followers.follow(link, follow);
         }
     }
 
@@ -160,7 +160,7 @@ impl Partitions {
         self.gateways.remove(link);
         self.askers.remove(link);
         for served in self.served.read().values() {
-            served.following.down(link);
+            served.followers.down(link);
         }
     }
 

@@ -13,23 +13,23 @@ use logins::login::guesses::Guesses;
 use logins::passwords::Passwords;
 use logins::tokens::Tokens;
 use logins::tokens::clock::Clock;
+use partition::last_clock::LastClock;
 use partition::metrics::PublishMetrics;
 use partition::publisher::Publisher;
-use partition::stall::Pulse;
-use partition::witness::Witnessed;
+use partition::stall::StallDetector;
 use store::Store;
 use tokio::sync::watch;
 use tracing::info_span;
 
+use crate::commands::group_limits::GroupLimits;
 use crate::config::{Config, DbRole};
-use crate::metrics::{OwnedMetrics, RequestMetrics};
-use crate::owning::{Ground, Running};
-use crate::partitions::Partitions;
-use crate::queries::group_limits::GroupLimits;
-use crate::requests::{Bounds, Requests};
 #[cfg(feature = "kafka")]
-use crate::sharing::{self, StopSharing};
-use crate::wiring::{self, Logs, Site};
+use crate::group::{self, LeaveGroup};
+use crate::links::{Bounds, Links};
+use crate::metrics::{OwnedMetrics, RequestMetrics};
+use crate::ownership::{Ownership, Shared};
+use crate::partitions::Partitions;
+use crate::site::{self, Logs, Site};
 
 /// Gateways that lose their link resubmit within this time; what they had sent is answered first.
 const LAST_REQUESTS: Duration = Duration::from_millis(50);
@@ -39,9 +39,9 @@ const LAST_REQUESTS: Duration = Duration::from_millis(50);
 pub async fn run(context: Context<Config>) -> Result<Serving, BoxError> {
     let Context { settings: config, shutdown, reloads, metrics, boot } = context;
     let identity = config.cluster.link_identity(Role::DbProxy, boot)?;
-    let Site { stores, logs } = wiring::site(&config, &metrics).await?;
+    let Site { stores, logs } = site::find(&config, &metrics).await?;
     let store = stores.first().map(Arc::clone).ok_or("there is no partition")?;
-    let cache = wiring::cache(&config.cache, &metrics, &shutdown).await?;
+    let cache = site::cache(&config.cache, &metrics, &shutdown).await?;
 
     let gateways = Arc::new(LinkTable::default());
     let publisher = Publisher::new(Arc::clone(&gateways), PublishMetrics::new(&metrics));
@@ -58,24 +58,24 @@ pub async fn run(context: Context<Config>) -> Result<Serving, BoxError> {
         &shutdown,
     );
 
-    let pulse = Pulse::default();
+    let stalls = StallDetector::default();
     // An embedded log has one owner, however long it stood still.
-    let watched = config.kafka.is_used().then(|| pulse.clone());
+    let watched = config.kafka.is_used().then(|| stalls.clone());
     let partitions =
         Partitions::new(stores, Arc::clone(&gateways), config.has(DbRole::Login), watched);
     let partitions = Arc::new(partitions);
-    let ground = Ground {
+    let shared = Shared {
         partitions: Arc::clone(&partitions),
         publisher,
         cache: Arc::clone(&cache),
         limits: config.limits.limits(),
         metrics: OwnedMetrics::new(&metrics),
-        pulse,
-        witnessed: witnessed(&logs, &config, &shutdown),
+        stalls,
+        last_clock: last_clock(&logs, &config, &shutdown),
         store_is_remote: !config.store.mysql.is_empty(),
         shutdown: shutdown.clone(),
     };
-    let owners = own(ground, logs, &config, &identity.name).await?;
+    let owners = own(shared, logs, &config, &identity.name).await?;
 
     let request_metrics = RequestMetrics::new(&metrics);
     let passwords = passwords(&config, &metrics).await?;
@@ -85,25 +85,25 @@ pub async fn run(context: Context<Config>) -> Result<Serving, BoxError> {
     let logins =
         Logins::new(store, Arc::clone(&cache), checks, tokens, LoginMetrics::new(&metrics));
     let counted = (request_metrics, shutdown.clone());
-    let requests = Requests::new(partitions, logins, gateways, counted, bounds(&config));
+    let links = Links::new(partitions, logins, gateways, counted, bounds(&config));
     let addr = daemon::link::listen(
         config.link_addr,
         identity,
         &[Role::MsgServer, Role::ApiServer, Role::Admin],
-        Arc::new(requests.clone()),
+        Arc::new(links.clone()),
         options,
         &shutdown,
     )
     .await?;
-    let drain = drain(requests, owners);
+    let drain = drain(links, owners);
     Ok(Serving::new("db_proxy").listens("links", addr).drain(drain))
 }
 
 /// By now the folder of an embedded log is there, and this process has it alone.
-fn witnessed(logs: &Logs, config: &Config, shutdown: &Shutdown) -> Witnessed {
+fn last_clock(logs: &Logs, config: &Config, shutdown: &Shutdown) -> LastClock {
     match logs {
-        Logs::Embedded(_) => Witnessed::begin(&config.data_dir, shutdown),
-        _ => Witnessed::default(),
+        Logs::Embedded(_) => LastClock::begin(&config.data_dir, shutdown),
+        _ => LastClock::default(),
     }
 }
 
@@ -126,7 +126,7 @@ fn tokens(
     let (store, life) = (Arc::clone(store), config.logins.token_life());
     let tokens = Tokens::new(store, keys, life, Clock::default());
     if config.has(DbRole::Login) {
-        tokens.hear(shutdown);
+        tokens.follow_revocations(shutdown);
     }
     Ok(tokens)
 }
@@ -145,32 +145,32 @@ async fn passwords(config: &Config, metrics: &Metrics) -> Result<Passwords, BoxE
 /// What owns partitions here.
 enum Owners {
     /// The only partition of an embedded log.
-    One(Arc<Running>),
+    One(Arc<Ownership>),
     #[cfg(feature = "kafka")]
-    Shared(StopSharing),
+    Group(LeaveGroup),
     None,
 }
 
-async fn own(ground: Ground, logs: Logs, config: &Config, name: &str) -> Result<Owners, BoxError> {
+async fn own(shared: Shared, logs: Logs, config: &Config, name: &str) -> Result<Owners, BoxError> {
     match logs {
         Logs::Embedded(log) => {
-            let store = Arc::clone(&ground.partitions.stores()[0]);
-            let opened = wiring::open_partition(config, *log, store, name).await?;
-            let shutdown = ground.shutdown.clone();
-            let running = Arc::new(ground.begin(0, opened));
-            let watched = Arc::clone(&running);
-            ground.shutdown.spawn_link(info_span!("owner"), async move {
+            let store = Arc::clone(&shared.partitions.stores()[0]);
+            let opened = site::open_partition(config, *log, store, name).await?;
+            let shutdown = shared.shutdown.clone();
+            let ownership = Arc::new(shared.begin(0, opened));
+            let watched = Arc::clone(&ownership);
+            shared.shutdown.spawn_link(info_span!("owner"), async move {
                 tokio::select! {
                     // Nobody else can take it: whoever looks after this daemon starts it again.
                     _why = watched.ended() => shutdown.fail(),
                     () = shutdown.begun() => {}
                 }
             });
-            Ok(Owners::One(running))
+            Ok(Owners::One(ownership))
         }
         #[cfg(feature = "kafka")]
-        Logs::Kafka(topic) => match sharing::start(ground, topic, name.to_owned()) {
-            Ok(stop) => Ok(Owners::Shared(stop)),
+        Logs::Kafka(topic) => match group::start(shared, topic, name.to_owned()) {
+            Ok(stop) => Ok(Owners::Group(stop)),
             Err(error) => Err(Box::new(StartRefused(error.to_string()))),
         },
         Logs::Nowhere => Ok(Owners::None),
@@ -179,20 +179,20 @@ async fn own(ground: Ground, logs: Logs, config: &Config, name: &str) -> Result<
 
 /// Everything that was taken is answered, everything folded is stored; what comes after is told that
 /// the partition has moved, and finds the next owner.
-async fn drain(requests: Requests, owners: Owners) {
+async fn drain(links: Links, owners: Owners) {
     tokio::time::sleep(LAST_REQUESTS).await;
     match owners {
-        Owners::One(running) => {
-            requests.idle().await;
-            running.finish().await;
+        Owners::One(ownership) => {
+            links.idle().await;
+            ownership.finish().await;
         }
         // The others take over while requests are answered that are under way.
         #[cfg(feature = "kafka")]
-        Owners::Shared(sharing) => {
-            sharing.finish().await;
-            requests.idle().await;
+        Owners::Group(member) => {
+            member.finish().await;
+            links.idle().await;
         }
-        Owners::None => requests.idle().await,
+        Owners::None => links.idle().await,
     }
 }
 

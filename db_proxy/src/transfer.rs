@@ -1,12 +1,12 @@
 //! Moving a site from the embedded store to databases on servers: `talkhub admin export` and `import`.
 //!
 //! ```text
-//! store.sqlite ──► exporting ──► folder: manifest, files of rows ──► importing ──► MySQL
-//!                                                                       └──► read back, compared
+//! store.sqlite ──► export ──► folder: manifest, files of rows ──► import ──► MySQL
+//!                                                                    └──► read back, compared
 //! ```
 //!
 //! The site stands still meanwhile. An export is rows, table by table, in files of bounded size, each
-//! with its number of rows and its SHA-256; see `moving/folder.rs` for the format. Both directions may
+//! with its number of rows and its SHA-256; see `transfer/folder.rs` for the format. Both directions may
 //! be interrupted at any moment and go on where they were.
 //!
 //! # Places in the log
@@ -27,9 +27,9 @@
 //!   checksum of every table that the export has written down.
 //! - Memory is bounded by a file's size, whatever a table's.
 
-mod exporting;
+mod export;
 mod folder;
-mod importing;
+mod import;
 
 #[cfg(test)]
 mod tests;
@@ -41,8 +41,8 @@ use partition::open::OpenError;
 use record_log::LogError;
 use store::StoreError;
 
-pub use exporting::export;
-pub use importing::{import, verify};
+pub use export::export;
+pub use import::{import, verify};
 
 /// What is being done.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

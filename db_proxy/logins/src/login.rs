@@ -47,7 +47,7 @@ pub struct Logins {
 }
 
 /// What became of a login.
-enum Told {
+enum Checked {
     Right {
         /// A hash was computed, and the stored one should be made anew.
         is_below_policy: bool,
@@ -128,7 +128,7 @@ impl Logins {
         };
         let who = Who { name, network: network(&address) };
         let told = match self.judge(&who, row.as_ref(), &credential).await {
-            Told::Right { is_below_policy } => {
+            Checked::Right { is_below_policy } => {
                 if let Some(row) = row.filter(|row| row.status == UserRow::EMPLOYED) {
                     let below = is_below_policy.then(|| Below {
                         user: row.id,
@@ -137,15 +137,15 @@ impl Logins {
                     });
                     return (accepted(row), below);
                 }
-                Told::Wrong
+                Checked::Wrong
             }
             told => told,
         };
         let refused = match told {
-            Told::Right { .. } | Told::Wrong => refused(LoginResult::BadCredentials, WRONG),
-            Told::Wait => refused(LoginResult::BadCredentials, "登录失败次数过多，请稍后再试"),
+            Checked::Right { .. } | Checked::Wrong => refused(LoginResult::BadCredentials, WRONG),
+            Checked::Wait => refused(LoginResult::BadCredentials, "登录失败次数过多，请稍后再试"),
             // Not "wrong": whoever is told that does not try again.
-            Told::Busy => refused(LoginResult::NoDbServer, "服务繁忙，请稍后再试"),
+            Checked::Busy => refused(LoginResult::NoDbServer, "服务繁忙，请稍后再试"),
         };
         (refused, None)
     }
@@ -191,14 +191,14 @@ impl Logins {
         }
     }
 
-    async fn judge(&self, who: &Who, row: Option<&UserRow>, credential: &str) -> Told {
+    async fn judge(&self, who: &Who, row: Option<&UserRow>, credential: &str) -> Checked {
         let stored = row.map(|row| row.password_hash.as_str());
         let pair = Pair { name: &who.name, stored, credential };
         if let Some(told) = self.without_hash(who, row, &pair).await {
             return told;
         }
         let Some(turn) = self.passwords.turn(&who.network, row.is_some()).await else {
-            return Told::Busy;
+            return Checked::Busy;
         };
         // Others have failed meanwhile, or the same was checked for another device.
         if let Some(told) = self.without_hash(who, row, &pair).await {
@@ -212,13 +212,13 @@ impl Logins {
                 self.let_in(who, row, &seen);
                 let is_below_policy =
                     pair.stored.is_some_and(|s| self.passwords.is_below_policy(s));
-                Told::Right { is_below_policy }
+                Checked::Right { is_below_policy }
             }
             Verdict::Wrong => {
                 self.guesses.failed(who, &seen);
-                Told::Wrong
+                Checked::Wrong
             }
-            Verdict::Busy => Told::Busy,
+            Verdict::Busy => Checked::Busy,
         }
     }
 
@@ -228,24 +228,24 @@ impl Logins {
         who: &Who,
         row: Option<&UserRow>,
         pair: &Pair<'_>,
-    ) -> Option<Told> {
+    ) -> Option<Checked> {
         let known = self.passwords.recall(pair);
         // The same guess again is none.
         if known == Some(Verdict::Wrong) {
-            return Some(Told::Wrong);
+            return Some(Checked::Wrong);
         }
         let seen = self.guesses.seen(who).await;
         match self.guesses.ruling(&seen) {
-            Ruling::Wait => Some(Told::Wait),
+            Ruling::Wait => Some(Checked::Wait),
             _ if known == Some(Verdict::Right) => {
                 self.let_in(who, row, &seen);
-                Some(Told::Right { is_below_policy: false })
+                Some(Checked::Right { is_below_policy: false })
             }
             Ruling::LookUp => {
                 if self.passwords.is_new(pair) {
                     self.guesses.not_found(who, &seen);
                 }
-                Some(Told::Wait)
+                Some(Checked::Wait)
             }
             Ruling::Check => None,
         }

@@ -17,7 +17,7 @@
 //!
 //! # What bounds it
 //!
-//! Requests take the room of logins ([`crate::requests::Bounds`]). A user has as many families as
+//! Requests take the room of logins (`Bounds` in db_proxy's `links.rs`). A user has as many families as
 //! [`FAMILIES_MAX`](store::tokens::FAMILIES_MAX) says. The store is waited for [`STORE_LIMIT`]
 //! where a signature can stand in for it.
 
@@ -52,7 +52,7 @@ pub const TICKET_LIFE: Duration = Duration::from_mins(1);
 pub const STORE_LIMIT: Duration = Duration::from_secs(1);
 
 /// How often the store is asked what was revoked.
-const HEARD_EVERY: Duration = Duration::from_secs(1);
+const REVOCATIONS_EVERY: Duration = Duration::from_secs(1);
 
 /// Revocations that are read at once.
 const PAGE: usize = 10_000;
@@ -108,27 +108,27 @@ impl Tokens {
         Self { store, keys: Arc::new(keys), life, clock, revoked: Arc::default() }
     }
 
-    /// Keeps hearing what is revoked, if a signature may have to stand in for the store.
-    pub fn hear(&self, shutdown: &Shutdown) {
+    /// Keeps reading what is revoked, if a signature may have to stand in for the store.
+    pub fn follow_revocations(&self, shutdown: &Shutdown) {
         if self.keys.is_empty() {
             return;
         }
         let (this, stop) = (self.clone(), shutdown.clone());
         shutdown.spawn(info_span!("revocations"), async move {
             loop {
-                if let Err(error) = this.hear_once().await {
+                if let Err(error) = this.read_revocations().await {
                     debug!(%error, "revocations are not known now");
                 }
                 tokio::select! {
                     () = stop.begun() => return,
-                    () = tokio::time::sleep(HEARD_EVERY) => {}
+                    () = tokio::time::sleep(REVOCATIONS_EVERY) => {}
                 }
             }
         });
     }
 
     /// Reads what was revoked since the last time.
-    pub async fn hear_once(&self) -> Result<(), StoreError> {
+    pub async fn read_revocations(&self) -> Result<(), StoreError> {
         loop {
             let after = self.revoked.lock().newest();
             let page = self.store.revocations_after(after, PAGE).await?;

@@ -21,7 +21,7 @@ use std::time::{Duration, Instant};
 
 use tracing::warn;
 
-use crate::witness::{BELIEVED_AFTER, Bounds, JUMP_MS, Witnessed};
+use crate::last_clock::{BELIEVED_AFTER, JUMP_MS, LastClock, TimeBounds};
 
 /// Log time, as its partition's thread keeps it.
 #[derive(Debug)]
@@ -35,7 +35,7 @@ pub(super) struct LogClock {
 
 impl LogClock {
     /// Goes on after a record of `last_ms`, with a clock that may be doubted.
-    pub(super) fn after(last_ms: u64, witnessed: &Witnessed) -> Self {
+    pub(super) fn after(last_ms: u64, last_clock: &LastClock) -> Self {
         let (wall_ms, now) = (daemon::clock::unix_ms(), Instant::now());
         if last_ms > wall_ms.saturating_add(JUMP_MS) {
             warn!(
@@ -44,7 +44,7 @@ impl LogClock {
                  at half the pace until it has caught up"
             );
         }
-        Self::begin(last_ms, wall_ms, witnessed.bounds(now), now)
+        Self::begin(last_ms, wall_ms, last_clock.bounds(now), now)
     }
 
     /// The time now.
@@ -52,7 +52,7 @@ impl LogClock {
         self.read(daemon::clock::unix_ms(), Instant::now())
     }
 
-    fn begin(last_ms: u64, wall_ms: u64, bounds: Option<Bounds>, now: Instant) -> Self {
+    fn begin(last_ms: u64, wall_ms: u64, bounds: Option<TimeBounds>, now: Instant) -> Self {
         match bounds {
             Some(bounds) if wall_ms > bounds.most_ms => {
                 Self { ms: last_ms.max(bounds.least_ms), at: now, ahead_since: Some(now) }
@@ -167,7 +167,7 @@ mod tests {
 
     /// The last run says that it is `START`, about.
     fn doubted(wall_ms: u64, start: Instant) -> LogClock {
-        let bounds = Bounds { least_ms: START, most_ms: START + JUMP_MS };
+        let bounds = TimeBounds { least_ms: START, most_ms: START + JUMP_MS };
         LogClock::begin(START - 10 * HOUR, wall_ms, Some(bounds), start)
     }
 
@@ -197,7 +197,7 @@ mod tests {
     #[test]
     fn a_clock_within_what_it_can_be_is_believed_at_once() {
         let start = Instant::now();
-        let bounds = Bounds { least_ms: START, most_ms: START + HOUR };
+        let bounds = TimeBounds { least_ms: START, most_ms: START + HOUR };
         for wall_ms in [START + HOUR / 2, START + HOUR] {
             let mut clock = LogClock::begin(START - HOUR, wall_ms, Some(bounds), start);
             assert_eq!(clock.read(wall_ms, start), wall_ms);
@@ -207,7 +207,7 @@ mod tests {
     #[test]
     fn a_doubted_start_goes_on_after_the_last_record_and_ends_with_the_doubt() {
         let start = Instant::now();
-        let bounds = Bounds { least_ms: START, most_ms: START + JUMP_MS };
+        let bounds = TimeBounds { least_ms: START, most_ms: START + JUMP_MS };
         let wall_ms = START + 5 * HOUR;
         let mut clock = LogClock::begin(START + HOUR, wall_ms, Some(bounds), start);
         assert_eq!(clock.read(wall_ms, start), START + HOUR);

@@ -32,8 +32,8 @@ use tokio::sync::Notify;
 use tokio::time::{MissedTickBehavior, interval, timeout};
 use tracing::{debug, info_span, warn};
 
-use crate::member_changes::{Later, net};
-use crate::metrics::FollowingMetrics;
+use crate::member_changes::{Later, net_change};
+use crate::metrics::FollowersMetrics;
 use crate::state::State;
 
 /// How often followers are told.
@@ -48,15 +48,15 @@ const LOAD_LIMIT: Duration = Duration::from_secs(3);
 
 /// The gateways that follow.
 #[derive(Debug)]
-pub struct Following {
+pub struct Followers {
     state: State,
     owned: Owned,
     ends: Mutex<Ends>,
     /// By the number of their link.
-    followers: Mutex<HashMap<u64, Follower>>,
+    by_link: Mutex<HashMap<u64, Follower>>,
     /// Wakes the task for a new follower.
     followed: Notify,
-    metrics: FollowingMetrics,
+    metrics: FollowersMetrics,
 }
 
 /// Where the log ended.
@@ -77,15 +77,15 @@ struct Follower {
     is_new: bool,
 }
 
-impl Following {
+impl Followers {
     /// For gateways that follow the partition of this state, in this epoch.
-    pub fn new(state: State, owned: Owned, metrics: FollowingMetrics) -> Arc<Self> {
+    pub fn new(state: State, owned: Owned, metrics: FollowersMetrics) -> Arc<Self> {
         let last = state.last();
         Arc::new(Self {
             state,
             owned,
             ends: Mutex::new(Ends { last, settled: last }),
-            followers: Mutex::default(),
+            by_link: Mutex::default(),
             followed: Notify::new(),
             metrics,
         })
@@ -93,11 +93,11 @@ impl Following {
 
     /// Starts telling, `every` so often.
     pub fn watch(self: &Arc<Self>, every: Duration, shutdown: &Shutdown) {
-        let (following, stop) = (Arc::clone(self), shutdown.clone());
+        let (followers, stop) = (Arc::clone(self), shutdown.clone());
         // Ends with the links, not before: what is folded during the drain is told too.
         shutdown.spawn_link(info_span!("following"), async move {
             tokio::select! {
-                () = following.run(every) => {}
+                () = followers.run(every) => {}
                 () = stop.closing_links() => {}
             }
         });
@@ -127,7 +127,7 @@ impl Following {
         };
         let after = follow.after_offset.map(Offset);
         debug!(gateway = %link.peer().name, ?after, ?last, ?covers_from, "it follows");
-        let mut followers = self.followers.lock();
+        let mut followers = self.by_link.lock();
         let known = |after: &Offset| (covers_from..=last).contains(after);
         if let Some(told) = after.filter(known) {
             let follower = Follower { link: link.clone(), told, is_new: true };
@@ -144,7 +144,7 @@ impl Following {
 
     /// The link is down.
     pub fn down(&self, link: &Link) {
-        let mut followers = self.followers.lock();
+        let mut followers = self.by_link.lock();
         followers.remove(&link.id());
         self.metrics.show_followers(followers.len());
     }
@@ -172,7 +172,7 @@ impl Following {
     async fn tell_all(&self) {
         let upto = self.ends.lock().settled;
         let behind: BTreeSet<Offset> = {
-            let followers = self.followers.lock();
+            let followers = self.by_link.lock();
             let behind = followers.values().filter(|one| one.is_new || one.told < upto);
             behind.map(|one| one.told).collect()
         };
@@ -227,7 +227,7 @@ impl Following {
                     let changes: Vec<_> =
                         members.iter().map(|(offset, touched)| (*offset, touched)).collect();
                     let later = Later::after(fold, conversation.id, delta.upto);
-                    net(conversation, &changes, (after, &later), self.owned)
+                    net_change(conversation, &changes, (after, &later), self.owned)
                 });
                 match timeout(LOAD_LIMIT, look).await {
                     Ok(Ok(members)) => members,
@@ -246,7 +246,7 @@ impl Following {
 
     /// Sends to those who are at `after`, and moves them on. False if nobody is.
     fn tell_those_at(&self, after: Offset, reached: Offset, body: &[u8]) -> bool {
-        let mut followers = self.followers.lock();
+        let mut followers = self.by_link.lock();
         let mut there = Vec::new();
         for follower in followers.values_mut().filter(|follower| follower.told == after) {
             follower.told = reached;
@@ -293,21 +293,21 @@ mod tests {
             proxy.make_group(number, &[1]).await;
         }
         let last = proxy.state().last();
-        let metrics = OneMetrics::new(&Metrics::new("db_proxy")).following;
-        let following = Following::new(proxy.state().clone(), proxy.owned(), metrics);
+        let metrics = OneMetrics::new(&Metrics::new("db_proxy")).followers;
+        let followers = Followers::new(proxy.state().clone(), proxy.owned(), metrics);
         let (mut near, addr) = Far::listen(Role::DbProxy, "db", &proxy.shutdown).await;
         let who = (Role::DbProxy, "gateway", 7);
         let (_far, _its_link) = Far::dial(addr, who, &proxy.shutdown).await;
         let link = near.link().await;
-        following.follow(&link, &Follow { partition: 0, after_offset: Some(cursor.0) });
+        followers.follow(&link, &Follow { partition: 0, after_offset: Some(cursor.0) });
         for (messages, is_all) in [(32, false), (33, true)] {
-            following.tell_all().await;
-            assert_eq!(following.metrics.changes.get(), messages);
-            let told = following.followers.lock()[&link.id()].told;
+            followers.tell_all().await;
+            assert_eq!(followers.metrics.changes.get(), messages);
+            let told = followers.by_link.lock()[&link.id()].told;
             assert_eq!(told == last, is_all, "{told:?} of {last:?}");
         }
         // It holds the store.
-        drop(following);
+        drop(followers);
         proxy.stop().await;
     }
 }

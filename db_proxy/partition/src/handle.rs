@@ -12,10 +12,10 @@ use tokio::sync::oneshot;
 use tracing::debug;
 
 use crate::ending::Ending;
-use crate::lines::{Line, Lines};
 use crate::metrics::PartitionMetrics;
 use crate::request::{Counted, Event, Outcome, Reply, Request, Waiter};
 use crate::state::State;
+use crate::submit_queues::{ClosedQueues, SubmitQueue};
 
 /// Before the queue, which was full, is tried again.
 pub(crate) const FULL_PAUSE: Duration = Duration::from_millis(2);
@@ -25,7 +25,7 @@ pub(crate) const FULL_PAUSE: Duration = Duration::from_millis(2);
 pub struct Partition {
     pub(crate) events: SyncSender<Event>,
     pub(crate) state: State,
-    pub(crate) lines: Arc<Lines>,
+    pub(crate) closed_queues: Arc<ClosedQueues>,
     pub(crate) ending: Ending,
     pub(crate) metrics: Arc<PartitionMetrics>,
 }
@@ -50,7 +50,7 @@ impl Partition {
     /// Hands a change to the partition. Never waits: if there is no room, the outcome is "retry".
     ///
     /// Of messages, nothing that comes behind one that was told to retry is taken before that one
-    /// comes again (see `partition/lines.rs`).
+    /// comes again (see `submit_queues.rs`).
     pub fn submit(&self, change: Change, reply: Reply) {
         let origin = match &change {
             Change::Send(send) => send.origin,
@@ -60,8 +60,8 @@ impl Partition {
     }
 
     fn submit_from(&self, origin: Option<Origin>, change: Change, reply: Reply) {
-        let reply = match Line::of(&change) {
-            Some(line) => self.closing_on_retry(line, reply),
+        let reply = match SubmitQueue::of(&change) {
+            Some(queue) => self.closing_on_retry(queue, reply),
             None => reply,
         };
         let waiter = Waiter(Some(reply));
@@ -75,11 +75,11 @@ impl Partition {
         // A waiter that comes back because the thread has ended is told as it goes.
     }
 
-    fn closing_on_retry(&self, line: Line, reply: Reply) -> Reply {
-        let lines = Arc::clone(&self.lines);
+    fn closing_on_retry(&self, queue: SubmitQueue, reply: Reply) -> Reply {
+        let queues = Arc::clone(&self.closed_queues);
         Box::new(move |outcome| {
             if outcome == Outcome::Retry {
-                lines.close(line);
+                queues.close(queue);
             }
             reply(outcome);
         })

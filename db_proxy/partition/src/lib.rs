@@ -32,7 +32,7 @@ mod ending;
 mod faults;
 pub mod followers;
 mod handle;
-mod lines;
+pub mod last_clock;
 mod look_up;
 pub mod member_changes;
 pub mod messages;
@@ -46,6 +46,7 @@ mod request;
 pub mod stall;
 pub mod state;
 pub mod store_writer;
+mod submit_queues;
 #[cfg(any(test, feature = "testing"))]
 #[expect(
     missing_docs,
@@ -57,11 +58,10 @@ pub mod store_writer;
 pub mod test;
 #[cfg(test)]
 mod tests;
-pub mod witness;
 mod worker;
 
 pub use ending::{Ended, Ending};
 pub use handle::Partition;
 pub use owner::{Limits, Owner};
 pub use request::{Outcome, Reply};
-pub use worker::holding::HOLD;
+pub use worker::held_adds::HOLD;

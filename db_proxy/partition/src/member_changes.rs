@@ -36,7 +36,7 @@ pub fn members_between(
     let current = conversation.current_members();
     let one_by_one = are_few(&records, current.len());
     let tell = |run: &[Change<'_>], later: &Later| {
-        let mut told = net(conversation, run, (after, later), owned)?;
+        let mut told = net_change(conversation, run, (after, later), owned)?;
         if one_by_one {
             let each = run.iter().map(|(_, touched)| notices(&change_of(group, touched, &current)));
             told.frame = each.collect::<Vec<_>>().concat().into();
@@ -118,7 +118,7 @@ fn change_of<'a>(group: GroupId, touched: &'a Touched, current: &'a [UserId]) ->
 
 /// What changes of a group's members came to, told as one: who of those concerned was a member after
 /// them, and who was not. `None` if there were none.
-pub fn net(
+pub fn net_change(
     conversation: &Conversation,
     changes: &[Change<'_>],
     (after, later): (Offset, &Later),

@@ -15,9 +15,9 @@ pub struct OneMetrics {
     /// Of its thread.
     pub partition: PartitionMetrics,
     /// Of its store worker.
-    pub storing: StoringMetrics,
+    pub store_writer: StoreWriterMetrics,
     /// Of what gateways follow of it.
-    pub following: FollowingMetrics,
+    pub followers: FollowersMetrics,
 }
 
 impl OneMetrics {
@@ -25,8 +25,8 @@ impl OneMetrics {
     pub fn new(metrics: &Metrics) -> Self {
         Self {
             partition: PartitionMetrics::new(metrics),
-            storing: StoringMetrics::new(metrics),
-            following: FollowingMetrics::new(metrics),
+            store_writer: StoreWriterMetrics::new(metrics),
+            followers: FollowersMetrics::new(metrics),
         }
     }
 }
@@ -103,7 +103,7 @@ impl PublishMetrics {
 
 /// Of the store worker.
 #[derive(Debug, Clone)]
-pub struct StoringMetrics {
+pub struct StoreWriterMetrics {
     /// Transactions.
     pub batches: Counter,
     /// Messages written.
@@ -114,7 +114,7 @@ pub struct StoringMetrics {
     pub stored_offset: Gauge,
 }
 
-impl StoringMetrics {
+impl StoreWriterMetrics {
     fn new(metrics: &Metrics) -> Self {
         Self {
             batches: metrics.counter("store_batches", "Transactions of the store worker"),
@@ -127,7 +127,7 @@ impl StoringMetrics {
 
 /// Of what gateways follow.
 #[derive(Debug, Clone)]
-pub struct FollowingMetrics {
+pub struct FollowersMetrics {
     /// Gateways that follow.
     pub followers: Gauge,
     /// Messages to them about what changed.
@@ -136,7 +136,7 @@ pub struct FollowingMetrics {
     pub forgotten: Counter,
 }
 
-impl FollowingMetrics {
+impl FollowersMetrics {
     fn new(metrics: &Metrics) -> Self {
         Self {
             followers: Gauge::default(),

@@ -7,11 +7,11 @@ use std::time::Duration;
 use proto::cluster::wire::Owned;
 use record_log::Log;
 
+use crate::last_clock::LastClock;
 use crate::metrics::PartitionMetrics;
 use crate::publisher::Publisher;
 use crate::stall::Confirmed;
 use crate::state::State;
-use crate::witness::Witnessed;
 
 /// Bounds of one partition.
 #[derive(Debug, Clone, Copy)]
@@ -52,7 +52,7 @@ pub struct Owner {
     /// When the log was last heard to have no newer owner.
     pub confirmed: Confirmed,
     /// What is known about the clock.
-    pub witnessed: Witnessed,
+    pub last_clock: LastClock,
 }
 
 impl fmt::Debug for Owner {

@@ -1,10 +1,10 @@
-//! Notices that this process stood still, so that an owner that was left behind says nothing.
+//! Notices that this process was stalled, so that an owner that was replaced meanwhile answers nothing.
 //!
 //! Where partitions move, others take those of a process that is silent for some seconds
-//! (`log/kafka/ownership.rs`). A process that stood still for longer, and goes on, finds that in the log;
-//! but a question may be waiting that is answered before the log is looked at, from a state to which
-//! others have added since. So a pulse beats, and after a pause nothing is answered of a partition
-//! before its log has been heard again.
+//! (`log/kafka/ownership.rs`). A process that was stalled for longer, and goes on, finds that in the log;
+//! but a question may be waiting that is answered before the log is read, from a state to which
+//! others have added since. So a task notes the time ten times a second, and after a stall nothing is
+//! answered of a partition before its log has been read again.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -14,65 +14,65 @@ use daemon::Shutdown;
 use tokio::time::{MissedTickBehavior, interval};
 use tracing::info_span;
 
-/// How often it beats.
+/// How often the time is noted.
 const BEAT_EVERY: Duration = Duration::from_millis(100);
 
-/// Longer pauses count: a third of the time after which others take what was owned here.
+/// Longer pauses are stalls: a third of the time after which others take what was owned here.
 const PAUSE: Duration = Duration::from_secs(2);
 
-/// The pulse of this process. Clones are of the same one.
+/// Notices stalls of this process. Clones are the same one.
 #[derive(Debug, Clone)]
-pub struct Pulse {
+pub struct StallDetector {
     began: Instant,
-    /// When it last beat, in milliseconds since `began`.
+    /// When the time was noted last, in milliseconds since `began`.
     beat: Arc<AtomicU64>,
-    /// When the last pause was found to be over.
+    /// When the last stall was found to be over.
     resumed: Arc<AtomicU64>,
 }
 
-/// When a log was last heard, by a question that was put to it at that time. Clones share it.
+/// When a log was last read, as of the time when the read began. Clones share it.
 #[derive(Debug, Clone)]
 pub struct Confirmed {
     began: Instant,
     at: Arc<AtomicU64>,
 }
 
-impl Default for Pulse {
+impl Default for StallDetector {
     fn default() -> Self {
         Self { began: Instant::now(), beat: Arc::default(), resumed: Arc::default() }
     }
 }
 
-impl Pulse {
-    /// Lets it beat until the links close.
+impl StallDetector {
+    /// Notes the time until the links close.
     pub fn start(&self, shutdown: &Shutdown) {
-        let (pulse, stop) = (self.clone(), shutdown.clone());
-        pulse.beat(Instant::now());
+        let (stalls, stop) = (self.clone(), shutdown.clone());
+        stalls.beat(Instant::now());
         shutdown.spawn_link(info_span!("pulse"), async move {
             let mut ticks = interval(BEAT_EVERY);
             ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
             loop {
                 tokio::select! {
-                    _tick = ticks.tick() => pulse.beat(Instant::now()),
+                    _tick = ticks.tick() => stalls.beat(Instant::now()),
                     () = stop.closing_links() => return,
                 }
             }
         });
     }
 
-    /// A log that is heard now.
+    /// For a log that is read now.
     pub fn confirmed(&self) -> Confirmed {
         let confirmed = Confirmed { began: self.began, at: Arc::default() };
         confirmed.set(Instant::now());
         confirmed
     }
 
-    /// Whether a log was heard after the last pause, as of now.
-    pub fn vouches_for(&self, log: &Confirmed) -> bool {
-        self.vouches(log, Instant::now())
+    /// Whether a log was read after the last stall, as of now, so that its partition may answer.
+    pub fn may_answer(&self, log: &Confirmed) -> bool {
+        self.may_answer_at(log, Instant::now())
     }
 
-    fn vouches(&self, log: &Confirmed, now: Instant) -> bool {
+    fn may_answer_at(&self, log: &Confirmed, now: Instant) -> bool {
         let beat = self.beat.load(Ordering::Acquire);
         let is_beating = millis(self.began, now).saturating_sub(beat) <= pause_ms();
         is_beating && log.at.load(Ordering::Acquire) >= self.resumed.load(Ordering::Acquire)
@@ -81,7 +81,7 @@ impl Pulse {
     fn beat(&self, now: Instant) {
         let now = millis(self.began, now);
         if now.saturating_sub(self.beat.load(Ordering::Acquire)) > pause_ms() {
-            // Before the beat: or somebody could see that it beats, and not that it had paused.
+            // Before the beat: or a reader could see the beat, and not that there was a stall.
             self.resumed.store(now, Ordering::Release);
         }
         self.beat.store(now, Ordering::Release);
@@ -112,19 +112,22 @@ mod tests {
     use super::*;
 
     #[test]
-    fn after_a_pause_a_log_counts_once_it_was_heard_again() {
-        let pulse = Pulse::default();
-        let at = |seconds: u64| pulse.began + Duration::from_secs(seconds);
-        let log = pulse.confirmed();
-        pulse.beat(at(1));
-        assert!(pulse.vouches(&log, at(2)), "it beats");
-        // The process stands still from 2 to 9; then whoever is first must not be answered.
-        assert!(!pulse.vouches(&log, at(9)), "nobody has noticed yet");
+    fn after_a_stall_a_log_counts_once_it_was_read_again() {
+        let stalls = StallDetector::default();
+        let at = |seconds: u64| stalls.began + Duration::from_secs(seconds);
+        let log = stalls.confirmed();
+        stalls.beat(at(1));
+        assert!(stalls.may_answer_at(&log, at(2)), "it beats");
+        // The process is stalled from 2 to 9; then the first request must not be answered.
+        assert!(!stalls.may_answer_at(&log, at(9)), "nobody has noticed yet");
         log.set(at(2));
-        assert!(!pulse.vouches(&log, at(9)), "what was asked before the pause came in after it");
-        pulse.beat(at(9));
-        assert!(!pulse.vouches(&log, at(9)), "noticed, and not heard again");
+        assert!(
+            !stalls.may_answer_at(&log, at(9)),
+            "what was asked before the pause came in after it"
+        );
+        stalls.beat(at(9));
+        assert!(!stalls.may_answer_at(&log, at(9)), "noticed, and not heard again");
         log.set(at(10));
-        assert!(pulse.vouches(&log, at(10)));
+        assert!(stalls.may_answer_at(&log, at(10)));
     }
 }

@@ -1,6 +1,6 @@
 //! The partition's state, shared between its one writer and many readers.
 //!
-//! The partition's thread changes it ([`crate::partition`]); requests read it, and load what is not
+//! The partition's thread changes it (`worker.rs`); requests read it, and load what is not
 //! in memory. The lock is held for one look or one batch, never across a wait.
 //!
 //! # Invariants

@@ -17,7 +17,7 @@ use tokio::sync::oneshot;
 use tokio::time::{Instant, sleep, timeout};
 use tracing::{error, info, info_span, warn};
 
-use crate::metrics::{self, StoringMetrics};
+use crate::metrics::{self, StoreWriterMetrics};
 use crate::state::State;
 use crate::{Ended, Partition};
 
@@ -32,12 +32,12 @@ pub const TRIM_EVERY: Duration = Duration::from_secs(10);
 
 /// Stops the worker once everything is stored. Dropping it does the same.
 #[derive(Debug)]
-pub struct StopStoring {
+pub struct StopStoreWriter {
     stop: oneshot::Sender<()>,
     done: oneshot::Receiver<()>,
 }
 
-impl StopStoring {
+impl StopStoreWriter {
     /// Waits until everything that was folded is stored and the worker has ended. The caller bounds
     /// the wait: a store that is away keeps it waiting.
     pub async fn finish(self) {
@@ -52,14 +52,14 @@ impl StopStoring {
 /// Starts the worker of a partition, which trims the log every `trim_every`.
 pub fn start(
     partition: Partition,
-    metrics: StoringMetrics,
+    metrics: StoreWriterMetrics,
     trim_every: Duration,
     shutdown: &Shutdown,
-) -> StopStoring {
+) -> StopStoreWriter {
     let (stop, stopping) = oneshot::channel();
     let (finished, done) = oneshot::channel();
     metrics::show(&metrics.stored_offset, partition.state().lock().stored);
-    let mut worker = Worker {
+    let mut worker = StoreWriter {
         state: partition.state().clone(),
         partition,
         metrics,
@@ -76,13 +76,13 @@ pub fn start(
             warn!("the daemon did not wait for the store");
         }
     });
-    StopStoring { stop, done }
+    StopStoreWriter { stop, done }
 }
 
-struct Worker {
+struct StoreWriter {
     state: State,
     partition: Partition,
-    metrics: StoringMetrics,
+    metrics: StoreWriterMetrics,
     shutdown: Shutdown,
     stopping: oneshot::Receiver<()>,
     trim_every: Duration,
@@ -91,7 +91,7 @@ struct Worker {
     away: bool,
 }
 
-impl Drop for Worker {
+impl Drop for StoreWriter {
     fn drop(&mut self) {
         if std::thread::panicking() {
             // Nothing would be stored any more, and nobody would notice before the memory is full.
@@ -100,7 +100,7 @@ impl Drop for Worker {
     }
 }
 
-impl Worker {
+impl StoreWriter {
     async fn run(&mut self) {
         let shutdown = self.shutdown.clone();
         tokio::select! {

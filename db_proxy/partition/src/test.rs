@@ -28,9 +28,9 @@ use tokio::time::timeout;
 use crate::metrics::{OneMetrics, PartitionMetrics, PublishMetrics};
 use crate::open::{self, OpenError};
 use crate::publisher::Publisher;
-use crate::stall::Pulse;
+use crate::stall::StallDetector;
 use crate::state::State;
-use crate::store_writer::{self, StopStoring};
+use crate::store_writer::{self, StopStoreWriter};
 use crate::{HOLD, Limits, Outcome, Owner, Partition};
 
 pub mod far;
@@ -51,7 +51,7 @@ pub struct Proxy {
     pub metrics: PartitionMetrics,
     /// How often something was published.
     pub published: Counter,
-    pub storing: Option<StopStoring>,
+    pub store_writer: Option<StopStoreWriter>,
     pub epoch: u64,
 }
 
@@ -65,7 +65,7 @@ pub struct Setup {
     pub keep_bytes: u64,
     pub epoch_every: u64,
     /// Whether the store worker runs.
-    pub storing: bool,
+    pub store_writer: bool,
     pub trim_every: Duration,
     pub cache: Option<Arc<dyn Cache>>,
 }
@@ -86,7 +86,7 @@ impl Setup {
             segment_bytes: 2 << 20,
             keep_bytes: 1 << 30,
             epoch_every: EPOCH_EVERY,
-            storing: true,
+            store_writer: true,
             trim_every: store_writer::TRIM_EVERY,
             cache: None,
         }
@@ -155,12 +155,12 @@ impl Setup {
             hold: self.hold,
             publisher,
             metrics: partition_metrics.clone(),
-            confirmed: Pulse::default().confirmed(),
-            witnessed: crate::witness::Witnessed::default(),
+            confirmed: StallDetector::default().confirmed(),
+            last_clock: crate::last_clock::LastClock::default(),
         };
         let partition = owner.start(&shutdown);
-        let storing = self.storing.then(|| {
-            store_writer::start(partition.clone(), one.storing, self.trim_every, &shutdown)
+        let store_writer = self.store_writer.then(|| {
+            store_writer::start(partition.clone(), one.store_writer, self.trim_every, &shutdown)
         });
         Proxy {
             setup: self.clone(),
@@ -170,7 +170,7 @@ impl Setup {
             gateways,
             metrics: partition_metrics,
             published,
-            storing,
+            store_writer,
             epoch: opened.epoch,
         }
     }
@@ -217,8 +217,8 @@ impl Proxy {
     /// As [`Self::stop`], and lets go of what else holds the store.
     pub async fn stop_with<T>(mut self, holder: T) -> Setup {
         self.partition.stop().await;
-        if let Some(storing) = self.storing.take() {
-            timeout(PATIENCE, storing.finish()).await.unwrap();
+        if let Some(store_writer) = self.store_writer.take() {
+            timeout(PATIENCE, store_writer.finish()).await.unwrap();
         }
         drop(holder);
         self.end().await

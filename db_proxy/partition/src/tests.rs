@@ -1,7 +1,7 @@
 //! The partition over a real log and a real store.
 
 mod eviction;
-mod joining;
+mod joins;
 mod large;
 mod limits;
 mod restarts;

@@ -29,7 +29,6 @@ use tracing::{Span, debug, error, info, info_span, warn};
 use crate::clock::LogClock;
 use crate::ending::{Ended, Ending};
 use crate::handle::{FULL_PAUSE, Partition};
-use crate::lines::Line;
 use crate::look_up::look_up;
 use crate::metrics;
 use crate::open::epoch_record;
@@ -38,14 +37,15 @@ use crate::publisher::MembersChange;
 use crate::queue::{Queue, queue_of};
 use crate::request::{Event, Fact, Outcome, Request, Waiter};
 use crate::state::Inner;
+use crate::submit_queues::SubmitQueue;
 
-pub(super) mod holding;
-mod joining;
-mod judging;
+pub(super) mod held_adds;
+mod joins;
+mod judgement;
 #[cfg(feature = "faults")]
 mod mutants;
 
-use holding::Holding;
+use held_adds::HeldAdds;
 
 /// How long nothing must happen before the log is told that it is idle.
 pub(super) const IDLE_AFTER: Duration = Duration::from_millis(200);
@@ -70,7 +70,7 @@ impl Owner {
         let partition = Partition {
             events,
             state: self.state.clone(),
-            lines: Arc::default(),
+            closed_queues: Arc::default(),
             ending: Ending::of(shutdown),
             metrics: Arc::new(self.metrics.clone()),
         };
@@ -101,7 +101,7 @@ pub(super) struct Worker {
     /// Those of `waiting` whose first request is judged when the batch is folded.
     after_batch: Vec<Queue>,
     /// Adds of members that wait for others of their group. They count as waiting, too.
-    holding: Holding<Request>,
+    held_adds: HeldAdds<Request>,
     batch: Vec<(Bytes, Admitted)>,
     batch_bytes: usize,
     /// Groups whose members the batch changes: what is judged after that does not know them yet.
@@ -137,8 +137,8 @@ impl Worker {
             (inner.fold.last, inner.fold.last_ms)
         };
         metrics::show(&owner.metrics.offset, last);
-        let clock = LogClock::after(last_ms, &owner.witnessed);
-        let holding = Holding::new(owner.hold);
+        let clock = LogClock::after(last_ms, &owner.last_clock);
+        let held_adds = HeldAdds::new(owner.hold);
         Self {
             owner,
             clock,
@@ -150,7 +150,7 @@ impl Worker {
             waiting_shown: 0,
             ready: VecDeque::new(),
             after_batch: Vec::new(),
-            holding,
+            held_adds,
             batch: Vec::new(),
             batch_bytes: 0,
             changing: HashSet::new(),
@@ -173,7 +173,7 @@ impl Worker {
                 match self.queue.recv_timeout(self.patience()) {
                     Ok(event) => Some(event),
                     Err(RecvTimeoutError::Timeout) => {
-                        if self.holding.due(Instant::now()).is_none() {
+                        if self.held_adds.due(Instant::now()).is_none() {
                             self.idle();
                         }
                         None
@@ -187,14 +187,14 @@ impl Worker {
             self.show_waiting(self.waiting());
             self.commit();
             self.ready.extend(self.after_batch.drain(..));
-            let is_held = |id| self.holding.of(id).is_some();
+            let is_held = |id| self.held_adds.of(id).is_some();
             self.owner.state.lock().evict(self.owner.limits.conversations_max, is_held);
         }
     }
 
     /// How many requests wait, for whatever it is.
     fn waiting(&self) -> usize {
-        self.waiting_count + self.holding.len()
+        self.waiting_count + self.held_adds.len()
     }
 
     /// Several partitions are shown in one number.
@@ -248,8 +248,8 @@ impl Worker {
             return;
         }
         if let Change::Send(send) = &request.change
-            && let Some(line) = Line::of(&request.change)
-            && !self.partition.lines.lets_through(line, send.first)
+            && let Some(submit_queue) = SubmitQueue::of(&request.change)
+            && !self.partition.closed_queues.lets_through(submit_queue, send.first)
         {
             self.turn_away(request);
             return;
@@ -375,8 +375,9 @@ impl Worker {
 
     fn has_lost_its_place(&self, request: &Request) -> bool {
         let Change::Send(send) = &request.change else { return false };
-        let line = Line::of(&request.change);
-        !send.first && line.is_some_and(|line| self.partition.lines.is_closed(line))
+        let submit_queue = SubmitQueue::of(&request.change);
+        !send.first
+            && submit_queue.is_some_and(|queue| self.partition.closed_queues.is_closed(queue))
     }
 
     /// Makes the batch durable, folds it, and tells everybody.

@@ -9,7 +9,7 @@
 //!
 //! The manifest only grows: a line is added once its file is on disk. Its last line says that nothing
 //! is missing, and has the SHA-256 of all lines before it. A file begins with a line of its own, then
-//! come rows as `moving/table.rs` writes them.
+//! come rows as [`table`] writes them.
 //!
 //! # Invariants
 //!
@@ -93,7 +93,7 @@ impl Part {
 
 #[derive(Debug, Clone, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
-enum Line {
+enum ManifestLine {
     Export(Header),
     Rows(Part),
     End(End),
@@ -254,7 +254,7 @@ impl Making {
             File::open(&self.dir)?.sync_all()
         };
         write().map_err(disk(&path))?;
-        self.add(&Line::Rows(part.clone()))?;
+        self.add(&ManifestLine::Rows(part.clone()))?;
         self.parts.push(part);
         Ok(())
     }
@@ -272,7 +272,7 @@ impl Making {
             tables: tables.collect(),
             sha256: HEXLOWER.encode(digest::digest(&SHA256, &before).as_ref()),
         };
-        self.add(&Line::End(end.clone()))?;
+        self.add(&ManifestLine::End(end.clone()))?;
         File::open(&self.dir).and_then(|dir| dir.sync_all()).map_err(disk(&self.dir))?;
         let Self { dir, parts, lock, .. } = self;
         let Some(Manifest { header, .. }) = read_manifest(&dir)? else {
@@ -437,9 +437,9 @@ fn read_manifest(dir: &Path) -> Result<Option<Manifest>, MoveError> {
             check_format(&path, line)?;
         }
         match serde_json::from_slice(line) {
-            Ok(Line::Export(first)) if number == 1 => header = Some(first),
-            Ok(Line::Rows(part)) if header.is_some() && end.is_none() => parts.push(part),
-            Ok(Line::End(last)) if header.is_some() && end.is_none() => {
+            Ok(ManifestLine::Export(first)) if number == 1 => header = Some(first),
+            Ok(ManifestLine::Rows(part)) if header.is_some() && end.is_none() => parts.push(part),
+            Ok(ManifestLine::End(last)) if header.is_some() && end.is_none() => {
                 let (before, _rest) = text.split_at(at);
                 if HEXLOWER.encode(digest::digest(&SHA256, before).as_ref()) != last.sha256 {
                     return Err(damaged(&path, "its SHA-256 is not the one in its last line"));

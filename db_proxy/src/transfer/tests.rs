@@ -19,8 +19,8 @@ use tempfile::TempDir;
 use super::folder::Export;
 use super::*;
 
-mod exporting;
-mod importing;
+mod export;
+mod import;
 mod million;
 mod serving;
 

@@ -59,12 +59,12 @@ struct State {
 
 #[derive(Default)]
 struct Lane {
-    networks: HashMap<String, Line>,
+    networks: HashMap<String, NetworkQueue>,
     waiting: usize,
 }
 
 /// Those of one network. Never empty.
-struct Line {
+struct NetworkQueue {
     waiting: VecDeque<oneshot::Sender<Core>>,
     /// When it came, or had its last turn.
     turn: u64,
@@ -201,9 +201,9 @@ impl State {
         let turn = self.turn;
         let lane = self.lanes.get_mut(lane)?;
         lane.waiting += 1;
-        let line = lane.networks.entry(network.to_owned());
-        let line = line.or_insert_with(|| Line { waiting: VecDeque::new(), turn });
-        line.waiting.push_back(sender);
+        let queue = lane.networks.entry(network.to_owned());
+        let queue = queue.or_insert_with(|| NetworkQueue { waiting: VecDeque::new(), turn });
+        queue.waiting.push_back(sender);
         Some(receiver)
     }
 
@@ -214,13 +214,13 @@ impl State {
         let lane = self.lanes.get_mut(lane)?;
         let wrong = |network: &str| wrong_of(&self.wrong, network, now);
         let weight = |network: &str, waiting: usize| (waiting, wrong(network));
-        let (network, line) = lane
+        let (network, queue) = lane
             .networks
             .iter()
-            .max_by_key(|(network, line)| weight(network, line.waiting.len()))?;
+            .max_by_key(|(network, queue)| weight(network, queue.waiting.len()))?;
         if let Some(newcomer) = newcomer {
-            let own = lane.networks.get(newcomer).map_or(0, |line| line.waiting.len());
-            if weight(newcomer, own + 1) >= weight(network, line.waiting.len()) {
+            let own = lane.networks.get(newcomer).map_or(0, |queue| queue.waiting.len());
+            if weight(newcomer, own + 1) >= weight(network, queue.waiting.len()) {
                 return None;
             }
         }
@@ -237,13 +237,13 @@ impl State {
             let network = of_lane
                 .networks
                 .iter()
-                .min_by_key(|(network, line)| (wrong(network), line.turn, network.as_str()))
-                .map(|(network, _line)| network.clone());
+                .min_by_key(|(network, queue)| (wrong(network), queue.turn, network.as_str()))
+                .map(|(network, _queue)| network.clone());
             let Some(network) = network else { continue };
             self.turn += 1;
             let turn = self.turn;
-            if let Some(line) = of_lane.networks.get_mut(&network) {
-                line.turn = turn;
+            if let Some(queue) = of_lane.networks.get_mut(&network) {
+                queue.turn = turn;
             }
             self.next = 1 - lane;
             return of_lane.take(&network, VecDeque::pop_front);
@@ -254,11 +254,11 @@ impl State {
     /// Forgets those who do not wait any more.
     fn tidy(&mut self) {
         for lane in &mut self.lanes {
-            for line in lane.networks.values_mut() {
-                line.waiting.retain(|waiting| !waiting.is_closed());
+            for queue in lane.networks.values_mut() {
+                queue.waiting.retain(|waiting| !waiting.is_closed());
             }
-            lane.networks.retain(|_network, line| !line.waiting.is_empty());
-            lane.waiting = lane.networks.values().map(|line| line.waiting.len()).sum();
+            lane.networks.retain(|_network, queue| !queue.waiting.is_empty());
+            lane.waiting = lane.networks.values().map(|queue| queue.waiting.len()).sum();
         }
     }
 }
@@ -269,10 +269,10 @@ impl Lane {
         network: &str,
         pop: fn(&mut VecDeque<oneshot::Sender<Core>>) -> Option<oneshot::Sender<Core>>,
     ) -> Option<oneshot::Sender<Core>> {
-        let line = self.networks.get_mut(network)?;
-        let taken = pop(&mut line.waiting)?;
+        let queue = self.networks.get_mut(network)?;
+        let taken = pop(&mut queue.waiting)?;
         self.waiting -= 1;
-        if line.waiting.is_empty() {
+        if queue.waiting.is_empty() {
             self.networks.remove(network);
         }
         Some(taken)

@@ -42,7 +42,7 @@ impl Site {
 
     async fn signing() -> Self {
         let site = Self::new(&format!("1 {}", "ab".repeat(32))).await;
-        site.tokens.hear_once().await.unwrap();
+        site.tokens.read_revocations().await.unwrap();
         site
     }
 
@@ -357,7 +357,7 @@ async fn while_the_store_is_away_what_was_revoked_before_does_not_log_in() {
     assert_eq!(site.tokens.resume(&copied).await, Resumed::Copied(ALICE, ANDROID));
     site.store.change_user(BOB, UserChange::Password("new".to_owned())).await.unwrap();
     let bob_again = site.begin(BOB).await;
-    site.tokens.hear_once().await.unwrap();
+    site.tokens.read_revocations().await.unwrap();
 
     site.away(true);
     for (token, expected) in [
@@ -398,7 +398,7 @@ async fn what_was_revoked_is_heard_without_being_asked_for() {
     let site = Site::new(&format!("1 {}", "ab".repeat(32))).await;
     let token = text::read(&site.begin(ALICE).await).unwrap();
     let shutdown = Shutdown::default();
-    site.tokens.hear(&shutdown);
+    site.tokens.follow_revocations(&shutdown);
     for is_alive in [true, false] {
         let heard = async {
             while site.tokens.revoked.lock().is_alive(&token) != is_alive {

@@ -47,7 +47,7 @@ async fn all_kept(proxy: &Proxy, sent: &[(Send, u32)]) {
 
 #[tokio::test]
 async fn nothing_acknowledged_is_lost_if_the_store_has_nothing() {
-    let setup = Setup { storing: false, ..Setup::new() };
+    let setup = Setup { store_writer: false, ..Setup::new() };
     let mut sent = Vec::new();
     for round in 0..3 {
         let proxy = setup.start().await;
@@ -58,7 +58,7 @@ async fn nothing_acknowledged_is_lost_if_the_store_has_nothing() {
         all_kept(&proxy, &sent).await;
         proxy.kill().await;
     }
-    let proxy = Setup { storing: true, ..setup }.start().await;
+    let proxy = Setup { store_writer: true, ..setup }.start().await;
     all_kept(&proxy, &sent).await;
     proxy.stored().await;
     let last = sent.last().unwrap();
@@ -100,7 +100,7 @@ async fn copied(proxy: Proxy) -> Setup {
 
 #[tokio::test]
 async fn marks_and_members_come_back_from_the_log() {
-    let setup = Setup { storing: false, ..Setup::new() };
+    let setup = Setup { store_writer: false, ..Setup::new() };
     let proxy = setup.start().await;
     proxy.make_group(1, &[1, 2]).await;
     talk(&proxy, 10).await;
@@ -136,7 +136,7 @@ async fn look(proxy: &Proxy) -> String {
 /// predecessor has been replaced.
 #[tokio::test]
 async fn regression_a_failed_start_does_not_lose_what_the_owner_before_it_had_acknowledged() {
-    let setup = Setup { storing: false, ..Setup::new() };
+    let setup = Setup { store_writer: false, ..Setup::new() };
     let proxy = setup.start().await;
     proxy.make_group(1, &[1, 2]).await;
     let sent = talk(&proxy, 10).await;
@@ -164,8 +164,8 @@ async fn a_stored_message_is_found_in_the_store_if_the_log_has_it_no_more() {
 
 #[tokio::test]
 async fn an_old_clients_second_try_is_recognised_after_a_restart() {
-    for storing in [true, false] {
-        let setup = Setup { storing, ..Setup::new() };
+    for store_writer in [true, false] {
+        let setup = Setup { store_writer, ..Setup::new() };
         let proxy = setup.start().await;
         let minted_twice = |session| {
             let send = message(single(1, 2), 1);
@@ -177,12 +177,12 @@ async fn an_old_clients_second_try_is_recognised_after_a_restart() {
             Send { identity: Identity { frame, ..send.identity }, ..send }
         };
         assert_eq!(proxy.send(minted_twice(1)).await, 1);
-        if storing {
+        if store_writer {
             proxy.stored().await;
         }
         proxy.kill().await;
         let proxy = setup.start().await;
-        assert_eq!(proxy.send(minted_twice(2)).await, 1, "the store has it: {storing}");
+        assert_eq!(proxy.send(minted_twice(2)).await, 1, "the store has it: {store_writer}");
         assert_eq!(proxy.send(message(single(1, 2), 1)).await, 2);
         proxy.kill().await;
     }
@@ -198,12 +198,12 @@ async fn a_stop_stores_everything_and_turns_away_what_comes_later() {
     let late = Change::Send(message(single(1, 2), 1));
     assert_eq!(proxy.change(late).await, Outcome::Moved, "the next owner may be asked");
     partition.stop().await;
-    let Proxy { storing, .. } = &proxy;
-    assert!(storing.is_some());
+    let Proxy { store_writer, .. } = &proxy;
+    assert!(store_writer.is_some());
     let shutdown = proxy.shutdown.clone();
     {
         let mut proxy = proxy;
-        proxy.storing.take().unwrap().finish().await;
+        proxy.store_writer.take().unwrap().finish().await;
         assert_eq!(state.lock().behind(), (0, 0));
         drop((state, partition));
         proxy.kill().await;
@@ -256,13 +256,13 @@ async fn an_older_copy_of_the_log_is_refused() {
 /// What was acknowledged is not served in part, whether the store has it or not.
 #[tokio::test]
 async fn a_damaged_log_is_refused_with_the_place_and_what_can_be_done() {
-    for storing in [true, false] {
-        let setup = Setup { storing, ..Setup::new() };
+    for store_writer in [true, false] {
+        let setup = Setup { store_writer, ..Setup::new() };
         let proxy = setup.start().await;
         for _ in 0..20 {
             proxy.send(message(single(1, 2), 1)).await;
         }
-        if storing {
+        if store_writer {
             proxy.stored().await;
         }
         let setup = proxy.kill().await;
@@ -301,7 +301,7 @@ async fn a_log_that_went_another_way_is_refused() {
 
 #[tokio::test]
 async fn a_log_of_newer_rules_is_refused() {
-    let setup = Setup { storing: false, ..Setup::new() };
+    let setup = Setup { store_writer: false, ..Setup::new() };
     setup.start().await.kill().await;
     {
         let mut log = EmbeddedLog::open(options(&setup), Offset(0)).unwrap().log;

@@ -7,7 +7,7 @@ use daemon::{LinkTable, Metrics, Shutdown};
 use fold::conversation::Conversation;
 use partition::metrics::PublishMetrics;
 use partition::publisher::Publisher;
-use partition::stall::Pulse;
+use partition::stall::StallDetector;
 use partition::state::State;
 use partition::store_writer;
 use partition::test::{PATIENCE, resent};
@@ -20,14 +20,14 @@ use tokio::runtime::Handle;
 use tokio::time::timeout;
 
 use super::*;
+use crate::commands::missed;
 use crate::metrics::OwnedMetrics;
-use crate::queries::missed;
 
 /// The owner of the new site's partition, with a log that was never used.
 struct NewSite {
     partition: Partition,
     owned: Owned,
-    storing: store_writer::StopStoring,
+    store_writer: store_writer::StopStoreWriter,
     shutdown: Shutdown,
 }
 
@@ -61,13 +61,17 @@ impl NewSite {
                 PublishMetrics::new(&metrics),
             ),
             metrics: one.partition,
-            confirmed: Pulse::default().confirmed(),
-            witnessed: partition::witness::Witnessed::default(),
+            confirmed: StallDetector::default().confirmed(),
+            last_clock: partition::last_clock::LastClock::default(),
         };
         let partition = owner.start(&shutdown);
-        let storing =
-            store_writer::start(partition.clone(), one.storing, Duration::from_hours(1), &shutdown);
-        Self { partition, owned, storing, shutdown }
+        let store_writer = store_writer::start(
+            partition.clone(),
+            one.store_writer,
+            Duration::from_hours(1),
+            &shutdown,
+        );
+        Self { partition, owned, store_writer, shutdown }
     }
 
     fn state(&self) -> &State {
@@ -94,7 +98,7 @@ impl NewSite {
     async fn stop(self) -> Arc<dyn Store> {
         let store = Arc::clone(self.state().store());
         self.partition.stop().await;
-        timeout(PATIENCE, self.storing.finish()).await.unwrap();
+        timeout(PATIENCE, self.store_writer.finish()).await.unwrap();
         self.shutdown.begin();
         self.shutdown.drain(PATIENCE).await.unwrap();
         store

@@ -1,0 +1,64 @@
+//! Who asks, and which partitions an answer is read from.
+
+use std::sync::Arc;
+
+use logins::login::Logins;
+use parking_lot::Mutex;
+use proto::cluster::wire::{Origin, Owned, Rest};
+use proto::ids::{ConversationId, UserId};
+
+use crate::commands::group_limits::GroupLimits;
+use crate::commands::reply::NoReply;
+use crate::partitions::{Partitions, Served};
+
+/// Who asks, and where answers come from.
+#[derive(Debug)]
+pub struct Asker {
+    /// The user of the session.
+    pub user: UserId,
+    /// The client kind of the session.
+    pub client_type: u32,
+    /// The session, which is answered and needs no notice of what it changes.
+    pub origin: Origin,
+    /// The partitions.
+    pub partitions: Arc<Partitions>,
+    /// Of a question about several conversations: only those of these partitions; all if none is named.
+    pub asked: Vec<u32>,
+    /// Where the answer goes on, if its beginning was told before.
+    pub rest: Option<Rest>,
+    /// The login side.
+    pub logins: Logins,
+    /// How many groups a user may have.
+    pub groups: GroupLimits,
+    /// Whose partitions the answer was read from, so far.
+    pub by: Mutex<Vec<Owned>>,
+}
+
+impl Asker {
+    /// The partition of a conversation.
+    pub(crate) fn of(&self, id: ConversationId) -> Result<Arc<Served>, NoReply> {
+        self.served(self.partitions.number_of(id))
+    }
+
+    /// The partitions of a question about several conversations.
+    pub(crate) fn all_asked(&self) -> Result<Vec<Arc<Served>>, NoReply> {
+        if self.asked.is_empty() {
+            return (0..self.partitions.count()).map(|number| self.served(number)).collect();
+        }
+        self.asked.iter().map(|number| self.served(*number)).collect()
+    }
+
+    /// Whether an answer is to tell of a conversation.
+    pub(crate) fn asks_about(&self, id: ConversationId) -> bool {
+        self.asked.is_empty() || self.asked.contains(&self.partitions.number_of(id))
+    }
+
+    fn served(&self, partition: u32) -> Result<Arc<Served>, NoReply> {
+        let served = self.partitions.get(partition).ok_or(NoReply::NotOwner)?;
+        let mut by = self.by.lock();
+        if !by.contains(&served.owned) {
+            by.push(served.owned);
+        }
+        Ok(served)
+    }
+}

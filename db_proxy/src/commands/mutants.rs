@@ -1,0 +1,88 @@
+//! Answers that claim more than is known, or come late, for mutants. Compiled with the feature `faults`
+//! only.
+
+use std::sync::atomic::AtomicU64;
+use std::time::Duration;
+
+use bytes::Bytes;
+use daemon::faults::{self, Mutant};
+use prost::Message as _;
+use proto::Command;
+use proto::client::{
+    MessageListReply, MessageListRequest, MessagesByIdReply, MessagesByIdRequest, UnreadCountReply,
+};
+use proto::cluster::wire::{Answer, FetchRequest, Fetched};
+use tokio::time::sleep;
+
+use crate::commands::asker::Asker;
+use crate::commands::reply::answered;
+
+/// Every so many reads of the store "fail".
+const FAILS_EVERY: u64 = 20;
+/// Every so many reads of history are late, by so much.
+const LATE_EVERY: u64 = 10;
+const LATE_BY: Duration = Duration::from_secs(7);
+
+fn read_fails() -> bool {
+    static READS: AtomicU64 = AtomicU64::new(0);
+    faults::planted(Mutant::PullEmptyOnError) && faults::nth(&READS, FAILS_EVERY)
+}
+
+/// Takes longer than a client waits that wants to be up to date.
+pub(super) async fn be_late(command: Command) {
+    static READS: AtomicU64 = AtomicU64::new(0);
+    let is_read = command == Command::MessageListRequest;
+    if is_read && faults::planted(Mutant::ReadsLate) && faults::nth(&READS, LATE_EVERY) {
+        sleep(LATE_BY).await;
+    }
+}
+
+/// "There is nothing", for a request whose read of the store has failed.
+pub(super) fn nothing(asker: &Asker, command: Command, body: &Bytes) -> Option<Answer> {
+    let reads =
+        [Command::MessageListRequest, Command::MessagesByIdRequest, Command::UnreadCountRequest];
+    if !reads.contains(&command) || !read_fails() {
+        return None;
+    }
+    let user_id = asker.user.0;
+    match command {
+        Command::MessageListRequest => {
+            let request = MessageListRequest::decode(body.clone()).ok()?;
+            let reply = MessageListReply {
+                user_id,
+                session_type: request.session_type,
+                session_id: request.session_id,
+                msg_id_begin: request.msg_id_begin,
+                messages: Vec::new(),
+                attach_data: None,
+            };
+            Some(answered(Command::MessageListReply, &reply))
+        }
+        Command::MessagesByIdRequest => {
+            let request = MessagesByIdRequest::decode(body.clone()).ok()?;
+            let reply = MessagesByIdReply {
+                user_id,
+                session_type: request.session_type,
+                session_id: request.session_id,
+                messages: Vec::new(),
+                attach_data: None,
+            };
+            Some(answered(Command::MessagesByIdReply, &reply))
+        }
+        _ => {
+            let reply = UnreadCountReply {
+                user_id,
+                total_count: 0,
+                sessions: Vec::new(),
+                attach_data: None,
+            };
+            Some(answered(Command::UnreadCountReply, &reply))
+        }
+    }
+}
+
+/// "You have missed nothing", for a fetch whose read of the store has failed.
+pub(crate) fn nothing_missed(request: &FetchRequest) -> Option<Fetched> {
+    let complete_upto = request.from.saturating_sub(1);
+    read_fails().then(|| Fetched { complete: true, complete_upto, ..Fetched::default() })
+}
