@@ -27,6 +27,7 @@
 //! `append` returns [`LogError::Full`] and has changed nothing. Spares are tried again all the time,
 //! so it works again as soon as there is room.
 
+mod damage;
 mod files;
 mod format;
 #[cfg(any(test, feature = "testing"))]
@@ -34,35 +35,38 @@ pub mod fuzzing;
 #[cfg(any(test, feature = "testing"))]
 #[cfg_attr(not(test), expect(dead_code, reason = "fuzz targets cut no power and fill no disk"))]
 mod memory;
+mod meta;
+mod read_only;
 mod reading;
 mod recovery;
+mod scan;
 mod segment;
 mod spare;
 mod survey;
 #[cfg(test)]
 mod tests;
 mod writer;
+mod zeros;
 
 use std::collections::VecDeque;
 use std::fmt;
-use std::io;
 use std::path::PathBuf;
 use std::sync::Arc;
 
 use bytes::Bytes;
 use proto::ids::Offset;
 use proto::record::fingerprint;
-use ring::rand::{SecureRandom, SystemRandom};
 
 use crate::{Landed, Log, LogError, LogId, LogRecord, Unopened};
 use files::{DiskFolder, Fatal, Folder, io_error};
-use format::{FoundMeta, Meta, Record};
+use format::{Meta, Record};
+use meta::{META, damaged_meta, make_meta, read_meta};
 use reading::Held;
 use recovery::Recovered;
 use spare::{Maker, Spares};
 use writer::{Appended, Writer};
 
-pub use reading::ReadOnlyLog;
+pub use read_only::ReadOnlyLog;
 pub use survey::{Damage, SegmentSeen, Survey};
 
 /// The largest batch that may be appended at once, [`RECORD_OVERHEAD`] of each record included.
@@ -74,19 +78,9 @@ pub const MAX_PAYLOAD_BYTES: usize = format::MAX_PAYLOAD_LEN;
 /// What a record takes in a batch besides its payload.
 pub const RECORD_OVERHEAD: usize = format::RECORD_OVERHEAD;
 
-const META: &str = "log.meta";
-const UNFINISHED_META: &str = "log.meta.making";
-
 /// How many segments one call deletes at most: each takes the disk 10 ms, and appends wait. The rest
 /// is for the calls that follow.
 const DELETED_AT_ONCE: usize = 2;
-
-/// As much as is read of `log.meta`, whatever its version.
-const META_LEN_MAX: usize = 4096;
-
-/// What an operator can do about damage.
-const REMEDY: &str = "Nothing was changed. Restore the file from a backup; without one, the records \
-                      from there on can only be given up knowingly";
 
 /// Where a log is, and how much room it takes.
 #[derive(Debug, Clone)]
@@ -344,48 +338,6 @@ impl fmt::Debug for EmbeddedLog {
     }
 }
 
-fn read_meta(folder: &dyn Folder) -> Result<Meta, LogError> {
-    let failed = |source| io_error("read", folder.describe(META), source);
-    let file = folder.open(META).map_err(failed)?;
-    let size = file.size().map_err(failed)?;
-    let mut bytes = vec![0; usize::try_from(size).map_or(META_LEN_MAX, |n| n.min(META_LEN_MAX))];
-    file.read_exact_at(&mut bytes, 0).map_err(failed)?;
-    match Meta::parse(&bytes) {
-        FoundMeta::Known(meta) => Ok(meta),
-        FoundMeta::Newer(version) => Err(LogError::NewerVersion(format!(
-            "{} was written by a newer version of this program (its format is {version}). Nothing \
-             was changed. Start that version again",
-            folder.describe(META),
-        ))),
-        FoundMeta::Damaged => Err(damaged_meta(folder, "is damaged")),
-    }
-}
-
-fn damaged_meta(folder: &dyn Folder, how: &str) -> LogError {
-    LogError::Damaged(format!(
-        "{} {how}. Nothing was changed. Restore it from a backup: it never changes",
-        folder.describe(META),
-    ))
-}
-
-/// Writes `log.meta` for a new log. It has its name only once it is on disk.
-fn make_meta(folder: &dyn Folder, segment_bytes: u64) -> Result<Meta, LogError> {
-    let mut id = [0; 16];
-    SystemRandom::new().fill(&mut id).map_err(|_| LogError::Io {
-        what: "cannot make an id for the log".to_owned(),
-        source: io::Error::other("the system gives no random numbers"),
-    })?;
-    let meta = Meta { id: LogId(id), segment_bytes };
-    let written = folder.create(UNFINISHED_META).and_then(|file| {
-        file.write_all_at(&meta.encode(), 0)?;
-        file.sync()?;
-        folder.rename(UNFINISHED_META, META)?;
-        folder.sync()
-    });
-    written.map_err(|source| io_error("write", folder.describe(META), source))?;
-    Ok(meta)
-}
-
 /// Makes the first segment of a new log.
 fn first_segment(folder: &dyn Folder, maker: &mut Maker) -> Result<Recovered, LogError> {
     let name = segment::name(1);
@@ -404,12 +356,4 @@ fn first_segment(folder: &dyn Folder, maker: &mut Maker) -> Result<Recovered, Lo
         truncated_bytes: 0,
         scanned_records: 0,
     })
-}
-
-/// The error for acknowledged data that cannot be read.
-fn damaged(name: impl fmt::Display, position: u64, offset: u64) -> LogError {
-    LogError::Damaged(format!(
-        "{name} is damaged at byte {position}: the record with offset {offset} was acknowledged and \
-         cannot be read. {REMEDY}",
-    ))
 }

@@ -17,6 +17,7 @@
 //! replay      where other consumers of the topic go on
 //! ownership   who has which partition, by a consumer group
 //! client      what every client of Kafka's is told here
+//! options     where the topic is, and how patient to be with it
 //! ```
 //!
 //! # Invariants
@@ -30,8 +31,10 @@
 //! Everything here blocks the calling thread: to be called off the async workers.
 
 mod client;
+mod failure;
 mod looking;
 mod numbers;
+mod options;
 mod ownership;
 mod probe;
 mod reader;
@@ -43,7 +46,6 @@ mod tests;
 mod topic;
 
 use std::cell::Cell;
-use std::collections::BTreeMap;
 use std::fmt;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -51,96 +53,24 @@ use std::time::{Duration, Instant};
 use bytes::Bytes;
 use proto::ids::Offset;
 
-use crate::embedded::MAX_PAYLOAD_BYTES;
-use crate::{Landed, Log, LogError, LogId, LogRecord, check_here};
+use crate::{Landed, Log, LogError, LogId, LogRecord, Unopened, check_here};
 
 pub use looking::KafkaView;
 pub use numbers::Numbers;
+pub use options::Options;
 pub use ownership::{Ack, Event, Ownership};
 pub use topic::{ConnectError, KafkaTopic, NewTopic, PartitionLog, ensure_topic};
 
 use client::{close, close_within};
-use reader::Reader;
+use numbers::NUMBERS_EVERY;
+use reader::{LOOK_EVERY, Reader};
 use sender::Sender;
-
-/// What a record may take in Kafka, besides its payload.
-const MESSAGE_OVERHEAD_BYTES: usize = 1024;
-
-/// The largest message that a topic must take.
-pub const MAX_MESSAGE_BYTES: usize = MAX_PAYLOAD_BYTES + MESSAGE_OVERHEAD_BYTES;
-
-/// How often what Kafka is told or asked for the metrics is brought up to date.
-const NUMBERS_EVERY: Duration = Duration::from_secs(5);
 
 /// How long a producer may take to end. After that it is left alone: it has nothing to send any more.
 const CLOSE_LIMIT: Duration = Duration::from_secs(3);
 
 /// The most records of others that are taken at once when nothing is appended.
 const AT_ONCE: usize = 4096;
-
-/// How long an append waits for records before it looks whether the producer has failed.
-const LOOK_EVERY: Duration = Duration::from_millis(20);
-
-/// Where the topic is, and how patient to be with it.
-#[derive(Clone)]
-pub struct Options {
-    /// The brokers to begin with, as `host:port` with commas between.
-    pub bootstrap: String,
-    /// The topic.
-    pub topic: String,
-    /// How many partitions it has.
-    pub partitions: u32,
-    /// The consumer group that shares the partitions. Where each owner is in its partition is noted
-    /// in the group of this name with `.applied` at its end.
-    pub group: String,
-    /// How long an append may take. After that nobody knows what became of it.
-    pub delivery_timeout: Duration,
-    /// How long a broker may take to answer when a partition is opened or read.
-    pub patience: Duration,
-    /// Whether a topic is taken that cannot keep the promise. For development.
-    pub allow_unsafe_topic: bool,
-    /// More settings of the Kafka library: `security.protocol`, `ssl.ca.location`, `sasl.mechanism` and
-    /// what else TLS and a login need. Those that the promise rests on cannot be set here.
-    pub settings: BTreeMap<String, String>,
-}
-
-impl Options {
-    /// The usual times, and nothing unsafe.
-    pub fn new(bootstrap: impl Into<String>, topic: impl Into<String>, partitions: u32) -> Self {
-        Self {
-            bootstrap: bootstrap.into(),
-            topic: topic.into(),
-            partitions,
-            group: "talkhub".to_owned(),
-            delivery_timeout: Duration::from_secs(30),
-            patience: Duration::from_secs(10),
-            allow_unsafe_topic: false,
-            settings: BTreeMap::new(),
-        }
-    }
-
-    /// Whether brokers are only talked to over TLS.
-    fn wants_tls(&self) -> bool {
-        let protocol = self.settings.get("security.protocol");
-        protocol.is_some_and(|protocol| protocol.to_ascii_lowercase().ends_with("ssl"))
-    }
-}
-
-/// Without the values of the settings, some of which are passwords.
-impl fmt::Debug for Options {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Options")
-            .field("bootstrap", &self.bootstrap)
-            .field("topic", &self.topic)
-            .field("partitions", &self.partitions)
-            .field("group", &self.group)
-            .field("delivery_timeout", &self.delivery_timeout)
-            .field("patience", &self.patience)
-            .field("allow_unsafe_topic", &self.allow_unsafe_topic)
-            .field("settings", &self.settings.keys())
-            .finish()
-    }
-}
 
 /// How long the word of a record that was read back is waited for without rest.
 const WORD_SOON: Duration = Duration::from_millis(1);
@@ -311,6 +241,16 @@ impl KafkaLog {
         if let Some(reader) = &self.reader {
             reader.note_applied(self.numbers.applied());
         }
+    }
+}
+
+impl Unopened for PartitionLog {
+    fn id(&self) -> LogId {
+        self.id
+    }
+
+    fn open(self: Box<Self>, applied: Offset) -> Result<Box<dyn Log>, LogError> {
+        Ok(Box::new(KafkaLog::open(*self, applied)?))
     }
 }
 

@@ -6,7 +6,7 @@ use std::path::{Path, PathBuf};
 use daemon::BoxError;
 use partition::open::OpenError;
 use proto::ids::Offset;
-use record_log::embedded::{EmbeddedLog, ReadOnlyLog, Survey};
+use record_log::embedded::{ReadOnlyLog, Survey};
 use record_log::{Log as _, LogError, LogRecord};
 use store::StoreError;
 use store::sqlite::{Claimed, SqliteStore};
@@ -96,7 +96,7 @@ fn look(
     each: &mut dyn FnMut(LogRecord),
 ) -> Result<(ReadOnlyLog, Survey), Unusable> {
     let folder = folder(config);
-    match EmbeddedLog::look(&folder, each) {
+    match ReadOnlyLog::look(&folder, each) {
         Ok(Some(found)) => Ok(found),
         Ok(None) => Err(Unusable::Other(OpenError::Refused(format!(
             "there is no log in {}: is data_dir the one of the db_proxy that is meant?",

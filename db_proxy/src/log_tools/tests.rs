@@ -9,7 +9,7 @@ use fold::admission::{self, Change, Send};
 use partition::test::{Proxy, Setup, message, single};
 use proto::ids::{ClientMsgId, UserId};
 use proto::log::{Message, Record};
-use record_log::embedded::{EmbeddedLog, Options};
+use record_log::embedded::{EmbeddedLog, Options, ReadOnlyLog};
 use record_log::{Log as _, LogId, LogRecord};
 use store::ConversationStore;
 use store::sqlite::{SqliteOptions, SqliteStore};
@@ -245,7 +245,7 @@ fn written(count: u64) -> (TempDir, Vec<u64>) {
     let mut ends = Vec::new();
     for now_ms in 0..count {
         log.append(&[payload(1)], now_ms).unwrap();
-        let (_, survey) = EmbeddedLog::look(&dir.path().join("log"), &mut |_| {}).unwrap().unwrap();
+        let (_, survey) = ReadOnlyLog::look(&dir.path().join("log"), &mut |_| {}).unwrap().unwrap();
         ends.push(survey.segments[0].used);
     }
     drop(log);

@@ -3,7 +3,7 @@
 use std::path::Path;
 
 use data_encoding::HEXLOWER;
-use record_log::embedded::{EmbeddedLog, Options, Prepared};
+use record_log::embedded::{EmbeddedLog, Options, Prepared, ReadOnlyLog};
 use record_log::{Log, LogError, LogId};
 use ring::rand::{SecureRandom, SystemRandom};
 use store::Claimed;
@@ -93,7 +93,7 @@ fn take(data_dir: &Path) -> Result<(Prepared, Claimed), MoveError> {
 fn compare(log: &Path, id: LogId, claimed: &Claimed) -> Result<(), MoveError> {
     let progress = &claimed.progress;
     let mut crc = None;
-    let found = EmbeddedLog::look(log, &mut |record| {
+    let found = ReadOnlyLog::look(log, &mut |record| {
         if record.offset == progress.applied {
             crc = Some(record.crc);
         }

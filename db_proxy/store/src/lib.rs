@@ -13,7 +13,6 @@
 //! - `(conversation, msg_id)` is the key. The same key with other content is a broken fold and ends
 //!   the process.
 
-use futures_util::future::BoxFuture;
 use proto::client::UserInfo;
 use proto::ids::{ClientMsgId, ConversationId, GroupId, MsgId, Offset, UserId};
 use proto::record::LogId;
@@ -22,6 +21,7 @@ use self::tokens::TokenStore;
 
 #[cfg(test)]
 mod conformance;
+mod error;
 mod metrics;
 pub mod mysql;
 mod rules;
@@ -36,6 +36,7 @@ pub mod table;
 pub mod test;
 pub mod tokens;
 
+pub use self::error::{StoreError, Stored};
 pub use self::metrics::ReplicaMetrics;
 pub use fold::rows::{
     Batch, ConversationRow, GroupRow, MarkRow, MemberRow, MessageRow, StoredConversation,
@@ -201,29 +202,6 @@ impl UserChange {
         matches!(self, Self::Password(_) | Self::Status(_))
     }
 }
-
-/// Why the store did not do what was asked.
-#[derive(Debug, Clone, thiserror::Error)]
-pub enum StoreError {
-    /// It cannot be reached, or has no room: try again later. Nothing was written.
-    #[error("the store is unavailable: {0}")]
-    Unavailable(String),
-    /// Another owner took over, or the batch does not continue the last one: stop.
-    #[error("fenced: {0}")]
-    Fenced(String),
-    /// The data belongs to another log, or to a newer version: refuse to serve.
-    #[error("{0}")]
-    Refused(String),
-    /// The name or number asked for is taken.
-    #[error("{0} is taken")]
-    Taken(String),
-    /// There is no such thing.
-    #[error("{0} does not exist")]
-    Missing(String),
-}
-
-/// What every call returns.
-pub type Stored<'a, T> = BoxFuture<'a, Result<T, StoreError>>;
 
 /// The fold's side: written by the owner of the partition only.
 pub trait ConversationStore: Send + Sync {

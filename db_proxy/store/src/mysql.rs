@@ -14,15 +14,12 @@
 //! - A read of several tables is one statement, and so sees one moment.
 //! - Of one user, the lists of all partitions of a shard that are asked for together are one
 //!   statement ([`gathering`]).
-//! - A replica is asked for messages only, and what it lacks is read from its primary ([`replica`]).
+//! - A replica is asked for messages only, and what it lacks is read from its primary ([`pages`]).
 //! - The process needs no right to define data; that is for [`MySqlStore::migrate`].
 
 use std::collections::HashSet;
-use std::fmt;
-use std::path::PathBuf;
 use std::sync::Arc;
 use std::sync::atomic::AtomicBool;
-use std::time::Duration;
 
 use futures_util::FutureExt;
 use proto::ids::{ClientMsgId, ConversationId, GroupId, MsgId, Offset, UserId};
@@ -39,7 +36,6 @@ use super::{
     Progress, Since, StoreError, Stored, StoredConversation, UserChange, UserConversation, UserRow,
     UserStore, rules,
 };
-use crate::metrics::ReplicaMetrics;
 
 mod address;
 mod bulk;
@@ -48,6 +44,8 @@ mod fold;
 mod gathering;
 mod history;
 mod link;
+mod options;
+mod pages;
 mod people;
 mod pool;
 mod replica;
@@ -60,100 +58,11 @@ mod tests;
 mod tokens;
 mod transfer;
 
+pub use options::{MySqlLimits, MySqlOptions};
 pub use transfer::{Begun, Target};
 
 /// So many group numbers are looked at in all shards at once.
 const NUMBERS: u32 = 64;
-
-/// How the store on servers is used.
-#[derive(Clone)]
-pub struct MySqlOptions {
-    /// Where conversations are: `mysql://user:password@host:3306/database`, one for each shard.
-    /// Partition `p` is in number `p % length`. TLS: `?require_ssl=true`.
-    pub shards: Vec<String>,
-    /// Where history may be read as well: none, or a replica of each shard in the same order, where ""
-    /// is a shard without one.
-    pub replicas: Vec<String>,
-    /// Counts what is read there.
-    pub replica_metrics: ReplicaMetrics,
-    /// Where logins are; `None` = in the first shard.
-    pub users: Option<String>,
-    /// A file of authorities (PEM): every connection is TLS, and every server must have a
-    /// certificate of theirs.
-    pub authorities: Option<PathBuf>,
-    /// How many reads of each database may run at once, each on a connection of its own.
-    pub readers: usize,
-    /// How many writes.
-    pub writers: usize,
-    /// Which partition this object serves, from 0.
-    pub part: u32,
-    /// How many there are, for ever: written down in each shard.
-    pub partitions: u32,
-    /// How long a call may take.
-    pub limits: MySqlLimits,
-    /// Hears of a batch that gives a message's number a second time. If it returns, the batch is
-    /// refused.
-    pub on_broken_fold: fn(&str),
-}
-
-/// How long a call may take, before it is answered with "unavailable".
-#[derive(Debug, Clone, Copy)]
-pub struct MySqlLimits {
-    /// To wait for a free connection, and to make a new one.
-    pub connect: Duration,
-    /// A read as a whole.
-    pub read: Duration,
-    /// Each statement of a write.
-    pub write: Duration,
-    /// A read from a replica as a whole, before the primary is asked instead.
-    pub replica: Duration,
-    /// How long a replica is left alone after it has failed or was late.
-    pub replica_rest: Duration,
-}
-
-impl Default for MySqlLimits {
-    fn default() -> Self {
-        Self {
-            connect: Duration::from_secs(2),
-            read: Duration::from_secs(2),
-            write: Duration::from_secs(6),
-            replica: Duration::from_millis(300),
-            replica_rest: Duration::from_secs(5),
-        }
-    }
-}
-
-impl MySqlOptions {
-    /// One database for everything, one partition.
-    pub fn new(url: String) -> Self {
-        Self {
-            shards: vec![url],
-            replicas: Vec::new(),
-            replica_metrics: ReplicaMetrics::default(),
-            users: None,
-            authorities: None,
-            readers: 16,
-            writers: 4,
-            part: 0,
-            partitions: 1,
-            limits: MySqlLimits::default(),
-            on_broken_fold: rules::abort,
-        }
-    }
-}
-
-/// Without the URLs: they have passwords.
-impl fmt::Debug for MySqlOptions {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("MySqlOptions")
-            .field("shards", &self.shards.len())
-            .field("replicas", &self.replicas.len())
-            .field("users", &self.users.is_some())
-            .field("part", &self.part)
-            .field("partitions", &self.partitions)
-            .finish_non_exhaustive()
-    }
-}
 
 /// The store on servers, for one partition. Its calls need a tokio runtime around them.
 #[derive(Debug)]
@@ -307,11 +216,11 @@ impl ConversationStore for MySqlStore {
         to: MsgId,
         count: usize,
     ) -> Stored<'_, Vec<MessageRow>> {
-        Box::pin(replica::messages(self.shard(), id, (from, to), count))
+        Box::pin(pages::messages(self.shard(), id, (from, to), count))
     }
 
     fn messages_at(&self, places: Vec<(ConversationId, MsgId)>) -> Stored<'_, Vec<MessageRow>> {
-        Box::pin(replica::messages_at(self.shard(), places.into()))
+        Box::pin(pages::messages_at(self.shard(), places.into()))
     }
 
     fn find_message(

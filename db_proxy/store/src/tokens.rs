@@ -4,7 +4,7 @@ use std::fmt;
 
 use proto::ids::UserId;
 
-use super::Stored;
+use crate::error::Stored;
 
 /// How many tokens that were replaced are remembered of each family: one that is shown again was
 /// copied.

@@ -13,7 +13,7 @@ use tokio::time::{sleep, timeout};
 use tracing::info_span;
 
 use super::gate::Gate;
-use super::{CacheError, RedisOptions};
+use super::options::RedisOptions;
 
 /// How long a new connection may take: a name may have to be looked up, keys to be exchanged.
 pub(super) const CONNECT_WITHIN: Duration = Duration::from_secs(1);
@@ -28,6 +28,14 @@ const PROBE_KEPT_MS: u64 = 1_000;
 /// Requests that wait for the one connection. Beyond, they wait for a place, each for its deadline at
 /// most.
 const REQUESTS_MAX: usize = 1_024;
+
+/// Why there is no cache.
+#[derive(Debug, thiserror::Error)]
+pub enum CacheError {
+    /// Trying again will not help: an operator must look. Names what it is, without the password.
+    #[error("{0}")]
+    Refused(String),
+}
 
 /// The server, and how it is connected to.
 pub(super) struct Server {

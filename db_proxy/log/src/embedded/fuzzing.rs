@@ -16,9 +16,10 @@ use proto::ids::Offset;
 use super::files::Folder as _;
 use super::format::{HEADER_LEN, Meta, RECORD_OVERHEAD, for_each_record};
 use super::memory::MemoryFolder;
+use super::meta::META;
 use super::recovery::{self, Recovered};
 use super::segment::{self, Reader};
-use super::{EmbeddedLog, META, Options};
+use super::{EmbeddedLog, Options};
 use crate::{Landed, Log, LogError, LogId, LogRecord};
 
 /// The length of a segment of an [`Image`]: so small that many can be looked at.

@@ -26,7 +26,7 @@ use crate::{LogError, LogRecord};
 
 use super::files::{Folder, io_error};
 use super::format::{self, Header, Meta};
-use super::recovery::{Rest, Scan};
+use super::scan::{Rest, Scan};
 use super::segment::{self, Reader};
 
 /// As many damaged places are described; the others are only counted.

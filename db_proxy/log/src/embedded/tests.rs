@@ -9,6 +9,7 @@ mod opening;
 mod surveying;
 mod torn;
 
+use std::io;
 use std::panic::{self, AssertUnwindSafe};
 
 use super::*;

@@ -18,7 +18,8 @@ use rdkafka::message::Message as _;
 use rdkafka::producer::{DeliveryResult, ProducerContext};
 use rdkafka::statistics::Statistics;
 
-use super::{NUMBERS_EVERY, Numbers, Options};
+use super::numbers::{NUMBERS_EVERY, Numbers};
+use super::options::Options;
 
 /// How soon a broker that is away is tried again.
 const RECONNECT_MS: &str = "50";

@@ -1,8 +1,12 @@
 //! How far a partition is: in the topic, in the store, and before what retention deletes.
 
 use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::Duration;
 
 use proto::ids::Offset;
+
+/// How often what Kafka is told or asked for the metrics is brought up to date.
+pub(super) const NUMBERS_EVERY: Duration = Duration::from_secs(5);
 
 /// The numbers of one partition, as of a few seconds ago. For metrics: nothing is decided by them.
 #[derive(Debug, Default)]

@@ -18,9 +18,13 @@ use rdkafka::message::{BorrowedMessage, Message as _};
 use rdkafka::topic_partition_list::{Offset as Place, TopicPartitionList};
 
 use super::client::{self, Reports, kafkas, ours};
-use super::sender::other;
-use super::{LOOK_EVERY, Numbers, Options};
+use super::failure::other;
+use super::numbers::Numbers;
+use super::options::Options;
 use crate::{LogError, LogRecord};
+
+/// How long an append or a read waits for records before it looks whether something has failed.
+pub(super) const LOOK_EVERY: Duration = Duration::from_millis(20);
 
 /// How long a leader may be behind with what its followers have before its word counts: one that has
 /// just become leader does not know yet what they have.

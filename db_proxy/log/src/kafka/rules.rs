@@ -3,7 +3,13 @@
 
 use std::fmt;
 
-use super::MAX_MESSAGE_BYTES;
+use crate::embedded::MAX_PAYLOAD_BYTES;
+
+/// What a record may take in Kafka, besides its payload.
+const MESSAGE_OVERHEAD_BYTES: usize = 1024;
+
+/// The largest message that a topic must take.
+pub(super) const MAX_MESSAGE_BYTES: usize = MAX_PAYLOAD_BYTES + MESSAGE_OVERHEAD_BYTES;
 
 /// How many brokers have each record.
 pub(super) const REPLICAS: usize = 3;

@@ -7,15 +7,18 @@
 //!   order and the broker takes none out of order; and the library gives nothing up by itself while
 //!   this value lives, so that nothing later can be taken in the place of something given up.
 
+use std::time::Duration;
+
 use bytes::Bytes;
 use proto::ids::Offset;
 use rdkafka::error::KafkaError;
 use rdkafka::producer::{BaseProducer, BaseRecord, Producer as _};
 use rdkafka::util::Timeout;
-use std::time::Duration;
 
 use super::client::{self, Reports};
-use super::{MAX_MESSAGE_BYTES, Options};
+use super::failure::other;
+use super::options::Options;
+use super::rules::MAX_MESSAGE_BYTES;
 use crate::LogError;
 
 /// The most that the library holds of one append.
@@ -131,9 +134,4 @@ impl Sender {
     fn explain(&self, error: &KafkaError) -> String {
         self.fatal().unwrap_or_else(|| error.to_string())
     }
-}
-
-/// As the source of [`LogError::Io`].
-pub(super) fn other(error: impl std::error::Error + Send + Sync + 'static) -> std::io::Error {
-    std::io::Error::other(error)
 }

@@ -12,9 +12,11 @@ use rdkafka::metadata::MetadataTopic;
 use ring::digest::{Context, SHA256};
 
 use super::client::{self, Refusal, Reports};
+use super::numbers::Numbers;
+use super::options::Options;
 use super::probe::{self, Answer};
-use super::{KafkaLog, Numbers, Options, rules};
-use crate::{Log, LogError, LogId, Unopened};
+use super::rules;
+use crate::LogId;
 
 /// How often a new topic is looked at until it is ready.
 const LOOK_EVERY: Duration = Duration::from_millis(50);
@@ -104,16 +106,6 @@ impl fmt::Debug for KafkaTopic {
             .field("options", &self.options)
             .field("cluster", &self.cluster)
             .finish_non_exhaustive()
-    }
-}
-
-impl Unopened for PartitionLog {
-    fn id(&self) -> LogId {
-        self.id
-    }
-
-    fn open(self: Box<Self>, applied: proto::ids::Offset) -> Result<Box<dyn Log>, LogError> {
-        Ok(Box::new(KafkaLog::open(*self, applied)?))
     }
 }
 

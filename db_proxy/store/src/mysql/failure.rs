@@ -10,6 +10,7 @@ use std::time::Duration;
 
 use mysql_async::{DriverError, Error, IoError, ServerError};
 
+use super::address::Address;
 use crate::StoreError;
 
 /// Why a statement, or what was made of its answer, failed.
@@ -150,6 +151,28 @@ fn server_text(error: &ServerError) -> String {
         return format!("error {code} ({state})");
     }
     format!("error {code} ({state}): {message}")
+}
+
+/// What a failure means while the store is opened: what will not pass by itself is refused, with
+/// what to do.
+pub(super) fn refusal(failure: Failure, address: &Address) -> StoreError {
+    let name = address.name();
+    let text = failure.text();
+    let what_to_do = match failure.code() {
+        Some(1045 | 1698) => "the server refuses this user with this password: correct the URL",
+        Some(1044) => "the user may not use the database: grant it",
+        Some(1049) => "there is no such database: make it, then run `db_proxy migrate`",
+        Some(1142 | 1143 | 1227 | 1370) => "the user lacks a right: grant it",
+        Some(1251 | 1275) => "the server wants another way to log in: change the user's",
+        // MySQL asks users that it does not have for a password in any of its ways.
+        None if failure.is_unknown_login() => {
+            "the server refuses this user with this password, or wants a way to log in that this \
+             program does not know: correct the URL, or change the user's way"
+        }
+        None if failure.is_disagreement() => "no way to speak: correct the URL, or its TLS part",
+        _ => return failure.into_store_error(name),
+    };
+    StoreError::Refused(format!("{name}: {what_to_do} ({text})"))
 }
 
 #[cfg(test)]

@@ -3,12 +3,12 @@
 
 use std::time::Duration;
 
+use futures_util::FutureExt;
 use mysql_async::prelude::Queryable;
 use mysql_async::{Conn, Params, Row, Value};
 use tokio::time::timeout;
 
 use super::failure::Failure;
-use super::pool::close;
 
 /// What every session is set to, whatever the server's defaults are.
 ///
@@ -161,4 +161,11 @@ impl Link {
         self.is_clean = matches!(done, Ok(_) | Err(mysql_async::Error::Server(_)));
         Ok(done?)
     }
+}
+
+/// Closes a connection at once, whatever state it is in. Its own way to close, from a task, waits
+/// for answers that may never come.
+fn close(conn: Conn) {
+    // Polled once: marks it closed and tells the server, if the socket takes that now.
+    drop(conn.disconnect().now_or_never());
 }

@@ -12,7 +12,6 @@ use std::fmt;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
 
-use futures_util::FutureExt;
 use futures_util::future::BoxFuture;
 use mysql_async::Conn;
 use parking_lot::Mutex;
@@ -231,11 +230,4 @@ impl Drop for Waiting<'_> {
     fn drop(&mut self) {
         self.count.fetch_sub(1, Ordering::Relaxed);
     }
-}
-
-/// Closes a connection at once, whatever state it is in. Its own way to close, from a task, waits
-/// for answers that may never come.
-pub(super) fn close(conn: Conn) {
-    // Polled once: marks it closed and tells the server, if the socket takes that now.
-    drop(conn.disconnect().now_or_never());
 }

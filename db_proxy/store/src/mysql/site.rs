@@ -6,12 +6,12 @@ use futures_util::FutureExt;
 use ring::rand::{SecureRandom, SystemRandom};
 
 use super::address::Address;
-use super::failure::Failure;
+use super::failure::refusal;
 use super::gathering::Gathering;
+use super::options::{MySqlLimits, MySqlOptions};
 use super::pool::{Bounds, Pool};
 use super::replica::Replica;
 use super::schema::{self, IMPORTED, Original, Role, SITE, Side};
-use super::{MySqlLimits, MySqlOptions};
 use crate::{StoreError, UserConversation};
 
 /// A step of a migration may rewrite a table of many gigabytes.
@@ -188,26 +188,4 @@ fn replicas(options: &MySqlOptions) -> Result<Vec<Option<Address>>, StoreError> 
     let parse = |url: &String| Address::parse(url, options.authorities.as_deref());
     let some = |url: &String| (!url.is_empty()).then(|| parse(url)).transpose();
     options.replicas.iter().map(some).collect()
-}
-
-/// What a failure means while the store is opened: what will not pass by itself is refused, with
-/// what to do.
-pub(super) fn refusal(failure: Failure, address: &Address) -> StoreError {
-    let name = address.name();
-    let text = failure.text();
-    let what_to_do = match failure.code() {
-        Some(1045 | 1698) => "the server refuses this user with this password: correct the URL",
-        Some(1044) => "the user may not use the database: grant it",
-        Some(1049) => "there is no such database: make it, then run `db_proxy migrate`",
-        Some(1142 | 1143 | 1227 | 1370) => "the user lacks a right: grant it",
-        Some(1251 | 1275) => "the server wants another way to log in: change the user's",
-        // MySQL asks users that it does not have for a password in any of its ways.
-        None if failure.is_unknown_login() => {
-            "the server refuses this user with this password, or wants a way to log in that this \
-             program does not know: correct the URL, or change the user's way"
-        }
-        None if failure.is_disagreement() => "no way to speak: correct the URL, or its TLS part",
-        _ => return failure.into_store_error(name),
-    };
-    StoreError::Refused(format!("{name}: {what_to_do} ({text})"))
 }

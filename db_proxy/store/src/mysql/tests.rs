@@ -1,13 +1,16 @@
 //! The checks of every store, on one database and on a site of several; and those of a store on a
 //! server: how it is opened, what a lost answer does to a commit, what an outage costs.
 
+use std::fmt;
 use std::ops::Deref;
+use std::path::PathBuf;
+use std::time::Duration;
 
 use backends::MariaDb;
 use bytes::Bytes;
 
 use super::*;
-use crate::{Store, conformance};
+use crate::{ReplicaMetrics, Store, conformance};
 
 mod commits;
 mod opening;

@@ -19,8 +19,8 @@ use futures_util::FutureExt;
 use proto::cluster::partition_of;
 
 use self::marks::Told;
+use super::options::{MySqlLimits, MySqlOptions};
 use super::site::{Database, Databases};
-use super::{MySqlLimits, MySqlOptions};
 use crate::StoreError;
 use crate::table::{Field, Place, Row, Sum, Table};
 

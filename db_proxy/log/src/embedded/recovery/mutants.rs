@@ -8,8 +8,9 @@ use proto::ids::Offset;
 use crate::LogError;
 
 use super::super::files::{Folder, io_error};
+use super::super::scan::{Scan, Tail};
 use super::super::segment::{self, Reader};
-use super::{Scan, Tail, zero};
+use super::super::zeros::zero;
 
 /// Deletes the segments behind the one that the scan has ended in, which without a mutant is the last
 /// one. If not even that reaches as far as the store does, the log begins anew behind the store.

@@ -199,7 +199,7 @@ fn what_was_trimmed_after_a_look_is_not_here_any_more() {
     let prepared = Prepared::new(options, folder, abort_in_test, MakeSpares::OnDemand).unwrap();
     let mut log = prepared.open(Offset(0)).unwrap().log;
     grow(&mut log, 2);
-    let (seen, _) = EmbeddedLog::look(dir.path(), &mut |_| {}).unwrap().unwrap();
+    let (seen, _) = ReadOnlyLog::look(dir.path(), &mut |_| {}).unwrap().unwrap();
     trim(&mut log);
     let error = seen.read(Offset(1), &mut |_| Ok(())).unwrap_err();
     let (first, next) = log.range();

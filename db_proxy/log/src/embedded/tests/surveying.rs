@@ -122,7 +122,7 @@ fn looking_at_a_log_that_is_appended_to_and_trimmed_never_finds_damage() {
         let mut last = 0;
         while !done.load(Ordering::Acquire) || looks == 0 {
             let mut offset = None;
-            let look = EmbeddedLog::look(dir.path(), &mut |record| {
+            let look = ReadOnlyLog::look(dir.path(), &mut |record| {
                 assert!(offset.is_none_or(|offset| record.offset.0 > offset));
                 offset = Some(record.offset.0);
             });

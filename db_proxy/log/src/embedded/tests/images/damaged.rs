@@ -3,6 +3,7 @@
 use std::fs;
 
 use super::*;
+use crate::embedded::damage::REMEDY;
 
 /// One image in so many is looked at as real files.
 const ON_DISK_EVERY: usize = 25;

@@ -1,6 +1,7 @@
 //! Logs of many lives, made by the log itself.
 
 use super::*;
+use crate::embedded::format::FoundMeta;
 
 /// One batch or marker as it is on the disk.
 #[derive(Debug, Clone)]
