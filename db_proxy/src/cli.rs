@@ -25,7 +25,7 @@ use proto::ids::Offset;
 use crate::config::Config;
 use crate::log_tools;
 use crate::log_tools::health::Health;
-use crate::log_tools::records::Shown;
+use crate::log_tools::records::{Replay, Shown};
 
 /// The command line is wrong: trying again will not help.
 const EXIT_CONFIG: u8 = 78; // EX_CONFIG of sysexits.h
@@ -101,7 +101,8 @@ fn replay(args: impl Iterator<Item = OsString>) -> Result<ExitCode, String> {
         consumer.filter(|name| !name.is_empty()).ok_or("replay needs --consumer NAME")?;
     let from = shown.from.ok_or("replay needs --from OFFSET")?;
     Ok(look(flags, move |config, out| {
-        log_tools::replay(config, (&consumer, from), shown.partition, out)
+        let replay = Replay { consumer: &consumer, from, partition: shown.partition };
+        log_tools::replay(config, replay, out)
     }))
 }
 

@@ -7,7 +7,7 @@
 use std::sync::Arc;
 
 use bytes::Bytes;
-use daemon::{Link, LinkError, LinkFrame, LinkHandler, LinkTable, Role, Shutdown};
+use daemon::{Link, LinkError, LinkFrame, LinkHandler, Role, Shutdown};
 use fold::admission::{Change, Send};
 use fold::window::{Connection, Frame, Identity, content_crc};
 use logins::kicks::Kicks;
@@ -46,6 +46,17 @@ pub struct Links {
     shutdown: Shutdown,
 }
 
+/// What requests are answered from.
+#[derive(Debug)]
+pub struct Sources {
+    /// What belongs to conversations.
+    pub partitions: Arc<Partitions>,
+    /// What belongs to users.
+    pub logins: Logins,
+    /// The way to the sessions that are to end.
+    pub kicks: Arc<Kicks>,
+}
+
 /// How many requests are answered at the same time. Each holds one page of a reply at most.
 #[derive(Debug, Clone, Copy)]
 pub struct Bounds {
@@ -65,19 +76,18 @@ struct Slots {
 }
 
 impl Links {
-    /// Answers from `partitions` and `logins`; tasks belong to `shutdown`.
+    /// Answers from `sources`; tasks belong to `shutdown`.
     pub fn new(
-        partitions: Arc<Partitions>,
-        logins: Logins,
-        gateways: Arc<LinkTable>,
-        (metrics, shutdown): (RequestMetrics, Shutdown),
+        sources: Sources,
         bounds: Bounds,
+        metrics: RequestMetrics,
+        shutdown: Shutdown,
     ) -> Self {
+        let Sources { partitions, logins, kicks } = sources;
         let slots = Slots {
             requests: Arc::new(Semaphore::new(bounds.requests)),
             logins: Arc::new(Semaphore::new(bounds.logins)),
         };
-        let kicks = Arc::new(Kicks::new(gateways));
         Self { partitions, logins, kicks, bounds, slots, metrics, shutdown }
     }
 
@@ -98,16 +108,24 @@ impl Links {
             return;
         };
         debug!(message = %send.identity.client_msg_id, from = %link.peer().name, "submitted");
-        let (link, sender) = (link.clone(), submit.sender);
-        let client_msg_id = Bytes::copy_from_slice(&submit.client_msg_id);
-        let asked = submit.conversation;
+        let link = link.clone();
+        let undecided = SubmitAnswer {
+            sender: submit.sender,
+            client_msg_id: Bytes::copy_from_slice(&submit.client_msg_id),
+            outcome: Outcome::Retry as i32,
+            msg_id: None,
+            create_time: None,
+            reason: None,
+            conversation: submit.conversation,
+            epoch: submit.epoch,
+        };
         // The log says whether it is ours.
         let partition = self.partitions.number_of(send.conversation);
         let epoch = submit.epoch;
         let served = self.partitions.owned(partition);
         let served = served.filter(|served| epoch.is_none_or(|epoch| epoch == served.owned.epoch));
         let reply: Reply = Box::new(move |outcome| {
-            let answer = submit_answer((sender, client_msg_id), (asked, epoch), &outcome);
+            let answer = decided(undecided, &outcome);
             if link.send(Kind::SubmitAnswer.number(), 0, &answer).is_err() {
                 // The gateway asks again for what it has no answer to once it is back.
                 link.reset("it does not take answers");
@@ -383,21 +401,8 @@ fn read_submit(submit: &Submit) -> Option<Send> {
     })
 }
 
-fn submit_answer(
-    (sender, client_msg_id): (u32, Bytes),
-    (asked, epoch): (u64, Option<u64>),
-    outcome: &partition::Outcome,
-) -> SubmitAnswer {
-    let mut answer = SubmitAnswer {
-        sender,
-        client_msg_id,
-        outcome: Outcome::Retry as i32,
-        msg_id: None,
-        create_time: None,
-        reason: None,
-        conversation: asked,
-        epoch,
-    };
+/// Enters an outcome into an answer that says "retry".
+fn decided(mut answer: SubmitAnswer, outcome: &partition::Outcome) -> SubmitAnswer {
     match *outcome {
         partition::Outcome::Sent { conversation, msg_id, timestamp_ms } => {
             answer.outcome = Outcome::Ok as i32;

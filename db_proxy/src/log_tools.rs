@@ -11,11 +11,10 @@ use std::io::Write;
 
 use daemon::BoxError;
 use partition::open::OpenError;
-use proto::ids::Offset;
 
 use crate::config::Config;
 use health::Health;
-use records::Shown;
+use records::{Replay, Shown};
 
 mod files;
 pub mod health;
@@ -44,12 +43,11 @@ pub fn verify(config: &Config, shown: Shown, out: &mut dyn Write) -> Result<Heal
 /// Lets another consumer of the topic go on from an offset, and prints where that is.
 pub fn replay(
     config: &Config,
-    (consumer, from): (&str, Offset),
-    partition: Option<u32>,
+    replay: Replay<'_>,
     out: &mut dyn Write,
 ) -> Result<Health, BoxError> {
     if config.kafka.is_used() {
-        return kafka::replay(config, (consumer, from), partition, out);
+        return kafka::replay(config, replay, out);
     }
     let why = "a log in files has no consumers besides the fold, which goes by what the store says";
     Err(OpenError::Refused(why.to_owned()).boxed())

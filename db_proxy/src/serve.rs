@@ -8,8 +8,9 @@ use daemon::StartRefused;
 use daemon::link::LinkMetrics;
 use daemon::{BoxError, Context, LinkOptions, LinkTable, Metrics, Role, Serving, Shutdown};
 use logins::LoginMetrics;
-use logins::login::Logins;
+use logins::kicks::Kicks;
 use logins::login::guesses::Guesses;
+use logins::login::{Checks, Logins};
 use logins::passwords::Passwords;
 use logins::tokens::Tokens;
 use logins::tokens::clock::Clock;
@@ -25,7 +26,7 @@ use crate::commands::group_limits::GroupLimits;
 use crate::config::{Config, DbRole};
 #[cfg(feature = "kafka")]
 use crate::group::{self, LeaveGroup};
-use crate::links::{Bounds, Links};
+use crate::links::{Bounds, Links, Sources};
 use crate::metrics::{OwnedMetrics, RequestMetrics};
 use crate::ownership::{Ownership, Shared};
 use crate::partitions::Partitions;
@@ -81,11 +82,12 @@ pub async fn run(context: Context<Config>) -> Result<Serving, BoxError> {
     let passwords = passwords(&config, &metrics).await?;
     let guesses = Guesses::new(Arc::clone(&cache), config.logins.guesses());
     let tokens = tokens(&store, &config, &shutdown)?;
-    let checks = (passwords, guesses);
+    let checks = Checks { passwords, guesses };
     let logins =
         Logins::new(store, Arc::clone(&cache), checks, tokens, LoginMetrics::new(&metrics));
-    let counted = (request_metrics, shutdown.clone());
-    let links = Links::new(partitions, logins, gateways, counted, bounds(&config));
+    let kicks = Arc::new(Kicks::new(gateways));
+    let sources = Sources { partitions, logins, kicks };
+    let links = Links::new(sources, bounds(&config), request_metrics, shutdown.clone());
     let addr = daemon::link::listen(
         config.link_addr,
         identity,

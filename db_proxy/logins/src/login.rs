@@ -46,6 +46,15 @@ pub struct Logins {
     tokens: Tokens,
 }
 
+/// What checks passwords.
+#[derive(Debug, Clone)]
+pub struct Checks {
+    /// Computes hashes.
+    pub passwords: Passwords,
+    /// Counts wrong ones.
+    pub guesses: Guesses,
+}
+
 /// What became of a login.
 enum Checked {
     Right {
@@ -72,11 +81,12 @@ impl Logins {
     pub fn new(
         store: Arc<dyn Store>,
         cache: Arc<dyn Cache>,
-        (passwords, guesses): (Passwords, Guesses),
+        checks: Checks,
         tokens: Tokens,
         metrics: LoginMetrics,
     ) -> Self {
         let profiles = Profiles::new(Arc::clone(&store), cache);
+        let Checks { passwords, guesses } = checks;
         Self { store, passwords, guesses, metrics, profiles, tokens }
     }
 

@@ -272,7 +272,7 @@ impl Tokens {
         let now_s = self.clock.now_s().max(family.used_s);
         let expires_s = now_s + self.life.as_secs();
         let newer = self.keys.write(&Token { expires_s, secret, ..token });
-        let next = rules::sent(&family, hash(shown), hash(&newer), (now_s, expires_s));
+        let next = rules::sent(&family, hash(shown), hash(&newer), now_s, expires_s);
         let Some(next) = next else { return Ok(Told::Refused) };
         // Else another connection has just got one.
         let done = self.store.change_family(family, next).await?;

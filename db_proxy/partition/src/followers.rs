@@ -227,7 +227,7 @@ impl Followers {
                     let changes: Vec<_> =
                         members.iter().map(|(offset, touched)| (*offset, touched)).collect();
                     let later = Later::after(fold, conversation.id, delta.upto);
-                    net_change(conversation, &changes, (after, &later), self.owned)
+                    net_change(conversation, &changes, after, &later, self.owned)
                 });
                 match timeout(LOAD_LIMIT, look).await {
                     Ok(Ok(members)) => members,
@@ -282,7 +282,7 @@ mod tests {
     use super::*;
     use crate::metrics::OneMetrics;
     use crate::test::Setup;
-    use crate::test::far::Far;
+    use crate::test::far::{self, Far};
 
     #[tokio::test]
     async fn who_is_far_behind_is_told_so_much_at_a_tick_and_the_rest_at_the_next() {
@@ -296,7 +296,7 @@ mod tests {
         let metrics = OneMetrics::new(&Metrics::new("db_proxy")).followers;
         let followers = Followers::new(proxy.state().clone(), proxy.owned(), metrics);
         let (mut near, addr) = Far::listen(Role::DbProxy, "db", &proxy.shutdown).await;
-        let who = (Role::DbProxy, "gateway", 7);
+        let who = far::identity(Role::DbProxy, "gateway", 7);
         let (_far, _its_link) = Far::dial(addr, who, &proxy.shutdown).await;
         let link = near.link().await;
         followers.follow(&link, &Follow { partition: 0, after_offset: Some(cursor.0) });

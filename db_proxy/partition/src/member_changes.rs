@@ -10,7 +10,7 @@ use fold::effects::Fold;
 use proto::cluster::wire::{Owned, Publish};
 use proto::ids::{ConversationId, GroupId, Offset, UserId};
 
-use crate::publisher::{MembersChange, members_publication, notices};
+use crate::publisher::{MembersChange, RecordPlace, members_publication, notices};
 
 /// Changes of members that are told one by one in one fetch. Beyond, clients are told what all of them
 /// came to, and of those who left in between with the last one.
@@ -19,15 +19,26 @@ const BETWEEN_MAX: usize = 64;
 /// Users that these may name, and that the notices of them may.
 const BETWEEN_NAMED_MAX: usize = 100_000;
 
-/// The changes of members in `(after, upto]`, and, where `place` says that messages lie between them,
+/// Records after one offset, up to another.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct OffsetRange {
+    /// Not included.
+    pub after: Offset,
+    /// Included.
+    pub upto: Offset,
+}
+
+/// The changes of members in a range, and, where `place` says that messages lie between them,
 /// how it was there: so that no member gets a message that was sent after the member had left. Clients
 /// are told of each change, unless there were too many: then of what they came to.
 pub fn members_between(
     conversation: &Conversation,
     fold: &Fold,
-    (after, upto, place): (Offset, Offset, impl Fn(Offset) -> usize),
+    range: OffsetRange,
+    place: impl Fn(Offset) -> usize,
     owned: Owned,
 ) -> Vec<Publish> {
+    let OffsetRange { after, upto } = range;
     let id = conversation.id;
     let Some(group) = id.as_group() else { return Vec::new() };
     let records: Vec<_> = fold.published.members_of(id, after, upto).collect();
@@ -36,7 +47,7 @@ pub fn members_between(
     let current = conversation.current_members();
     let one_by_one = are_few(&records, current.len());
     let tell = |run: &[Change<'_>], later: &Later| {
-        let mut told = net_change(conversation, run, (after, later), owned)?;
+        let mut told = net_change(conversation, run, after, later, owned)?;
         if one_by_one {
             let each = run.iter().map(|(_, touched)| notices(&change_of(group, touched, &current)));
             told.frame = each.collect::<Vec<_>>().concat().into();
@@ -116,12 +127,14 @@ fn change_of<'a>(group: GroupId, touched: &'a Touched, current: &'a [UserId]) ->
     }
 }
 
-/// What changes of a group's members came to, told as one: who of those concerned was a member after
-/// them, and who was not. `None` if there were none.
+/// What changes of a group's members after `after` came to, told as one: which of the users concerned
+/// were members after them, and which were not. `later` is what changed the members since. `None` if
+/// there were no changes.
 pub fn net_change(
     conversation: &Conversation,
     changes: &[Change<'_>],
-    (after, later): (Offset, &Later),
+    after: Offset,
+    later: &Later,
     owned: Owned,
 ) -> Option<Publish> {
     let group = conversation.id.as_group()?;
@@ -155,5 +168,6 @@ pub fn net_change(
         first_visible,
         ..change_of(group, newest, &current)
     };
-    Some(members_publication(conversation.id, &change, (*last, after), owned))
+    let place = RecordPlace { offset: *last, previous: after };
+    Some(members_publication(conversation.id, &change, place, owned))
 }

@@ -12,13 +12,22 @@ use store::{MessageRow, StoreError};
 
 use crate::state::State;
 
-/// Messages `from..=to`, newest first, every one of them.
+/// Messages of one conversation, from one number up to another, both included.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct MsgRange {
+    /// The first.
+    pub from: MsgId,
+    /// The last.
+    pub to: MsgId,
+}
+
+/// The messages of a range, newest first, every one of them.
 pub async fn range(
     state: &State,
     id: ConversationId,
-    from: MsgId,
-    to: MsgId,
+    range: MsgRange,
 ) -> Result<Vec<MessageRow>, StoreError> {
+    let MsgRange { from, to } = range;
     if from > to {
         return Ok(Vec::new());
     }
@@ -27,8 +36,8 @@ pub async fn range(
     let ((mut newest, in_memory_from), head) = look.await?;
     newest.reverse();
     if from < in_memory_from {
-        let upto = MsgId(in_memory_from.0 - 1).min(to);
-        newest.extend(stored_range(state, id, (from, upto), head).await?);
+        let stored = MsgRange { from, to: MsgId(in_memory_from.0 - 1).min(to) };
+        newest.extend(stored_range(state, id, stored, head).await?);
     }
     let expected = usize::try_from(to.0 - from.0 + 1).unwrap_or(usize::MAX);
     if newest.len() != expected {
@@ -62,13 +71,14 @@ pub async fn at(
     Ok(found)
 }
 
-/// Stored messages `from..=to`, newest first. `head` is the newest there is.
+/// The stored messages of a range, newest first. `head` is the newest there is.
 async fn stored_range(
     state: &State,
     id: ConversationId,
-    (from, to): (MsgId, MsgId),
+    range: MsgRange,
     head: MsgId,
 ) -> Result<Vec<MessageRow>, StoreError> {
+    let MsgRange { from, to } = range;
     let window = MsgId(head.0.saturating_sub(WINDOW - 1)).max(from);
     let mut kept = HashMap::new();
     if let Some((cache, log)) = state.cache()

@@ -127,7 +127,7 @@ pub fn open(
     let mut fold = Fold::new(progress.fold_version, progress.applied, progress.applied_crc);
     let cold = Cold { epoch: progress.epoch, store: &store, runtime };
     let replayed = replay(&mut fold, &*log, &progress, &cold)?;
-    begin_epoch(&mut fold, &mut *log, (progress.epoch, owner), &cold)?;
+    begin_epoch(&mut fold, &mut *log, owner, &cold)?;
     let window = fold.window.len();
     info!(epoch = progress.epoch, replayed, window, "the partition is ours");
     let state = State::new(fold, progress.applied, store);
@@ -226,6 +226,7 @@ fn replay(
 
 /// Where conversations are read from that are not in memory.
 struct Cold<'a> {
+    /// Of the ownership that begins.
     epoch: u64,
     store: &'a Arc<dyn Store>,
     runtime: &'a Handle,
@@ -266,9 +267,10 @@ pub(super) fn epoch_record(epoch: u64, owner: &str) -> record::Change {
 fn begin_epoch(
     fold: &mut Fold,
     log: &mut dyn Log,
-    (epoch, owner): (u64, &str),
+    owner: &str,
     cold: &Cold<'_>,
 ) -> Result<(), OpenError> {
+    let epoch = cold.epoch;
     let mut changes = vec![epoch_record(epoch, owner)];
     if fold.version < FOLD_VERSION {
         let version = proto::log::FoldVersion { version: FOLD_VERSION };

@@ -48,6 +48,28 @@ const LOOK_EVERY: Duration = Duration::from_millis(50);
 /// changed are named twice.
 const MEMBERS_NAMED_MAX: usize = LIMIT_TO_CLIENT / 14;
 
+/// A message with its number, as it is told.
+#[derive(Debug)]
+pub struct FoldedMessage<'a> {
+    /// The message.
+    pub row: &'a MessageRow,
+    /// The record before it in its conversation.
+    pub previous: Offset,
+    /// The version of the group's member list.
+    pub member_version: u32,
+    /// The session that sent it, which is answered instead of told.
+    pub origin: Option<Origin>,
+}
+
+/// Where a record is, and the one before it in its conversation.
+#[derive(Debug, Clone, Copy)]
+pub struct RecordPlace {
+    /// The record.
+    pub offset: Offset,
+    /// The one before it.
+    pub previous: Offset,
+}
+
 /// A change of a group's members, as it is told.
 #[derive(Debug)]
 pub struct MembersChange<'a> {
@@ -126,29 +148,18 @@ impl Publisher {
         self.pending.lock().unacknowledged.len()
     }
 
-    /// Publishes a message that came from `origin`.
-    pub fn message(
-        &self,
-        row: &MessageRow,
-        (previous, member_version): (Offset, u32),
-        owned: Owned,
-        origin: Option<Origin>,
-    ) {
+    /// Publishes a message.
+    pub fn message(&self, message: &FoldedMessage<'_>, owned: Owned) {
+        let row = message.row;
         debug!(message = %row.client_msg_id, conversation = %row.conversation, msg_id = row.msg_id.0, "publishing");
-        let publish = publication(row, (previous, member_version), owned, origin);
+        let publish = publication(message, owned);
         self.publish(row.conversation, &publish);
     }
 
     /// Publishes a change of members.
-    pub fn members(
-        &self,
-        change: &MembersChange<'_>,
-        offset: Offset,
-        previous: Offset,
-        owned: Owned,
-    ) {
+    pub fn members(&self, change: &MembersChange<'_>, place: RecordPlace, owned: Owned) {
         let Some(conversation) = ConversationId::group(change.group) else { return };
-        let publish = members_publication(conversation, change, (offset, previous), owned);
+        let publish = members_publication(conversation, change, place, owned);
         self.publish(conversation, &publish);
     }
 
@@ -282,12 +293,8 @@ impl LinkHandler for Publisher {
 }
 
 /// A message as it is published, or fetched again later.
-pub fn publication(
-    row: &MessageRow,
-    (previous, member_version): (Offset, u32),
-    owned: Owned,
-    origin: Option<Origin>,
-) -> Publish {
+pub fn publication(message: &FoldedMessage<'_>, owned: Owned) -> Publish {
+    let FoldedMessage { row, previous, member_version, origin } = *message;
     Publish {
         conversation: row.conversation.number(),
         msg_id: row.msg_id.0,
@@ -310,9 +317,10 @@ pub fn publication(
 pub fn members_publication(
     conversation: ConversationId,
     change: &MembersChange<'_>,
-    (offset, previous): (Offset, Offset),
+    place: RecordPlace,
     owned: Owned,
 ) -> Publish {
+    let RecordPlace { offset, previous } = place;
     let numbers = |users: &[UserId]| users.iter().map(|user| user.0).collect::<Vec<_>>();
     let is_forgotten =
         faults::planted(Mutant::NoticesForgotten) && change.version.is_multiple_of(3);

@@ -84,13 +84,13 @@ mod tests {
 
     use super::*;
     use crate::test::PATIENCE;
-    use crate::test::far::Far;
+    use crate::test::far::{self, Far};
 
     #[tokio::test]
     async fn a_gateway_that_does_not_say_what_became_of_a_frame_is_not_waited_for_long() {
         let shutdown = Shutdown::default();
         let (mut near, addr) = Far::listen(Role::DbProxy, "db", &shutdown).await;
-        let who = (Role::DbProxy, "gateway", 7);
+        let who = far::identity(Role::DbProxy, "gateway", 7);
         // It hears the question, and says nothing.
         let (_gateway, _its_link) = Far::dial(addr, who, &shutdown).await;
         let asked = is_repeat(Some(near.link().await), FrameQuestion::default(), 6_000);

@@ -71,6 +71,15 @@ pub struct Inner {
     evict_above: usize,
 }
 
+/// How far the store is behind the log.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Behind {
+    /// The bytes of what it lacks, roughly.
+    pub bytes: usize,
+    /// The records that it lacks.
+    pub records: u64,
+}
+
 impl std::fmt::Debug for State {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         f.debug_struct("State").finish_non_exhaustive()
@@ -342,10 +351,10 @@ impl Inner {
             .collect()
     }
 
-    /// How far the store is behind: in bytes, roughly, and in records.
-    pub fn behind(&self) -> (usize, u64) {
+    /// How far the store is behind.
+    pub fn behind(&self) -> Behind {
         let bytes = self.fold.unstored.bytes + self.writing_bytes;
-        (bytes, self.fold.last.0 - self.stored.0)
+        Behind { bytes, records: self.fold.last.0 - self.stored.0 }
     }
 
     /// Begins a new round of use. Called by the partition's thread once per batch.

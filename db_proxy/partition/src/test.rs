@@ -246,7 +246,7 @@ impl Proxy {
     /// Waits until the store has everything.
     pub async fn stored(&self) {
         let is_stored = async {
-            while self.state().lock().behind().1 > 0 {
+            while self.state().lock().behind().records > 0 {
                 tokio::time::sleep(Duration::from_millis(2)).await;
             }
         };

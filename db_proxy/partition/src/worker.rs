@@ -19,7 +19,7 @@ use fold::effects::Effect;
 use fold::window::{Known, WINDOW_RECORDS};
 use prost::Message as _;
 use proto::cluster::wire::{Origin, Owned, Reason};
-use proto::ids::{ConversationId, Offset};
+use proto::ids::ConversationId;
 use record_log::{Landed, LogError, LogRecord};
 use store::StoreError;
 use tokio::runtime::Handle;
@@ -33,10 +33,10 @@ use crate::look_up::look_up;
 use crate::metrics;
 use crate::open::epoch_record;
 use crate::owner::Owner;
-use crate::publisher::MembersChange;
+use crate::publisher::{FoldedMessage, MembersChange, RecordPlace};
 use crate::queue::{Queue, queue_of};
 use crate::request::{Event, Fact, Outcome, Request, Waiter};
-use crate::state::Inner;
+use crate::state::{Behind, Inner};
 use crate::submit_queues::SubmitQueue;
 
 pub(super) mod held_adds;
@@ -121,8 +121,8 @@ struct Admitted {
 }
 
 /// Whether the store is so far behind that nothing more is taken for now.
-fn is_too_far((bytes, records): (usize, u64), bytes_max: usize) -> bool {
-    bytes > bytes_max || records > UNSTORED_RECORDS_MAX
+fn is_too_far(behind: Behind, bytes_max: usize) -> bool {
+    behind.bytes > bytes_max || behind.records > UNSTORED_RECORDS_MAX
 }
 
 impl Worker {
@@ -495,8 +495,8 @@ impl Worker {
                     msg_id: row.msg_id,
                     timestamp_ms: row.timestamp_ms,
                 });
-                let place = (previous, member_version);
-                self.owner.publisher.message(&row, place, self.owner.owned, origin);
+                let message = FoldedMessage { row: &row, previous, member_version, origin };
+                self.owner.publisher.message(&message, self.owner.owned);
             }
             Effect::Duplicate(known) => waiter.tell(sent_before(known)),
             Effect::IdReused => waiter.tell(Outcome::Refused(Reason::IdReused)),
@@ -516,7 +516,7 @@ impl Worker {
                     first_visible: Some(conversation.head.next()),
                     origin,
                 };
-                self.tell_members(&change, record.offset, previous);
+                self.tell_members(&change, RecordPlace { offset: record.offset, previous });
                 waiter.tell(Outcome::Members { current, added, removed });
             }
             Effect::Marked { changed } => waiter.tell(Outcome::Marked { changed }),
@@ -524,9 +524,9 @@ impl Worker {
         }
     }
 
-    fn tell_members(&self, change: &MembersChange<'_>, offset: Offset, previous: Offset) {
+    fn tell_members(&self, change: &MembersChange<'_>, place: RecordPlace) {
         if !change.added.is_empty() || !change.removed.is_empty() {
-            self.owner.publisher.members(change, offset, previous, self.owner.owned);
+            self.owner.publisher.members(change, place, self.owner.owned);
         }
     }
 
@@ -574,9 +574,10 @@ mod tests {
     #[test]
     fn the_store_may_be_behind_by_bytes_and_by_records_but_not_by_more() {
         let most = UNSTORED_RECORDS_MAX;
-        for (behind, too_far) in
-            [((0, 0), false), ((10, most), false), ((11, 0), true), ((0, most + 1), true)]
+        for (bytes, records, too_far) in
+            [(0, 0, false), (10, most, false), (11, 0, true), (0, most + 1, true)]
         {
+            let behind = Behind { bytes, records };
             assert_eq!(is_too_far(behind, 10), too_far, "{behind:?}");
         }
         assert!(most + 2 * BATCH_MAX as u64 <= WINDOW_RECORDS);

@@ -8,7 +8,7 @@
 
 use bytes::Bytes;
 use daemon::faults::{self, Mutant};
-use partition::messages::{at, range};
+use partition::messages::{MsgRange, at, range};
 use partition::publisher::seconds;
 use partition::state::State;
 use prost::Message as _;
@@ -60,11 +60,11 @@ pub(crate) async fn page(asker: &Asker, body: Bytes) -> Reply {
         let mut to = MsgId(begin.min(head.0));
         let from = MsgId(to.0.saturating_sub(count - 1)).max(first);
         while from <= to && !page.is_full {
-            let piece = MsgId(to.0.saturating_sub(page.next_piece() - 1)).max(from);
-            for message in range(state, id, piece, to).await? {
+            let first = MsgId(to.0.saturating_sub(page.next_piece() - 1)).max(from);
+            for message in range(state, id, MsgRange { from: first, to }).await? {
                 page.add(message);
             }
-            to = MsgId(piece.0 - 1);
+            to = MsgId(first.0 - 1);
         }
         if page.is_full {
             rest = page.rest(from);

@@ -1,9 +1,9 @@
 //! What a gateway that missed something is told: messages as they were published, and between them the
 //! changes of a group's members.
 
-use partition::member_changes::members_between;
-use partition::messages::range;
-use partition::publisher::publication;
+use partition::member_changes::{OffsetRange, members_between};
+use partition::messages::{MsgRange, range};
+use partition::publisher::{FoldedMessage, publication};
 use partition::state::State;
 use proto::cluster::wire::{FetchRequest, Fetched, Owned, Publish};
 use proto::ids::{ConversationId, MsgId, Offset};
@@ -31,12 +31,12 @@ pub(crate) async fn fetch(state: &State, request: &FetchRequest, owned: Owned) -
     let mut from = MsgId(request.from.max(1));
     let after = request.after_offset.map(Offset);
     if let Some(after) = after {
-        let Ok(first) = first_after(state, id, (from, to), after).await else {
+        let Ok(first) = first_after(state, id, MsgRange { from, to }, after).await else {
             return Fetched { complete_upto: from.0 - 1, by: Some(owned), ..Fetched::default() };
         };
         from = first;
     }
-    let (publishes, next) = messages(state, id, (from, to), (version, owned)).await;
+    let (publishes, next) = messages(state, id, MsgRange { from, to }, version, owned).await;
     let complete_upto = (next.0 - 1).min(head.0);
     let mut fetched =
         Fetched { complete: complete_upto >= to.0, complete_upto, publishes, by: Some(owned) };
@@ -56,7 +56,7 @@ pub(crate) async fn fetch(state: &State, request: &FetchRequest, owned: Owned) -
     let Some(upto) = upto else { return fetched };
     let look = state.with_fold(id, |conversation, fold| {
         let place = |offset: Offset| fetched.publishes.partition_point(|p| p.offset < offset.0);
-        members_between(conversation, fold, (after, upto, place), owned)
+        members_between(conversation, fold, OffsetRange { after, upto }, place, owned)
     });
     match look.await {
         Ok(mut members) => fetched.publishes.append(&mut members),
@@ -66,35 +66,38 @@ pub(crate) async fn fetch(state: &State, request: &FetchRequest, owned: Owned) -
     fetched
 }
 
-/// Messages from the oldest on, as many as fit, and the first that is not among them.
+/// The messages of a range from the oldest on, as many as fit, and the first that is not among them.
+/// `version` is that of the member list.
 async fn messages(
     state: &State,
     id: ConversationId,
-    (mut from, to): (MsgId, MsgId),
-    (version, owned): (u32, Owned),
+    MsgRange { mut from, to }: MsgRange,
+    version: u32,
+    owned: Owned,
 ) -> (Vec<Publish>, MsgId) {
     let mut bytes = 0;
     let mut previous = Offset(0);
     let mut publishes = Vec::new();
     while from <= to && bytes < FETCH_BYTES_MAX && publishes.len() < PAGE_MAX as usize {
-        let piece = MsgId(from.0.saturating_add(FIRST_PIECE - 1)).min(to);
-        let Ok(messages) = range(state, id, from, piece).await else { break };
+        let last = MsgId(from.0.saturating_add(FIRST_PIECE - 1)).min(to);
+        let Ok(messages) = range(state, id, MsgRange { from, to: last }).await else { break };
         for row in messages.into_iter().rev() {
             bytes += row.body.len();
-            publishes.push(publication(&row, (previous, version), owned, None));
+            let message =
+                FoldedMessage { row: &row, previous, member_version: version, origin: None };
+            publishes.push(publication(&message, owned));
             previous = row.offset;
         }
-        from = piece.next();
+        from = last.next();
     }
     (publishes, from)
 }
 
-/// The first of the messages `from..=to` whose record lies after `after`; the one after `to` if none
-/// does.
+/// The first message of a range whose record lies after `after`; the one after the range if none does.
 async fn first_after(
     state: &State,
     id: ConversationId,
-    (from, to): (MsgId, MsgId),
+    MsgRange { from, to }: MsgRange,
     after: Offset,
 ) -> Result<MsgId, StoreError> {
     if from > to {
@@ -125,7 +128,7 @@ async fn first_after(
 }
 
 async fn offset_of(state: &State, id: ConversationId, msg_id: MsgId) -> Result<Offset, StoreError> {
-    let rows = range(state, id, msg_id, msg_id).await?;
+    let rows = range(state, id, MsgRange { from: msg_id, to: msg_id }).await?;
     let row = rows.first().map(|row| row.offset);
     row.ok_or_else(|| StoreError::Unavailable(format!("{id} has no message {msg_id:?}")))
 }

@@ -21,7 +21,7 @@ use super::*;
 use crate::config::Config;
 use crate::log_tools;
 use crate::log_tools::health::Health;
-use crate::log_tools::records::Shown;
+use crate::log_tools::records::{Replay, Shown};
 use crate::metrics::OwnedMetrics;
 use crate::partitions::Partitions;
 
@@ -189,7 +189,8 @@ fn look(site: &Site) -> [String; 2] {
     assert_eq!(health, Health::Fine);
     let mut replayed = Vec::new();
     let replay = |consumer, out: &mut Vec<u8>| {
-        log_tools::replay(&config, (consumer, Offset(2)), Some(1), out)
+        let replay = Replay { consumer, from: Offset(2), partition: Some(1) };
+        log_tools::replay(&config, replay, out)
     };
     replay("push", &mut replayed).unwrap();
     let replayed = String::from_utf8(replayed).unwrap();

@@ -6,6 +6,7 @@ use std::time::Duration;
 use cache::MemoryCache;
 use daemon::{LinkOptions, Metrics};
 use logins::LoginMetrics;
+use logins::login::Checks;
 use logins::login::guesses::{GuessLimits, Guesses};
 use logins::passwords::Passwords;
 use logins::tokens::Tokens;
@@ -80,7 +81,8 @@ impl Server {
         let guesses = Guesses::new(Arc::clone(&cache), GuessLimits::default());
         let tokens = Tokens::new(Arc::clone(&store), Keys::default(), TOKENS, Clock::default());
         let counted = LoginMetrics::new(&page);
-        let logins = Logins::new(store, cache, (passwords, guesses), tokens, counted.clone());
+        let logins =
+            Logins::new(store, cache, Checks { passwords, guesses }, tokens, counted.clone());
         let stores = vec![Arc::<_>::clone(&proxy.store) as _];
         let partitions = Partitions::new(stores, Arc::clone(&proxy.gateways), true, None);
         partitions.add(Served {
@@ -89,13 +91,9 @@ impl Server {
             followers,
             confirmed: StallDetector::default().confirmed(),
         });
-        let requests = Links::new(
-            Arc::new(partitions),
-            logins,
-            Arc::clone(&proxy.gateways),
-            (metrics, proxy.shutdown.clone()),
-            BOUNDS,
-        );
+        let kicks = Arc::new(Kicks::new(Arc::clone(&proxy.gateways)));
+        let sources = Sources { partitions: Arc::new(partitions), logins, kicks };
+        let requests = Links::new(sources, BOUNDS, metrics, proxy.shutdown.clone());
         let addr = daemon::link::listen(
             SocketAddr::from(([127, 0, 0, 1], 0)),
             far::identity(Role::DbProxy, "db", 1),
@@ -105,7 +103,7 @@ impl Server {
             &proxy.shutdown,
         );
         let addr = addr.await.unwrap();
-        let who = (Role::MsgServer, "gateway", GATEWAY_BOOT);
+        let who = far::identity(Role::MsgServer, "gateway", GATEWAY_BOOT);
         let (mut gateway, link) = Far::dial(addr, who, &proxy.shutdown).await;
         let (_link, first) = gateway.frame().await;
         let ownership: Ownership = first.parse().unwrap();
@@ -189,7 +187,7 @@ impl Server {
 
     /// An administrator's link.
     async fn admin(&self) -> (Far, Link) {
-        Far::dial(self.addr, (Role::Admin, "admin", 5), &self.proxy.shutdown).await
+        Far::dial(self.addr, far::identity(Role::Admin, "admin", 5), &self.proxy.shutdown).await
     }
 
     async fn stop(self) {
@@ -313,7 +311,7 @@ async fn a_question_that_cannot_be_read_resets_the_link_room_or_not() {
             Kind::Submit,
             Kind::Follow,
         ] {
-            let who = (Role::MsgServer, "other", GATEWAY_BOOT + 1);
+            let who = far::identity(Role::MsgServer, "other", GATEWAY_BOOT + 1);
             let (_far, link) = Far::dial(server.addr, who, &server.proxy.shutdown).await;
             link.send_raw(kind.number(), 1, &[0xff; 5]).unwrap();
             let cut_off = async {

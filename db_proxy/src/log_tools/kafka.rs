@@ -5,7 +5,6 @@ use std::ops::Range;
 
 use daemon::{BoxError, StartRefused};
 use partition::open::OpenError;
-use proto::ids::Offset;
 use record_log::kafka::{ConnectError, KafkaTopic, KafkaView};
 use record_log::{Log as _, LogError};
 use store::Claimed;
@@ -13,7 +12,7 @@ use store::mysql::MySqlStore;
 use tokio::runtime::Handle;
 
 use super::health::{Health, pairing};
-use super::records::{Check, Shown, list};
+use super::records::{Check, Replay, Shown, list};
 use crate::config::Config;
 
 /// Prints one line for each partition, and the records asked for.
@@ -76,10 +75,10 @@ pub(super) fn verify(
 /// Lets another consumer go on from an offset.
 pub(super) fn replay(
     config: &Config,
-    (consumer, from): (&str, Offset),
-    partition: Option<u32>,
+    replay: Replay<'_>,
     out: &mut dyn Write,
 ) -> Result<Health, BoxError> {
+    let Replay { consumer, from, partition } = replay;
     let partitions = chosen(config, partition)?;
     let topic = KafkaTopic::connect(config.kafka.options()).map_err(unusable)?;
     writeln!(out, "partition   {consumer} goes on from")?;

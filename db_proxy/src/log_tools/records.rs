@@ -27,6 +27,17 @@ pub struct Shown {
     pub partition: Option<u32>,
 }
 
+/// What another consumer of a topic is to read again.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Replay<'a> {
+    /// The name of its group.
+    pub consumer: &'a str,
+    /// Where it goes on from.
+    pub from: Offset,
+    /// In which partition. `None`: in each.
+    pub partition: Option<u32>,
+}
+
 impl Shown {
     /// Whether any records are listed.
     pub(super) fn lists(self) -> bool {

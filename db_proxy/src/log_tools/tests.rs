@@ -7,7 +7,7 @@ use std::path::Path;
 use bytes::Bytes;
 use fold::admission::{self, Change, Send};
 use partition::test::{Proxy, Setup, message, single};
-use proto::ids::{ClientMsgId, UserId};
+use proto::ids::{ClientMsgId, Offset, UserId};
 use proto::log::{Message, Record};
 use record_log::embedded::{EmbeddedLog, Options, ReadOnlyLog};
 use record_log::{Log as _, LogId, LogRecord};

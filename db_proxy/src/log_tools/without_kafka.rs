@@ -3,10 +3,9 @@
 use std::io::Write;
 
 use daemon::{BoxError, StartRefused};
-use proto::ids::Offset;
 
 use super::health::Health;
-use super::records::Shown;
+use super::records::{Replay, Shown};
 use crate::config::Config;
 
 pub(super) fn inspect(_: &Config, _: Shown, _: &mut dyn Write) -> Result<Health, BoxError> {
@@ -17,12 +16,7 @@ pub(super) fn verify(_: &Config, _: Shown, _: &mut dyn Write) -> Result<Health, 
     Err(left_out())
 }
 
-pub(super) fn replay(
-    _: &Config,
-    _: (&str, Offset),
-    _: Option<u32>,
-    _: &mut dyn Write,
-) -> Result<Health, BoxError> {
+pub(super) fn replay(_: &Config, _: Replay<'_>, _: &mut dyn Write) -> Result<Health, BoxError> {
     Err(left_out())
 }
 

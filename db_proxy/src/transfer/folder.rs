@@ -187,7 +187,7 @@ impl Making {
             )));
         }
         if let Some(Manifest { header, parts, end: Some(end), .. }) = found {
-            return Ok(Begun::Already(Export::new(dir, (header, parts, &end), lock)?));
+            return Ok(Begun::Already(Export::new(dir, header, parts, &end, lock)?));
         }
         let (parts, length) = match found {
             Some(found) => (found.parts, found.length),
@@ -278,7 +278,7 @@ impl Making {
         let Some(Manifest { header, .. }) = read_manifest(&dir)? else {
             return Err(damaged(&path, "it was taken away"));
         };
-        Export::new(&dir, (header, parts, &end), lock)
+        Export::new(&dir, header, parts, &end, lock)
     }
 
     fn add(&mut self, line: &impl Serialize) -> Result<(), MoveError> {
@@ -313,7 +313,7 @@ impl Export {
         let lock = lock(dir, false)?;
         match read_manifest(dir)? {
             Some(Manifest { header, parts, end: Some(end), .. }) => {
-                Self::new(dir, (header, parts, &end), lock)
+                Self::new(dir, header, parts, &end, lock)
             }
             _ => Err(MoveError::Refused(format!(
                 "the export in {} is not finished: run `talkhub admin export` again",
@@ -324,7 +324,9 @@ impl Export {
 
     fn new(
         dir: &Path,
-        (header, parts, end): (Header, Vec<Part>, &End),
+        header: Header,
+        parts: Vec<Part>,
+        end: &End,
         lock: FolderLock,
     ) -> Result<Self, MoveError> {
         let sums = sums(dir, &parts)?;

@@ -46,7 +46,8 @@ pub fn sent(
     family: &FamilyRow,
     shown: SecretHash,
     newer: SecretHash,
-    (now_s, expires_s): (u64, u64),
+    now_s: u64,
+    expires_s: u64,
 ) -> Option<FamilyRow> {
     if judge(family, shown, now_s) != Shown::Good {
         return None;
@@ -102,7 +103,7 @@ mod tests {
     }
 
     fn next(family: &FamilyRow, shown: u8, newer: u8) -> Option<FamilyRow> {
-        sent(family, hash(shown), hash(newer), (100, 100 + LIFE_S))
+        sent(family, hash(shown), hash(newer), 100, 100 + LIFE_S)
     }
 
     #[test]
@@ -154,10 +155,10 @@ mod tests {
         assert_eq!(judge(&family(), hash(0), end_s + 1), Shown::Void);
         let used_late = FamilyRow { used_s: end_s + 1, ..family() };
         assert_eq!(judge(&used_late, hash(0), 0), Shown::Void);
-        assert_eq!(sent(&family(), hash(0), hash(1), (end_s + 1, u64::MAX)), None);
+        assert_eq!(sent(&family(), hash(0), hash(1), end_s + 1, u64::MAX), None);
 
         for (now_s, used_s) in [(50, 100), (200, 200)] {
-            let renewed = sent(&family(), hash(0), hash(1), (now_s, 9_000)).unwrap();
+            let renewed = sent(&family(), hash(0), hash(1), now_s, 9_000).unwrap();
             assert_eq!((renewed.used_s, renewed.expires_s), (used_s, 9_000));
         }
     }

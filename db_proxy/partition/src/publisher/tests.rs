@@ -157,7 +157,7 @@ async fn beyond_what_may_wait_the_gateways_are_served_directly() {
     let mut setup = Setup::start(&["r1"], &[7]).await;
     let row = row(1, 5);
     for _ in 0..=PENDING_MAX {
-        setup.publisher.message(&row, (Offset(4), 0), OWNED, None);
+        setup.publisher.message(&folded(&row, None), OWNED);
     }
     assert_eq!(setup.publisher.unacknowledged(), PENDING_MAX);
     setup.gateway(7).frame().await;
@@ -186,7 +186,8 @@ async fn a_change_of_members_is_told_to_clients_but_a_new_group_is_not() {
         (change(&added, &removed, false), &[(GroupChange::Remove, 3), (GroupChange::Add, 2)]),
         (change(&added, &removed, true), &[]),
     ] {
-        setup.publisher.members(&change, Offset(9), Offset(8), OWNED);
+        let place = RecordPlace { offset: Offset(9), previous: Offset(8) };
+        setup.publisher.members(&change, place, OWNED);
         let (_link, frame) = setup.gateway(7).frame().await;
         let publish: Publish = frame.parse().unwrap();
         assert_eq!((publish.conversation, publish.msg_id), (group(4).number(), 0));
@@ -286,7 +287,7 @@ impl Setup {
         );
         let addr = addr.await.unwrap();
         for boot in gateways {
-            let who = (Role::MsgServer, &*format!("gateway {boot}"), *boot);
+            let who = far::identity(Role::MsgServer, &format!("gateway {boot}"), *boot);
             let (far, _link) = Far::dial(addr, who, &self.shutdown).await;
             self.gateways.push((*boot, far));
         }
@@ -294,8 +295,7 @@ impl Setup {
 
     fn publish(&self, msg_id: u32, offset: u64) {
         let origin = Some(Origin { gateway_boot: 9, session: 8 });
-        let previous = Offset(offset - 1);
-        self.publisher.message(&row(msg_id, offset), (previous, 0), OWNED, origin);
+        self.publisher.message(&folded(&row(msg_id, offset), origin), OWNED);
     }
 
     fn route(&mut self, name: &str) -> &mut Far {
@@ -331,6 +331,10 @@ impl Setup {
 fn ranked(conversation: ConversationId) -> [&'static str; 2] {
     let weight = |name| rendezvous_weight(conversation.number(), name);
     if weight("r1") > weight("r2") { ["r1", "r2"] } else { ["r2", "r1"] }
+}
+
+fn folded(row: &MessageRow, origin: Option<Origin>) -> FoldedMessage<'_> {
+    FoldedMessage { row, previous: Offset(row.offset.0 - 1), member_version: 0, origin }
 }
 
 fn row(msg_id: u32, offset: u64) -> MessageRow {

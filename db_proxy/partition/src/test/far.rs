@@ -57,15 +57,10 @@ impl Far {
         (far, listening.await.unwrap())
     }
 
-    /// Dials as a daemon of this role, name and boot number.
-    pub async fn dial(
-        addr: SocketAddr,
-        (role, name, boot): (Role, &str, u64),
-        shutdown: &Shutdown,
-    ) -> (Self, Link) {
+    /// Dials as a daemon of this identity.
+    pub async fn dial(addr: SocketAddr, identity: Identity, shutdown: &Shutdown) -> (Self, Link) {
         let (mut far, handler) = Self::new();
         let (_targets, addrs) = watch::channel(vec![addr.to_string()]);
-        let identity = identity(role, name, boot);
         let options = LinkOptions::default();
         daemon::link::dial(addrs, identity, Role::DbProxy, handler, options, shutdown);
         let link = far.link().await;

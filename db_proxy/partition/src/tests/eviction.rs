@@ -11,7 +11,7 @@ use tokio::sync::oneshot;
 use tokio::time::timeout;
 
 use crate::Outcome;
-use crate::messages;
+use crate::messages::{self, MsgRange};
 use crate::test::gated::Gate;
 use crate::test::{PATIENCE, Proxy, Setup, group, message, resent, single};
 
@@ -136,7 +136,7 @@ async fn same(proxy: &Proxy, model: &Model, user: u32) {
         let Some(seen) = listed.get(&id) else { continue };
         assert_eq!(seen.row.head.0 as usize, authors.len(), "{id}");
         assert_eq!(seen.unread(), model.unread(id, user), "{id} of {user}");
-        let all = messages::range(proxy.state(), id, MsgId(1), seen.row.head).await.unwrap();
+        let all = messages::range(proxy.state(), id, from_the_first(seen.row.head)).await.unwrap();
         let found: Vec<u32> = all.iter().rev().map(|message| message.sender.0).collect();
         assert_eq!(found, authors, "{id}");
     }
@@ -270,7 +270,7 @@ async fn read(proxy: &Proxy, heads: &BTreeMap<ConversationId, AtomicU32>, dice: 
     let acknowledged = head.load(Ordering::Acquire);
     let seen = proxy.state().with(*id, |conversation| conversation.head.0).await.unwrap();
     assert!(seen >= acknowledged, "{id}: {seen} of {acknowledged}");
-    let range = messages::range(proxy.state(), *id, MsgId(1), MsgId(seen)).await.unwrap();
+    let range = messages::range(proxy.state(), *id, from_the_first(MsgId(seen))).await.unwrap();
     let numbers: Vec<u32> = range.iter().map(|message| message.msg_id.0).collect();
     assert_eq!(numbers, (1..=seen).rev().collect::<Vec<_>>(), "{id}");
 
@@ -291,4 +291,8 @@ async fn read(proxy: &Proxy, heads: &BTreeMap<ConversationId, AtomicU32>, dice: 
             assert_eq!(seen.unread(), seen.row.head.0, "nothing was read, and nothing is his own");
         }
     }
+}
+
+fn from_the_first(to: MsgId) -> MsgRange {
+    MsgRange { from: MsgId(1), to }
 }

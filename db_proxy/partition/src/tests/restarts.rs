@@ -11,6 +11,7 @@ use store::ConversationStore;
 use store::sqlite::{SqliteOptions, SqliteStore};
 
 use crate::Outcome;
+use crate::state::Behind;
 use crate::test::gated::Gate;
 use crate::test::{Proxy, Setup, copy_dir, group, message, out_of_the_log, resent, single};
 
@@ -204,7 +205,7 @@ async fn a_stop_stores_everything_and_turns_away_what_comes_later() {
     {
         let mut proxy = proxy;
         proxy.store_writer.take().unwrap().finish().await;
-        assert_eq!(state.lock().behind(), (0, 0));
+        assert_eq!(state.lock().behind(), Behind { bytes: 0, records: 0 });
         drop((state, partition));
         proxy.kill().await;
     }

@@ -15,6 +15,7 @@ use proto::log::record::Change;
 use store::MessageRow;
 
 use super::{Admitted, Worker};
+use crate::publisher::FoldedMessage;
 use crate::request::{Outcome, Waiter};
 use crate::state::Inner;
 
@@ -47,8 +48,9 @@ impl Worker {
         for (admitted, guess) in admitted.iter_mut().zip(guesses) {
             let Some(Guess { row, previous, member_version }) = guess else { continue };
             if publishes {
-                let place = (previous, member_version);
-                self.owner.publisher.message(&row, place, self.owner.owned, Some(NOBODY));
+                let origin = Some(NOBODY);
+                let message = FoldedMessage { row: &row, previous, member_version, origin };
+                self.owner.publisher.message(&message, self.owner.owned);
             }
             if answers {
                 let waiter = std::mem::replace(&mut admitted.waiter, Waiter(None));

@@ -71,7 +71,7 @@ async fn a_message_sent_again_through_another_gateway_and_another_owner_keeps_it
             let setup = proxy.stop_with(requests).await;
             server = Server::with(setup.start().await).await;
         }
-        let who = (Role::MsgServer, "other", GATEWAY_BOOT + 1);
+        let who = far::identity(Role::MsgServer, "other", GATEWAY_BOOT + 1);
         let (mut other, link) = Far::dial(server.addr, who, &server.proxy.shutdown).await;
         link.send(Kind::Submit.number(), 0, &again).unwrap();
         let (_link, frame) = loop {

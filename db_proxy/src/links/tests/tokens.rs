@@ -120,10 +120,10 @@ async fn while_the_store_is_away_a_login_says_what_is_known_and_that_it_is_older
     let store: Arc<dyn store::Store> = Arc::<_>::clone(&server.proxy.store) as _;
     let tokens = Tokens::new(Arc::clone(&store), keys, TOKENS, Clock::default());
     let of = &server.requests.logins;
-    let guarded = (of.passwords().clone(), of.guesses().clone());
+    let checks = Checks { passwords: of.passwords().clone(), guesses: of.guesses().clone() };
     let cache = Arc::new(MemoryCache::default());
     let metrics = LoginMetrics::new(&Metrics::new("db_proxy"));
-    let logins = Logins::new(store, cache, guarded, tokens, metrics);
+    let logins = Logins::new(store, cache, checks, tokens, metrics);
     logins.tokens().read_revocations().await.unwrap();
     let give = TokenGive { client_type: ANDROID, stamp: server.stamp().await, shown: None };
     let question = TokenQuestion { user: USER.0, what: Some(What::Give(give)) };

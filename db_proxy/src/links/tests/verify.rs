@@ -190,7 +190,7 @@ async fn a_gateway_that_links_later_hears_whose_sessions_have_ended() {
     let server = Server::with_alice().await;
     server.administer(What::UserDisable(disable("alice", false))).await;
     server.administer(What::UserKick(UserKick { name: "alice".to_owned() })).await;
-    let who = (Role::MsgServer, "late", GATEWAY_BOOT + 1);
+    let who = far::identity(Role::MsgServer, "late", GATEWAY_BOOT + 1);
     let (mut late, _link) = Far::dial(server.addr, who, &server.proxy.shutdown).await;
     let (_link, first) = late.frame().await;
     assert_eq!(first.kind, Kind::Ownership.number());
@@ -337,7 +337,7 @@ async fn a_hash_below_the_policy_is_made_anew_at_the_next_login_unless_it_was_ch
 #[tokio::test]
 async fn an_administrator_sees_a_users_sessions_and_which_gateway_does_not_answer() {
     let mut server = Server::with_alice().await;
-    let who = (Role::MsgServer, "silent", GATEWAY_BOOT + 1);
+    let who = far::identity(Role::MsgServer, "silent", GATEWAY_BOOT + 1);
     let (_silent, _link) = Far::dial(server.addr, who, &server.proxy.shutdown).await;
     let (_far, admin) = server.admin().await;
     let of = UserSessions { name: "alice".to_owned() };
