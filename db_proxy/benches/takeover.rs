@@ -223,7 +223,7 @@ fn write_kafka(bootstrap: &str, partition: u32, records: u32, began_ms: u64) -> 
     Ok(last)
 }
 
-/// A record of an owner that is busy: the half of his clients make ids of their own.
+/// A record of an owner that is busy: half of its clients make ids of their own.
 fn payload(offset: u64, now_ms: u64, random: &mut Random) -> Bytes {
     let change = if offset % EPOCH_EVERY == 1 {
         record::Change::Epoch(Epoch { epoch: EPOCH, owner: "before".to_owned() })

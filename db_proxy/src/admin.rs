@@ -131,7 +131,7 @@ impl Admin<'_> {
         let user = self.user(&password.name).await?;
         let hash = self.hash(&password.password).await?;
         let before = self.change_user(&user, UserChange::Password(hash)).await?;
-        // Somebody who failed until now has a new password to try.
+        // A user whose logins failed until now has a new password to try.
         self.logins.guesses().lift(&user.name);
         self.kicks.end_logins_before(user.id, before);
         Ok(done())
@@ -285,7 +285,7 @@ impl Admin<'_> {
         let change = Change::Members { group, actor: None, add, remove };
         match served.partition.change(change).await {
             Outcome::Members { .. } => Ok(true),
-            // Whoever is a member already stays one: it may be made again.
+            // Users that are members already stay so: the change may be made again.
             Outcome::Moved => Err(Problem::NotHere),
             Outcome::Retry => Err("not now: the partition has no room".into()),
             Outcome::Refused(Reason::TooLarge) => Err("too many members at once".into()),
@@ -356,7 +356,7 @@ impl Admin<'_> {
         Ok(done())
     }
 
-    /// Group 1, `everyone`, with the first users; those who are in it already stay.
+    /// Group 1, `everyone`, with the first users; those that are in it already stay.
     async fn demo_group(&self, members: u32) -> Result<(), Problem> {
         let group = GroupId(1);
         let members: Vec<UserId> = (1..=members).map(UserId).collect();

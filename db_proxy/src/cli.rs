@@ -38,7 +38,7 @@ pub fn main(args: impl IntoIterator<Item = OsString>) -> ExitCode {
     }
     if args.next_if(|word| word == "log").is_some() {
         return log(args).unwrap_or_else(|why| {
-            // Nobody is left to tell if that fails.
+            // If that fails, there is no other place to write to.
             writeln!(io::stderr(), "db_proxy log: {why}").ok();
             ExitCode::from(EXIT_CONFIG)
         });

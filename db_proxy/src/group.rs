@@ -1,8 +1,9 @@
 //! Partitions that move between db_proxies: each takes those that the consumer group gives it.
 //!
-//! The group only says who may try. Who owns a partition is said by the epoch in the store and in the
-//! log: whoever is given one raises it and folds on from what is stored; whoever had it finds that
-//! out from either, at the latest when it appends or stores.
+//! The group only says which db_proxy may try. The owner of a partition is the one whose epoch is in the
+//! store and in the log: the db_proxy that is given a partition raises the epoch and folds on from what
+//! is stored. The one that had it before finds that out from either, at the latest when it appends or
+//! stores.
 //!
 //! # Invariants
 //!
@@ -32,7 +33,7 @@ use crate::ownership::{Ownership, Shared};
 /// How long a partition may take to stop: less than the group waits.
 const STOP_LIMIT: Duration = Duration::from_millis(2_500);
 
-/// As that, when the daemon stops and nobody waits for the partition in vain.
+/// As that, when the daemon stops: then the group does not wait for it.
 const LAST_STOP_LIMIT: Duration = Duration::from_secs(4);
 
 /// Before a partition is taken again that another owner had begun: by then the group has told us if
@@ -42,7 +43,7 @@ const AFTER_FENCED: Duration = Duration::from_secs(6);
 /// Before one is taken again of which an append is unknown, and between tries to take one.
 const AGAIN_AFTER: Duration = Duration::from_secs(1);
 
-/// Between two tries to take one that cannot be taken before somebody has looked at it.
+/// Between two tries to take one that cannot be taken before an operator has looked at it.
 const REFUSED_AGAIN_AFTER: Duration = Duration::from_secs(10);
 
 /// How often the numbers of the log are shown.
@@ -278,22 +279,22 @@ impl Claimant {
         }
     }
 
-    /// Stops a partition in good order: it may go to somebody else, who finds in the log what could not
-    /// be stored in time.
+    /// Stops a partition in good order: it may go to another db_proxy, which finds in the log what could
+    /// not be stored in time.
     async fn hand_over(&self, ownership: Ownership) {
         let Owned { partition, epoch } = ownership.served.owned;
         self.shared.partitions.remove(ownership.served.owned);
         if timeout(STOP_LIMIT, ownership.finish()).await.is_err() {
             warn!(partition, epoch, "not everything was stored: the log has it");
         }
-        // Somebody else had begun before we were told to stop: we stood still.
+        // Another owner had begun before we were told to stop: this process had stalled.
         if let Some(why) = ownership.served.partition.ending().why() {
             self.metrics.lost(why).inc();
         }
         self.abandon(ownership);
     }
 
-    /// Lets go of a partition that somebody else has, or will have.
+    /// Lets go of a partition that another db_proxy has, or will have.
     fn abandon(&self, ownership: Ownership) {
         self.shared.partitions.remove(ownership.served.owned);
         self.shared.metrics.forget(ownership.served.owned.partition);

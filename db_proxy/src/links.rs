@@ -1,4 +1,4 @@
-//! What gateways and administrators ask over their links, and who answers it.
+//! What comes in on links: requests of gateways and administrators, and how they are answered.
 //!
 //! Sends go straight to the partition's queue, in the order of the link. Everything else becomes a
 //! task of its own, of which there is a bounded number ([`Bounds`]), for conversations and for logins
@@ -214,7 +214,7 @@ impl Links {
     async fn resume(self, shown: Resume) -> Verified {
         let (verified, copied) = self.logins.resume(shown).await;
         if let Some((user, client_type)) = copied {
-            // One of them may be the thief's.
+            // One of them may be that of the copied token.
             self.kicks.end_sessions_of(user, device_class(client_type));
         }
         verified

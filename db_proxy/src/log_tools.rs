@@ -4,8 +4,8 @@
 //! # Invariants
 //!
 //! - Nothing is changed, no lock is taken, and a db_proxy may start, run and stop meanwhile.
-//! - What people have written, their names and their groups' names are never shown: who may look
-//!   into the log may not therefore read along.
+//! - What people have written, their names and their groups' names are never shown: an operator
+//!   who looks into the log does not read messages.
 
 use std::io::Write;
 

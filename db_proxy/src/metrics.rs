@@ -20,7 +20,7 @@ struct Why {
 #[derive(Debug, Clone)]
 pub struct GroupMetrics {
     lost: Family<Why, Counter>,
-    /// Partitions that cannot be taken before somebody has looked at them.
+    /// Partitions that cannot be taken before an operator has looked at them.
     pub refused: Gauge,
     /// How often the partitions were shared out anew.
     pub rebalances: Gauge,
@@ -118,7 +118,7 @@ impl OwnedMetrics {
         }
     }
 
-    /// A partition is not owned any more.
+    /// A partition is no longer owned.
     pub fn forget(&self, partition: u32) {
         let GroupMetrics { lag, margin, .. } = &self.group;
         let Self { offset, log_full, stored_offset, followers, .. } = self;

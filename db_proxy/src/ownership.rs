@@ -94,8 +94,8 @@ impl Ownership {
         }
     }
 
-    /// Finishes what was admitted, and waits until everything that is folded is stored. Whoever comes
-    /// later is told that the partition has moved. The caller bounds the wait.
+    /// Finishes what was admitted, and waits until everything that is folded is stored. What comes
+    /// later is answered "moved". The caller bounds the wait.
     pub(crate) async fn finish(&self) {
         // Before its thread ends, which else would be a failure of the daemon.
         self.shutdown.begin();

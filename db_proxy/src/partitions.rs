@@ -29,7 +29,7 @@ pub struct Served {
     pub partition: Partition,
     /// The gateways that follow it.
     pub followers: Arc<Followers>,
-    /// When its log was last heard.
+    /// When its log was last read.
     pub confirmed: Confirmed,
 }
 
@@ -124,7 +124,7 @@ impl Partitions {
         served
     }
 
-    /// A partition is not owned here any more, unless that was in an older epoch.
+    /// A partition is no longer owned here, unless that was in an older epoch.
     pub fn remove(&self, owned: Owned) {
         let mut table = self.served.write();
         if table.get(&owned.partition).is_some_and(|served| served.owned == owned) {
@@ -133,8 +133,8 @@ impl Partitions {
         }
     }
 
-    /// A gateway wants to hear of what changes in a partition. If that is not owned here, it will hear
-    /// so, and ask the owner.
+    /// A gateway follows a partition. If that is not owned here, nothing is done: the gateway is told who
+    /// owns what, and asks the owner.
     pub fn follow(&self, link: &Link, follow: &Follow) {
         if let Some(served) = self.owned(follow.partition) {
             served.followers.follow(link, follow);

@@ -35,8 +35,9 @@ use crate::site::{self, Logs, Site};
 /// Gateways that lose their link resubmit within this time; what they had sent is answered first.
 const LAST_REQUESTS: Duration = Duration::from_millis(50);
 
-/// Takes the partition, or joins those who share them, and starts to serve. Returns once gateways can
-/// connect: with an embedded log, everything that was acknowledged before is folded by then.
+/// Takes the partition, or joins the consumer group that shares them, and starts to serve. Returns once
+/// gateways can connect: with an embedded log, everything that was acknowledged before is folded by
+/// then.
 pub async fn run(context: Context<Config>) -> Result<Serving, BoxError> {
     let Context { settings: config, shutdown, reloads, metrics, boot } = context;
     let identity = config.cluster.link_identity(Role::DbProxy, boot)?;
@@ -60,7 +61,7 @@ pub async fn run(context: Context<Config>) -> Result<Serving, BoxError> {
     );
 
     let stalls = StallDetector::default();
-    // An embedded log has one owner, however long it stood still.
+    // An embedded log has one owner, however long the process was stalled.
     let watched = config.kafka.is_used().then(|| stalls.clone());
     let partitions =
         Partitions::new(stores, Arc::clone(&gateways), config.has(DbRole::Login), watched);
@@ -163,7 +164,7 @@ async fn own(shared: Shared, logs: Logs, config: &Config, name: &str) -> Result<
             let watched = Arc::clone(&ownership);
             shared.shutdown.spawn_link(info_span!("owner"), async move {
                 tokio::select! {
-                    // Nobody else can take it: whoever looks after this daemon starts it again.
+                    // No other daemon can take the partition: the supervisor starts this one again.
                     _why = watched.ended() => shutdown.fail(),
                     () = shutdown.begun() => {}
                 }

@@ -59,7 +59,7 @@ pub async fn migrate(config: Config) -> Result<(), BoxError> {
     let migrated = if let Some(options) = config.mysql() {
         MySqlStore::migrate(&options).await
     } else {
-        // The lock is the log's: nobody migrates under a db_proxy that runs.
+        // The lock is the log's: no migration runs beside a db_proxy.
         let prepared = prepare(&config).map_err(OpenError::boxed)?;
         let done = SqliteStore::migrate(&config.data_dir.join(SQLITE));
         drop(prepared);
@@ -255,7 +255,7 @@ async fn stores(config: &Config, metrics: &Metrics) -> Result<Vec<Arc<dyn Store>
 
 /// Why a server cannot be used.
 enum Unreached {
-    /// Nobody answers now. Try again.
+    /// The server does not answer now. Try again.
     Away(String),
     /// Trying again will not help.
     Final(BoxError),

@@ -106,7 +106,7 @@ pub enum MoveError {
     /// What was read back is not what was exported.
     #[error("{0}")]
     Differs(String),
-    /// Whoever watched has ended it.
+    /// The caller has ended it.
     #[error("stopped; the same command again goes on from there")]
     Stopped,
 }
@@ -129,7 +129,7 @@ impl From<LogError> for MoveError {
     }
 }
 
-/// Tells whoever watches.
+/// Tells the caller how far it is.
 fn tell(watch: Watch<'_>, step: Step) -> Result<(), MoveError> {
     match watch(step) {
         ControlFlow::Continue(()) => Ok(()),

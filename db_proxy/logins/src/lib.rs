@@ -1,4 +1,4 @@
-//! Who may log in: passwords, tokens and tickets, what slows down those who guess, and how sessions end.
+//! Logins: passwords, tokens and tickets, what slows down guessing, and how sessions end.
 //!
 //! - [`login`]: one login from its name and password, or its token, to its answer.
 //! - [`passwords`]: hashes, and how many of them are computed at once.

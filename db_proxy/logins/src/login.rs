@@ -1,13 +1,13 @@
-//! Who may log in.
+//! Checks logins.
 //!
 //! # Invariants
 //!
 //! - An unknown name costs as much and answers the same as a wrong password.
-//! - Who guesses is slowed down, and nobody else ([`guesses`]). Who has to wait is told so at once,
-//!   and no hash is computed.
+//! - Guessing is slowed down, and no other login ([`guesses`]). A client that has to wait is told so at
+//!   once, and no hash is computed.
 //! - Only users with status 0 log in (TeamTalk protocol, login).
-//! - Whoever is turned away because too many are being checked is told that the service is not
-//!   available, and counts as no failure: the password may be right.
+//! - A login that is turned away because too many are being checked is answered "not available", and
+//!   does not count as a failure: the password may be right.
 
 use std::sync::Arc;
 
@@ -154,7 +154,7 @@ impl Logins {
         let refused = match told {
             Checked::Right { .. } | Checked::Wrong => refused(LoginResult::BadCredentials, WRONG),
             Checked::Wait => refused(LoginResult::BadCredentials, "登录失败次数过多，请稍后再试"),
-            // Not "wrong": whoever is told that does not try again.
+            // Not "wrong": a client that is told so does not try again.
             Checked::Busy => refused(LoginResult::NoDbServer, "服务繁忙，请稍后再试"),
         };
         (refused, None)

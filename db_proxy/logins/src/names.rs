@@ -18,7 +18,7 @@ const GROUP_NAME_MAX: usize = 256;
 /// Lengths of a password, in bytes, once it is normalised.
 const PASSWORD_LEN: std::ops::RangeInclusive<usize> = 8..=128;
 
-/// Passwords that everybody tries first, one in a line, in lower case.
+/// The passwords that are guessed first, one in a line, in lower case.
 static COMMON: LazyLock<HashSet<&str>> =
     LazyLock::new(|| include_str!("names/common_passwords.txt").lines().collect());
 

@@ -42,7 +42,7 @@ use turns::{Core, Turns};
 const QUEUE_MAX: usize = 256;
 
 /// How long a login may have to wait for a core. Gateways give a login up after a few seconds: if the
-/// queue were longer than that, every hash would be computed for somebody who has gone.
+/// queue were longer than that, every hash would be computed for a client that has gone.
 const WAIT_MAX: Duration = Duration::from_secs(2);
 
 /// How much the threads that compute hashes give way to the others of this machine, as in nice(1):
@@ -63,7 +63,7 @@ pub enum Verdict {
     Right,
     /// It is not.
     Wrong,
-    /// Nobody can say now: try again later.
+    /// It cannot be told now: try again later.
     Busy,
 }
 
@@ -122,7 +122,7 @@ impl std::fmt::Debug for Passwords {
 }
 
 impl Passwords {
-    /// Prepares the limits, the key, and the hash that nobody's password has. Computes one hash. 0
+    /// Prepares the limits, the key, and the hash that no password has. Computes one hash. 0
     /// `hashes_max`: half as many as there are cores.
     pub fn new(hashes_max: usize, pepper: Option<&Secret>) -> Result<Self, daemon::BoxError> {
         let random = SystemRandom::new();
@@ -159,14 +159,14 @@ impl Passwords {
         self.looked_up.put(self.tag(pair))
     }
 
-    /// Waits for a core, in turn by network. `None`: there are too many who wait.
+    /// Waits for a core, in turn by network. `None`: too many logins wait.
     ///
-    /// Cancel-safe: who does not wait any more is passed over.
+    /// Cancel-safe: a login that no longer waits is passed over.
     pub async fn turn(&self, network: &str, exists: bool) -> Option<Turn> {
         self.turns.wait(network, exists, self.places()).await.map(Turn)
     }
 
-    /// Checks a pair that is not remembered, for somebody of `network`.
+    /// Checks a pair that is not remembered, for a client in `network`.
     pub async fn check(&self, turn: Turn, pair: &Pair<'_>, network: &str) -> Verdict {
         let stored = pair.stored.unwrap_or(&self.dummy).to_owned();
         let (credential, policy) = (pair.credential.to_owned(), self.policy.clone());
@@ -223,7 +223,7 @@ impl Passwords {
         let in_time = micros(WAIT_MAX) / self.hash_us.load(Ordering::Relaxed).max(1);
         let in_time =
             usize::try_from(in_time).unwrap_or(QUEUE_MAX).saturating_mul(self.running_max);
-        // Those who are being checked do not wait.
+        // The logins that are being checked do not wait.
         in_time.saturating_sub(self.running_max).min(QUEUE_MAX)
     }
 
@@ -259,7 +259,7 @@ pub struct Turn(Core);
 
 /// Computes something on a thread of its own that gives way to all others. Not on one of the runtime's,
 /// which others use too: a thread may not take its priority back. The thread has `core` for as long as it
-/// computes, even if nobody waits for it any more.
+/// computes, even if no login waits for it any longer.
 async fn giving_way<T: Send + 'static>(
     core: impl Send + 'static,
     work: impl FnOnce() -> T + Send + 'static,

@@ -2,13 +2,13 @@
 //!
 //! # Invariants
 //!
-//! - Lists of what changed since a stamp come from the store. Who got one from this process gets no
-//!   older profile of the same user afterwards, whatever the cache holds: else a client would take
-//!   the older one for news, and never hear of the newer one again.
-//! - Nobody gets his own profile from the cache: what a user has just changed, he sees.
+//! - Lists of what changed since a stamp come from the store. A client that got one from this process
+//!   gets no older profile of the same user afterwards, whatever the cache holds: it would take the
+//!   older profile for a change, and never be told of the newer one again.
+//! - No user gets their own profile from the cache: they see at once what they have changed.
 //! - A change that the cache did not take is seen by others after [`PROFILES_KEPT`] at the latest.
 //!
-//! [`PROFILES_KEPT`]: super::PROFILES_KEPT
+//! [`PROFILES_KEPT`]: cache::PROFILES_KEPT
 
 use std::collections::HashMap;
 use std::fmt;
@@ -75,7 +75,7 @@ impl Profiles {
         kept.into_iter().next().map(|profile| profile.info)
     }
 
-    /// Notes that somebody is told of these rows, which come from the store.
+    /// Notes that these rows, which come from the store, are sent to a client.
     pub fn told(&self, rows: &[UserRow]) {
         let mut told = self.told.lock();
         for row in rows {

@@ -10,10 +10,10 @@
 //! - Where the store answers, it alone decides. While it is away a token is believed by its signature,
 //!   if it was not revoked as far as the store had told ([`revoked`]). No newer one is given then, so that
 //!   nothing has to be remembered that the store does not know.
-//! - Who a token is for, and of what client kind, is what was true at the login it follows. Nothing that a
+//! - The user and the client kind of a token are those of the login it follows. Nothing that a
 //!   client writes beside it counts.
-//! - A ticket is given only for a token that has not ended, ends with it, and is taken by one of those who
-//!   show it.
+//! - A ticket is given only for a token that has not ended, and ends with it. It is good for one login,
+//!   however many clients show it.
 //!
 //! # What bounds it
 //!
@@ -60,7 +60,7 @@ const PAGE: usize = 10_000;
 /// What became of a token or a ticket that was shown.
 #[derive(Debug, Clone, PartialEq)]
 pub enum Resumed {
-    /// It is good; this is whom it is for, and as which client kind.
+    /// It is good; its user, and the kind of its client.
     Good(Box<UserRow>, u32),
     /// It is good as far as can be told without the store.
     Alone(UserId, u32),
@@ -68,7 +68,7 @@ pub enum Resumed {
     Copied(UserId, u32),
     /// It is of no use.
     Void,
-    /// Nobody can say now.
+    /// It cannot be told now.
     NotNow,
 }
 
@@ -174,8 +174,8 @@ impl Tokens {
         }
     }
 
-    /// Ends a family of which somebody has a copy. If the store does not take that now, it is found out
-    /// again when the copy is shown again; the copy is refused in any case.
+    /// Ends a family whose token was copied. If the store does not take that now, the copy is noticed
+    /// again when it is shown again; it is refused in any case.
     async fn end_copied(&self, user: UserId, family: FamilyId) {
         let ended = self.revoke(user, Some(family)).await;
         warn!(
@@ -222,7 +222,7 @@ impl Tokens {
         })
     }
 
-    /// Answers what a session wants.
+    /// Answers a question of a session about its tokens.
     pub async fn answer(&self, question: TokenQuestion) -> Told {
         let user = UserId(question.user);
         let told = match question.what {
@@ -311,7 +311,7 @@ impl Tokens {
         }
     }
 
-    /// A ticket that an administrator wants.
+    /// A ticket that an administrator asks for.
     pub async fn ticket_for(&self, user: UserId, client_type: u32) -> Told {
         self.make_ticket(user, client_type, None).await.unwrap_or_else(Told::from)
     }

@@ -6,11 +6,11 @@
 //!
 //! - Back: log time goes on at half the pace until the clock has caught up. Standing still instead
 //!   would make the 30 seconds last as long as the jump was wide, and would hide new messages from
-//!   whoever asks for what came after a time.
+//!   clients that ask for what came after a time.
 //! - Wrong from the start: it is doubted like a jump forward, as far as the last run tells
-//!   ([`crate::witness`]). Log time begins where it should be by that.
-//! - Forward: log time runs on evenly for 30 seconds and jumps then, if the clock still stands by
-//!   it. Every message whose resend is to be recognised is forgotten by then anyway.
+//!   ([`crate::last_clock`]). Log time begins where it should be by that.
+//! - Forward: log time runs on evenly for 30 seconds and jumps then, if the clock is still that far
+//!   ahead. Every message whose resend is to be recognised is forgotten by then anyway.
 //!
 //! # Invariants
 //!
@@ -211,7 +211,7 @@ mod tests {
         let wall_ms = START + 5 * HOUR;
         let mut clock = LogClock::begin(START + HOUR, wall_ms, Some(bounds), start);
         assert_eq!(clock.read(wall_ms, start), START + HOUR);
-        // Also if nobody asks before the doubt ends.
+        // Also if the clock is not read before the doubt ends.
         let mut clock = LogClock::begin(START + HOUR, wall_ms, Some(bounds), start);
         assert_eq!(clock.read(wall_ms + 30_000, start + BELIEVED_AFTER), wall_ms + 30_000);
     }

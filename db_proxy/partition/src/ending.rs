@@ -16,7 +16,7 @@ pub struct Ending {
 pub enum Ended {
     /// Another owner has begun.
     Fenced,
-    /// Nobody knows what became of an append.
+    /// The result of an append is unknown.
     Unknown,
 }
 

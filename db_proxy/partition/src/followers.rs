@@ -73,7 +73,7 @@ struct Follower {
     link: Link,
     /// It was told of everything up to here.
     told: Offset,
-    /// It has not heard anything since it asked.
+    /// Nothing was sent to it since it asked.
     is_new: bool,
 }
 
@@ -119,7 +119,7 @@ impl Followers {
         }
     }
 
-    /// A gateway wants to hear what changes, in place of what it asked before on this link.
+    /// A gateway follows from its cursor, in place of what it asked before on this link.
     pub fn follow(&self, link: &Link, follow: &Follow) {
         let (last, covers_from) = {
             let inner = self.state.lock();
@@ -149,7 +149,7 @@ impl Followers {
         self.metrics.show_followers(followers.len());
     }
 
-    /// What a follower hears that goes on from `last`, whatever it had before.
+    /// What a follower is told that goes on from `last`, whatever it had before.
     fn begin_at(&self, last: Offset, forgotten: bool) -> Changes {
         if forgotten {
             self.metrics.forgotten.inc();
@@ -182,7 +182,7 @@ impl Followers {
         }
     }
 
-    /// Tells those who are at `after`.
+    /// Tells the followers that are at `after`.
     async fn tell(&self, mut after: Offset, upto: Offset) {
         for _ in 0..MESSAGES_MAX {
             let Some(changes) = self.changes(after, upto).await else {
@@ -207,7 +207,7 @@ impl Followers {
         if let Some(changes) = self.describe(after, delta).await {
             return Some(changes);
         }
-        // Some group cannot be loaded: so far as nobody needs to know its members.
+        // Some group cannot be loaded: tell of what comes before the first change of its members.
         let delta = self.state.lock().fold.published.delta(after, upto)?;
         let members = delta.changed.iter().flat_map(|changed| &changed.members);
         let first = members.map(|(offset, _touched)| *offset).min()?;
@@ -244,7 +244,7 @@ impl Followers {
         Some(changes)
     }
 
-    /// Sends to those who are at `after`, and moves them on. False if nobody is.
+    /// Sends to the followers that are at `after`, and moves them on. False if there are none.
     fn tell_those_at(&self, after: Offset, reached: Offset, body: &[u8]) -> bool {
         let mut followers = self.by_link.lock();
         let mut there = Vec::new();

@@ -1,4 +1,4 @@
-//! The way to a partition, for those who want something changed or read.
+//! The way to a partition, for changes and for reads.
 
 use std::fmt;
 use std::sync::Arc;
@@ -114,8 +114,8 @@ impl Partition {
         }
     }
 
-    /// Lets the thread finish what it has admitted, and waits until it has. Whatever comes later is
-    /// told that the partition has moved.
+    /// Lets the thread finish what it has admitted, and waits until it has. What comes later is
+    /// answered "moved".
     pub async fn stop(&self) {
         let (stopping, stopped) = oneshot::channel();
         let mut event = Event::Stop(stopping);

@@ -8,7 +8,7 @@
 //! # Invariants
 //!
 //! - A clock is written down only once it has run evenly for as long as a jump is doubted.
-//! - Without a witness the clock is believed: a folder that is used for the first time, a Kafka site.
+//! - Where no last run has left anything the clock is believed: in a new folder, and on a Kafka site.
 
 use std::fs;
 use std::io;
@@ -23,7 +23,7 @@ use tracing::{debug, info_span, warn};
 /// How far a clock may be from what it should be. Less is what adjusting a clock does.
 pub const JUMP_MS: u64 = 1_000;
 
-/// How long a clock must stand by a jump before it is believed.
+/// How long a clock must stay where it jumped to before it is believed.
 pub const BELIEVED_AFTER: Duration = Duration::from_millis(fold::window::FINGERPRINT_MS);
 
 /// How long a machine that boots again may have been off without the clock being doubted.
@@ -61,7 +61,7 @@ pub struct LastClock {
 }
 
 impl LastClock {
-    /// What time it can be `now`; `None` if nobody knows, or the clock was believed since the start.
+    /// What time it can be `now`; `None` if that is unknown, or the clock was believed since the start.
     pub fn bounds(&self, now: Instant) -> Option<TimeBounds> {
         let (bounds, start) = self.bounds?;
         let passed = now.saturating_duration_since(start);
@@ -235,7 +235,7 @@ mod tests {
         assert!(!look(44, 0), "and back");
         assert!(!look(73, 0), "which is a jump as well");
         assert!(look(74, 0));
-        // One that stands by it is right.
+        // A clock that stays there is believed.
         assert!(!look(80, HOUR) && !look(109, HOUR) && look(110, HOUR));
     }
 

@@ -23,8 +23,8 @@
 //!
 //! # When the ownership ends
 //!
-//! Whoever still waits, and whoever comes later, is told that the partition has moved: the gateway
-//! asks the next owner, as for a repeat.
+//! Requests that still wait, and those that come later, are answered "moved": the gateway asks the
+//! next owner, as for a repeat.
 
 mod clock;
 mod ending;

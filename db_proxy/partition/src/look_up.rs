@@ -16,7 +16,7 @@ use crate::repeats;
 use crate::request::Fact;
 use crate::state::State;
 
-/// How long a fact may take. After that those who wait for it try again.
+/// How long a fact may take. After that the requests that wait for it are answered "retry".
 const LIMIT: Duration = Duration::from_secs(3);
 
 /// Finds out what `need` names, for a request in the conversation `id`; an error after [`LIMIT`].

@@ -67,7 +67,7 @@ pub fn members_between(
     for (place, run) in before.iter().enumerate().rev() {
         if place < apart {
             let told = tell(run, &later);
-            // Clients hear what all of it came to.
+            // Clients are told what all of it came to.
             let quiet = |told| Publish { frame: Bytes::new(), ..told };
             publishes.extend(if one_by_one { told } else { told.map(quiet) });
         }
@@ -112,7 +112,7 @@ fn are_few(changes: &[Change<'_>], members: usize) -> bool {
     changes.len() <= BETWEEN_MAX && named <= BETWEEN_NAMED_MAX
 }
 
-/// A change as it is told again, with the members of today.
+/// A change as it is told again, with the current members.
 fn change_of<'a>(group: GroupId, touched: &'a Touched, current: &'a [UserId]) -> MembersChange<'a> {
     MembersChange {
         group,

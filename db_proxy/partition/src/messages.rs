@@ -41,7 +41,7 @@ pub async fn range(
     }
     let expected = usize::try_from(to.0 - from.0 + 1).unwrap_or(usize::MAX);
     if newest.len() != expected {
-        // Every number up to the head is a message: a page with a hole would be a lie.
+        // Every number up to the head is a message, so a page with a hole would be wrong.
         let problem = format!("{id} has {} of {expected} messages {from:?}..={to:?}", newest.len());
         return Err(StoreError::Unavailable(problem));
     }

@@ -31,7 +31,7 @@ pub struct OpenPartition {
     pub state: State,
     /// The epoch of this ownership.
     pub epoch: u64,
-    /// Who owns it.
+    /// The owner's name.
     pub owner: String,
 }
 

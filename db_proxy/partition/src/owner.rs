@@ -49,7 +49,7 @@ pub struct Owner {
     pub publisher: Arc<Publisher>,
     /// What is shown of it.
     pub metrics: PartitionMetrics,
-    /// When the log was last heard to have no newer owner.
+    /// When the log was last read without a newer owner in it.
     pub confirmed: Confirmed,
     /// What is known about the clock.
     pub last_clock: LastClock,

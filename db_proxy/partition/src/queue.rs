@@ -4,7 +4,7 @@ use fold::admission::{Change, Need};
 use proto::ids::{ConversationId, UserId};
 
 /// Requests that wait, and are judged one after another. What waits for a fact that concerns one user
-/// alone keeps nobody else waiting.
+/// alone keeps no other user waiting.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub(crate) enum Queue {
     /// All changes of a conversation.
@@ -17,7 +17,7 @@ pub(crate) enum Queue {
 }
 
 impl Queue {
-    /// Where a change waits that needs a fact about who asks for it.
+    /// Where a change waits that needs a fact about the user that asks for it.
     pub(crate) fn of_one(change: &Change) -> Option<Self> {
         let queue = match change {
             Change::Read { user, .. } => Self::Marks(change.conversation()?, *user),

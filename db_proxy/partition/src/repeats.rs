@@ -24,13 +24,13 @@ const ASK_LIMIT: Duration = Duration::from_secs(1);
 /// with what clocks and networks add. In milliseconds.
 const REPEATS_WITHIN_MS: u64 = 13_000;
 
-/// Who closes a connection sooner than this after an answer was written has read it, and is done:
-/// programs that log in for each message do so. A client that waits for an answer waits longer.
+/// A client that closes a connection sooner than this after an answer was written has read it, and is
+/// done: programs that log in for each message do so. A client that waits for an answer waits longer.
 const DONE_AT_ONCE_MS: u64 = 400;
 
-/// Who closes a connection later than this after an answer was written has read it: a client that
-/// waits for an answer would have repeated the frame by then. Between the two the client may have
-/// waited in vain, for an answer that something on the way had taken and not passed on.
+/// A client that closes a connection later than this after an answer was written has read it: one
+/// that waits for an answer would have repeated the frame by then. Between the two times the client may
+/// have waited for an answer that was lost on the way.
 const DONE_LATER_MS: u64 = 8_000;
 
 /// The earliest repeat, in milliseconds after the first frame, less what clocks and networks add.
@@ -91,7 +91,7 @@ mod tests {
         let shutdown = Shutdown::default();
         let (mut near, addr) = Far::listen(Role::DbProxy, "db", &shutdown).await;
         let who = far::identity(Role::DbProxy, "gateway", 7);
-        // It hears the question, and says nothing.
+        // It gets the question, and does not answer.
         let (_gateway, _its_link) = Far::dial(addr, who, &shutdown).await;
         let asked = is_repeat(Some(near.link().await), FrameQuestion::default(), 6_000);
         let is_repeat = timeout(PATIENCE, asked).await.expect("an answer in time");

@@ -1,4 +1,4 @@
-//! A change on its way through a partition: who waits for it, what is known of it, how it ends.
+//! A change on its way through a partition: what waits for it, what is known of it, how it ends.
 
 use std::sync::Arc;
 
@@ -23,7 +23,7 @@ pub enum Outcome {
         /// Unix milliseconds of its record.
         timestamp_ms: u64,
     },
-    /// Members of a group after the change, and who really joined or left.
+    /// Members of a group after the change, and the users that really joined or left.
     Members {
         /// All members now.
         current: Arc<[UserId]>,
@@ -41,14 +41,14 @@ pub enum Outcome {
     Refused(Reason),
     /// Unknown: may be asked again.
     Retry,
-    /// Unknown, and this is not the owner any more: the next one may be asked again.
+    /// Unknown, and this is no longer the owner: the next one may be asked again.
     Moved,
 }
 
 /// Where an outcome goes. Called once; must not block.
 pub type Reply = Box<dyn FnOnce(Outcome) + Send>;
 
-/// Whoever waits for an outcome gets one, even if the ownership ends before.
+/// The reply to a request. Dropped without an outcome, because the ownership has ended, it is "moved".
 pub(crate) struct Waiter(pub(crate) Option<Reply>);
 
 impl Waiter {

@@ -115,7 +115,8 @@ impl State {
         self
     }
 
-    /// The same state, which remembers the groups of those who ask, for when the store is away.
+    /// The same state, which remembers the groups of users that were asked for, for when the store is
+    /// away.
     pub fn remembering_groups(self) -> Self {
         self.lock().groups_known = Some(GroupsKnown::default());
         self
@@ -132,7 +133,7 @@ impl State {
         self.cache.as_ref().map(|cached| (&cached.cache, cached.log))
     }
 
-    /// The fold, with nobody changing it meanwhile. Held for short: the partition's thread needs it too.
+    /// The fold, which does not change meanwhile. Held for short: the partition's thread needs it too.
     pub fn lock(&self) -> MutexGuard<'_, Inner> {
         self.inner.lock()
     }
@@ -173,7 +174,7 @@ impl State {
         }
         let mut inner = self.lock();
         let conversations = &mut inner.fold.conversations;
-        // Whoever was faster may have changed it since.
+        // Another read may have been faster, and a record may have changed it since.
         conversations.entry(id).or_insert_with(|| Conversation::from_stored(id, stored));
         let seen = inner.used(id).map(|(conversation, fold)| look(conversation, fold));
         drop(inner);
@@ -278,7 +279,7 @@ impl State {
         }
         drop(inner);
         if let Some(cached) = &self.cache {
-            // Read again at every login, by everybody who has the conversation in his list.
+            // Read again at every login of every user that has the conversation in their list.
             let heads = std::mem::take(&mut *cached.heads.lock());
             cached.cache.keep_messages(cached.log, &heads);
         }
@@ -403,7 +404,7 @@ impl Inner {
     }
 }
 
-/// A read of the store on its way to a conversation. Ends also if whoever waits for it goes away.
+/// A read of the store on its way to a conversation. Ends also if the task that waits for it is dropped.
 struct Loading<'a> {
     state: &'a State,
     id: ConversationId,

@@ -21,7 +21,7 @@ use crate::metrics::{self, StoreWriterMetrics};
 use crate::state::State;
 use crate::{Ended, Partition};
 
-/// Between two batches, so that a batch is worth its commit. Nobody waits for the store.
+/// Between two batches, so that a batch is worth its commit. No request waits for the store.
 const PAUSE: Duration = Duration::from_millis(20);
 
 /// After a failed write.
@@ -94,7 +94,7 @@ struct StoreWriter {
 impl Drop for StoreWriter {
     fn drop(&mut self) {
         if std::thread::panicking() {
-            // Nothing would be stored any more, and nobody would notice before the memory is full.
+            // Nothing more would be stored, and that would show only when the memory is full.
             self.shutdown.fail();
         }
     }

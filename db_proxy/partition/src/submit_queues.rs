@@ -1,14 +1,14 @@
 //! Submit queues in which a message was turned away: no other message may overtake it.
 //!
-//! A submit queue is what one gateway submits of one sender to one conversation. When a message of a queue is
-//! told to try again, those that are on their way behind it must be told the same, or they would be
-//! numbered before it. The gateway then submits them again, in order; the one that has nothing
-//! unanswered before it opens the queue.
+//! A submit queue is what one gateway submits of one sender to one conversation. When a message of a
+//! queue is answered "retry", those that are on their way behind it must be answered the same, or they
+//! would be numbered before it: the queue is closed. The gateway then submits them again, in order; the
+//! one that has nothing unanswered before it opens the queue.
 //!
 //! # What bounds it
 //!
-//! [`CLOSED_MAX`] closed queues; the one closed longest ago is opened first, and what it protected is
-//! then ordered by chance.
+//! [`CLOSED_MAX`] closed queues; the one closed longest ago is opened first, and its messages may
+//! then be numbered in another order.
 
 use std::num::NonZeroUsize;
 use std::sync::atomic::{AtomicUsize, Ordering};
@@ -49,7 +49,7 @@ impl SubmitQueue {
 }
 
 impl ClosedQueues {
-    /// Closes a queue: one of its messages was told to try again.
+    /// Closes a queue: one of its messages was answered "retry".
     pub(super) fn close(&self, queue: SubmitQueue) {
         let mut closed = self.closed.lock();
         closed.put(queue, ());

@@ -230,7 +230,7 @@ impl Proxy {
         self.shutdown.drain(PATIENCE).await.unwrap();
         let Self { setup, store, partition, .. } = self;
         drop(partition);
-        // The connections are closed by whoever holds the store last.
+        // The connections are closed when the store is dropped for the last time.
         let mut store = Some(store);
         let began = Instant::now();
         while let Some(held) = store.take() {
@@ -295,13 +295,13 @@ pub fn group(number: u32) -> ConversationId {
     ConversationId::group(GroupId(number)).unwrap()
 }
 
-/// A message that nobody has sent before.
+/// A message that was never sent before.
 pub fn message(conversation: ConversationId, sender: u32) -> Send {
     let words = Bytes::from(format!("{:?}", new_id().0));
     saying(conversation, sender, words)
 }
 
-/// A message that nobody has sent before, with this body.
+/// A message that was never sent before, with this body.
 pub fn saying(conversation: ConversationId, sender: u32, body: Bytes) -> Send {
     let sender = UserId(sender);
     let client_msg_id = new_id();

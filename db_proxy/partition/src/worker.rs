@@ -108,13 +108,13 @@ pub(super) struct Worker {
     changing: HashSet<ConversationId>,
     /// When the log last had no room, unless that is over.
     full_at: Option<Instant>,
-    /// The partition is not ours any more.
+    /// Why the ownership has ended, if it has.
     lost: Option<Ended>,
     /// Dropped last: then everything is done and the log is closed.
     stopping: Option<oneshot::Sender<()>>,
 }
 
-/// Who is told what became of a record.
+/// Where the answer goes once a record is folded.
 struct Admitted {
     waiter: Waiter,
     origin: Option<Origin>,
@@ -336,7 +336,7 @@ impl Worker {
         self.ready.push_back(queue);
     }
 
-    /// Judges those who waited, as many as one batch takes; the others stay ready.
+    /// Judges the requests that waited, as many as one batch takes; the others stay ready.
     fn admit_ready(&mut self, inner: &mut Inner, now_ms: u64) {
         while self.has_room()
             && let Some(&queue) = self.ready.front()
@@ -380,7 +380,7 @@ impl Worker {
             && submit_queue.is_some_and(|queue| self.partition.closed_queues.is_closed(queue))
     }
 
-    /// Makes the batch durable, folds it, and tells everybody.
+    /// Makes the batch durable, folds it, answers and publishes.
     fn commit(&mut self) {
         if self.batch.is_empty() {
             return;
@@ -428,8 +428,8 @@ impl Worker {
         }
     }
 
-    /// Folds what has come into the log, and tells those whose change it is. False if another owner has
-    /// begun there: from then on nothing is folded, and whoever waits is told that the partition moved.
+    /// Folds what has come into the log, and answers the requests for it. False if another owner has
+    /// begun there: from then on nothing is folded, and requests that wait are answered "moved".
     fn fold(&mut self, landed: Vec<Landed>, admitted: Vec<Admitted>) -> bool {
         let mut admitted: Vec<_> = admitted.into_iter().map(Some).collect();
         let state = self.owner.state.clone();
@@ -461,7 +461,7 @@ impl Worker {
         }
     }
 
-    /// Nothing is appended, answered or published any more.
+    /// From now on nothing is appended, answered or published.
     fn is_lost(&mut self, ended: Ended, why: &str) {
         let Owned { partition, epoch } = self.owner.owned;
         error!(partition, epoch, why, "the partition is not ours any more");
@@ -484,7 +484,7 @@ impl Worker {
         self.owner.state.lock().idle();
     }
 
-    /// Tells whoever waits for a record's effect, and everybody else who is to hear of it.
+    /// Answers the request for a record, and publishes its effect.
     fn tell(&self, inner: &Inner, record: &LogRecord, effect: Effect, admitted: Option<Admitted>) {
         let nobody = || Admitted { waiter: Waiter(None), origin: None };
         let Admitted { waiter, origin } = admitted.unwrap_or_else(nobody);

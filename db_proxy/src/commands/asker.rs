@@ -1,4 +1,4 @@
-//! Who asks, and which partitions an answer is read from.
+//! The session that asks, and the partitions its answer is read from.
 
 use std::sync::Arc;
 
@@ -11,7 +11,7 @@ use crate::commands::group_limits::GroupLimits;
 use crate::commands::reply::NoReply;
 use crate::partitions::{Partitions, Served};
 
-/// Who asks, and where answers come from.
+/// The session that asks, and where its answer comes from.
 #[derive(Debug)]
 pub struct Asker {
     /// The user of the session.

@@ -44,7 +44,7 @@ impl GroupLimits {
         Ok(made < self.made as usize)
     }
 
-    /// Those of the users who may be in one more group.
+    /// Those of the users that may be in one more group.
     pub(super) async fn with_room(
         self,
         partitions: &Partitions,

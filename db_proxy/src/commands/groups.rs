@@ -183,7 +183,7 @@ impl From<NotMade> for NoReply {
     }
 }
 
-/// Makes a group of members who exist, in a partition that is owned here. `None` if it was refused.
+/// Makes a group of members that exist, in a partition that is owned here. `None` if it was refused.
 pub(crate) async fn make(
     partitions: &Partitions,
     group: NewGroup,
@@ -238,7 +238,7 @@ fn no_room(why: &str) -> NotMade {
 pub(crate) async fn change_members(asker: &Asker, body: Bytes) -> Reply {
     let request = GroupChangeMembersRequest::decode(body)?;
     let users = request.member_ids.iter().copied().map(UserId);
-    // Nobody of those who are to be added may be in one more group.
+    // None of the users that are to be added may be in one more group.
     let mut full = false;
     let (add, remove) = match GroupChange::try_from(request.change) {
         Ok(GroupChange::Add) => {
@@ -287,7 +287,7 @@ pub(crate) async fn change_members(asker: &Asker, body: Bytes) -> Reply {
     Ok(answer)
 }
 
-/// 0x2005: deletes a group. Its history stays, and nobody is a member who could read it.
+/// 0x2005: deletes a group. Its history stays, but there is no member that could read it.
 pub(crate) async fn delete(asker: &Asker, body: Bytes) -> Reply {
     let request = GroupDeleteRequest::decode(body)?;
     let group = GroupId(request.group_id);
@@ -329,7 +329,7 @@ pub(crate) async fn mute(asker: &Asker, body: Bytes) -> Reply {
     Ok(answered(Command::GroupMuteReply, &reply))
 }
 
-/// Which groups a user is in now, for the gateway he logs in at.
+/// Which groups a user is in now, for the gateway that the user logs in at.
 pub(crate) async fn memberships(asker: &Asker) -> Memberships {
     // Read first: what was folded up to here is certainly in what is read after it.
     let Ok(asked) = asker.all_asked() else { return Memberships::default() };
@@ -369,7 +369,7 @@ fn remembered(asked: &[Arc<Served>], user: UserId) -> Option<Vec<Membership>> {
     groups.map(|groups| groups.into_iter().flatten().collect())
 }
 
-/// Those of the users who exist, each once, in order.
+/// Those of the users that exist, each once, in order.
 pub(crate) async fn existing(
     store: &Arc<dyn Store>,
     users: impl IntoIterator<Item = UserId>,

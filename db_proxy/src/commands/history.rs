@@ -142,7 +142,7 @@ pub(crate) async fn by_id(asker: &Asker, body: Bytes) -> Reply {
     Ok(Answer { rest, ..answered(Command::MessagesByIdReply, &reply) })
 }
 
-/// The range of ids that `user` may see; `None` if he takes no part.
+/// The range of ids that `user` may see; `None` if the user takes no part.
 async fn visible(
     state: &State,
     id: ConversationId,

@@ -99,7 +99,7 @@ pub(crate) async fn recent(asker: &Asker, body: Bytes) -> Reply {
 /// A conversation of the asker, and the partition it belongs to.
 type Mine = (Arc<Served>, UserConversation);
 
-/// Every conversation of the asker, of the partitions that he asks about. They are asked together,
+/// Every conversation of the asker, of the partitions that are asked about. They are asked together,
 /// without a wait between them: that way those in one database are one query there.
 pub(super) async fn conversations_of(asker: &Asker) -> Result<Vec<Mine>, NoReply> {
     let asked = asker.all_asked()?;
@@ -209,7 +209,7 @@ async fn heads(of: &[Mine]) -> Result<HashMap<ConversationId, MessageRow>, Store
             found.insert(row.id, message.clone());
             continue;
         }
-        // What is not in memory, or not any more, is stored.
+        // What is not in memory, or no longer, is stored.
         let of_one = places.entry(served.owned.partition);
         of_one.or_insert_with(|| (served, Vec::new())).1.push((row.id, row.head));
     }

@@ -28,7 +28,7 @@ fn read_fails() -> bool {
     faults::planted(Mutant::PullEmptyOnError) && faults::nth(&READS, FAILS_EVERY)
 }
 
-/// Takes longer than a client waits that wants to be up to date.
+/// Takes longer than a client waits for an answer.
 pub(super) async fn be_late(command: Command) {
     static READS: AtomicU64 = AtomicU64::new(0);
     let is_read = command == Command::MessageListRequest;

@@ -45,7 +45,7 @@ pub(crate) async fn all_users(asker: &Asker, body: Bytes) -> Reply {
         let is_last = rows.len() < PIECE;
         let takes_more = rows.into_iter().all(|row| {
             let at = Since { stamp: row.stamp, id: row.id.0 };
-            // At the first request nobody needs to hear of those who have left.
+            // At the first request the client need not hear of users that have left.
             let is_told = row.status != UserRow::LEFT || asked != 0;
             part.take(at, is_told.then(|| row.into_info()))
         });
@@ -71,7 +71,7 @@ pub(crate) async fn users_info(asker: &Asker, body: Bytes) -> Reply {
         let mut found: HashMap<u32, UserInfo> =
             found.into_iter().map(|info| (info.user_id, info)).collect();
         for id in piece {
-            // Who is asked for twice is told once.
+            // A user that is asked for twice is told once.
             let Some(info) = found.remove(&id.0) else {
                 at += 1;
                 continue;
@@ -176,7 +176,7 @@ pub(crate) async fn device_token(asker: &Asker, body: Bytes) -> Reply {
     Ok(answered(Command::DeviceTokenReply, &reply))
 }
 
-/// 0x0105: a phone that logs out gets no pushes any more.
+/// 0x0105: a phone that logs out gets no more pushes.
 pub(crate) async fn logout(asker: &Asker) -> Reply {
     if device_class(asker.client_type) == 1 {
         let store = asker.logins.store();

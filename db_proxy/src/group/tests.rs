@@ -127,7 +127,7 @@ fn conversations() -> Vec<ConversationId> {
     (2..=USERS).map(|other| single(1, other)).collect()
 }
 
-/// Sends one message to each conversation, through whoever owns it.
+/// Sends one message to each conversation, through its owner.
 async fn talk(members: &[&Proxy], msg_id: u32) {
     for id in conversations() {
         let mut sent = None;

@@ -13,7 +13,7 @@ use proto::log::Record;
 use proto::log::record::Change;
 use record_log::{Log, LogError, LogRecord};
 
-/// So many records are listed if nobody says how many.
+/// So many records are listed if no count is given.
 const COUNT: u64 = 20;
 
 /// Which records are listed.
@@ -122,7 +122,7 @@ fn utc(timestamp_ms: u64) -> String {
 struct Facts {
     change: &'static str,
     conversation: Option<ConversationId>,
-    /// Who asked for it.
+    /// The user that asked for it.
     sender: Option<u32>,
     client_msg_id: Option<ClientMsgId>,
     /// The length of what was written.

@@ -155,7 +155,7 @@ fn a_flipped_bit_in_a_proven_record_is_found_with_its_place() {
 #[test]
 fn a_torn_tail_is_not_damage() {
     let (dir, ends) = written(3);
-    // Without the mark that proves it, the last record is one that nobody was told of.
+    // Without the mark that proves it, the last record is one that was never answered.
     let file = fs::OpenOptions::new().write(true).open(dir.path().join("log").join(SEGMENT));
     std::os::unix::fs::FileExt::write_all_at(&file.unwrap(), &[0; 56], ends[2]).unwrap();
     flip(dir.path(), ends[1] + 70);

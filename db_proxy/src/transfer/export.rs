@@ -14,7 +14,7 @@ use super::folder::{Begun, Export, FILE_BYTES, Making, Source};
 use super::{MoveError, Moved, Phase, Step, Watch, tell};
 use crate::site::SQLITE;
 
-/// Whoever watches is told after so many rows.
+/// Progress is told after so many rows.
 const TOLD_EVERY: u64 = 4_096;
 
 /// What to do with a log that has more than the store.
@@ -55,7 +55,7 @@ pub(super) fn moved(export: &Export, already: bool) -> Moved {
     }
 }
 
-/// 128 bits that nobody else has.
+/// 128 random bits: no other export has the same.
 pub(super) fn new_id() -> Result<String, MoveError> {
     let mut bytes = [0; 16];
     let filled = SystemRandom::new().fill(&mut bytes);

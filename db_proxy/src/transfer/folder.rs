@@ -14,7 +14,7 @@
 //! # Invariants
 //!
 //! - A file that the manifest names is whole and on disk under its name.
-//! - One export at a time writes to a folder, and nobody imports from it meanwhile.
+//! - One export at a time writes to a folder, and no import reads from it meanwhile.
 //! - Everything is readable by its owner only.
 
 use std::fs::{self, DirBuilder, File, OpenOptions, TryLockError};

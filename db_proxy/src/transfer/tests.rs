@@ -123,7 +123,7 @@ async fn databases(shards: usize, logins: bool, partitions: u32) -> MySqlOptions
     MySqlOptions { shards, users, partitions, ..MySqlOptions::new(String::new()) }
 }
 
-/// The same as somebody sees them who may only read and write rows.
+/// The same, as a database user that may only read and write rows.
 async fn to_serve(options: &MySqlOptions) -> MySqlOptions {
     let options = options.clone();
     let run = |url: &String| MariaDb::shared().run_user(url);

@@ -1,4 +1,4 @@
-//! How fast passwords may be guessed, without anybody being locked out by others.
+//! How fast passwords may be guessed, without users being locked out by others.
 //!
 //! What fails is counted for a name together with the network that it came from, for the network, for
 //! the name, and for all networks together. From that follows a [`Ruling`] about the next try:
@@ -71,7 +71,7 @@ impl Default for GuessLimits {
     }
 }
 
-/// Who tries, and from where.
+/// The name that is tried, and from where.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Who {
     /// The login name.
@@ -87,7 +87,7 @@ pub enum Ruling {
     Check,
     /// It is only looked up among those that were right before.
     LookUp,
-    /// Neither: who tries has to wait.
+    /// Neither: the client has to wait.
     Wait,
 }
 

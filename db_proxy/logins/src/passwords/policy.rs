@@ -31,7 +31,7 @@ struct Pepper {
     id: String,
 }
 
-/// A hash was made with a pepper that is not the one here: nobody can say whether a credential is right.
+/// A hash was made with another pepper than the one here: whether a credential is right cannot be told.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) struct OtherPepper;
 

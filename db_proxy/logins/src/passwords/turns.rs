@@ -9,9 +9,9 @@
 //! # Invariants
 //!
 //! - Names that exist get at least half of the turns and half of the places, as long as any wait.
-//! - Of several networks the one with the fewest wrong passwords of late is next, then the one whose last
+//! - Of several networks the one with the fewest recent wrong passwords is next, then the one whose last
 //!   turn is the longest ago.
-//! - Whatever has a turn keeps it until its hash is computed, even if nobody waits for it any more.
+//! - A login that has its turn keeps it until its hash is computed, even if it no longer waits.
 //!
 //! # What bounds it
 //!
@@ -37,7 +37,7 @@ const NETWORKS_MAX: usize = 65_536;
 /// How long they are.
 const WRONG_KEPT: Duration = Duration::from_mins(10);
 
-/// Those who wait for a core. Clones share everything.
+/// The logins that wait for a core. Clones share everything.
 #[derive(Clone)]
 pub(super) struct Turns {
     state: Arc<Mutex<State>>,
@@ -63,7 +63,7 @@ struct Lane {
     waiting: usize,
 }
 
-/// Those of one network. Never empty.
+/// The logins of one network. Never empty.
 struct NetworkQueue {
     waiting: VecDeque<oneshot::Sender<Core>>,
     /// When it came, or had its last turn.
@@ -88,7 +88,7 @@ impl fmt::Debug for Core {
     }
 }
 
-/// Counts somebody for as long as they wait.
+/// Counts a login for as long as it waits.
 struct Shown<'a>(&'a Gauge);
 
 impl Drop for Shown<'_> {
@@ -117,7 +117,7 @@ impl Turns {
 
     /// Waits for a core, among at most `places` others. `None`: there are too many.
     ///
-    /// Cancel-safe: who does not wait any more is passed over.
+    /// Cancel-safe: a login that no longer waits is passed over.
     pub(super) async fn wait(&self, network: &str, exists: bool, places: usize) -> Option<Core> {
         let turn = {
             let mut state = self.state.lock();
@@ -161,7 +161,7 @@ impl Core {
         Self { turns: Some(turns.clone()) }
     }
 
-    /// Nobody took it, and it was not handed out.
+    /// No login took it, so it was not handed out.
     fn forget(mut self) {
         if let Some(turns) = self.turns.take() {
             turns.shown.dec();
@@ -179,7 +179,7 @@ impl Drop for Core {
 }
 
 impl State {
-    /// Queues somebody; `None` if there are too many.
+    /// Queues a login; `None` if there are too many.
     fn enter(
         &mut self,
         network: &str,
@@ -207,8 +207,8 @@ impl State {
         Some(receiver)
     }
 
-    /// Turns away the newest of the network with the most waiting. `None` if that is `newcomer`, who is
-    /// not among them yet.
+    /// Turns away the newest login of the network with the most waiting. `None` if that is `newcomer`,
+    /// which is not among them yet.
     fn give_way(&mut self, lane: usize, newcomer: Option<&str>) -> Option<()> {
         let now = Instant::now();
         let lane = self.lanes.get_mut(lane)?;
@@ -228,7 +228,7 @@ impl State {
         lane.take(&network, VecDeque::pop_back).map(drop)
     }
 
-    /// Who is next.
+    /// The login that is next.
     fn next(&mut self) -> Option<oneshot::Sender<Core>> {
         let now = Instant::now();
         for lane in [self.next, 1 - self.next] {
@@ -251,7 +251,7 @@ impl State {
         None
     }
 
-    /// Forgets those who do not wait any more.
+    /// Forgets the logins that no longer wait.
     fn tidy(&mut self) {
         for lane in &mut self.lanes {
             for queue in lane.networks.values_mut() {
@@ -279,7 +279,7 @@ impl Lane {
     }
 }
 
-/// How many passwords of a network were wrong of late.
+/// How many passwords of a network were wrong recently.
 fn wrong_of(wrong: &LruCache<String, (u32, Instant)>, network: &str, now: Instant) -> u32 {
     wrong.peek(network).filter(|(_, at)| now - *at < WRONG_KEPT).map_or(0, |(wrong, _at)| *wrong)
 }

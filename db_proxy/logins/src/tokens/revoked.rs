@@ -20,7 +20,7 @@ pub struct Revoked {
     users: HashMap<u32, u32>,
     families: HashSet<FamilyId>,
     newest: u32,
-    /// All that the store had at some moment has been heard.
+    /// All that the store had at some moment has been read.
     is_complete: bool,
 }
 
@@ -46,7 +46,7 @@ impl Revoked {
         self.is_complete |= is_all;
     }
 
-    /// Whether the token had not ended when the store was heard last. False as well if that is not
+    /// Whether the token had not ended when the store was read last. False as well if that is not
     /// known.
     pub fn is_alive(&self, token: &Token) -> bool {
         self.is_complete

@@ -2,8 +2,8 @@
 //!
 //! A family has a token in use. After each login a newer one is sent. Only when the client says that it
 //! has kept that, or shows it, the older one ends: an answer that is lost on the way does not end a
-//! login. Whoever shows one that ended has a copy, or the real owner was robbed of one: the family ends,
-//! and the password is needed again (RFC 9700, section 4.14.2).
+//! login. A token that is shown after it ended has two holders, of which one is not its owner: the family
+//! ends, and the password is needed again (RFC 9700, section 4.14.2).
 //!
 //! Pure: rows and times are arguments, in Unix seconds.
 
@@ -53,7 +53,7 @@ pub fn sent(
         return None;
     }
     let mut family = kept(family, shown)?;
-    // One that was sent and never kept is known only to somebody who read what was sent.
+    // A token that was sent and never kept is known only to a program that read what was sent.
     replace(&mut family.replaced, family.next.replace(newer));
     Some(FamilyRow { used_s: now_s.max(family.used_s), expires_s, ..family })
 }

@@ -48,7 +48,7 @@ pub struct Token {
     pub revoked: u32,
     /// When it ends, Unix seconds.
     pub expires_s: u64,
-    /// What nobody else knows.
+    /// Random bytes, so that a token cannot be guessed.
     pub secret: [u8; SECRET_LEN],
 }
 
@@ -155,7 +155,7 @@ pub fn hash(shown: &[u8]) -> SecretHash {
     SecretHash(hash)
 }
 
-/// Bytes that nobody can guess; `None` if the system gives none.
+/// Bytes that cannot be guessed; `None` if the system gives none.
 pub fn random<const LEN: usize>() -> Option<[u8; LEN]> {
     let mut bytes = [0; LEN];
     SystemRandom::new().fill(&mut bytes).ok()?;

@@ -99,7 +99,7 @@ async fn a_replica_that_does_not_acknowledge_is_followed_by_the_next_and_then_by
     assert!(setup.route(first).try_frame().is_none(), "each had it once");
 }
 
-/// Nobody looks at the clock here: only the end of the link can have moved it on.
+/// The clock is not looked at here: only the end of the link can have moved it on.
 #[tokio::test]
 async fn what_a_lost_replica_had_goes_to_the_next_at_once() {
     let mut setup = Setup::start(&["r1", "r2"], &[7]).await;

@@ -1,12 +1,12 @@
-//! Which groups users are in, of those who have asked lately: for logins while the store is away.
+//! Which groups users are in, of those that were asked for lately: for logins while the store is away.
 //!
 //! Pure. What was read once is kept up to date by every change of members that is folded afterwards, so
 //! that it is as good as if it were read again.
 //!
 //! # What bounds it
 //!
-//! [`KNOWN_MAX`] users and memberships together. Of more, who has asked longest ago is forgotten, and
-//! cannot log in while the store is away.
+//! [`KNOWN_MAX`] users and memberships together. Beyond, the user asked for longest ago is forgotten,
+//! and cannot log in while the store is away.
 
 use fold::conversation::Conversation;
 use lru::LruCache;
@@ -67,7 +67,7 @@ impl GroupsKnown {
     }
 }
 
-/// The membership of somebody who is in a group now.
+/// The membership of a user that is in a group now.
 fn membership(group: &Conversation, user: UserId) -> Option<Membership> {
     let member = group.members.get(&user).filter(|member| member.leave.is_none())?;
     Some(Membership {

@@ -123,7 +123,7 @@ async fn a_memory_of_four_conversations_gives_the_same_answers_as_one_of_all() {
     proxy.stop().await;
 }
 
-/// The user's list has every conversation of his with the right head and count, and their histories
+/// The user's list has every conversation of the user with the right head and count, and their histories
 /// are whole.
 async fn same(proxy: &Proxy, model: &Model, user: u32) {
     let listed = proxy.state().conversations_of(UserId(user)).await.unwrap();

@@ -181,7 +181,7 @@ async fn a_message_of_who_adds_comes_after_the_add_and_that_of_another_does_not_
     joins.proxy.stop().await;
 }
 
-/// Who is added cannot know it yet; but an add that came first is first.
+/// A user that is added cannot know it yet; but an add that came first is first.
 #[tokio::test]
 async fn what_comes_from_who_is_added_is_judged_after_the_add() {
     let joins = Joins::long().await;
@@ -284,7 +284,7 @@ async fn what_is_not_allowed_any_more_is_refused_and_keeps_no_other_back() {
     joins.submit(5, add(Some(5), &[33]));
     drop(inner);
     joins.held(4).await;
-    // It removes nobody.
+    // It removes no member.
     joins.submit(6, remove(None, &[50]));
     joins.outcomes.wait_for(6).await;
     assert_eq!(joins.outcomes.of(2), Some(Outcome::Refused(Reason::NotMember)));

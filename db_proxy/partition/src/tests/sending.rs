@@ -68,7 +68,7 @@ async fn a_change_of_members_is_judged_by_those_before_it_in_its_batch() {
     proxy.stop().await;
 }
 
-/// Whoever waits for the lock of the state takes all that came meanwhile.
+/// The thread, once it gets the lock of the state, takes all that came meanwhile.
 #[tokio::test]
 async fn what_comes_while_a_batch_is_made_is_the_next_batch() {
     let proxy = Proxy::start().await;

@@ -14,8 +14,8 @@
 //!
 //! # What bounds it
 //!
-//! The caller bounds what is held, by [`HeldAdds::len`]. Windows: one for each group to which somebody
-//! was added within the last second. Those that have ended go when the next one opens.
+//! The caller bounds what is held, by [`HeldAdds::len`]. Windows: one for each group to which a
+//! user was added within the last second. Those that have ended go when the next one opens.
 
 use std::collections::{BTreeSet, HashMap, HashSet, VecDeque};
 use std::time::{Duration, Instant};
@@ -53,9 +53,9 @@ pub(super) struct GroupAdds<T> {
 /// What has to be known of an add that is to be held.
 #[derive(Debug)]
 pub(super) struct Add {
-    /// Who wants it; `None` = an administrator.
+    /// The user that asks for it; `None` = an administrator.
     pub(super) actor: Option<UserId>,
-    /// Who is no member yet.
+    /// The users that are no members yet.
     pub(super) joining: Vec<UserId>,
     /// The length of a record that has this add only. A record that has several is no longer than
     /// theirs together.
@@ -155,7 +155,7 @@ impl<T> GroupAdds<T> {
         }
     }
 
-    /// Whether a user adds somebody here, or is added.
+    /// Whether a user adds others here, or is added.
     pub(super) fn concerns(&self, user: UserId) -> bool {
         self.actors.contains(&user) || self.joining.contains(&user)
     }

@@ -4,7 +4,7 @@
 //! # When it is full
 //!
 //! An add that finds no room is appended at once, with what is held of its group. To turn it away
-//! would save nobody a notice, since it comes again.
+//! would save no notice, since it comes again.
 
 use std::collections::HashSet;
 use std::sync::Arc;
@@ -22,7 +22,7 @@ use super::{Admitted, IDLE_AFTER, Worker};
 use crate::request::{Outcome, Request, Waiter};
 use crate::state::Inner;
 
-/// Who asked for an add that has become part of a record.
+/// A request for an add that has become part of a record.
 struct Requester {
     waiter: Waiter,
     origin: Option<Origin>,
@@ -36,7 +36,7 @@ impl Worker {
         self.held_adds.next_end().map_or(IDLE_AFTER, |end| left(end).min(IDLE_AFTER))
     }
 
-    /// The group whose held adds must be folded before this is judged: it is by somebody whom they
+    /// The group whose held adds must be folded before this is judged: it is by a user whom they
     /// concern, and judged without them it would overtake them; or it takes members away, which ends
     /// what they may do.
     pub(super) fn held_before(&self, change: &Change) -> Option<ConversationId> {
@@ -86,7 +86,7 @@ impl Worker {
     }
 
     /// Judges what is held of a group again, and appends what is still allowed as one record, in the
-    /// name of the first who asked.
+    /// name of the first that asked for it.
     pub(super) fn release(&mut self, inner: &Inner, group: ConversationId) {
         let now_ms = self.clock.now_ms();
         let mut record: Option<MembersChanged> = None;
@@ -122,8 +122,8 @@ fn add_of(inner: &Inner, change: &Change, bytes: usize) -> Add {
     Add { actor: *actor, joining: add.iter().filter(is_new).copied().collect(), bytes }
 }
 
-/// Those who are told of one record that several asked for. Each gets a notice beside the answer,
-/// which says only who was added at this one's request.
+/// The requests that are answered by one record. Each session gets a notice beside its answer, and the
+/// answer says only which users were added at its own request.
 fn admitted(mut requesters: Vec<Requester>) -> Admitted {
     if requesters.len() == 1
         && let Some(Requester { waiter, origin, .. }) = requesters.pop()

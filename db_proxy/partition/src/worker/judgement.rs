@@ -21,7 +21,7 @@ pub(super) enum Judged {
     Append(Request, record::Change),
     /// A fact is missing.
     Needs(Request, Need),
-    /// Nothing more: who asked is told.
+    /// Nothing more: the request is answered.
     Told,
 }
 
@@ -47,7 +47,7 @@ impl Worker {
         None
     }
 
-    /// Tells who asked, unless there is more to be done.
+    /// Answers the request, unless there is more to be done.
     pub(super) fn judge(&self, inner: &Inner, mut request: Request, now_ms: u64) -> Judged {
         let changing = |group| self.changing.contains(&group);
         request.facts.changing = matches!(request.change, Change::Members { .. })

@@ -22,7 +22,7 @@ use crate::state::Inner;
 /// Between what is done too early and the append.
 const EARLY_BY: Duration = Duration::from_millis(20);
 
-/// Nobody's session: whoever has sent a message is not answered by its early publication.
+/// The session of no client: the sender of a message is not answered by its early publication.
 const NOBODY: Origin = Origin { gateway_boot: 0, session: 0 };
 
 /// A message that is not in the log yet, with the number that it should get there.

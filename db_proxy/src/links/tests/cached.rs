@@ -225,7 +225,7 @@ async fn a_change_is_seen_by_others_at_once() {
     assert_eq!(reply.result_code, 0);
     assert_eq!(server.signature(1).await, "new");
     assert_eq!(spy.given(), 1);
-    // Whoever read before the change and is slow does not bring the older one back.
+    // A slow read that began before the change does not bring the older profile back.
     let rows = server.proxy.store.users(vec![UserId(3)]).await.unwrap();
     let row = rows.into_iter().next().unwrap();
     let older = Profile { stamp: row.stamp - 1, info: row.into_info() };

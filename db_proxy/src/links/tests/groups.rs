@@ -95,8 +95,8 @@ async fn a_change_that_is_none_is_not_answered_and_one_of_no_group_is_refused() 
     server.stop().await;
 }
 
-/// Who adds is answered about those added at the own request; everybody is told of all, who asked
-/// included.
+/// A user that adds others is answered about those added at its own request; all members are told of
+/// all of them, and the user that asked too.
 #[tokio::test]
 async fn those_who_join_soon_after_each_other_are_in_one_notice() {
     let setup = Setup { hold: Duration::from_hours(1), segment_bytes: 32 << 20, ..Setup::new() };
@@ -120,7 +120,7 @@ async fn those_who_join_soon_after_each_other_are_in_one_notice() {
         while server.proxy.metrics.waiting.get() != 3 {
             tokio::time::sleep(Duration::from_millis(1)).await;
         }
-        // It removes nobody.
+        // It removes no member.
         server.proxy.change_members(1, &[], &[20]).await
     };
     let (two, three, four, _released) =

@@ -280,7 +280,7 @@ async fn what_comes_after_the_messages_asked_for_is_not_told_with_them() {
     server.stop().await;
 }
 
-/// Members come and go while somebody writes. A gateway that applies what it fetches, from any place
+/// Members come and go while a user writes. A gateway that applies what it fetches, from any place
 /// to any other, delivers no message to a member who had left before it, and ends with the members of
 /// the last place.
 #[tokio::test]
@@ -415,7 +415,7 @@ impl Server {
         self.changes_upto(last).await;
     }
 
-    /// The next that the gateway hears of what changed.
+    /// The next changes that the gateway is told.
     async fn changes(&mut self) -> Changes {
         self.next(Kind::Changes).await
     }
@@ -433,7 +433,7 @@ impl Server {
         }
     }
 
-    /// What it hears until it reaches `upto`, which must go on without a hole. Conversations that
+    /// What it is told until it reaches `upto`, which must go on without a hole. Conversations that
     /// come twice are those of the later message.
     async fn changes_upto(&mut self, upto: u64) -> Changes {
         let mut all = self.changes().await;

@@ -1,4 +1,4 @@
-//! Users, departments, and what a user changes of his own record.
+//! Users, departments, and what users change in their own records.
 
 use std::collections::BTreeSet;
 
@@ -189,7 +189,7 @@ async fn more_records_than_fit_a_frame_come_in_parts() {
     });
     server.proxy.store.add_users(users.collect(), false).await.unwrap();
     let mut asked: Vec<u32> = (1_000..4_000).rev().collect();
-    // Nobody, and somebody for a second time.
+    // No user, and one user for a second time.
     asked.splice(1_500..1_500, [999_999, 3_999]);
     let request = UsersInfoRequest { user_ids: asked, ..Default::default() };
     let commands = (Command::UsersInfoRequest, Command::UsersInfoReply);
@@ -311,13 +311,13 @@ impl Server {
         self.parts(1, (Command::AllUsersRequest, Command::AllUsersReply), &request).await
     }
 
-    /// Everybody whom one request brings.
+    /// All users that one request brings.
     async fn all_users(&self, since: u32) -> BTreeSet<u32> {
         let parts = self.user_parts(since).await;
         parts.iter().flat_map(|part| &part.users).map(|user| user.user_id).collect()
     }
 
-    /// Everybody whom the first parts of requests one after the other bring, until nothing is new.
+    /// All users that the first parts of requests, one after the other, bring, until nothing is new.
     async fn first_parts(&self, since: u32) -> BTreeSet<u32> {
         let (mut stamp, mut seen) = (since, BTreeSet::new());
         for requests in 0.. {

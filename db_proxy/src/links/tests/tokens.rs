@@ -137,7 +137,7 @@ async fn while_the_store_is_away_a_login_says_what_is_known_and_that_it_is_older
     assert_eq!((alone.result, alone.user, copied), (0, Some(USER.0), None));
     assert_eq!((alone.client_type, alone.stamp), (Some(ANDROID), Some(0)));
     assert_eq!(alone.user_info, None, "nobody has asked for it yet");
-    // Somebody else has.
+    // Another user has.
     logins.profiles().of(UserId(3), &[USER]).await.unwrap();
     let (alone, _copied) = logins.resume(shown()).await;
     assert_eq!(UserInfo::decode(alone.user_info.unwrap()).unwrap().user_id, USER.0);

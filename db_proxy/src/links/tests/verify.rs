@@ -43,7 +43,7 @@ async fn a_right_password_logs_in_and_everything_else_does_not() {
     server.stop().await;
 }
 
-/// Nobody has such a name.
+/// No user has such a name.
 #[tokio::test]
 async fn a_name_beyond_128_bytes_is_not_looked_at() {
     let server = Server::start().await;

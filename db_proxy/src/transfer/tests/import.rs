@@ -24,7 +24,7 @@ async fn a_site_is_spread_over_its_databases() {
     let options = databases(2, true, 5).await;
     MySqlStore::migrate(&options).await.unwrap();
     let served = to_serve(&options).await;
-    // Whoever may only read and write rows can do it, too.
+    // A database user that may only read and write rows can do it, too.
     import(&folder(&temp), &served, false, &on).await.unwrap();
     verify(&folder(&temp), &served, &on).await.unwrap();
     same_people(&site, &options).await;

@@ -10,7 +10,7 @@ const MANY: usize = 256;
 
 type Wait<'a> = Pin<Box<dyn Future<Output = Option<Core>> + 'a>>;
 
-/// Somebody who has been queued. The core that is taken must be held meanwhile.
+/// A login that has been queued. The core that is taken must be held meanwhile.
 async fn queued<'a>(turns: &'a Turns, network: &'a str, exists: bool) -> Wait<'a> {
     let mut wait: Wait<'_> = Box::pin(turns.wait(network, exists, MANY));
     assert!(poll!(&mut wait).is_pending(), "{network} waits");
@@ -148,7 +148,7 @@ async fn who_does_not_wait_any_more_is_passed_over() {
     drop(gone);
     drop(held);
     drop(stays.await.expect("it is next"));
-    // Somebody who goes after the core was given leaves it to the next.
+    // A login that gives up after it was given the core leaves it to the next.
     let held = turns.wait("x", true, MANY).await.unwrap();
     let (given, next) = (queued(&turns, "a", true).await, queued(&turns, "b", true).await);
     drop(held);
