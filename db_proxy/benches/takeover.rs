@@ -36,7 +36,7 @@ use rdkafka::config::ClientConfig;
 use rdkafka::producer::{BaseProducer, BaseRecord, Producer as _};
 use record_log::embedded::{self, EmbeddedLog};
 use record_log::kafka::{KafkaTopic, NewTopic, Options, ensure_topic};
-use record_log::{Log as _, LogId, Unopened};
+use record_log::{Log as _, LogId, LogReader as _, Unopened};
 use store::sqlite::{SqliteOptions, SqliteStore};
 use store::{Batch, ConversationStore as _, Store};
 

@@ -63,10 +63,13 @@ impl AdminLink {
     pub(crate) async fn ask(&self, what: What) -> Result<AdminAnswer, Failure> {
         let request = AdminRequest { what: Some(what) };
         let until = Instant::now() + OWNER_LIMIT;
-        let answer = self.client.administer(&request, until, CALL_LIMIT.saturating_sub(OWNER_LIMIT)).await;
+        let answer =
+            self.client.administer(&request, until, CALL_LIMIT.saturating_sub(OWNER_LIMIT)).await;
         match answer {
             Ok(answer) => checked(answer),
-            Err(CallError::TimedOut) if Instant::now() < until + CALL_LIMIT.saturating_sub(OWNER_LIMIT) => {
+            Err(CallError::TimedOut)
+                if Instant::now() < until + CALL_LIMIT.saturating_sub(OWNER_LIMIT) =>
+            {
                 Err(Failure::new(
                     "none of the db_proxies that were asked is the one for this: name all of them, with commas between",
                 ))

@@ -50,6 +50,7 @@ mod zeros;
 
 use std::collections::VecDeque;
 use std::fmt;
+use std::ops::ControlFlow;
 use std::path::PathBuf;
 use std::sync::Arc;
 
@@ -57,7 +58,7 @@ use bytes::Bytes;
 use proto::ids::Offset;
 use proto::record::fingerprint;
 
-use crate::{Landed, Log, LogError, LogId, LogRecord, Unopened};
+use crate::{Landed, Log, LogError, LogId, LogReader, LogRecord, Unopened};
 use files::{DiskFolder, Fatal, Folder, io_error};
 use format::{Meta, Record};
 use meta::{META, damaged_meta, make_meta, read_meta};
@@ -249,7 +250,7 @@ impl Unopened for Prepared {
     }
 }
 
-impl Log for EmbeddedLog {
+impl LogReader for EmbeddedLog {
     fn id(&self) -> LogId {
         self.writer.id
     }
@@ -262,6 +263,16 @@ impl Log for EmbeddedLog {
         self.held().range()
     }
 
+    fn read(
+        &self,
+        from: Offset,
+        each: &mut dyn FnMut(LogRecord) -> ControlFlow<()>,
+    ) -> Result<(), LogError> {
+        self.held().read(from, each)
+    }
+}
+
+impl Log for EmbeddedLog {
     fn append(&mut self, payloads: &[Bytes], now_ms: u64) -> Result<Vec<Landed>, LogError> {
         let Appended { first, timestamp_ms } = self.writer.append(payloads, now_ms)?;
         let landed = payloads.iter().zip((first.0..).map(Offset)).enumerate();
@@ -271,14 +282,6 @@ impl Log for EmbeddedLog {
             Landed { record, of: Some(of) }
         });
         Ok(landed.collect())
-    }
-
-    fn read(
-        &self,
-        from: Offset,
-        each: &mut dyn FnMut(LogRecord) -> Result<(), LogError>,
-    ) -> Result<(), LogError> {
-        self.held().read(from, each)
     }
 
     fn idle(&mut self) -> Result<Vec<LogRecord>, LogError> {

@@ -47,13 +47,14 @@ mod topic;
 
 use std::cell::Cell;
 use std::fmt;
+use std::ops::ControlFlow;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use bytes::Bytes;
 use proto::ids::Offset;
 
-use crate::{Landed, Log, LogError, LogId, LogRecord, Unopened, check_here};
+use crate::{Landed, Log, LogError, LogId, LogReader, LogRecord, Unopened, check_here};
 
 pub use looking::KafkaView;
 pub use numbers::Numbers;
@@ -156,7 +157,7 @@ impl KafkaLog {
     /// if not, the last record is read.
     fn least_timestamp(&self) -> Result<u64, LogError> {
         if self.timestamp_ms.get().is_none() && self.next > self.numbers.first() {
-            self.read(Offset(self.next.0 - 1), &mut |_last| Ok(()))?;
+            self.read(Offset(self.next.0 - 1), &mut |_last| ControlFlow::Continue(()))?;
         }
         Ok(self.timestamp_ms.get().unwrap_or(0))
     }
@@ -254,7 +255,7 @@ impl Unopened for PartitionLog {
     }
 }
 
-impl Log for KafkaLog {
+impl LogReader for KafkaLog {
     fn id(&self) -> LogId {
         self.id
     }
@@ -267,6 +268,20 @@ impl Log for KafkaLog {
         (self.numbers.first(), self.next)
     }
 
+    fn read(
+        &self,
+        from: Offset,
+        each: &mut dyn FnMut(LogRecord) -> ControlFlow<()>,
+    ) -> Result<(), LogError> {
+        check_here(from, self.range())?;
+        self.reader()?.read((from, self.next), self.patience, &mut |record| {
+            self.saw(&record);
+            each(record)
+        })
+    }
+}
+
+impl Log for KafkaLog {
     fn append(&mut self, payloads: &[Bytes], now_ms: u64) -> Result<Vec<Landed>, LogError> {
         if self.lost.is_some() {
             return Err(self.was_lost());
@@ -281,18 +296,6 @@ impl Log for KafkaLog {
         })?;
         self.note();
         Ok(landed)
-    }
-
-    fn read(
-        &self,
-        from: Offset,
-        each: &mut dyn FnMut(LogRecord) -> Result<(), LogError>,
-    ) -> Result<(), LogError> {
-        check_here(from, self.range())?;
-        self.reader()?.read((from, self.next), self.patience, &mut |record| {
-            self.saw(&record);
-            each(record)
-        })
     }
 
     fn idle(&mut self) -> Result<Vec<LogRecord>, LogError> {

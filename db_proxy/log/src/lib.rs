@@ -13,6 +13,8 @@
 //!   it appends is in the log for every reader, and the fold ignores it.
 //! - A record is never changed.
 
+use std::ops::ControlFlow;
+
 use bytes::Bytes;
 use proto::ids::Offset;
 
@@ -92,8 +94,8 @@ pub trait Unopened: Send {
     fn open(self: Box<Self>, applied: Offset) -> Result<Box<dyn Log>, LogError>;
 }
 
-/// A partition's log. Used by one thread; every call may block on the disk or the network.
-pub trait Log: Send {
+/// What a partition's log holds. Used by one thread; every call may block on the disk or the network.
+pub trait LogReader: Send {
     /// Which log this is.
     fn id(&self) -> LogId;
 
@@ -103,6 +105,17 @@ pub trait Log: Send {
     /// The first offset that can be read, and the one the next append will get.
     fn range(&self) -> (Offset, Offset);
 
+    /// Calls `each` with every record from `from` on, in order, until it breaks off: up to those that
+    /// the next append or [`Log::idle`] returns.
+    fn read(
+        &self,
+        from: Offset,
+        each: &mut dyn FnMut(LogRecord) -> ControlFlow<()>,
+    ) -> Result<(), LogError>;
+}
+
+/// A partition's log, for its owner.
+pub trait Log: LogReader {
     /// Appends `payloads` and returns every record that the log has had since the last append, in
     /// order, at least up to the last of these: the payloads themselves, in their order, and what others
     /// appended meanwhile. All of them are durable then. `now_ms` is the wall clock; a clock that
@@ -115,14 +128,6 @@ pub trait Log: Send {
     /// value. A log in files returns only the first: a failed write or flush aborts the process, since
     /// nobody can know what reached the disk.
     fn append(&mut self, payloads: &[Bytes], now_ms: u64) -> Result<Vec<Landed>, LogError>;
-
-    /// Calls `each` with every record from `from` on, in order, up to those that the next append or
-    /// [`Self::idle`] returns. Stops at the first error of either.
-    fn read(
-        &self,
-        from: Offset,
-        each: &mut dyn FnMut(LogRecord) -> Result<(), LogError>,
-    ) -> Result<(), LogError>;
 
     /// Notes that nothing was appended for a while. Returns what others appended meanwhile; a log that
     /// nobody else can reach uses the time to write proof of what is durable.

@@ -2,6 +2,7 @@
 //! together, fold what the store does not have, and begin a new epoch.
 
 use std::fmt;
+use std::ops::ControlFlow;
 use std::sync::Arc;
 
 use bytes::Bytes;
@@ -15,7 +16,7 @@ use fold::window::WINDOW_RECORDS;
 use prost::Message as _;
 use proto::ids::Offset;
 use proto::log::{Record, record};
-use record_log::{Log, LogError, LogRecord, Unopened};
+use record_log::{Log, LogError, LogReader, LogRecord, Unopened};
 use store::{Progress, Store, StoreError};
 use tokio::runtime::Handle;
 use tokio::task::spawn_blocking;
@@ -136,7 +137,7 @@ pub fn open(
 
 /// The record that was stored last must be in the log as it was then: else this is another log, or
 /// an older copy of it.
-fn check_fingerprint(log: &dyn Log, progress: &Progress) -> Result<(), OpenError> {
+fn check_fingerprint(log: &dyn LogReader, progress: &Progress) -> Result<(), OpenError> {
     let (first, next) = log.range();
     let name = log.name();
     let applied = progress.applied;
@@ -162,10 +163,9 @@ fn check_fingerprint(log: &dyn Log, progress: &Progress) -> Result<(), OpenError
         return Ok(()); // Trimmed away, as everything that is stored may be.
     }
     let mut found = None;
-    let stop = || LogError::Full(String::new());
     let read = log.read(applied, &mut |record| {
         found = Some(record.crc);
-        Err(stop())
+        ControlFlow::Break(())
     });
     match (read, found) {
         (_, Some(crc)) if crc == progress.applied_crc => Ok(()),
@@ -183,7 +183,7 @@ fn check_fingerprint(log: &dyn Log, progress: &Progress) -> Result<(), OpenError
 /// Returns how many were folded.
 fn replay(
     fold: &mut Fold,
-    log: &dyn Log,
+    log: &dyn LogReader,
     progress: &Progress,
     cold: &Cold<'_>,
 ) -> Result<u64, OpenError> {
@@ -197,24 +197,24 @@ fn replay(
     let read = log.read(lead, &mut |record| {
         if record.offset < from {
             fold.hear(&record);
-            return Ok(());
+            return ControlFlow::Continue(());
         }
         if record.offset <= progress.applied {
             fold.remember(&record);
-            return Ok(());
+            return ControlFlow::Continue(());
         }
         if faults::planted(Mutant::ReplayFromEnd) {
             fold.last = record.offset;
-            return Ok(());
+            return ControlFlow::Continue(());
         }
         match cold.fold(fold, &record) {
             Ok(()) => {
                 replayed += 1;
-                Ok(())
+                ControlFlow::Continue(())
             }
             Err(error) => {
                 failure = Some(error);
-                Err(LogError::Full(String::new()))
+                ControlFlow::Break(())
             }
         }
     });

@@ -17,7 +17,7 @@ use proto::client::GroupType;
 use proto::cluster::wire::Owned;
 use proto::ids::{ClientMsgId, ConversationId, GroupId, MsgId, Offset, UserId};
 use proto::log::GroupCreated;
-use record_log::Log;
+use record_log::LogReader;
 use record_log::embedded::{EmbeddedLog, Options};
 use store::sqlite::{SqliteOptions, SqliteStore};
 use store::{ConversationStore, UserStore};

@@ -7,7 +7,7 @@ use daemon::BoxError;
 use partition::open::OpenError;
 use proto::ids::Offset;
 use record_log::embedded::{ReadOnlyLog, Survey};
-use record_log::{Log as _, LogError, LogRecord};
+use record_log::{LogError, LogReader as _, LogRecord};
 use store::StoreError;
 use store::sqlite::{Claimed, SqliteStore};
 

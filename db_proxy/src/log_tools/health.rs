@@ -2,7 +2,7 @@
 
 use std::fmt;
 
-use record_log::{Log, LogId};
+use record_log::{LogId, LogReader};
 use store::sqlite::Claimed;
 
 use super::records::Check;
@@ -18,7 +18,7 @@ pub enum Health {
 
 /// Whether the store has been filled from this log. `now` looks at it again.
 pub(super) fn pairing(
-    log: &dyn Log,
+    log: &dyn LogReader,
     check: &Check,
     claimed: &Claimed,
     now: impl FnOnce() -> Option<Claimed>,

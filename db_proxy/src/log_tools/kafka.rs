@@ -1,12 +1,12 @@
 //! What is in a topic: each partition, its owner, and how far the store is.
 
 use std::io::Write;
-use std::ops::Range;
+use std::ops::{ControlFlow, Range};
 
 use daemon::{BoxError, StartRefused};
 use partition::open::OpenError;
 use record_log::kafka::{ConnectError, KafkaTopic, KafkaView};
-use record_log::{Log as _, LogError};
+use record_log::{LogError, LogReader as _};
 use store::Claimed;
 use store::mysql::MySqlStore;
 use tokio::runtime::Handle;
@@ -148,7 +148,7 @@ impl Site {
         writeln!(out, "records     {} to {}", first.0, next.0 - 1)?;
         let read = log.read(first, &mut |record| {
             check.record(&record);
-            Ok(())
+            ControlFlow::Continue(())
         });
         match read {
             Ok(()) => {}

@@ -2,6 +2,7 @@
 
 use std::fmt;
 use std::io::{self, Write};
+use std::ops::ControlFlow;
 
 use daemon::BoxError;
 use fold::effects::Fold;
@@ -11,7 +12,7 @@ use prost::Message as _;
 use proto::ids::{ClientMsgId, ConversationId, GroupId, Offset};
 use proto::log::Record;
 use proto::log::record::Change;
-use record_log::{Log, LogError, LogRecord};
+use record_log::{LogError, LogReader, LogRecord};
 
 /// So many records are listed if no count is given.
 const COUNT: u64 = 20;
@@ -46,7 +47,7 @@ impl Shown {
 }
 
 /// Prints one line for each record that is to be shown.
-pub(super) fn list(log: &dyn Log, shown: Shown, out: &mut dyn Write) -> Result<(), BoxError> {
+pub(super) fn list(log: &dyn LogReader, shown: Shown, out: &mut dyn Write) -> Result<(), BoxError> {
     let (first, next) = log.range();
     let count = shown.count.unwrap_or(COUNT);
     let last = || Offset(next.0.saturating_sub(count).max(first.0));
@@ -54,21 +55,22 @@ pub(super) fn list(log: &dyn Log, shown: Shown, out: &mut dyn Write) -> Result<(
     let mut left = count;
     let mut failed = None;
     writeln!(out, "{}", RecordLine::HEADINGS)?;
-    let stop = || LogError::Full(String::new());
     let read = log.read(from, &mut |record| {
         if left == 0 {
-            return Err(stop());
+            return ControlFlow::Break(());
         }
         left -= 1;
-        writeln!(out, "{}", RecordLine(&record)).map_err(|error| {
-            failed = Some(error);
-            stop()
-        })
+        match writeln!(out, "{}", RecordLine(&record)) {
+            Ok(()) => ControlFlow::Continue(()),
+            Err(error) => {
+                failed = Some(error);
+                ControlFlow::Break(())
+            }
+        }
     });
     match (failed, read) {
         (Some(error), _) => Err(error.into()),
-        // The only place where this comes from is above.
-        (None, Ok(()) | Err(LogError::Full(_))) => Ok(()),
+        (None, Ok(())) => Ok(()),
         (None, Err(LogError::Damaged(what))) => Ok(writeln!(out, "{what}")?),
         (None, Err(error @ LogError::NotHere { .. })) => {
             Err(OpenError::Refused(error.to_string()).boxed())

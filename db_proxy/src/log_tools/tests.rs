@@ -10,7 +10,7 @@ use partition::test::{Proxy, Setup, message, single};
 use proto::ids::{ClientMsgId, Offset, UserId};
 use proto::log::{Message, Record};
 use record_log::embedded::{EmbeddedLog, Options, ReadOnlyLog};
-use record_log::{Log as _, LogId, LogRecord};
+use record_log::{Log as _, LogId, LogReader as _, LogRecord};
 use store::ConversationStore;
 use store::sqlite::{SqliteOptions, SqliteStore};
 use tempfile::TempDir;

@@ -4,7 +4,7 @@ use std::path::Path;
 
 use data_encoding::HEXLOWER;
 use record_log::embedded::{EmbeddedLog, Options, Prepared, ReadOnlyLog};
-use record_log::{Log, LogError, LogId};
+use record_log::{LogError, LogId, LogReader};
 use ring::rand::{SecureRandom, SystemRandom};
 use store::Claimed;
 use store::sqlite::{SqliteStore, Tables};

@@ -8,6 +8,7 @@
 
 use std::fs::{self, File};
 use std::io::{self, Write as _};
+use std::ops::ControlFlow;
 use std::path::{Path, PathBuf};
 
 use bytes::{Buf, Bytes};
@@ -20,7 +21,7 @@ use super::meta::META;
 use super::recovery::{self, Recovered};
 use super::segment::{self, Reader};
 use super::{EmbeddedLog, Options};
-use crate::{Landed, Log, LogError, LogId, LogRecord};
+use crate::{Landed, Log, LogError, LogId, LogReader, LogRecord};
 
 /// The length of a segment of an [`Image`]: so small that many can be looked at.
 const SEGMENT_LEN: usize = 1024;
@@ -78,7 +79,7 @@ fn served(log: &EmbeddedLog, scan_from: u64) -> Vec<LogRecord> {
     let mut records = Vec::new();
     let read = log.read(from, &mut |record| {
         records.push(record);
-        Ok(())
+        ControlFlow::Continue(())
     });
     assert!(read.is_ok(), "what was checked cannot be read: {read:?}");
     let offsets = records.iter().map(|record| record.offset.0);

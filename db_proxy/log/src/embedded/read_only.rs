@@ -7,12 +7,12 @@
 
 use std::collections::VecDeque;
 use std::io;
+use std::ops::ControlFlow;
 use std::path::Path;
 
-use bytes::Bytes;
 use proto::ids::Offset;
 
-use crate::{Landed, Log, LogError, LogId, LogRecord};
+use crate::{LogError, LogId, LogReader, LogRecord};
 
 use super::files::{Folder, ReadOnlyFolder, io_error};
 use super::format::Meta;
@@ -65,8 +65,7 @@ impl ReadOnlyLog {
     }
 }
 
-/// Reading is all it can do.
-impl Log for ReadOnlyLog {
+impl LogReader for ReadOnlyLog {
     fn id(&self) -> LogId {
         self.meta.id
     }
@@ -79,14 +78,10 @@ impl Log for ReadOnlyLog {
         self.held().range()
     }
 
-    fn append(&mut self, _payloads: &[Bytes], _now_ms: u64) -> Result<Vec<Landed>, LogError> {
-        Err(LogError::Lost("it was opened to be looked at".to_owned()))
-    }
-
     fn read(
         &self,
         from: Offset,
-        each: &mut dyn FnMut(LogRecord) -> Result<(), LogError>,
+        each: &mut dyn FnMut(LogRecord) -> ControlFlow<()>,
     ) -> Result<(), LogError> {
         let read = self.held().read(from, each);
         let Err(LogError::Io { source, .. }) = &read else { return read };
@@ -99,10 +94,4 @@ impl Log for ReadOnlyLog {
             _ => read,
         }
     }
-
-    fn idle(&mut self) -> Result<Vec<LogRecord>, LogError> {
-        Ok(Vec::new())
-    }
-
-    fn trim(&mut self, _up_to: Offset) {}
 }

@@ -1,7 +1,7 @@
 //! Reading the records that are known to be in the folder of a log.
 
 use std::collections::VecDeque;
-use std::ops::Range;
+use std::ops::{ControlFlow, Range};
 
 use proto::ids::Offset;
 
@@ -11,6 +11,9 @@ use super::damage::damaged;
 use super::files::{Folder, io_error};
 use super::format;
 use super::segment::{self, Reader};
+
+/// No more records are wanted.
+struct BrokeOff;
 
 /// Records that are known to be in a folder.
 #[derive(Debug)]
@@ -30,29 +33,31 @@ impl Held<'_> {
         (Offset(first), Offset(self.next))
     }
 
-    /// Calls `each` with every record from `from` on.
+    /// Calls `each` with every record from `from` on, until it breaks off.
     pub(super) fn read(
         &self,
         from: Offset,
-        each: &mut dyn FnMut(LogRecord) -> Result<(), LogError>,
+        each: &mut dyn FnMut(LogRecord) -> ControlFlow<()>,
     ) -> Result<(), LogError> {
         check_here(from, self.range())?;
         let segments = self.segments;
         let begin = segments.partition_point(|base| *base <= from.0).saturating_sub(1);
         for (at, &base) in segments.iter().enumerate().skip(begin) {
             let end = segments.get(at + 1).copied().unwrap_or(self.next);
-            self.segment(base..end, from, each)?;
+            if self.segment(base..end, from, each)?.is_break() {
+                break;
+            }
         }
         Ok(())
     }
 
-    /// Calls `each` with the records of one segment, those from `from` on.
+    /// Calls `each` with the records of one segment, those from `from` on, until it breaks off.
     fn segment(
         &self,
         offsets: Range<u64>,
         from: Offset,
-        each: &mut dyn FnMut(LogRecord) -> Result<(), LogError>,
-    ) -> Result<(), LogError> {
+        each: &mut dyn FnMut(LogRecord) -> ControlFlow<()>,
+    ) -> Result<ControlFlow<()>, LogError> {
         let folder = self.folder;
         let name = segment::name(offsets.start);
         let failed = |source| io_error("read", folder.describe(&name), source);
@@ -65,13 +70,15 @@ impl Held<'_> {
             };
             let is_whole = format::for_each_record(&header, bytes, |record| {
                 next = record.offset + 1;
-                if record.offset < from.0 { Ok(()) } else { each(record.into()) }
-            })?;
-            if !is_whole {
-                return Err(damaged(folder.describe(&name), at, next));
+                let is_wanted = record.offset >= from.0;
+                if is_wanted && each(record.into()).is_break() { Err(BrokeOff) } else { Ok(()) }
+            });
+            match is_whole {
+                Ok(true) => at += header.batch_len() as u64,
+                Ok(false) => return Err(damaged(folder.describe(&name), at, next)),
+                Err(BrokeOff) => return Ok(ControlFlow::Break(())),
             }
-            at += header.batch_len() as u64;
         }
-        Ok(())
+        Ok(ControlFlow::Continue(()))
     }
 }

@@ -69,7 +69,7 @@ fn records(log: &EmbeddedLog) -> Vec<LogRecord> {
     let (first, next) = log.range();
     log.read(first, &mut |record| {
         records.push(record);
-        Ok(())
+        ControlFlow::Continue(())
     })
     .unwrap();
     assert_eq!(records.len() as u64, next.0 - first.0);

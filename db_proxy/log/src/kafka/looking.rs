@@ -2,15 +2,15 @@
 //! is joined.
 
 use std::fmt;
+use std::ops::ControlFlow;
 use std::sync::Arc;
 use std::time::Duration;
 
-use bytes::Bytes;
 use proto::ids::Offset;
 
 use super::reader::Reader;
 use super::topic::PartitionLog;
-use crate::{Landed, Log, LogError, LogId, LogRecord, check_here};
+use crate::{LogError, LogId, LogReader, LogRecord, check_here};
 
 /// A partition up to where it was when it was looked at.
 pub struct KafkaView {
@@ -33,7 +33,7 @@ impl PartitionLog {
     }
 }
 
-impl Log for KafkaView {
+impl LogReader for KafkaView {
     fn id(&self) -> LogId {
         self.id
     }
@@ -46,24 +46,14 @@ impl Log for KafkaView {
         (self.first, self.next)
     }
 
-    fn append(&mut self, _payloads: &[Bytes], _now_ms: u64) -> Result<Vec<Landed>, LogError> {
-        Err(LogError::Lost("it was opened to be looked at".to_owned()))
-    }
-
     fn read(
         &self,
         from: Offset,
-        each: &mut dyn FnMut(LogRecord) -> Result<(), LogError>,
+        each: &mut dyn FnMut(LogRecord) -> ControlFlow<()>,
     ) -> Result<(), LogError> {
         check_here(from, self.range())?;
         self.reader.read((from, self.next), self.patience, each)
     }
-
-    fn idle(&mut self) -> Result<Vec<LogRecord>, LogError> {
-        Ok(Vec::new())
-    }
-
-    fn trim(&mut self, _up_to: Offset) {}
 }
 
 impl fmt::Debug for KafkaView {

@@ -6,6 +6,7 @@
 //! - Records come in the order of their offsets, and none is left out.
 
 use std::cell::Cell;
+use std::ops::ControlFlow;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -150,13 +151,13 @@ impl Reader {
         }
     }
 
-    /// Calls `each` with every record from `from` up to `next`, and stops at the first error. A record
-    /// may take as long as `patience` to come.
+    /// Calls `each` with every record from `from` up to `next`, until it breaks off. A record may take
+    /// as long as `patience` to come.
     pub(super) fn read(
         &self,
         (from, next): (Offset, Offset),
         patience: Duration,
-        each: &mut dyn FnMut(LogRecord) -> Result<(), LogError>,
+        each: &mut dyn FnMut(LogRecord) -> ControlFlow<()>,
     ) -> Result<(), LogError> {
         let mut wanted = from;
         // The clock is looked at only while nothing comes: there may be millions of records.
@@ -164,7 +165,9 @@ impl Reader {
         while wanted < next {
             if let Some(record) = self.next(wanted, LOOK_EVERY)? {
                 wanted = record.offset.next();
-                each(record)?;
+                if each(record).is_break() {
+                    break;
+                }
                 silent_since = None;
             } else if silent_since.get_or_insert_with(Instant::now).elapsed() >= patience {
                 return Err(self.silent(wanted, patience));

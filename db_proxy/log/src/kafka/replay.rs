@@ -10,7 +10,7 @@ use rdkafka::topic_partition_list::{Offset as Place, TopicPartitionList};
 
 use super::client::{self, kafkas};
 use super::{ConnectError, KafkaTopic};
-use crate::Log as _;
+use crate::LogReader as _;
 
 /// How long the group's coordinator may take to be found.
 const COORDINATOR_LIMIT: Duration = Duration::from_secs(15);

@@ -1,6 +1,7 @@
 //! Members who join one after another: told of in one notice, and in the right order with everything
 //! else.
 
+use std::ops::ControlFlow;
 use std::time::{Duration, Instant};
 
 use fold::admission::Change;
@@ -9,7 +10,7 @@ use prost::Message as _;
 use proto::cluster::wire::Reason;
 use proto::ids::{ConversationId, GroupId, MsgId, Offset, UserId};
 use proto::log::{MembersChanged, Record, record};
-use record_log::Log as _;
+use record_log::LogReader as _;
 use record_log::embedded::EmbeddedLog;
 use tokio::time::timeout;
 
@@ -302,7 +303,7 @@ fn last_record(setup: &Setup) -> Option<record::Change> {
     let mut last = None;
     let read = log.read(Offset(1), &mut |record| {
         last = Record::decode(record.payload).unwrap().change;
-        Ok(())
+        ControlFlow::Continue(())
     });
     read.unwrap();
     last

@@ -4,6 +4,7 @@
 //! cargo test --release -p db_proxy large -- --ignored --nocapture
 //! ```
 
+use std::ops::ControlFlow;
 use std::path::Path;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -16,7 +17,7 @@ use prost::Message as _;
 use proto::ids::{ClientMsgId, ConversationId, Offset, UserId};
 use proto::log::{self, record};
 use record_log::embedded::{EmbeddedLog, Options};
-use record_log::{Log, LogError};
+use record_log::{Log as _, LogError, LogReader as _};
 use store::sqlite::{SqliteOptions, SqliteStore};
 use store::{ConversationStore, StoredConversation};
 use tokio::runtime::Handle;
@@ -117,7 +118,6 @@ fn fold_into_store(at: &Path, until: Until, runtime: &Handle) -> Offset {
     };
     let mut fold = Fold::new(FOLD_VERSION, progress.applied, progress.applied_crc);
     let mut stored = progress.applied;
-    let enough = || LogError::Full(String::new());
     let read = log.read(stored.next(), &mut |record| {
         let decoded = log::Record::decode(record.payload.clone()).unwrap();
         let id = Fold::needs(&decoded).unwrap();
@@ -134,9 +134,10 @@ fn fold_into_store(at: &Path, until: Until, runtime: &Handle) -> Offset {
             stored = record.offset;
             fold.conversations.values_mut().for_each(|c| c.forget_stored(stored));
         }
-        if is_end { Err(enough()) } else { Ok(()) }
+        if is_end { ControlFlow::Break(()) } else { ControlFlow::Continue(()) }
     });
-    assert!(matches!(read, Err(LogError::Full(_))), "{read:?}");
+    read.unwrap();
+    assert_eq!(stored.0, until);
     stored
 }
 
@@ -175,7 +176,7 @@ fn parts(at: &Path) {
     let mut bytes = 0;
     log.read(Offset(1), &mut |record| {
         bytes += record.payload.len();
-        Ok(())
+        ControlFlow::Continue(())
     })
     .unwrap();
     took.show(&format!("read {} MiB of records", bytes >> 20));
@@ -184,7 +185,7 @@ fn parts(at: &Path) {
     fold.published.reach_back(Offset(0));
     log.read(Offset(1), &mut |record| {
         fold.remember(&record);
-        Ok(())
+        ControlFlow::Continue(())
     })
     .unwrap();
     took.show("read and remember them");

@@ -1,12 +1,14 @@
 //! What a restart keeps, and what it refuses to start with.
 
+use std::ops::ControlFlow;
+
 use fold::admission::{self, Change, Send};
 use fold::window::{Connection, Frame, Identity};
 use prost::Message as _;
 use proto::ids::{MsgId, Offset};
 use proto::log::{FoldVersion, record};
-use record_log::Log;
 use record_log::embedded::{EmbeddedLog, Options};
+use record_log::{Log, LogReader};
 use store::ConversationStore;
 use store::sqlite::{SqliteOptions, SqliteStore};
 
@@ -341,7 +343,7 @@ async fn an_owner_repeats_its_epoch_every_so_many_records() {
             told_at.push(record.offset.0);
         }
         last = record.offset;
-        Ok(())
+        ControlFlow::Continue(())
     })
     .unwrap();
     told_at.push(last.0);

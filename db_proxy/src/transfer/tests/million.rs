@@ -4,8 +4,8 @@ use std::time::Instant;
 
 use bytes::Bytes;
 use proto::ids::{ClientMsgId, Offset};
-use record_log::Log;
 use record_log::embedded::{EmbeddedLog, Options};
+use record_log::{Log, LogReader};
 use store::sqlite::{SqliteOptions, SqliteStore};
 use store::{Batch, ConversationRow, ConversationStore, MarkRow, MessageRow, NewUser};
 use tokio::runtime::Handle;

@@ -201,9 +201,9 @@ fn what_was_trimmed_after_a_look_is_not_here_any_more() {
     grow(&mut log, 2);
     let (seen, _) = ReadOnlyLog::look(dir.path(), &mut |_| {}).unwrap().unwrap();
     trim(&mut log);
-    let error = seen.read(Offset(1), &mut |_| Ok(())).unwrap_err();
+    let error = seen.read(Offset(1), &mut |_| ControlFlow::Continue(())).unwrap_err();
     let (first, next) = log.range();
     let expected = LogError::NotHere { asked: 1, first: first.0, next: next.0 };
     assert_eq!(error.to_string(), expected.to_string());
-    seen.read(first, &mut |_| Ok(())).unwrap();
+    seen.read(first, &mut |_| ControlFlow::Continue(())).unwrap();
 }

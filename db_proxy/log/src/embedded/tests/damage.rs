@@ -93,7 +93,7 @@ fn damage_that_comes_while_the_log_is_open_is_found_by_the_reader() {
         let mut read = Vec::new();
         let result = log.read(Offset(1), &mut |record| {
             read.push(record);
-            Ok(())
+            ControlFlow::Continue(())
         });
         let Err(LogError::Damaged(text)) = result else { panic!("{name} {place}: {result:?}") };
         assert!(text.contains(&name), "{text}");

@@ -1,5 +1,6 @@
 //! Appends beside other owners, and topics that are not as they were left.
 
+use std::ops::ControlFlow;
 use std::time::Duration;
 
 use backends::Kafka;
@@ -128,7 +129,7 @@ fn stored_records_may_be_deleted_and_others_may_not() {
     let log = place.open_after(3);
     assert_eq!(log.range(), (Offset(4), Offset(6)));
     assert_eq!(read(&*log, 4).len(), 2);
-    let before = log.read(Offset(3), &mut |_record| Ok(()));
+    let before = log.read(Offset(3), &mut |_record| ControlFlow::Continue(()));
     assert!(matches!(before, Err(LogError::NotHere { asked: 3, first: 4, next: 6 })), "{before:?}");
 
     for (applied, gone) in
@@ -146,7 +147,7 @@ fn records_that_are_deleted_under_a_reader_are_an_error() {
     let mut log = place.open();
     append(&mut *log, &payloads(&["a", "b", "c"]), *NOW_MS);
     delete_up_to(&place, 2);
-    let read = log.read(Offset(1), &mut |_record| Ok(()));
+    let read = log.read(Offset(1), &mut |_record| ControlFlow::Continue(()));
     let Err(LogError::Damaged(why)) = read else { panic!("it is an error: {read:?}") };
     assert!(why.contains("does not have offset 1 any more"), "{why}");
     assert_eq!(append(&mut *log, &payloads(&["d"]), *NOW_MS)[0].offset, Offset(4));
@@ -179,7 +180,7 @@ fn a_missing_record_is_an_error_that_names_it() {
     let missing = format!("the record with offset {} is missing in partition 0", last + 1);
     assert!(why.contains(&missing), "{why}");
     let again = place.open();
-    let read = again.read(Offset(1), &mut |_record| Ok(()));
+    let read = again.read(Offset(1), &mut |_record| ControlFlow::Continue(()));
     let Err(LogError::Damaged(why)) = read else { panic!("it is an error: {read:?}") };
     assert!(why.contains(&missing), "{why}");
     assert!(why.contains(&format!("goes on with offset {}", last + 2)), "{why}");

@@ -1,5 +1,6 @@
 //! How fast appends and replays are, beside the embedded log.
 
+use std::ops::ControlFlow;
 use std::time::{Duration, Instant};
 
 use backends::Kafka;
@@ -69,7 +70,7 @@ fn a_million_records_are_read_in_seconds() {
     let mut each = |record: LogRecord| {
         count += 1;
         assert_eq!(record.offset.0, count);
-        Ok(())
+        ControlFlow::Continue(())
     };
     log.read(Offset(1), &mut each).unwrap();
     println!("opened in {opened:.2?}, {count} records read after {:.2?}", began.elapsed());
