@@ -21,7 +21,7 @@ use tokio::sync::watch;
 use tokio::time::Instant;
 
 /// How long one call may take: longer than a db_proxy needs to start again.
-const LIMIT: Duration = Duration::from_secs(60);
+const LIMIT: Duration = Duration::from_mins(1);
 
 #[tokio::main]
 async fn main() -> Result<(), Box<dyn Error>> {
@@ -52,7 +52,7 @@ async fn main() -> Result<(), Box<dyn Error>> {
             conversation,
             client_msg_id: ClientMsgId(name),
             kind: MessageType::SingleText as u32,
-            body: text::encrypt(&format!("message {number}")).into(),
+            body: text::encrypt(&format!("message {number}")),
             resend: false,
         };
         let sent = client.send(message, Instant::now() + LIMIT).await?;
