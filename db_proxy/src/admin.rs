@@ -40,7 +40,7 @@ const DEMO_MEMBERS_MAX: usize = 50_000;
 const NICK_LEN_MAX: usize = 128;
 
 /// Carries out one request.
-pub async fn answer(
+pub(crate) async fn answer(
     partitions: &Partitions,
     logins: &Logins,
     kicks: &Kicks,

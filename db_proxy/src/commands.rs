@@ -11,19 +11,19 @@ use crate::commands::asker::Asker;
 use crate::commands::reply::{NoReply, Reply, ignored, not_owner, unavailable};
 
 pub(crate) mod asker;
-pub mod group_limits;
-pub mod groups;
-pub mod history;
-pub mod lists;
+pub(crate) mod group_limits;
+pub(crate) mod groups;
+pub(crate) mod history;
+pub(crate) mod lists;
 pub(crate) mod missed;
 #[cfg(feature = "faults")]
 pub(crate) mod mutants;
 mod parts;
-pub mod people;
+pub(crate) mod people;
 pub(crate) mod reply;
 
 /// Answers one request.
-pub async fn answer(asker: &Asker, command: u32, body: Bytes) -> Answer {
+pub(crate) async fn answer(asker: &Asker, command: u32, body: Bytes) -> Answer {
     let Some(command) = command_of(command) else { return ignored() };
     match reply(asker, command, body).await {
         Ok(mut answer) => {

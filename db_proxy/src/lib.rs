@@ -10,23 +10,21 @@
 //!
 //! What is pure is in the crate `fold`. The rest moves its results around.
 
-pub mod admin;
+mod admin;
 pub mod cli;
-pub mod commands;
+mod commands;
 mod config;
 #[cfg(feature = "kafka")]
 mod group;
-pub mod links;
-pub mod log_tools;
-pub mod metrics;
+mod links;
+mod log_tools;
+mod metrics;
 mod ownership;
-pub mod partitions;
+mod partitions;
 mod serve;
 mod site;
 pub mod transfer;
 
-pub use config::{
-    CacheConfig, Config, DbRole, KafkaConfig, LimitsConfig, LogConfig, PARTITIONS_MAX, StoreConfig,
-};
+pub use config::{Config, PARTITIONS_MAX};
 pub use serve::run;
 pub use site::migrate;

@@ -36,7 +36,7 @@ use crate::partitions::Partitions;
 
 /// The handler of all links that others dial.
 #[derive(Debug, Clone)]
-pub struct Links {
+pub(crate) struct Links {
     partitions: Arc<Partitions>,
     logins: Logins,
     kicks: Arc<Kicks>,
@@ -48,24 +48,24 @@ pub struct Links {
 
 /// What requests are answered from.
 #[derive(Debug)]
-pub struct Sources {
+pub(crate) struct Sources {
     /// What belongs to conversations.
-    pub partitions: Arc<Partitions>,
+    pub(crate) partitions: Arc<Partitions>,
     /// What belongs to users.
-    pub logins: Logins,
+    pub(crate) logins: Logins,
     /// The way to the sessions that are to end.
-    pub kicks: Arc<Kicks>,
+    pub(crate) kicks: Arc<Kicks>,
 }
 
 /// How many requests are answered at the same time. Each holds one page of a reply at most.
 #[derive(Debug, Clone, Copy)]
-pub struct Bounds {
+pub(crate) struct Bounds {
     /// About conversations.
-    pub requests: usize,
+    pub(crate) requests: usize,
     /// Logins, and about users. 0: these are not served here.
-    pub logins: usize,
+    pub(crate) logins: usize,
     /// How many groups a user may have.
-    pub groups: GroupLimits,
+    pub(crate) groups: GroupLimits,
 }
 
 /// Room for requests: that of one kind is not taken by the other.
@@ -77,7 +77,7 @@ struct Slots {
 
 impl Links {
     /// Answers from `sources`; tasks belong to `shutdown`.
-    pub fn new(
+    pub(crate) fn new(
         sources: Sources,
         bounds: Bounds,
         metrics: RequestMetrics,
@@ -92,7 +92,7 @@ impl Links {
     }
 
     /// Waits until no request is being answered.
-    pub async fn idle(&self) {
+    pub(crate) async fn idle(&self) {
         let Bounds { requests, logins, .. } = self.bounds;
         for (slots, all) in [(&self.slots.requests, requests), (&self.slots.logins, logins)] {
             let all = u32::try_from(all).unwrap_or(u32::MAX);

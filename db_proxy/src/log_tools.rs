@@ -17,15 +17,19 @@ use health::Health;
 use records::{Replay, Shown};
 
 mod files;
-pub mod health;
+pub(crate) mod health;
 #[cfg_attr(not(feature = "kafka"), path = "log_tools/without_kafka.rs")]
 mod kafka;
-pub mod records;
+pub(crate) mod records;
 #[cfg(test)]
 mod tests;
 
 /// Prints what there is: the log, its segments, how far the store is, and the records asked for.
-pub fn inspect(config: &Config, shown: Shown, out: &mut dyn Write) -> Result<Health, BoxError> {
+pub(crate) fn inspect(
+    config: &Config,
+    shown: Shown,
+    out: &mut dyn Write,
+) -> Result<Health, BoxError> {
     if config.kafka.is_used() {
         return kafka::inspect(config, shown, out);
     }
@@ -33,7 +37,11 @@ pub fn inspect(config: &Config, shown: Shown, out: &mut dyn Write) -> Result<Hea
 }
 
 /// Reads everything, and prints whether it is as it should be.
-pub fn verify(config: &Config, shown: Shown, out: &mut dyn Write) -> Result<Health, BoxError> {
+pub(crate) fn verify(
+    config: &Config,
+    shown: Shown,
+    out: &mut dyn Write,
+) -> Result<Health, BoxError> {
     if config.kafka.is_used() {
         return kafka::verify(config, shown, out);
     }
@@ -41,7 +49,7 @@ pub fn verify(config: &Config, shown: Shown, out: &mut dyn Write) -> Result<Heal
 }
 
 /// Lets another consumer of the topic go on from an offset, and prints where that is.
-pub fn replay(
+pub(crate) fn replay(
     config: &Config,
     replay: Replay<'_>,
     out: &mut dyn Write,

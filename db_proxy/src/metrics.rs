@@ -18,12 +18,12 @@ struct Why {
 
 /// Of the consumer group that shares the partitions out.
 #[derive(Debug, Clone)]
-pub struct GroupMetrics {
+pub(crate) struct GroupMetrics {
     lost: Family<Why, Counter>,
     /// Partitions that cannot be taken before an operator has looked at them.
-    pub refused: Gauge,
+    pub(crate) refused: Gauge,
     /// How often the partitions were shared out anew.
-    pub rebalances: Gauge,
+    pub(crate) rebalances: Gauge,
     lag: Family<Of, Gauge>,
     margin: Family<Of, Gauge>,
 }
@@ -50,7 +50,7 @@ impl GroupMetrics {
     }
 
     /// How often ownerships ended for this reason.
-    pub fn lost(&self, why: Ended) -> Counter {
+    pub(crate) fn lost(&self, why: Ended) -> Counter {
         let why = match why {
             Ended::Fenced => "fenced",
             Ended::Unknown => "unknown",
@@ -59,7 +59,7 @@ impl GroupMetrics {
     }
 
     /// How far a partition's log is before the store, and retention behind it, in records.
-    pub fn show_log(&self, partition: u32, lag: u64, margin: u64) {
+    pub(crate) fn show_log(&self, partition: u32, lag: u64, margin: u64) {
         for (family, number) in [(&self.lag, lag), (&self.margin, margin)] {
             family.get_or_create(&Of { partition }).set(i64::try_from(number).unwrap_or(i64::MAX));
         }
@@ -68,7 +68,7 @@ impl GroupMetrics {
 
 /// Of the owned partitions: counters of all of them together, and how far each is.
 #[derive(Debug, Clone)]
-pub struct OwnedMetrics {
+pub(crate) struct OwnedMetrics {
     /// Their counters are those of all owned partitions.
     one: OneMetrics,
     group: GroupMetrics,
@@ -80,7 +80,7 @@ pub struct OwnedMetrics {
 
 impl OwnedMetrics {
     /// Registers them.
-    pub fn new(metrics: &Metrics) -> Self {
+    pub(crate) fn new(metrics: &Metrics) -> Self {
         let gauges = |name, help| metrics.register(name, help, Family::<Of, Gauge>::default());
         Self {
             offset: gauges("log_offset", "Log offset up to which all is folded"),
@@ -93,12 +93,12 @@ impl OwnedMetrics {
     }
 
     /// Those of the consumer group.
-    pub fn group(&self) -> &GroupMetrics {
+    pub(crate) fn group(&self) -> &GroupMetrics {
         &self.group
     }
 
     /// Those of one partition, whose gauges are shown until [`Self::forget`].
-    pub fn of(&self, partition: u32) -> OneMetrics {
+    pub(crate) fn of(&self, partition: u32) -> OneMetrics {
         let gauge = |family: &Family<Of, Gauge>| family.get_or_create(&Of { partition }).clone();
         let Self { offset, log_full, stored_offset, followers, .. } = self;
         OneMetrics {
@@ -119,7 +119,7 @@ impl OwnedMetrics {
     }
 
     /// A partition is no longer owned.
-    pub fn forget(&self, partition: u32) {
+    pub(crate) fn forget(&self, partition: u32) {
         let GroupMetrics { lag, margin, .. } = &self.group;
         let Self { offset, log_full, stored_offset, followers, .. } = self;
         for family in [offset, log_full, stored_offset, followers, lag, margin] {
@@ -130,18 +130,18 @@ impl OwnedMetrics {
 
 /// Of requests.
 #[derive(Debug, Clone)]
-pub struct RequestMetrics {
+pub(crate) struct RequestMetrics {
     /// Requests answered.
-    pub answered: Counter,
+    pub(crate) answered: Counter,
     /// Requests that could not be answered completely.
-    pub unavailable: Counter,
+    pub(crate) unavailable: Counter,
     /// Requests turned away because too many were being answered.
-    pub overloaded: Counter,
+    pub(crate) overloaded: Counter,
 }
 
 impl RequestMetrics {
     /// Registers them.
-    pub fn new(metrics: &Metrics) -> Self {
+    pub(crate) fn new(metrics: &Metrics) -> Self {
         Self {
             answered: metrics.counter("requests_answered", "Requests of gateways answered"),
             unavailable: metrics.counter("requests_unavailable", "Requests without an answer"),

@@ -22,19 +22,19 @@ use store::Store;
 
 /// A partition that is owned here.
 #[derive(Debug)]
-pub struct Served {
+pub(crate) struct Served {
     /// Which, and in which epoch.
-    pub owned: Owned,
+    pub(crate) owned: Owned,
     /// The way to its thread and its state.
-    pub partition: Partition,
+    pub(crate) partition: Partition,
     /// The gateways that follow it.
-    pub followers: Arc<Followers>,
+    pub(crate) followers: Arc<Followers>,
     /// When its log was last read.
-    pub confirmed: Confirmed,
+    pub(crate) confirmed: Confirmed,
 }
 
 /// All partitions of the cluster: those that are owned here, and where all are stored.
-pub struct Partitions {
+pub(crate) struct Partitions {
     served: RwLock<BTreeMap<u32, Arc<Served>>>,
     /// By partition.
     stores: Vec<Arc<dyn Store>>,
@@ -60,7 +60,7 @@ impl fmt::Debug for Partitions {
 impl Partitions {
     /// As many partitions as there are `stores`, one for each, none of them owned yet. `stalls` is
     /// given where others may take what is owned here.
-    pub fn new(
+    pub(crate) fn new(
         stores: Vec<Arc<dyn Store>>,
         gateways: Arc<LinkTable>,
         logins: bool,
@@ -77,32 +77,32 @@ impl Partitions {
     }
 
     /// How many partitions there are in the cluster.
-    pub fn count(&self) -> u32 {
+    pub(crate) fn count(&self) -> u32 {
         u32::try_from(self.stores.len()).unwrap_or(u32::MAX)
     }
 
     /// Where each partition is stored.
-    pub fn stores(&self) -> &[Arc<dyn Store>] {
+    pub(crate) fn stores(&self) -> &[Arc<dyn Store>] {
         &self.stores
     }
 
     /// Which partition a conversation belongs to.
-    pub fn number_of(&self, id: ConversationId) -> u32 {
+    pub(crate) fn number_of(&self, id: ConversationId) -> u32 {
         partition_of(id.number(), self.count())
     }
 
     /// The partition of a conversation, if it is owned here, to answer from.
-    pub fn of(&self, id: ConversationId) -> Option<Arc<Served>> {
+    pub(crate) fn of(&self, id: ConversationId) -> Option<Arc<Served>> {
         self.get(self.number_of(id))
     }
 
     /// A partition, if it was owned here at last, to append to or to follow.
-    pub fn owned(&self, partition: u32) -> Option<Arc<Served>> {
+    pub(crate) fn owned(&self, partition: u32) -> Option<Arc<Served>> {
         self.served.read().get(&partition).cloned()
     }
 
     /// A partition, if it is owned here, to answer from.
-    pub fn get(&self, partition: u32) -> Option<Arc<Served>> {
+    pub(crate) fn get(&self, partition: u32) -> Option<Arc<Served>> {
         let served = self.owned(partition);
         let may_answer = |served: &Arc<Served>| {
             self.stalls.as_ref().is_none_or(|stalls| stalls.may_answer(&served.confirmed))
@@ -111,12 +111,12 @@ impl Partitions {
     }
 
     /// Whether any partition is owned here.
-    pub fn owns_some(&self) -> bool {
+    pub(crate) fn owns_some(&self) -> bool {
         !self.served.read().is_empty()
     }
 
     /// A partition is owned here from now on.
-    pub fn add(&self, served: Served) -> Arc<Served> {
+    pub(crate) fn add(&self, served: Served) -> Arc<Served> {
         let served = Arc::new(served);
         let mut table = self.served.write();
         table.insert(served.owned.partition, Arc::clone(&served));
@@ -125,7 +125,7 @@ impl Partitions {
     }
 
     /// A partition is no longer owned here, unless that was in an older epoch.
-    pub fn remove(&self, owned: Owned) {
+    pub(crate) fn remove(&self, owned: Owned) {
         let mut table = self.served.write();
         if table.get(&owned.partition).is_some_and(|served| served.owned == owned) {
             table.remove(&owned.partition);
@@ -135,28 +135,28 @@ impl Partitions {
 
     /// A gateway follows a partition. If that is not owned here, nothing is done: the gateway is told who
     /// owns what, and asks the owner.
-    pub fn follow(&self, link: &Link, follow: &Follow) {
+    pub(crate) fn follow(&self, link: &Link, follow: &Follow) {
         if let Some(served) = self.owned(follow.partition) {
             served.followers.follow(link, follow);
         }
     }
 
     /// A gateway is linked: first of all it is told what is here.
-    pub fn gateway_up(&self, link: &Link) {
+    pub(crate) fn gateway_up(&self, link: &Link) {
         let table = self.served.read();
         tell(link, &self.ownership(&table));
         self.gateways.add(link);
     }
 
     /// A daemon is linked that is told of nothing but who owns what.
-    pub fn asker_up(&self, link: &Link) {
+    pub(crate) fn asker_up(&self, link: &Link) {
         let table = self.served.read();
         tell(link, &self.ownership(&table));
         self.askers.add(link);
     }
 
     /// A link is gone.
-    pub fn gateway_down(&self, link: &Link) {
+    pub(crate) fn gateway_down(&self, link: &Link) {
         self.gateways.remove(link);
         self.askers.remove(link);
         for served in self.served.read().values() {

@@ -10,7 +10,7 @@ use std::sync::LazyLock;
 use proto::credential::normalized;
 
 /// The longest name of a user, in bytes of UTF-8.
-pub const NAME_MAX: usize = 128;
+pub(crate) const NAME_MAX: usize = 128;
 
 /// The longest name of a group: old clients make them of their members' names.
 const GROUP_NAME_MAX: usize = 256;

@@ -58,7 +58,7 @@ const REMEMBERED_MAX: usize = 65_536;
 
 /// Whether a credential is right.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Verdict {
+pub(crate) enum Verdict {
     /// It is.
     Right,
     /// It is not.
@@ -69,13 +69,13 @@ pub enum Verdict {
 
 /// A name and what it is tried with.
 #[derive(Debug, Clone, Copy)]
-pub struct Pair<'a> {
+pub(crate) struct Pair<'a> {
     /// The login name.
-    pub name: &'a str,
+    pub(crate) name: &'a str,
     /// The stored hash; `None` for a name that does not exist, which costs as much.
-    pub stored: Option<&'a str>,
+    pub(crate) stored: Option<&'a str>,
     /// What the client sent.
-    pub credential: &'a str,
+    pub(crate) credential: &'a str,
 }
 
 /// Checks and makes password hashes. Clones share memory and limits.
@@ -147,7 +147,7 @@ impl Passwords {
     }
 
     /// What is known of a pair without computing anything.
-    pub fn recall(&self, pair: &Pair<'_>) -> Option<Verdict> {
+    pub(crate) fn recall(&self, pair: &Pair<'_>) -> Option<Verdict> {
         if pair.stored.is_some() && self.right.has(&self.tag_of_right(pair)) {
             return Some(Verdict::Right);
         }
@@ -155,7 +155,7 @@ impl Passwords {
     }
 
     /// Notes that a pair was looked up, and not found. Whether that is new.
-    pub fn is_new(&self, pair: &Pair<'_>) -> bool {
+    pub(crate) fn is_new(&self, pair: &Pair<'_>) -> bool {
         self.looked_up.put(self.tag(pair))
     }
 
@@ -167,7 +167,7 @@ impl Passwords {
     }
 
     /// Checks a pair that is not remembered, for a client in `network`.
-    pub async fn check(&self, turn: Turn, pair: &Pair<'_>, network: &str) -> Verdict {
+    pub(crate) async fn check(&self, turn: Turn, pair: &Pair<'_>, network: &str) -> Verdict {
         let stored = pair.stored.unwrap_or(&self.dummy).to_owned();
         let (credential, policy) = (pair.credential.to_owned(), self.policy.clone());
         let took = Arc::clone(&self.hash_us);
@@ -203,7 +203,7 @@ impl Passwords {
     }
 
     /// Whether a stored hash should be made anew.
-    pub fn is_below_policy(&self, stored: &str) -> bool {
+    pub(crate) fn is_below_policy(&self, stored: &str) -> bool {
         self.policy.is_below(stored)
     }
 

@@ -42,7 +42,7 @@ impl fmt::Debug for Profiles {
 
 impl Profiles {
     /// Users of `store`, kept in `cache`.
-    pub fn new(store: Arc<dyn Store>, cache: Arc<dyn Cache>) -> Self {
+    pub(crate) fn new(store: Arc<dyn Store>, cache: Arc<dyn Cache>) -> Self {
         Self { store, cache, told: Arc::new(Mutex::new(bounded(TOLD_MAX))) }
     }
 
@@ -70,7 +70,7 @@ impl Profiles {
     }
 
     /// What the cache has of one user, for the time when the store is away.
-    pub async fn kept(&self, user: UserId) -> Option<UserInfo> {
+    pub(crate) async fn kept(&self, user: UserId) -> Option<UserInfo> {
         let kept = self.cache.profiles(&[user]).await;
         kept.into_iter().next().map(|profile| profile.info)
     }

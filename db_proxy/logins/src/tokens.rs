@@ -41,8 +41,8 @@ use self::rules::{SKEW_S, Shown};
 use self::text::{Keys, SECRET_LEN, Token, hash, random};
 
 pub mod clock;
-pub mod revoked;
-pub mod rules;
+mod revoked;
+mod rules;
 pub mod text;
 
 /// How long a ticket is good for.
@@ -59,7 +59,7 @@ const PAGE: usize = 10_000;
 
 /// What became of a token or a ticket that was shown.
 #[derive(Debug, Clone, PartialEq)]
-pub enum Resumed {
+pub(crate) enum Resumed {
     /// It is good; its user, and the kind of its client.
     Good(Box<UserRow>, u32),
     /// It is good as far as can be told without the store.
@@ -141,7 +141,7 @@ impl Tokens {
     }
 
     /// What is to be thought of a token.
-    pub async fn resume(&self, shown: &[u8]) -> Resumed {
+    pub(crate) async fn resume(&self, shown: &[u8]) -> Resumed {
         let Some(token) = text::read(shown) else { return Resumed::Void };
         let looked = self.look(shown, &token);
         let looked = if self.keys.is_empty() {
@@ -203,7 +203,7 @@ impl Tokens {
     }
 
     /// What is to be thought of a ticket, which is used up by that.
-    pub async fn redeem(&self, ticket: &[u8]) -> Resumed {
+    pub(crate) async fn redeem(&self, ticket: &[u8]) -> Resumed {
         let redeemed = async {
             let Some(ticket) = self.store.take_ticket(hash(ticket)).await? else {
                 return Ok(Resumed::Void);

@@ -108,7 +108,7 @@ impl Partition {
     }
 
     /// Tells the partition that the store has everything up to `offset` for good.
-    pub fn trim(&self, offset: Offset) {
+    pub(crate) fn trim(&self, offset: Offset) {
         if self.events.try_send(Event::Trim(offset)).is_err() {
             debug!("the queue is full: the log is trimmed next time");
         }

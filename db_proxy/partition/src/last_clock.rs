@@ -21,10 +21,10 @@ use tokio::time::{MissedTickBehavior, interval};
 use tracing::{debug, info_span, warn};
 
 /// How far a clock may be from what it should be. Less is what adjusting a clock does.
-pub const JUMP_MS: u64 = 1_000;
+pub(crate) const JUMP_MS: u64 = 1_000;
 
 /// How long a clock must stay where it jumped to before it is believed.
-pub const BELIEVED_AFTER: Duration = Duration::from_millis(fold::window::FINGERPRINT_MS);
+pub(crate) const BELIEVED_AFTER: Duration = Duration::from_millis(fold::window::FINGERPRINT_MS);
 
 /// How long a machine that boots again may have been off without the clock being doubted.
 const OFF_MS: u64 = 15 * 60_000;
@@ -47,11 +47,11 @@ struct Moment {
 
 /// What time it was at the start, at least and at most.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct TimeBounds {
+pub(crate) struct TimeBounds {
     /// Not before this, in Unix milliseconds.
-    pub least_ms: u64,
+    pub(crate) least_ms: u64,
     /// Not after this.
-    pub most_ms: u64,
+    pub(crate) most_ms: u64,
 }
 
 /// What is known about the clock of a run.
@@ -62,7 +62,7 @@ pub struct LastClock {
 
 impl LastClock {
     /// What time it can be `now`; `None` if that is unknown, or the clock was believed since the start.
-    pub fn bounds(&self, now: Instant) -> Option<TimeBounds> {
+    pub(crate) fn bounds(&self, now: Instant) -> Option<TimeBounds> {
         let (bounds, start) = self.bounds?;
         let passed = now.saturating_duration_since(start);
         if passed >= BELIEVED_AFTER {

@@ -81,14 +81,14 @@ type Change<'a> = (Offset, &'a Touched);
 
 /// What changed a group's members after something.
 #[derive(Debug, Default)]
-pub struct Later {
+pub(crate) struct Later {
     users: HashSet<UserId>,
     records: u32,
 }
 
 impl Later {
     /// After a place in the log.
-    pub fn after(fold: &Fold, id: ConversationId, offset: Offset) -> Self {
+    pub(crate) fn after(fold: &Fold, id: ConversationId, offset: Offset) -> Self {
         let mut later = Self::default();
         fold.published.members_of(id, offset, fold.last).for_each(|change| later.add(&[change]));
         later
@@ -130,7 +130,7 @@ fn change_of<'a>(group: GroupId, touched: &'a Touched, current: &'a [UserId]) ->
 /// What changes of a group's members after `after` came to, told as one: which of the users concerned
 /// were members after them, and which were not. `later` is what changed the members since. `None` if
 /// there were no changes.
-pub fn net_change(
+pub(crate) fn net_change(
     conversation: &Conversation,
     changes: &[Change<'_>],
     after: Offset,

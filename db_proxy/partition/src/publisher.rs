@@ -63,34 +63,34 @@ pub struct FoldedMessage<'a> {
 
 /// Where a record is, and the one before it in its conversation.
 #[derive(Debug, Clone, Copy)]
-pub struct RecordPlace {
+pub(crate) struct RecordPlace {
     /// The record.
-    pub offset: Offset,
+    pub(crate) offset: Offset,
     /// The one before it.
-    pub previous: Offset,
+    pub(crate) previous: Offset,
 }
 
 /// A change of a group's members, as it is told.
 #[derive(Debug)]
-pub struct MembersChange<'a> {
+pub(crate) struct MembersChange<'a> {
     /// Which group.
-    pub group: GroupId,
+    pub(crate) group: GroupId,
     /// Who asked for it.
-    pub actor: UserId,
+    pub(crate) actor: UserId,
     /// The members after it.
-    pub current: &'a [UserId],
+    pub(crate) current: &'a [UserId],
     /// Who joined.
-    pub added: &'a [UserId],
+    pub(crate) added: &'a [UserId],
     /// Who left.
-    pub removed: &'a [UserId],
+    pub(crate) removed: &'a [UserId],
     /// Whether only gateways are told, not clients.
-    pub quiet: bool,
+    pub(crate) quiet: bool,
     /// The version of the member list after it.
-    pub version: u32,
+    pub(crate) version: u32,
     /// The first message that the added may see, if it is the same for all.
-    pub first_visible: Option<MsgId>,
+    pub(crate) first_visible: Option<MsgId>,
     /// The session that asked for it, which is answered instead of told.
-    pub origin: Option<Origin>,
+    pub(crate) origin: Option<Origin>,
 }
 
 /// The way from the fold to the gateways.
@@ -143,13 +143,8 @@ impl Publisher {
         });
     }
 
-    /// How many publications are not acknowledged yet.
-    pub fn unacknowledged(&self) -> usize {
-        self.pending.lock().unacknowledged.len()
-    }
-
     /// Publishes a message.
-    pub fn message(&self, message: &FoldedMessage<'_>, owned: Owned) {
+    pub(crate) fn message(&self, message: &FoldedMessage<'_>, owned: Owned) {
         let row = message.row;
         debug!(message = %row.client_msg_id, conversation = %row.conversation, msg_id = row.msg_id.0, "publishing");
         let publish = publication(message, owned);
@@ -157,7 +152,7 @@ impl Publisher {
     }
 
     /// Publishes a change of members.
-    pub fn members(&self, change: &MembersChange<'_>, place: RecordPlace, owned: Owned) {
+    pub(crate) fn members(&self, change: &MembersChange<'_>, place: RecordPlace, owned: Owned) {
         let Some(conversation) = ConversationId::group(change.group) else { return };
         let publish = members_publication(conversation, change, place, owned);
         self.publish(conversation, &publish);
@@ -205,7 +200,7 @@ impl Publisher {
     }
 
     /// The link to the gateway of this boot, if there is one.
-    pub fn gateway(&self, boot: u64) -> Option<Link> {
+    pub(crate) fn gateway(&self, boot: u64) -> Option<Link> {
         self.gateways.all().iter().find(|gateway| gateway.peer().boot == boot).cloned()
     }
 
@@ -314,7 +309,7 @@ pub fn publication(message: &FoldedMessage<'_>, owned: Owned) -> Publish {
 }
 
 /// A change of members as it is published, or told again later.
-pub fn members_publication(
+pub(crate) fn members_publication(
     conversation: ConversationId,
     change: &MembersChange<'_>,
     place: RecordPlace,
@@ -369,7 +364,7 @@ fn message_frame(row: &MessageRow) -> Bytes {
 
 /// What clients are told of a change: of those who left, then of those who joined. A notice is of one
 /// kind (TeamTalk protocol, groups), so a change that has both is two frames.
-pub fn notices(change: &MembersChange<'_>) -> Bytes {
+pub(crate) fn notices(change: &MembersChange<'_>) -> Bytes {
     let removal = || notice(change, GroupChange::Remove, change.removed);
     let addition = || notice(change, GroupChange::Add, change.added);
     match (change.added.is_empty(), change.removed.is_empty()) {

@@ -90,7 +90,7 @@ impl StallDetector {
 
 impl Confirmed {
     /// The log has answered what was asked at `asked`.
-    pub fn set(&self, asked: Instant) {
+    pub(crate) fn set(&self, asked: Instant) {
         self.at.fetch_max(millis(self.began, asked), Ordering::AcqRel);
     }
 }

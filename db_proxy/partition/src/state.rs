@@ -38,7 +38,7 @@ pub struct State {
     store: Arc<dyn Store>,
     cache: Option<Cached>,
     /// Wakes the store worker.
-    pub unstored: Arc<Notify>,
+    pub(crate) unstored: Arc<Notify>,
 }
 
 /// Where stored messages are kept besides.
@@ -73,11 +73,11 @@ pub struct Inner {
 
 /// How far the store is behind the log.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Behind {
+pub(crate) struct Behind {
     /// The bytes of what it lacks, roughly.
-    pub bytes: usize,
+    pub(crate) bytes: usize,
     /// The records that it lacks.
-    pub records: u64,
+    pub(crate) records: u64,
 }
 
 impl std::fmt::Debug for State {
@@ -88,7 +88,7 @@ impl std::fmt::Debug for State {
 
 impl State {
     /// The state of a partition whose log is folded up to `fold.last`, in the epoch of its owner.
-    pub fn new(fold: Fold, stored: Offset, store: Arc<dyn Store>) -> Self {
+    pub(crate) fn new(fold: Fold, stored: Offset, store: Arc<dyn Store>) -> Self {
         let epoch = fold.epoch;
         let inner = Inner {
             fold,
@@ -129,7 +129,7 @@ impl State {
     }
 
     /// Where stored messages are kept besides, and the log they belong to.
-    pub fn cache(&self) -> Option<(&Arc<dyn Cache>, LogId)> {
+    pub(crate) fn cache(&self) -> Option<(&Arc<dyn Cache>, LogId)> {
         self.cache.as_ref().map(|cached| (&cached.cache, cached.log))
     }
 
@@ -188,7 +188,7 @@ impl State {
     }
 
     /// Brings the conversation into memory.
-    pub async fn load(&self, id: ConversationId) -> Result<(), StoreError> {
+    pub(crate) async fn load(&self, id: ConversationId) -> Result<(), StoreError> {
         self.with(id, |_conversation| ()).await
     }
 
@@ -246,7 +246,7 @@ impl State {
     }
 
     /// What the store worker writes next; `None` if the store has everything.
-    pub fn next_batch(&self) -> Option<(u64, Offset, Batch)> {
+    pub(crate) fn next_batch(&self) -> Option<(u64, Offset, Batch)> {
         let mut inner = self.lock();
         if inner.fold.last == inner.stored {
             return None;
@@ -267,7 +267,7 @@ impl State {
     }
 
     /// Notes that the store has everything up to `applied`.
-    pub fn stored(&self, applied: Offset) {
+    pub(crate) fn stored(&self, applied: Offset) {
         let mut inner = self.lock();
         inner.stored = applied;
         inner.writing_bytes = 0;
@@ -313,7 +313,7 @@ fn age(seen: &UserConversation) -> u64 {
 
 impl Inner {
     /// Folds the next record.
-    pub fn fold(&mut self, record: &LogRecord) -> Result<Effect, UnknownVersion> {
+    pub(crate) fn fold(&mut self, record: &LogRecord) -> Result<Effect, UnknownVersion> {
         let effect = self.fold.fold(record)?;
         if let Effect::Members { group, added, removed, .. } = &effect
             && let Some(known) = &mut self.groups_known
@@ -353,23 +353,23 @@ impl Inner {
     }
 
     /// How far the store is behind.
-    pub fn behind(&self) -> Behind {
+    pub(crate) fn behind(&self) -> Behind {
         let bytes = self.fold.unstored.bytes + self.writing_bytes;
         Behind { bytes, records: self.fold.last.0 - self.stored.0 }
     }
 
     /// Begins a new round of use. Called by the partition's thread once per batch.
-    pub fn next_round(&mut self) {
+    pub(crate) fn next_round(&mut self) {
         self.round += 1;
     }
 
     /// Notes that nothing happens: there is time to look for conversations to evict.
-    pub fn idle(&mut self) {
+    pub(crate) fn idle(&mut self) {
         self.evict_above = 0;
     }
 
     /// Notes that a conversation is in use.
-    pub fn touch(&mut self, id: ConversationId) {
+    pub(crate) fn touch(&mut self, id: ConversationId) {
         self.used(id);
     }
 
@@ -383,7 +383,7 @@ impl Inner {
     /// unstored changes stay, however many there are: their number is bounded by the limit on
     /// unstored bytes. What is used in this round stays too, so that what was loaded for a change is
     /// there when it is judged, and so does what `is_needed`.
-    pub fn evict(&mut self, max: usize, is_needed: impl Fn(ConversationId) -> bool) {
+    pub(crate) fn evict(&mut self, max: usize, is_needed: impl Fn(ConversationId) -> bool) {
         if self.fold.conversations.len() <= max.max(self.evict_above) {
             return;
         }

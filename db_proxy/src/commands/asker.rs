@@ -13,25 +13,25 @@ use crate::partitions::{Partitions, Served};
 
 /// The session that asks, and where its answer comes from.
 #[derive(Debug)]
-pub struct Asker {
+pub(crate) struct Asker {
     /// The user of the session.
-    pub user: UserId,
+    pub(crate) user: UserId,
     /// The client kind of the session.
-    pub client_type: u32,
+    pub(crate) client_type: u32,
     /// The session, which is answered and needs no notice of what it changes.
-    pub origin: Origin,
+    pub(crate) origin: Origin,
     /// The partitions.
-    pub partitions: Arc<Partitions>,
+    pub(crate) partitions: Arc<Partitions>,
     /// Of a question about several conversations: only those of these partitions; all if none is named.
-    pub asked: Vec<u32>,
+    pub(crate) asked: Vec<u32>,
     /// Where the answer goes on, if its beginning was told before.
-    pub rest: Option<Rest>,
+    pub(crate) rest: Option<Rest>,
     /// The login side.
-    pub logins: Logins,
+    pub(crate) logins: Logins,
     /// How many groups a user may have.
-    pub groups: GroupLimits,
+    pub(crate) groups: GroupLimits,
     /// Whose partitions the answer was read from, so far.
-    pub by: Mutex<Vec<Owned>>,
+    pub(crate) by: Mutex<Vec<Owned>>,
 }
 
 impl Asker {

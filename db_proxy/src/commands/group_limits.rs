@@ -14,11 +14,11 @@ use crate::partitions::Partitions;
 
 /// How many groups one user may make, and be in.
 #[derive(Debug, Clone, Copy)]
-pub struct GroupLimits {
+pub(crate) struct GroupLimits {
     /// Made by the user, and not deleted.
-    pub made: u32,
+    pub(crate) made: u32,
     /// The user is a member of.
-    pub joined: u32,
+    pub(crate) joined: u32,
 }
 
 impl GroupLimits {

@@ -9,7 +9,7 @@ use super::records::Check;
 
 /// What was found.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Health {
+pub(crate) enum Health {
     /// All is as it should be.
     Fine,
     /// Something that was promised to be there is not, or log and store do not belong together.

@@ -19,24 +19,24 @@ const COUNT: u64 = 20;
 
 /// Which records are listed.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
-pub struct Shown {
+pub(crate) struct Shown {
     /// The first of them. `None`: the last ones, if any.
-    pub from: Option<Offset>,
+    pub(crate) from: Option<Offset>,
     /// How many. `None`: some, if `from` is given.
-    pub count: Option<u64>,
+    pub(crate) count: Option<u64>,
     /// Of which partition of a topic. `None`: of each.
-    pub partition: Option<u32>,
+    pub(crate) partition: Option<u32>,
 }
 
 /// What another consumer of a topic is to read again.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Replay<'a> {
+pub(crate) struct Replay<'a> {
     /// The name of its group.
-    pub consumer: &'a str,
+    pub(crate) consumer: &'a str,
     /// Where it goes on from.
-    pub from: Offset,
+    pub(crate) from: Offset,
     /// In which partition. `None`: in each.
-    pub partition: Option<u32>,
+    pub(crate) partition: Option<u32>,
 }
 
 impl Shown {

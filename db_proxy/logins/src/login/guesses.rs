@@ -82,7 +82,7 @@ pub struct Who {
 
 /// What may be done with a try.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Ruling {
+pub(crate) enum Ruling {
     /// The password is checked.
     Check,
     /// It is only looked up among those that were right before.
@@ -110,7 +110,7 @@ pub struct Seen {
 
 impl Seen {
     /// What may be done.
-    pub fn ruling(&self, limits: &GuessLimits) -> Ruling {
+    pub(crate) fn ruling(&self, limits: &GuessLimits) -> Ruling {
         if self.pair.waits {
             return Ruling::Wait;
         }
@@ -157,7 +157,7 @@ impl Guesses {
     }
 
     /// What may be done.
-    pub fn ruling(&self, seen: &Seen) -> Ruling {
+    pub(crate) fn ruling(&self, seen: &Seen) -> Ruling {
         seen.ruling(&self.limits)
     }
 
@@ -174,12 +174,12 @@ impl Guesses {
     }
 
     /// A password was looked up, and is none that is remembered.
-    pub fn not_found(&self, who: &Who, seen: &Seen) {
+    pub(crate) fn not_found(&self, who: &Who, seen: &Seen) {
         self.cache.count_failure(&[self.pair(who, seen.known)]);
     }
 
     /// It was right.
-    pub fn succeeded(&self, who: &Who, seen: &Seen) {
+    pub(crate) fn succeeded(&self, who: &Who, seen: &Seen) {
         if seen.pair != Count::default() {
             self.cache.forget_failures(&self.pair(who, false));
         }

@@ -29,7 +29,7 @@ impl Default for Clock {
 
 impl Clock {
     /// Now, Unix seconds.
-    pub fn now_s(&self) -> u64 {
+    pub(crate) fn now_s(&self) -> u64 {
         #[cfg(test)]
         if let Some(test_s) = &self.test_s {
             return test_s.load(std::sync::atomic::Ordering::Relaxed);

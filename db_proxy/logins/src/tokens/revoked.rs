@@ -11,11 +11,11 @@ use store::tokens::{FamilyId, Revocation};
 use crate::tokens::text::Token;
 
 /// Revocations that are known at most, of 30 days as a rule: some 40 MB.
-pub const KEPT_MAX: usize = 1_000_000;
+pub(super) const KEPT_MAX: usize = 1_000_000;
 
 /// What is known.
 #[derive(Debug, Default)]
-pub struct Revoked {
+pub(super) struct Revoked {
     /// Of each user the newest number by which everything ended.
     users: HashMap<u32, u32>,
     families: HashSet<FamilyId>,
@@ -26,12 +26,12 @@ pub struct Revoked {
 
 impl Revoked {
     /// The number of the newest that is known.
-    pub fn newest(&self) -> u32 {
+    pub(super) fn newest(&self) -> u32 {
         self.newest
     }
 
     /// Notes what came after [`newest`](Self::newest); `is_all` if the store has no more.
-    pub fn note(&mut self, revocations: &[Revocation], is_all: bool) {
+    pub(super) fn note(&mut self, revocations: &[Revocation], is_all: bool) {
         for revocation in revocations {
             self.newest = self.newest.max(revocation.number);
             match revocation.family {
@@ -48,7 +48,7 @@ impl Revoked {
 
     /// Whether the token had not ended when the store was read last. False as well if that is not
     /// known.
-    pub fn is_alive(&self, token: &Token) -> bool {
+    pub(super) fn is_alive(&self, token: &Token) -> bool {
         self.is_complete
             && self.users.len() + self.families.len() <= KEPT_MAX
             && !self.families.contains(&token.family)

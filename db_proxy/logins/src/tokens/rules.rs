@@ -10,11 +10,11 @@
 use store::tokens::{FamilyRow, REPLACED_MAX, SecretHash};
 
 /// How far the clocks of db_proxies may differ, in seconds: so much later a token is still taken.
-pub const SKEW_S: u64 = 60;
+pub(super) const SKEW_S: u64 = 60;
 
 /// What is to be thought of a token that is shown.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Shown {
+pub(super) enum Shown {
     /// It is the one in use, or the one that was sent last.
     Good,
     /// It ended when a newer one took its place.
@@ -24,7 +24,7 @@ pub enum Shown {
 }
 
 /// Judges a token by its hash.
-pub fn judge(family: &FamilyRow, shown: SecretHash, now_s: u64) -> Shown {
+pub(super) fn judge(family: &FamilyRow, shown: SecretHash, now_s: u64) -> Shown {
     // A clock that was set back does not make a token last longer than it was seen to.
     let now_s = now_s.max(family.used_s);
     if now_s > family.expires_s.saturating_add(SKEW_S) {
@@ -42,7 +42,7 @@ pub fn judge(family: &FamilyRow, shown: SecretHash, now_s: u64) -> Shown {
 
 /// The family after a newer token was made, good until `expires_s`, for a client that shows `shown` at
 /// `now_s`. `None` if that is none to go on from.
-pub fn sent(
+pub(super) fn sent(
     family: &FamilyRow,
     shown: SecretHash,
     newer: SecretHash,
@@ -59,7 +59,7 @@ pub fn sent(
 }
 
 /// The family once its client has that token. `None` if it is none of the two that it may have.
-pub fn kept(family: &FamilyRow, token: SecretHash) -> Option<FamilyRow> {
+pub(super) fn kept(family: &FamilyRow, token: SecretHash) -> Option<FamilyRow> {
     let mut family = family.clone();
     if family.next == Some(token) {
         let older = std::mem::replace(&mut family.current, token);

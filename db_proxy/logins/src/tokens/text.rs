@@ -23,10 +23,10 @@ use ring::rand::{SecureRandom, SystemRandom};
 use store::tokens::{FamilyId, SecretHash};
 
 /// The length of a token in bytes.
-pub const TOKEN_LEN: usize = SIGNED_LEN + MAC_LEN;
+pub(super) const TOKEN_LEN: usize = SIGNED_LEN + MAC_LEN;
 
 /// The length of what is random in a token, and of a ticket, in bytes.
-pub const SECRET_LEN: usize = 32;
+pub(super) const SECRET_LEN: usize = 32;
 
 const VERSION: u8 = 1;
 const SIGNED_LEN: usize = 1 + 16 + 4 + 4 + 4 + 8 + SECRET_LEN + 4;
@@ -37,19 +37,19 @@ const UNSIGNED: u32 = 0;
 
 /// What a client shows, or is given.
 #[derive(Clone, PartialEq, Eq)]
-pub struct Token {
+pub(super) struct Token {
     /// The family.
-    pub family: FamilyId,
+    pub(super) family: FamilyId,
     /// Whose it is.
-    pub user: u32,
+    pub(super) user: u32,
     /// The client kind of the login.
-    pub client_type: u32,
+    pub(super) client_type: u32,
     /// Revocations up to this number do not concern it.
-    pub revoked: u32,
+    pub(super) revoked: u32,
     /// When it ends, Unix seconds.
-    pub expires_s: u64,
+    pub(super) expires_s: u64,
     /// Random bytes, so that a token cannot be guessed.
-    pub secret: [u8; SECRET_LEN],
+    pub(super) secret: [u8; SECRET_LEN],
 }
 
 impl std::fmt::Debug for Token {
@@ -90,12 +90,12 @@ impl Keys {
     }
 
     /// Whether there is none: nothing is signed, and no signature holds.
-    pub fn is_empty(&self) -> bool {
+    pub(super) fn is_empty(&self) -> bool {
         self.0.is_empty()
     }
 
     /// The bytes of a token.
-    pub fn write(&self, token: &Token) -> Vec<u8> {
+    pub(super) fn write(&self, token: &Token) -> Vec<u8> {
         let Token { family, user, client_type, revoked, expires_s, secret } = token;
         let mut bytes = Vec::with_capacity(TOKEN_LEN);
         bytes.push(VERSION);
@@ -117,7 +117,7 @@ impl Keys {
     }
 
     /// Whether one of the keys signed these bytes. Takes the same time wherever they differ.
-    pub fn signed(&self, bytes: &[u8]) -> bool {
+    pub(super) fn signed(&self, bytes: &[u8]) -> bool {
         let Some((signed, tag)) = bytes.split_at_checked(SIGNED_LEN) else { return false };
         let Some(number) = signed.last_chunk().map(|number| u32::from_be_bytes(*number)) else {
             return false;
@@ -128,7 +128,7 @@ impl Keys {
 }
 
 /// Reads what a client shows; `None` if it is no token.
-pub fn read(bytes: &[u8]) -> Option<Token> {
+pub(super) fn read(bytes: &[u8]) -> Option<Token> {
     let bytes: &[u8; TOKEN_LEN] = bytes.try_into().ok()?;
     let (&[version], rest) = bytes.split_first_chunk()?;
     let (family, rest) = rest.split_first_chunk()?;
@@ -148,7 +148,7 @@ pub fn read(bytes: &[u8]) -> Option<Token> {
 }
 
 /// What the store keeps of a token or a ticket.
-pub fn hash(shown: &[u8]) -> SecretHash {
+pub(super) fn hash(shown: &[u8]) -> SecretHash {
     let digest = ring::digest::digest(&ring::digest::SHA256, shown);
     let mut hash = [0; 32];
     hash.copy_from_slice(digest.as_ref());
@@ -156,7 +156,7 @@ pub fn hash(shown: &[u8]) -> SecretHash {
 }
 
 /// Bytes that cannot be guessed; `None` if the system gives none.
-pub fn random<const LEN: usize>() -> Option<[u8; LEN]> {
+pub(super) fn random<const LEN: usize>() -> Option<[u8; LEN]> {
     let mut bytes = [0; LEN];
     SystemRandom::new().fill(&mut bytes).ok()?;
     Some(bytes)

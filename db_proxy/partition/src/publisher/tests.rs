@@ -247,6 +247,13 @@ impl LinkHandler for Gateways {
     }
 }
 
+impl Publisher {
+    /// How many publications are not acknowledged yet.
+    fn unacknowledged(&self) -> usize {
+        self.pending.lock().unacknowledged.len()
+    }
+}
+
 impl Setup {
     async fn start(routes: &[&str], gateways: &[u64]) -> Self {
         let shutdown = Shutdown::default();
