@@ -26,7 +26,7 @@ async fn an_api_sends_each_text_once_through_kills_of_db_proxy_and_reads_them_ba
     for number in 1..=TEXTS {
         assert_eq!(next(), format!("{number} is stored as {number}"));
         if KILLED_AFTER.contains(&number) {
-            tokio::task::block_in_place(|| cluster.kill("db_proxy"));
+            cluster.kill("db_proxy");
         }
     }
     for number in (1..=TEXTS).rev() {

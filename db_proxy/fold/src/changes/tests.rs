@@ -84,6 +84,12 @@ fn too_much_at_once_comes_in_parts() {
         let delta = recent.delta(Offset(after), Offset(3)).unwrap();
         assert_eq!(delta.upto, Offset(after + 1), "but one always fits");
     }
+
+    let mut recent = Recent::new(Offset(0));
+    let too_many: Vec<u32> = (1..=u32::try_from(NAMED_MAX).unwrap() + 1).collect();
+    recent.enter(Offset(1), group(1), Some(touched(&too_many, &[])));
+    let delta = recent.delta(Offset(0), Offset(1)).unwrap();
+    assert_eq!((delta.changed.len(), delta.upto), (1, Offset(1)), "however many it names");
 }
 
 /// One conversation in which much is said is little to tell, and much to go through under a lock.

@@ -5,6 +5,7 @@ use proto::ids::Parties;
 use proto::record::fingerprint;
 
 use super::*;
+use crate::conversation::RECENT_KEPT;
 use crate::rows::{ConversationRow, MarkRow, MemberRow, StoredConversation};
 
 mod random_log;
@@ -251,6 +252,50 @@ fn a_change_that_changes_nobody_keeps_version_and_place() {
     let conversation = &partition.fold.conversations[&group()];
     assert_eq!(conversation.group.as_ref().unwrap().version, 1);
     assert_eq!(conversation.last_offset, Offset(1));
+}
+
+/// The store worker goes by this estimate: what waits for it may not take more memory than is allowed.
+#[test]
+fn what_the_store_lacks_is_counted_in_bytes_by_what_it_takes() {
+    let mut partition = Partition::new();
+    let many: Vec<u32> = (1..=1_000).collect();
+    let mut took = |change: Change| {
+        let before = partition.fold.unstored.bytes;
+        partition.fold(change);
+        partition.fold.unstored.bytes - before
+    };
+    let steps = [
+        (took(created(&many)), 1_000 * size_of::<MemberRow>()),
+        (took(changed(&[], &many)), 1_000 * size_of::<MemberRow>()),
+        (took(changed(&many, &[])), 1_000 * size_of::<MemberRow>()),
+        (took(message(two(), ALICE, id(), 0)), size_of::<MessageRow>()),
+    ];
+    for (number, (counted, least)) in steps.into_iter().enumerate() {
+        assert!((least..3 * least).contains(&counted), "{number}: {counted}, at least {least}");
+    }
+    partition.store();
+    assert_eq!(partition.fold.unstored.bytes, 0);
+}
+
+/// 64 KiB of the newest messages stay in memory, to the byte.
+#[test]
+fn stored_messages_stay_in_memory_up_to_their_bounds() {
+    let kept = |lens: &[usize]| {
+        let mut partition = Partition::new();
+        for len in lens {
+            let Change::Message(message) = message(two(), ALICE, id(), 0) else {
+                panic!("it is one")
+            };
+            let body = vec![0; *len].into();
+            partition.fold(Change::Message(log::Message { body, ..message }));
+        }
+        partition.store();
+        partition.fold.conversations[&two()].recent.len()
+    };
+    assert_eq!(kept(&[32 << 10, 32 << 10]), 2);
+    assert_eq!(kept(&[1, 32 << 10, 32 << 10]), 2);
+    assert_eq!(kept(&[(64 << 10) + 1]), 0);
+    assert_eq!(kept(&[1; RECENT_KEPT + 1]), RECENT_KEPT);
 }
 
 #[test]
