@@ -32,6 +32,8 @@
 mod connection;
 mod dial;
 mod frame;
+#[cfg(any(test, feature = "testing"))]
+pub mod fuzzing;
 mod handle;
 mod handler;
 mod handshake;
