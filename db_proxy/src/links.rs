@@ -8,7 +8,7 @@ use std::sync::Arc;
 
 use bytes::Bytes;
 use daemon::{Link, LinkError, LinkFrame, LinkHandler, Role, Shutdown};
-use fold::admission::{Change, Send};
+use fold::admission::{Change, Message};
 use fold::window::{Connection, Frame, Identity, content_crc};
 use logins::kicks::Kicks;
 use logins::login::{self, Logins};
@@ -282,16 +282,16 @@ impl Question for FetchRequest {}
 impl Question for AdminRequest {}
 
 /// An async function from a question to its answer.
-trait AnswerFn<Q, R>: std::marker::Send + 'static {
-    fn call(self, to: Links, question: Q) -> impl Future<Output = R> + std::marker::Send;
+trait AnswerFn<Q, R>: Send + 'static {
+    fn call(self, to: Links, question: Q) -> impl Future<Output = R> + Send;
 }
 
 impl<Q, R, F, Fut> AnswerFn<Q, R> for F
 where
-    F: FnOnce(Links, Q) -> Fut + std::marker::Send + 'static,
-    Fut: Future<Output = R> + std::marker::Send,
+    F: FnOnce(Links, Q) -> Fut + Send + 'static,
+    Fut: Future<Output = R> + Send,
 {
-    fn call(self, to: Links, question: Q) -> impl Future<Output = R> + std::marker::Send {
+    fn call(self, to: Links, question: Q) -> impl Future<Output = R> + Send {
         self(to, question)
     }
 }
@@ -374,9 +374,9 @@ fn answer_of_tokens(told: Told) -> TokenAnswer {
     }
 }
 
-fn read_submit(submit: &Submit) -> Option<Send> {
+fn read_submit(submit: &Submit) -> Option<Message> {
     let client_msg_id = ClientMsgId::from_slice(&submit.client_msg_id)?;
-    Some(Send {
+    Some(Message {
         conversation: ConversationId::from_number(submit.conversation)?,
         identity: Identity {
             sender: UserId(submit.sender),

@@ -5,7 +5,7 @@
 //! # What bounds it
 //!
 //! [`FAILURES_MAX`] counts of what went wrong, and as many of what went well: the least recently counted
-//! is forgotten first, which slows nobody down. [`LIFTED_MAX`] names that were lifted.
+//! is forgotten first, which makes no login wait longer. [`LIFTED_MAX`] names that were lifted.
 
 use std::fmt;
 

@@ -9,7 +9,7 @@
 //! | Kept | Why an old copy does no harm |
 //! |---|---|
 //! | failed logins | they only add to what each process counts itself, and end with their time |
-//! | profiles | a lower stamp never replaces a higher one; nobody is told less than he was told before; they end after [`PROFILES_KEPT`] |
+//! | profiles | a lower stamp never replaces a higher one; no user is told less than before; they end after [`PROFILES_KEPT`] |
 //! | stored messages: the heads of conversations as they are stored, and what was read of their newest [`WINDOW`] messages | what stands at a place of a log's conversation never changes, and the log is part of the key |
 //!
 //! # What is not
@@ -55,7 +55,7 @@ pub use failures::Failures;
 pub use memory::MemoryCache;
 pub use metrics::CacheMetrics;
 
-/// How long a profile is kept: longer, and nobody sees an old one, whatever happened.
+/// How long a profile is kept. After that no user sees an old one, whatever happened.
 pub const PROFILES_KEPT: Duration = Duration::from_mins(1);
 
 /// How many of the newest messages of a conversation are looked for here. Older ones come from the

@@ -2,7 +2,7 @@
 //!
 //! ```text
 //! reads  ──► gate ──► one connection          at most a deadline each; one MGET, or a few
-//! writes ──► queue ──► writer ──┘             in batches; nobody waits for them
+//! writes ──► queue ──► writer ──┘             in batches; no request waits
 //!            gate ◄── prober                  connects, and looks whether Redis is back
 //! ```
 //!

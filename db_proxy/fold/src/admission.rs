@@ -5,7 +5,6 @@
 //! and only then whether the sender may write here now. An id that stands for another message of the
 //! sender is refused: the answer to it would be about that one.
 
-use crate::faults::{self, Fault};
 use bytes::Bytes;
 use proto::client::{GroupType, MessageType};
 use proto::cluster::wire::{Origin, Reason};
@@ -15,6 +14,7 @@ use proto::log::{self, Record, record};
 
 use crate::conversation::Conversation;
 use crate::effects::Fold;
+use crate::faults::{self, Fault};
 use crate::window::{Connection, Frame, Identity, Known};
 
 /// A voice message of no more than its length field has no voice in it.
@@ -31,7 +31,7 @@ pub const BATCH_MAX: u32 = 8_192;
 #[derive(Debug, Clone)]
 pub enum Change {
     /// A message.
-    Send(Send),
+    Send(Message),
     /// A new group, whose number has been allocated and whose members exist.
     CreateGroup(log::GroupCreated),
     /// Members added or removed, who exist.
@@ -81,14 +81,14 @@ pub enum Change {
 
 /// A message on its way in.
 #[derive(Debug, Clone)]
-pub struct Send {
+pub struct Message {
     /// Its conversation.
     pub conversation: ConversationId,
     /// Who sends it, and under which ids.
     pub identity: Identity,
     /// Whether it may have been sent before.
     pub resend: bool,
-    /// Whether nothing of its line is unanswered before it.
+    /// Whether no earlier message of its line (one gateway, sender and conversation) is unanswered.
     pub first: bool,
     /// Its frame came so long ago, and is not answered, if it is handed over again.
     pub waited_ms: Option<u64>,
@@ -107,12 +107,12 @@ pub struct Facts {
     pub stored: InStore,
     /// For a read mark: how many of the messages up to it are the reader's own.
     pub own_up_to: Option<(MsgId, u32)>,
-    /// For a message to a user who did not exist when the conversation was loaded: whether he does.
+    /// For a message to a user who did not exist when the conversation was loaded: whether they do now.
     pub peers_exist: Option<bool>,
     /// For a frame that may repeat an earlier one: whether it repeats that of the record here.
     pub repeats: Option<(Offset, bool)>,
     /// For a change of members: whether others of the same group are appended and not folded yet. Then
-    /// nobody knows who is a member when this one comes, and whether it changes anything.
+    /// it is not known who is a member when this one is folded, and whether it changes anything.
     pub changing: bool,
 }
 
@@ -241,7 +241,7 @@ pub fn admit(fold: &Fold, change: &Change, facts: &Facts, now_ms: u64) -> Admiss
     }
 }
 
-fn known(fold: &Fold, send: &Send, facts: &Facts, now_ms: u64) -> Option<Admission> {
+fn known(fold: &Fold, send: &Message, facts: &Facts, now_ms: u64) -> Option<Admission> {
     let Identity { sender, client_msg_id, content_crc, .. } = send.identity;
     let in_window = match fold.window.find_id(send.identity, fold.last.next()) {
         Some(known) => Some(known),
@@ -275,7 +275,12 @@ fn known(fold: &Fold, send: &Send, facts: &Facts, now_ms: u64) -> Option<Admissi
 }
 
 /// The message whose frame is repeated.
-fn repeated(fold: &Fold, send: &Send, facts: &Facts, now_ms: u64) -> Result<Option<Known>, Need> {
+fn repeated(
+    fold: &Fold,
+    send: &Message,
+    facts: &Facts,
+    now_ms: u64,
+) -> Result<Option<Known>, Need> {
     let now_ms = now_ms.max(fold.last_ms);
     let Some(earlier) = fold.window.find_frame(send.identity, fold.last.next(), now_ms) else {
         return Ok(None);
@@ -304,17 +309,17 @@ fn forgets() -> bool {
     faults::planted(Fault::SkipDedupe) || faults::planted(Fault::DedupeByWallClock)
 }
 
-fn may_send(conversation: &Conversation, send: &Send, facts: &Facts) -> Admission {
+fn may_send(conversation: &Conversation, send: &Message, facts: &Facts) -> Admission {
     let sender = send.identity.sender;
     let peers_exist = conversation.peers_exist || facts.peers_exist == Some(true);
     let refusal = match conversation.id.parties() {
         Parties::Single(..) if !conversation.has_member(sender) => Some(Reason::NotMember),
-        // He may have been made since.
+        // The user may have been made since.
         Parties::Single(low, high) if !peers_exist && facts.peers_exist.is_none() => {
             return Admission::Needs(Need::PeersExist(low, high));
         }
         Parties::Single(..) if !peers_exist => Some(Reason::NoSuchPeer),
-        // Whoever is not in a group is not told whether it exists.
+        // A user who is not in a group is not told whether it exists.
         Parties::Group(_)
             if !conversation.has_member(sender) && !faults::planted(Fault::FormerMembersWrite) =>
         {
@@ -330,7 +335,7 @@ fn may_send(conversation: &Conversation, send: &Send, facts: &Facts) -> Admissio
     Admission::Append(record::Change::Message(message(conversation.id, send, facts)))
 }
 
-fn message(conversation: ConversationId, send: &Send, facts: &Facts) -> log::Message {
+fn message(conversation: ConversationId, send: &Message, facts: &Facts) -> log::Message {
     let Frame { fingerprint, connection, repeats_after } = send.identity.frame;
     let connection = connection.filter(|_| fingerprint != 0);
     // What was looked at and is not repeated must not be found by the fold either.
@@ -350,7 +355,7 @@ fn message(conversation: ConversationId, send: &Send, facts: &Facts) -> log::Mes
 }
 
 /// The gateway has checked the same before; a gateway that did not is not believed.
-fn bad_content(conversation: ConversationId, send: &Send) -> Option<Reason> {
+fn bad_content(conversation: ConversationId, send: &Message) -> Option<Reason> {
     let kind = i32::try_from(send.kind).ok().and_then(|kind| MessageType::try_from(kind).ok());
     let (fits, voice) = match kind {
         Some(MessageType::SingleText) => (conversation.as_group().is_none(), false),

@@ -24,7 +24,7 @@ pub const RECENT_KEPT: usize = 32;
 /// How many bytes of them.
 const RECENT_BYTES_KEPT: usize = 64 << 10;
 
-/// A user's place in a group: the first id he may see, and the last one once he has left.
+/// A user's place in a group: the first message they may see, and the last one once they have left.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Member {
     /// The first message that may be seen.
@@ -42,7 +42,7 @@ pub struct Mark {
     pub own_up_to_read: u32,
     /// How many of all messages are the user's own.
     pub own_total: u32,
-    /// Where the head was when the user removed the session from his list; 0 = never.
+    /// Where the head was when the user removed the session from their list; 0 = never.
     pub removed_at: MsgId,
     /// No push notifications for it.
     pub shield: bool,
@@ -61,7 +61,7 @@ pub struct Conversation {
     pub last_message_ms: u64,
     /// What a group has besides; `None` for two users and for a group that was never made.
     pub group: Option<GroupRow>,
-    /// Everybody who is or was in the group.
+    /// All users who are or were in the group.
     pub members: HashMap<UserId, Member>,
     /// Marks, only where there is something.
     pub marks: HashMap<UserId, Mark>,
@@ -110,8 +110,8 @@ impl Conversation {
         }
     }
 
-    /// The newest message that `user` may have seen; `None` if the user never took part. Somebody who
-    /// has left a group still has it in lists and settings, which are nobody else's business.
+    /// The newest message that `user` may have seen; `None` if the user never took part. A user
+    /// who has left a group still sees it in their own lists and settings.
     pub fn newest_seen_by(&self, user: UserId) -> Option<MsgId> {
         match self.id.parties() {
             Parties::Single(..) => self.has_member(user).then_some(self.head),
@@ -168,7 +168,7 @@ impl Conversation {
         left
     }
 
-    /// The first id that `user` may see; `None` if he takes no part now.
+    /// The first id that `user` may see; `None` if they take no part now.
     pub fn visible_from(&self, user: UserId) -> Option<MsgId> {
         if !self.has_member(user) {
             return None;
@@ -272,7 +272,7 @@ impl Conversation {
 }
 
 impl UserConversation {
-    /// The first id the user may see; `None` if he takes no part now.
+    /// The first id the user may see; `None` if they take no part now.
     pub fn visible_from(&self) -> Option<MsgId> {
         match (self.row.id.as_group(), &self.member) {
             (None, _) => Some(MsgId(1)),

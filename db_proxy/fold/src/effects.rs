@@ -21,8 +21,8 @@ use proto::log::record::Change;
 use proto::log::{self, Record};
 use proto::record::LogRecord;
 
-use crate::changes::{Recent, Touched};
 use crate::conversation::{Conversation, Mark, Member};
+use crate::publications::{MemberChange, Published};
 use crate::rows::{Batch, GroupRow, MessageRow};
 use crate::window::{Connection, Frame, Identity, Known, Window, content_crc};
 
@@ -72,7 +72,7 @@ pub enum Effect {
         /// Whether it was.
         changed: bool,
     },
-    /// Nothing for anybody to see.
+    /// Nothing that a client could see.
     Nothing,
 }
 
@@ -101,20 +101,21 @@ pub struct UnknownVersion {
     pub asked: u32,
 }
 
-/// An owner repeats its epoch before it has written so many records since the last time, so that
-/// whoever begins to read in the middle of the log soon knows whose time it is.
+/// How many records may follow one that began or repeated the epoch before the owner repeats it. So a
+/// reader that begins in the middle of the log learns the epoch in force.
 pub const EPOCH_EVERY: u64 = 1 << 16;
 
-/// So many records before those that are remembered tell the epoch in force. One of them began or
-/// repeated it: an owner counts the records of others too, and one that is none any more reads that
-/// after one batch at most.
+/// How many records are read before those that are entered into the window, to learn the epoch in
+/// force there. One of them began or repeated that epoch: an owner counts all records of the log
+/// towards its next repetition, also those of a replaced owner, and a replaced owner appends at most one
+/// more batch before it notices.
 pub const EPOCH_LEAD: u64 = 2 * EPOCH_EVERY;
 
 /// The state of one partition.
 #[derive(Debug)]
 pub struct Fold {
-    /// The newest epoch that the log has shown. Whoever writes in an epoch has begun it before, so
-    /// every record of it shows it.
+    /// The newest epoch that the log has shown. An owner begins its epoch with a record before it
+    /// writes in it, and each of its records carries the epoch.
     pub epoch: u64,
     /// The last record that began or repeated that epoch.
     pub epoch_at: Offset,
@@ -131,7 +132,7 @@ pub struct Fold {
     /// Messages seen lately.
     pub window: Window,
     /// What was published lately.
-    pub published: Recent,
+    pub published: Published,
     /// What the store does not have yet.
     pub unstored: Unstored,
     /// How many records could not be read.
@@ -151,7 +152,7 @@ impl Fold {
             last_ms: 0,
             conversations: HashMap::new(),
             window: Window::default(),
-            published: Recent::new(applied),
+            published: Published::new(applied),
             unstored: Unstored::default(),
             unreadable: 0,
         }
@@ -171,17 +172,17 @@ impl Fold {
         }
     }
 
-    /// Takes a record that lies before those that are remembered: only whose epoch it shows counts.
-    /// With [`EPOCH_LEAD`] of them, what an owner of an older epoch has written among those that are
-    /// remembered is told from what counts.
+    /// Takes a record that lies before those that are remembered, and looks only at its epoch. After
+    /// [`EPOCH_LEAD`] such records the epoch in force is known, so that [`Fold::remember`] leaves out
+    /// what a replaced owner wrote in an older epoch.
     pub fn hear(&mut self, record: &LogRecord) {
         let Ok(decoded) = Record::decode(record.payload.clone()) else { return };
         self.epoch = self.epoch.max(decoded.written_in_epoch.unwrap_or(0));
     }
 
-    /// Takes a record that the store has already: it is only entered into the window, and into what
-    /// was published. There it may be wrongly: whether it was a repetition, say, the records before
-    /// it would tell.
+    /// Takes a record that the store has already: it is only entered into the window and among the
+    /// published records. A record that was a duplicate when it was folded may be entered here as a
+    /// new message, because the records that would show the duplicate lie before the window.
     pub fn remember(&mut self, record: &LogRecord) {
         let Ok(Record { change: Some(change), written_in_epoch }) =
             Record::decode(record.payload.clone())
@@ -198,14 +199,15 @@ impl Fold {
             Change::GroupCreated(created) => {
                 let Some(id) = ConversationId::group(GroupId(created.group)) else { return };
                 let actor = UserId(created.creator);
-                let touched = touched(actor, (users(&created.members), Vec::new()), true);
-                self.published.enter(record.offset, id, touched);
+                let member_change =
+                    member_change(actor, (users(&created.members), Vec::new()), true);
+                self.published.enter(record.offset, id, member_change);
             }
             Change::MembersChanged(changed) => {
                 let Some(id) = ConversationId::group(GroupId(changed.group)) else { return };
                 let who = (users(&changed.added), users(&changed.removed));
-                let touched = touched(UserId(changed.actor), who, false);
-                self.published.enter(record.offset, id, touched);
+                let member_change = member_change(UserId(changed.actor), who, false);
+                self.published.enter(record.offset, id, member_change);
             }
             Change::Read(_)
             | Change::SessionRemoved(_)
@@ -239,7 +241,7 @@ impl Fold {
             return Ok(Effect::Nothing);
         }
         self.epoch = written_in_epoch;
-        // The clock of an owner that is none any more says nothing.
+        // Only here: the clock of a replaced owner does not count.
         self.last_ms = record.timestamp_ms;
         let effect = match change {
             Change::Message(message) => self.message(record, message),
@@ -378,7 +380,8 @@ impl Fold {
         self.unstored.conversations.insert(id);
         self.unstored.bytes += 200 + added.len() * 32;
         let actor = UserId(created.creator);
-        self.published.enter(record.offset, id, touched(actor, (added.clone(), Vec::new()), true));
+        let member_change = member_change(actor, (added.clone(), Vec::new()), true);
+        self.published.enter(record.offset, id, member_change);
         Some(Effect::Members { group, actor, added, removed: Vec::new(), previous, created: true })
     }
 
@@ -392,7 +395,7 @@ impl Fold {
         let conversation = self.conversations.get_mut(&id).expect(LOADED);
         let was_deleted = conversation.group.as_ref().is_some_and(|group| group.deleted);
         let is_deleted = was_deleted || changed.deleted();
-        // Also what was admitted before the deletion was folded adds nobody.
+        // A change that was admitted before the deletion was folded adds no members either.
         let joining = if is_deleted { Vec::new() } else { users(&changed.added) };
         let added = conversation.join(joining);
         // Whether or not the record names them: it was written before what came just before it.
@@ -424,8 +427,8 @@ impl Fold {
         self.unstored.marks.extend(marked.map(|user| (id, *user)));
         self.unstored.conversations.insert(id);
         self.unstored.bytes += 64 + (added.len() + removed.len()) * 32;
-        let touched = touched(actor, (added.clone(), removed.clone()), false);
-        self.published.enter(record.offset, id, touched);
+        let member_change = member_change(actor, (added.clone(), removed.clone()), false);
+        self.published.enter(record.offset, id, member_change);
         Some(Effect::Members { group, actor, added, removed, previous, created: false })
     }
 
@@ -492,16 +495,16 @@ fn users(numbers: &[u32]) -> Vec<UserId> {
     numbers.iter().copied().map(UserId).collect()
 }
 
-/// `None` if nobody was: a group that was made without members.
-fn touched(
+/// `None` if no user joined or left: a group that was made without members.
+fn member_change(
     actor: UserId,
     (added, removed): (Vec<UserId>, Vec<UserId>),
     created: bool,
-) -> Option<Touched> {
+) -> Option<MemberChange> {
     if added.is_empty() && removed.is_empty() {
         return None;
     }
-    Some(Touched { actor, added: added.into(), removed: removed.into(), created })
+    Some(MemberChange { actor, added: added.into(), removed: removed.into(), created })
 }
 
 fn identify(message: &log::Message) -> Option<(ConversationId, Identity)> {

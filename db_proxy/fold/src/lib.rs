@@ -8,7 +8,7 @@
 //! - [`effects`]: the fold itself. The one place where a message gets its number.
 //! - [`window`]: which messages have been seen lately, so that none is counted twice.
 //! - [`conversation`]: one conversation's head, members, marks and newest messages.
-//! - [`changes`]: which conversations changed lately, for gateways that missed it.
+//! - [`publications`]: which conversations changed lately, for gateways that missed it.
 //! - [`admission`]: whether a change may become a record.
 //! - [`rows`]: what the state is loaded from, and what is written back.
 //!
@@ -16,12 +16,12 @@
 //! and every owner comes to the same.
 
 pub mod admission;
-pub mod changes;
 pub mod conversation;
 pub mod effects;
 pub mod faults;
 #[cfg(any(test, feature = "testing"))]
 pub mod fuzzing;
+pub mod publications;
 pub mod rows;
 pub mod window;
 

@@ -52,7 +52,7 @@ pub struct GroupRow {
     pub kind: u32,
     /// Version of the member list: 1 at creation, one more with each change.
     pub version: u32,
-    /// Everybody has left, and nobody can be added afterwards.
+    /// All members have left, and none can be added afterwards.
     pub deleted: bool,
 }
 

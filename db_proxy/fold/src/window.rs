@@ -23,18 +23,19 @@
 //!
 //! # Size
 //!
-//! There are a million entries for each partition, and whoever takes one over makes them all at once:
-//! the tables have only the places of entries, which stand in log order. About 70 bytes for each in
-//! all.
+//! There are a million entries for each partition, and an owner that takes one over makes them all at
+//! once. So the tables hold only the places of entries, which stand in log order: in all about 70 bytes
+//! for each entry.
 
 use std::collections::hash_map::RandomState;
 use std::collections::{HashMap, VecDeque};
 use std::hash::{BuildHasher as _, Hasher as _};
 
-use crate::faults::{self, Fault};
 use hashbrown::HashTable;
 use hashbrown::hash_table::Entry as Slot;
 use proto::ids::{ClientMsgId, ConversationId, MsgId, Offset, UserId};
+
+use crate::faults::{self, Fault};
 
 /// How many records back a repeated id is recognised without asking the store.
 pub const WINDOW_RECORDS: u64 = 1 << 20;
@@ -398,7 +399,7 @@ impl Window {
     }
 }
 
-/// Removes a place, unless a later one has taken its turn.
+/// Removes a place, unless a later one has replaced it.
 fn remove(table: &mut HashTable<u32>, hash: u64, place: u32) {
     if let Ok(slot) = table.find_entry(hash, |other| *other == place) {
         slot.remove();

@@ -97,10 +97,10 @@ fn payloads(name: &str, count: usize) -> Vec<Bytes> {
 
 /// Appends, and returns the records, all of which must be the payloads' own.
 pub(super) fn append(log: &mut dyn Log, payloads: &[Bytes], now_ms: u64) -> Vec<LogRecord> {
-    let landed = log.append(payloads, now_ms).unwrap();
-    let own: Vec<_> = landed.iter().map(|landed| landed.of).collect();
+    let appended = log.append(payloads, now_ms).unwrap();
+    let own: Vec<_> = appended.iter().map(|appended| appended.of).collect();
     assert_eq!(own, (0..payloads.len()).map(Some).collect::<Vec<_>>());
-    landed.into_iter().map(|landed| landed.record).collect()
+    appended.into_iter().map(|appended| appended.record).collect()
 }
 
 /// Everything from `from` on.

@@ -58,14 +58,14 @@ use bytes::Bytes;
 use proto::ids::Offset;
 use proto::record::fingerprint;
 
-use crate::{Landed, Log, LogError, LogId, LogReader, LogRecord, Unopened};
+use crate::{Appended, Log, LogError, LogId, LogReader, LogRecord, Unopened};
 use files::{DiskFolder, Fatal, Folder, io_error};
 use format::{Meta, Record};
 use meta::{META, damaged_meta, make_meta, read_meta};
 use reading::Held;
 use recovery::Recovered;
 use spare::{Maker, Spares};
-use writer::{Appended, Writer};
+use writer::{BatchPlace, Writer};
 
 pub use read_only::ReadOnlyLog;
 pub use survey::{Damage, SegmentSeen, Survey};
@@ -273,15 +273,15 @@ impl LogReader for EmbeddedLog {
 }
 
 impl Log for EmbeddedLog {
-    fn append(&mut self, payloads: &[Bytes], now_ms: u64) -> Result<Vec<Landed>, LogError> {
-        let Appended { first, timestamp_ms } = self.writer.append(payloads, now_ms)?;
-        let landed = payloads.iter().zip((first.0..).map(Offset)).enumerate();
-        let landed = landed.map(|(of, (payload, offset))| {
+    fn append(&mut self, payloads: &[Bytes], now_ms: u64) -> Result<Vec<Appended>, LogError> {
+        let BatchPlace { first, timestamp_ms } = self.writer.append(payloads, now_ms)?;
+        let appended = payloads.iter().zip((first.0..).map(Offset)).enumerate();
+        let appended = appended.map(|(of, (payload, offset))| {
             let crc = fingerprint(offset, timestamp_ms, payload);
             let record = LogRecord { offset, timestamp_ms, crc, payload: payload.clone() };
-            Landed { record, of: Some(of) }
+            Appended { record, of: Some(of) }
         });
-        Ok(landed.collect())
+        Ok(appended.collect())
     }
 
     fn idle(&mut self) -> Result<Vec<LogRecord>, LogError> {
@@ -328,7 +328,8 @@ impl From<Record<'_>> for LogRecord {
 
 impl Drop for EmbeddedLog {
     fn drop(&mut self) {
-        // Whoever panics with a log in hand is in no state to write to it; the next start sorts it out.
+        // A thread that panics must not write to the log: its state may be wrong. The next start repairs
+        // the tail.
         if !self.writer.is_broken && !std::thread::panicking() {
             self.writer.prove();
         }

@@ -8,12 +8,12 @@
 //! ```text
 //! topic       what is asked once: does the topic exist, and can it keep the promise
 //!   ├─ rules      which settings it must have
-//!   └─ probe      why nobody answers
+//!   └─ probe      why there is no answer
 //! KafkaLog    one partition, for its owner's thread
-//!   ├─ sender     the producer: everything of an append, or nobody knows
+//!   ├─ sender     the producer: appends as a whole, or with an unknown result
 //!   ├─ reader     the consumer: every offset in order, none left out
 //!   └─ numbers    how far everything is, for the metrics
-//! looking     one partition, for whoever looks at what is there
+//! read_only   one partition, read beside its owner
 //! replay      where other consumers of the topic go on
 //! ownership   who has which partition, by a consumer group
 //! client      what every client of Kafka's is told here
@@ -26,17 +26,17 @@
 //! - Of an append that failed, what comes into the topic is the beginning, without gaps; then nothing
 //!   more is appended by this value.
 //! - A record that is not where it must be is an error that names it, never skipped.
-//! - Offsets that Kafka keeps for consumer groups are for people who watch; none is ever read here.
+//! - Offsets that Kafka keeps for consumer groups are there for operators; none is ever read here.
 //!
 //! Everything here blocks the calling thread: to be called off the async workers.
 
 mod client;
 mod failure;
-mod looking;
 mod numbers;
 mod options;
 mod ownership;
 mod probe;
+mod read_only;
 mod reader;
 mod replay;
 mod rules;
@@ -54,12 +54,12 @@ use std::time::{Duration, Instant};
 use bytes::Bytes;
 use proto::ids::Offset;
 
-use crate::{Landed, Log, LogError, LogId, LogReader, LogRecord, Unopened, check_here};
+use crate::{Appended, Log, LogError, LogId, LogReader, LogRecord, Unopened, check_here};
 
-pub use looking::KafkaView;
 pub use numbers::Numbers;
 pub use options::Options;
 pub use ownership::{Ack, Event, Ownership};
+pub use read_only::KafkaView;
 pub use topic::{ConnectError, KafkaTopic, NewTopic, PartitionLog, ensure_topic};
 
 use client::{close, close_within};
@@ -67,13 +67,13 @@ use numbers::NUMBERS_EVERY;
 use reader::{LOOK_EVERY, Reader};
 use sender::Sender;
 
-/// How long a producer may take to end. After that it is left alone: it has nothing to send any more.
+/// How long a producer may take to end. After that it is not waited for: it has nothing left to send.
 const CLOSE_LIMIT: Duration = Duration::from_secs(3);
 
 /// The most records of others that are taken at once when nothing is appended.
 const AT_ONCE: usize = 4096;
 
-/// How long the word of a record that was read back is waited for without rest.
+/// How long the confirmation of a record that was read back is waited for without a pause.
 const WORD_SOON: Duration = Duration::from_millis(1);
 
 /// One partition of the topic, for its owner.
@@ -153,8 +153,8 @@ impl KafkaLog {
         self.timestamp_ms.set(self.timestamp_ms.get().max(Some(record.timestamp_ms)));
     }
 
-    /// The least timestamp that the next record may have. Whoever opens a log mostly reads it as well;
-    /// if not, the last record is read.
+    /// The least timestamp that the next record may have. An owner that opens a log mostly reads
+    /// it as well; if not, the last record is read.
     fn least_timestamp(&self) -> Result<u64, LogError> {
         if self.timestamp_ms.get().is_none() && self.next > self.numbers.first() {
             self.read(Offset(self.next.0 - 1), &mut |_last| ControlFlow::Continue(()))?;
@@ -163,7 +163,7 @@ impl KafkaLog {
     }
 
     /// Sends everything and reads it back.
-    fn send(&mut self, payloads: &[Bytes], now_ms: u64) -> Result<Vec<Landed>, LogError> {
+    fn send(&mut self, payloads: &[Bytes], now_ms: u64) -> Result<Vec<Appended>, LogError> {
         let deadline = Instant::now() + self.delivery_timeout;
         // The library takes 0 for "now".
         let timestamp_ms = self.least_timestamp()?.max(now_ms).max(1);
@@ -172,12 +172,13 @@ impl KafkaLog {
         sender.send(payloads, timestamp_ms).map_err(LogError::Lost)?;
         let mut records = Vec::with_capacity(payloads.len());
         let mut complete = None;
-        while !self.has_landed()? {
+        while !self.is_complete()? {
             let now = Instant::now();
             if now >= deadline {
                 return Err(LogError::Lost(self.not_in_time(&records)));
             }
-            // They are there, and so will be the word of them: that wakes nobody who waits for records.
+            // All are read back, and Kafka will soon confirm them. A confirmation does not wake a wait
+            // for records.
             if records.len() >= payloads.len() && now - *complete.get_or_insert(now) < WORD_SOON {
                 std::thread::yield_now();
                 continue;
@@ -186,13 +187,13 @@ impl KafkaLog {
             records.extend(self.take(wait.min(deadline - now))?);
         }
         let offsets = self.sender.as_mut().map(Sender::take_offsets).unwrap_or_default();
-        landed(records, from, (payloads, timestamp_ms), &offsets).map_err(LogError::Lost)
+        appended(records, from, (payloads, timestamp_ms), &offsets).map_err(LogError::Lost)
     }
 
     /// Whether everything sent has its place and was read back.
-    fn has_landed(&mut self) -> Result<bool, LogError> {
+    fn is_complete(&mut self) -> Result<bool, LogError> {
         let Some(sender) = &mut self.sender else { return Err(LogError::Lost(String::new())) };
-        let last = sender.landed().map_err(LogError::Lost)?;
+        let last = sender.last_place().map_err(LogError::Lost)?;
         Ok(last.is_some_and(|last| last < self.next))
     }
 
@@ -229,7 +230,7 @@ impl KafkaLog {
         LogError::Lost(why)
     }
 
-    /// Tells Kafka how far the store is, for whoever watches; asks how far back the topic goes.
+    /// Tells Kafka how far the store is, for operators to see.
     fn note(&mut self) {
         self.numbers.set_next(self.next);
         if let Some(reader) = &self.reader {
@@ -282,20 +283,20 @@ impl LogReader for KafkaLog {
 }
 
 impl Log for KafkaLog {
-    fn append(&mut self, payloads: &[Bytes], now_ms: u64) -> Result<Vec<Landed>, LogError> {
+    fn append(&mut self, payloads: &[Bytes], now_ms: u64) -> Result<Vec<Appended>, LogError> {
         if self.lost.is_some() {
             return Err(self.was_lost());
         }
         if payloads.is_empty() {
             return Ok(Vec::new());
         }
-        // Whatever it is, the producer has been told to send: nobody knows what becomes of that.
-        let landed = self.send(payloads, now_ms).map_err(|error| match error {
+        // The producer may send them after any error: the result of this append is unknown.
+        let appended = self.send(payloads, now_ms).map_err(|error| match error {
             LogError::Lost(why) => self.give_up(why),
             other => self.give_up(other.to_string()),
         })?;
         self.note();
-        Ok(landed)
+        Ok(appended)
     }
 
     fn idle(&mut self) -> Result<Vec<LogRecord>, LogError> {
@@ -347,18 +348,18 @@ impl fmt::Debug for KafkaLog {
 
 /// Marks those of `records`, which begin at `from`, that are the payloads, by where Kafka has said
 /// they are. Each must be there as it was sent.
-fn landed(
+fn appended(
     records: Vec<LogRecord>,
     from: Offset,
     (payloads, timestamp_ms): (&[Bytes], u64),
     offsets: &[Offset],
-) -> Result<Vec<Landed>, String> {
-    let mut landed: Vec<_> =
-        records.into_iter().map(|record| Landed { record, of: None }).collect();
+) -> Result<Vec<Appended>, String> {
+    let mut appended: Vec<_> =
+        records.into_iter().map(|record| Appended { record, of: None }).collect();
     let mut before = None;
     for (of, (payload, offset)) in payloads.iter().zip(offsets).enumerate() {
         let index = offset.0.checked_sub(from.0).and_then(|index| usize::try_from(index).ok());
-        let found = index.and_then(|index| landed.get_mut(index));
+        let found = index.and_then(|index| appended.get_mut(index));
         let found = found.filter(|found| {
             found.record.payload == *payload && found.record.timestamp_ms == timestamp_ms
         });
@@ -371,5 +372,5 @@ fn landed(
         found.of = Some(of);
         before = Some(*offset);
     }
-    Ok(landed)
+    Ok(appended)
 }

@@ -9,8 +9,8 @@
 //! - Offsets rise by one from record to record for the life of the log, from 1.
 //! - Timestamps never fall from record to record of one owner.
 //! - `append` returns only after its records, and every record before them, are durable.
-//! - Only the owner of the partition appends; one that does not know that it is none any more may. What
-//!   it appends is in the log for every reader, and the fold ignores it.
+//! - Only the owner of the partition appends. A replaced owner that has not noticed yet may append too:
+//!   every reader gets its records, and the fold ignores them.
 //! - A record is never changed.
 
 use std::ops::ControlFlow;
@@ -28,11 +28,11 @@ pub use proto::record::{LogId, LogRecord};
 
 /// A record that has come into the log.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Landed {
+pub struct Appended {
     /// The record, as every reader will get it.
     pub record: LogRecord,
-    /// Which of the payloads of this append it is, counted from 0. `None`: somebody else's, or one
-    /// of an earlier append that was not known to have come in.
+    /// Which of the payloads of this append it is, counted from 0. `None`: another owner
+    /// appended it, or an earlier append did, whose result was unknown.
     pub of: Option<usize>,
 }
 
@@ -61,8 +61,8 @@ pub enum LogError {
         /// The offset that the next append will get.
         next: u64,
     },
-    /// Nobody knows what became of an append, or another owner has begun: whoever had the log must
-    /// take the partition again before anything else is appended.
+    /// The result of an append is unknown, or another owner has begun. This owner must take the
+    /// partition again before it appends anything else.
     #[error("the log is lost to this owner: {0}")]
     Lost(String),
     /// The files cannot be read.
@@ -83,8 +83,8 @@ fn check_here(asked: Offset, (first, next): (Offset, Offset)) -> Result<(), LogE
     Err(LogError::NotHere { asked: asked.0, first: first.0, next: next.0 })
 }
 
-/// A log that nobody else opens, whose records have not been looked at: which it is is known before
-/// the store is asked how far it has applied it.
+/// A log before it is opened: none of its records has been read. Its id is known before the store is
+/// asked how much of it is applied.
 pub trait Unopened: Send {
     /// Which log this is.
     fn id(&self) -> LogId;
@@ -126,11 +126,11 @@ pub trait Log: LogReader {
     /// [`LogError::Full`]: nothing was appended, and it may be tried again. [`LogError::Lost`]: some of
     /// the payloads may be in the log or come into it later, and nothing more is appended by this
     /// value. A log in files returns only the first: a failed write or flush aborts the process, since
-    /// nobody can know what reached the disk.
-    fn append(&mut self, payloads: &[Bytes], now_ms: u64) -> Result<Vec<Landed>, LogError>;
+    /// it is unknown what reached the disk.
+    fn append(&mut self, payloads: &[Bytes], now_ms: u64) -> Result<Vec<Appended>, LogError>;
 
-    /// Notes that nothing was appended for a while. Returns what others appended meanwhile; a log that
-    /// nobody else can reach uses the time to write proof of what is durable.
+    /// Notes that nothing was appended for a while. Returns what others appended meanwhile; a log in
+    /// files, which has no other writers, uses the time to write proof of what is durable.
     ///
     /// # Errors
     ///

@@ -2,7 +2,7 @@
 //!
 //! A gateway follows from its cursor: what it serves is complete up to there. Publications are fast
 //! and may get lost; this is slow and complete, and it goes on where the gateway was, through lost
-//! links and restarts of either side, as far back as [`fold::changes`] reaches.
+//! links and restarts of either side, as far back as [`fold::publications`] reaches.
 //!
 //! # Invariants
 //!
@@ -22,7 +22,7 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use daemon::{Link, LinkError, Shutdown};
-use fold::changes;
+use fold::publications;
 use parking_lot::Mutex;
 use prost::Message as _;
 use proto::cluster::Kind;
@@ -216,10 +216,10 @@ impl Followers {
         if before == after { None } else { self.describe(after, delta).await }
     }
 
-    async fn describe(&self, after: Offset, delta: changes::Delta) -> Option<Changes> {
+    async fn describe(&self, after: Offset, delta: publications::Delta) -> Option<Changes> {
         let mut changes = Changes { upto_offset: delta.upto.0, ..self.nothing(after) };
         changes.conversations.reserve(delta.changed.len());
-        for changes::Changed { conversation, offset, members } in delta.changed {
+        for publications::Changed { conversation, offset, members } in delta.changed {
             let members = if members.is_empty() {
                 None
             } else {

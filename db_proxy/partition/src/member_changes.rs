@@ -4,9 +4,9 @@
 use std::collections::{BTreeMap, HashSet};
 
 use bytes::Bytes;
-use fold::changes::Touched;
 use fold::conversation::Conversation;
 use fold::effects::Fold;
+use fold::publications::MemberChange;
 use proto::cluster::wire::{Owned, Publish};
 use proto::ids::{ConversationId, GroupId, Offset, UserId};
 
@@ -77,7 +77,7 @@ pub fn members_between(
 }
 
 /// A change of members, and its place in the log.
-type Change<'a> = (Offset, &'a Touched);
+type Change<'a> = (Offset, &'a MemberChange);
 
 /// What changed a group's members after something.
 #[derive(Debug, Default)]
@@ -113,7 +113,11 @@ fn are_few(changes: &[Change<'_>], members: usize) -> bool {
 }
 
 /// A change as it is told again, with the current members.
-fn change_of<'a>(group: GroupId, touched: &'a Touched, current: &'a [UserId]) -> MembersChange<'a> {
+fn change_of<'a>(
+    group: GroupId,
+    touched: &'a MemberChange,
+    current: &'a [UserId],
+) -> MembersChange<'a> {
     MembersChange {
         group,
         actor: touched.actor,

@@ -13,7 +13,7 @@
 use std::num::NonZeroUsize;
 use std::sync::atomic::{AtomicUsize, Ordering};
 
-use fold::admission::{Change, Send};
+use fold::admission::{Change, Message};
 use lru::LruCache;
 use parking_lot::Mutex;
 use proto::ids::{ConversationId, UserId};
@@ -43,7 +43,9 @@ impl Default for ClosedQueues {
 impl SubmitQueue {
     /// The queue of a change; only messages that came from a session have one.
     pub(super) fn of(change: &Change) -> Option<Self> {
-        let Change::Send(Send { conversation, identity, origin, .. }) = change else { return None };
+        let Change::Send(Message { conversation, identity, origin, .. }) = change else {
+            return None;
+        };
         Some(Self(origin.as_ref()?.gateway_boot, identity.sender, *conversation))
     }
 }

@@ -10,7 +10,7 @@ use bytes::Bytes;
 use cache::Cache;
 use daemon::metrics::Counter;
 use daemon::{LinkTable, Metrics, Shutdown};
-use fold::admission::{Change, Send};
+use fold::admission::{Change, Message};
 use fold::effects::EPOCH_EVERY;
 use fold::window::{Frame, Identity, content_crc};
 use proto::client::GroupType;
@@ -258,7 +258,7 @@ impl Proxy {
     }
 
     /// Sends a message, and returns its number.
-    pub async fn send(&self, send: Send) -> u32 {
+    pub async fn send(&self, send: Message) -> u32 {
         match self.change(Change::Send(send)).await {
             Outcome::Sent { msg_id: MsgId(msg_id), .. } => msg_id,
             other => panic!("{other:?}"),
@@ -296,17 +296,17 @@ pub fn group(number: u32) -> ConversationId {
 }
 
 /// A message that was never sent before.
-pub fn message(conversation: ConversationId, sender: u32) -> Send {
+pub fn message(conversation: ConversationId, sender: u32) -> Message {
     let words = Bytes::from(format!("{:?}", new_id().0));
     saying(conversation, sender, words)
 }
 
 /// A message that was never sent before, with this body.
-pub fn saying(conversation: ConversationId, sender: u32, body: Bytes) -> Send {
+pub fn saying(conversation: ConversationId, sender: u32, body: Bytes) -> Message {
     let sender = UserId(sender);
     let client_msg_id = new_id();
     let kind = if conversation.as_group().is_some() { 0x11 } else { 1 };
-    Send {
+    Message {
         conversation,
         identity: Identity {
             sender,
@@ -325,7 +325,7 @@ pub fn saying(conversation: ConversationId, sender: u32, body: Bytes) -> Send {
 
 /// A stopped db_proxy that has this message in its store as number 1, and whose log begins behind it; and
 /// the last of eight messages behind it, which is still there.
-pub async fn out_of_the_log(early: &Send) -> (Setup, Send) {
+pub async fn out_of_the_log(early: &Message) -> (Setup, Message) {
     let setup = Setup { segment_bytes: 64 << 10, keep_bytes: 0, ..Setup::new() };
     let proxy = setup.start().await;
     assert_eq!(proxy.send(early.clone()).await, 1);
@@ -352,8 +352,8 @@ pub async fn out_of_the_log(early: &Send) -> (Setup, Send) {
 }
 
 /// The same message once more.
-pub fn resent(send: &Send) -> Send {
-    Send { resend: true, first: true, ..send.clone() }
+pub fn resent(send: &Message) -> Message {
+    Message { resend: true, first: true, ..send.clone() }
 }
 
 pub fn new_id() -> ClientMsgId {

@@ -20,7 +20,7 @@ use fold::window::{Known, WINDOW_RECORDS};
 use prost::Message as _;
 use proto::cluster::wire::{Origin, Owned, Reason};
 use proto::ids::ConversationId;
-use record_log::{Landed, LogError, LogRecord};
+use record_log::{Appended, LogError, LogRecord};
 use store::StoreError;
 use tokio::runtime::Handle;
 use tokio::sync::oneshot;
@@ -430,11 +430,11 @@ impl Worker {
 
     /// Folds what has come into the log, and answers the requests for it. False if another owner has
     /// begun there: from then on nothing is folded, and requests that wait are answered "moved".
-    fn fold(&mut self, landed: Vec<Landed>, admitted: Vec<Admitted>) -> bool {
+    fn fold(&mut self, landed: Vec<Appended>, admitted: Vec<Admitted>) -> bool {
         let mut admitted: Vec<_> = admitted.into_iter().map(Some).collect();
         let state = self.owner.state.clone();
         let mut inner = state.lock();
-        for Landed { record, of } in landed {
+        for Appended { record, of } in landed {
             let waiting = of.and_then(|of| admitted.get_mut(of)?.take());
             if waiting.is_none() && written_in(&record) > self.owner.owned.epoch {
                 drop(inner);
@@ -473,7 +473,7 @@ impl Worker {
         let asked = Instant::now();
         match self.owner.log.idle() {
             Ok(records) => {
-                let landed = records.into_iter().map(|record| Landed { record, of: None });
+                let landed = records.into_iter().map(|record| Appended { record, of: None });
                 let landed: Vec<_> = landed.collect();
                 if landed.is_empty() || self.fold(landed, Vec::new()) {
                     self.owner.confirmed.set(asked);

@@ -5,10 +5,10 @@ use std::fs;
 use std::path::Path;
 
 use bytes::Bytes;
-use fold::admission::{self, Change, Send};
+use fold::admission::{self, Change, Message};
 use partition::test::{Proxy, Setup, message, single};
 use proto::ids::{ClientMsgId, Offset, UserId};
-use proto::log::{Message, Record};
+use proto::log::{self, Record};
 use record_log::embedded::{EmbeddedLog, Options, ReadOnlyLog};
 use record_log::{Log as _, LogId, LogReader as _, LogRecord};
 use store::ConversationStore;
@@ -28,7 +28,7 @@ const SEGMENT: &str = "00000000000000000001.segment";
 #[tokio::test(flavor = "multi_thread")]
 async fn what_was_appended_is_shown_without_what_was_written() {
     let proxy = Proxy::start().await;
-    let send = Send { body: Bytes::from_static(WRITTEN.as_bytes()), ..message(single(1, 2), 1) };
+    let send = Message { body: Bytes::from_static(WRITTEN.as_bytes()), ..message(single(1, 2), 1) };
     proxy.send(send.clone()).await;
     let group = proxy.make_group(7, &[3, 4]).await;
     proxy.change_members(7, &[5], &[]).await;
@@ -253,7 +253,7 @@ fn written(count: u64) -> (TempDir, Vec<u64>) {
 }
 
 fn payload(epoch: u64) -> Bytes {
-    let message = Message {
+    let message = log::Message {
         conversation: single(1, 2).number(),
         sender: 1,
         client_msg_id: ClientMsgId([9; 16]).0.to_vec().into(),
@@ -262,7 +262,7 @@ fn payload(epoch: u64) -> Bytes {
         body: Bytes::from_static(WRITTEN.as_bytes()),
         ..Default::default()
     };
-    let change = proto::log::record::Change::Message(message);
+    let change = log::record::Change::Message(message);
     let record: Record = admission::record(change, epoch);
     prost::Message::encode_to_vec(&record).into()
 }

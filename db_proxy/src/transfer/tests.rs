@@ -7,7 +7,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
 use backends::MariaDb;
-use fold::admission::{Change, Send};
+use fold::admission::{Change, Message};
 use partition::test::{Proxy, Setup, group, message, single};
 use proto::ids::{ConversationId, GroupId, MsgId, UserId};
 use store::UserStore;
@@ -30,7 +30,7 @@ const GROUP: u32 = 7;
 /// What one message of the site is, to be looked for again.
 struct Site {
     setup: Setup,
-    known: Send,
+    known: Message,
 }
 
 /// A stopped site with something in every table.
@@ -47,9 +47,9 @@ async fn site() -> Site {
     let high = partition::test::user(4_000_000_001, "high");
     let higher = partition::test::user(4_000_000_002, "höher 🦀");
     proxy.store.add_users(vec![high, higher], false).await.unwrap();
-    let voice = Send { kind: 2, body: vec![0xff; 3_000].into(), ..message(talk, 1) };
+    let voice = Message { kind: 2, body: vec![0xff; 3_000].into(), ..message(talk, 1) };
     let far = single(4_000_000_001, 4_000_000_002);
-    proxy.send(Send { conversation: far, ..message(far, 4_000_000_001) }).await;
+    proxy.send(Message { conversation: far, ..message(far, 4_000_000_001) }).await;
     proxy.send(voice).await;
 
     let room = proxy.make_group(GROUP, &[1, 2, 3]).await;
@@ -106,9 +106,7 @@ fn folder(temp: &TempDir) -> PathBuf {
     temp.path().join("export")
 }
 
-async fn blocking<T: std::marker::Send + 'static>(
-    work: impl FnOnce() -> T + std::marker::Send + 'static,
-) -> T {
+async fn blocking<T: Send + 'static>(work: impl FnOnce() -> T + Send + 'static) -> T {
     tokio::task::spawn_blocking(work).await.unwrap()
 }
 

@@ -247,7 +247,7 @@ pub trait ConversationStore: Send + Sync {
         to: MsgId,
     ) -> Stored<'_, u32>;
 
-    /// Every conversation of a user: singles with a message, groups he is or was a member of. Several
+    /// Every conversation of a user: singles with a message, groups they are or were a member of. Several
     /// partitions that are in one database and are asked together are read at once.
     fn conversations_of(&self, user: UserId) -> Stored<'_, Vec<UserConversation>>;
 

@@ -13,7 +13,7 @@
 //! - Every call ends in bounded time, whatever the server does.
 //! - A read of several tables is one statement, and so sees one moment.
 //! - Of one user, the lists of all partitions of a shard that are asked for together are one
-//!   statement ([`gathering`]).
+//!   statement ([`shared_reads`]).
 //! - A replica is asked for messages only, and what it lacks is read from its primary ([`pages`]).
 //! - The process needs no right to define data; that is for [`MySqlStore::migrate`].
 
@@ -41,7 +41,6 @@ mod address;
 mod bulk;
 mod failure;
 mod fold;
-mod gathering;
 mod history;
 mod link;
 mod options;
@@ -52,6 +51,7 @@ mod replica;
 mod row;
 mod schema;
 mod server;
+mod shared_reads;
 mod site;
 #[cfg(test)]
 mod tests;
@@ -61,7 +61,7 @@ mod transfer;
 pub use options::{MySqlLimits, MySqlOptions};
 pub use transfer::{Begun, Target};
 
-/// So many group numbers are looked at in all shards at once.
+/// How many group numbers are looked at in all shards at once.
 const NUMBERS: u32 = 64;
 
 /// The store on servers, for one partition. Its calls need a tokio runtime around them.
@@ -92,7 +92,7 @@ impl MySqlStore {
         site::migrate(options).await
     }
 
-    /// Who has the partition, and how far it is; `None` if nobody has ever taken it.
+    /// Who has the partition, and how far it is; `None` if it was never taken.
     pub async fn look(&self) -> Result<Option<Claimed>, StoreError> {
         let part = self.part;
         self.shard().reads.run(move |link| fold::claimed(link, part).boxed()).await

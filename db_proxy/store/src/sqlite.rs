@@ -29,9 +29,9 @@ use super::{
 mod failure;
 mod fold;
 mod history;
-mod looking;
 mod people;
 mod pool;
+mod read_only;
 mod row;
 mod schema;
 #[cfg(test)]

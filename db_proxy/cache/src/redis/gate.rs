@@ -9,8 +9,8 @@
 //! ```
 //!
 //! One late answer shuts the gate, since behind a shut gate an answer is only slower, and behind an
-//! open one every request would wait. The next try follows at once, so that a hiccup costs a
-//! millisecond of misses; it is not worth a line in the log.
+//! open one every request would wait. The next try follows at once, so that a short delay
+//! costs a millisecond of misses. It is not logged.
 
 use std::fmt;
 

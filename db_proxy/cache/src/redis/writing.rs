@@ -1,4 +1,4 @@
-//! Writes to Redis: queued, in batches, waited for by nobody.
+//! Writes to Redis: queued, in batches; no request waits for them.
 //!
 //! # What bounds it
 //!
@@ -28,7 +28,7 @@ const QUEUE_MAX: usize = 2_048;
 /// Writes sent at once.
 const BATCH_MAX: usize = 128;
 
-/// How long a batch may take: nobody waits, but what comes behind it does.
+/// How long a batch may take: no request waits for it, but the batches behind it do.
 const WITHIN: Duration = Duration::from_millis(250);
 
 /// Keeps `ARGV[1]` for `ARGV[3]` ms unless what is kept has a higher stamp than `ARGV[2]`. A stamp

@@ -81,7 +81,7 @@ fn content_that_the_gateway_should_have_refused_is_refused_here() {
         (group(), 0x11, voice(MESSAGE_BODY_MAX), None),
         (group(), 0x11, voice(MESSAGE_BODY_MAX + 1), Some(Reason::TooLarge)),
     ] {
-        let send = Send { kind, body: body.clone(), ..send(conversation, MEMBER) };
+        let send = Message { kind, body: body.clone(), ..send(conversation, MEMBER) };
         let admission = judge(&state, &Change::Send(send));
         match expected {
             None => assert!(matches!(admission, Admission::Append(_)), "type {kind:#x}"),
@@ -93,7 +93,7 @@ fn content_that_the_gateway_should_have_refused_is_refused_here() {
     }
     let to_a_user = loaded(two(), true);
     for (kind, fits) in [(1, true), (2, true), (0x11, false), (0x12, false)] {
-        let send = Send { kind, body: voice(9), ..send(two(), CREATOR) };
+        let send = Message { kind, body: voice(9), ..send(two(), CREATOR) };
         let admission = judge(&to_a_user, &Change::Send(send));
         assert_eq!(matches!(admission, Admission::Append(_)), fits, "type {kind:#x}");
     }
@@ -225,7 +225,7 @@ fn who_is_or_was_a_member_marks_removes_and_mutes_and_nobody_else() {
 #[test]
 fn a_message_is_known_before_anything_else_is_asked() {
     let mut state = with_group(GroupType::Normal);
-    let sent = Send { resend: true, ..send(group(), FORMER) };
+    let sent = Message { resend: true, ..send(group(), FORMER) };
     let known = known_at(5);
     state.window.insert(sent.identity, known, Offset(9), NOW_MS);
     state.last = Offset(9);
@@ -241,7 +241,7 @@ fn a_message_is_known_before_anything_else_is_asked() {
 #[test]
 fn the_retry_of_a_stored_message_is_answered_though_its_sender_has_been_removed() {
     let state = with_group(GroupType::Normal);
-    let sent = Send { resend: true, ..send(group(), FORMER) };
+    let sent = Message { resend: true, ..send(group(), FORMER) };
     let need = Need::Stored(UserId(FORMER), sent.identity.client_msg_id);
     let change = Change::Send(sent);
     assert_eq!(judge(&state, &change), Admission::Needs(need), "before it is refused");
@@ -262,7 +262,7 @@ fn a_first_try_is_not_looked_up_in_the_store() {
 #[test]
 fn a_message_of_an_earlier_owner_is_known_and_its_number_is_in_the_store() {
     let mut state = with_group(GroupType::Normal);
-    let sent = Send { identity: framed(9, 2, Some(0)), ..send(group(), 2) };
+    let sent = Message { identity: framed(9, 2, Some(0)), ..send(group(), 2) };
     let original =
         Identity { frame: Frame { connection: None, ..framed(8, 1, None).frame }, ..identity(8) };
     let known = Known { msg_id: None, client_msg_id: original.client_msg_id, ..known_at(5) };
@@ -287,7 +287,7 @@ fn fingerprints_count_by_the_later_of_the_clock_and_the_log() {
         Identity { frame: Frame { connection: None, ..framed(8, 1, None).frame }, ..identity(8) };
     state.window.insert(original, known_at(5), Offset(4), NOW_MS);
     state.last_ms = NOW_MS;
-    let again = Send { identity: framed(9, 2, Some(0)), ..send(group(), 2) };
+    let again = Message { identity: framed(9, 2, Some(0)), ..send(group(), 2) };
     let change = Change::Send(again);
     let at = |now_ms| admit(&state, &change, &Facts::default(), now_ms);
     assert_eq!(at(NOW_MS + 30_000), Admission::Known(known_at(5)));
@@ -299,7 +299,7 @@ fn fingerprints_count_by_the_later_of_the_clock_and_the_log() {
 fn the_gateway_of_the_earlier_connection_is_asked_about_a_frame_that_may_repeat() {
     let mut state = with_group(GroupType::Normal);
     state.window.insert(framed(8, 1, None), known_at(5), Offset(4), NOW_MS - 6_000);
-    let change = Change::Send(Send { identity: framed(9, 2, Some(0)), ..send(group(), 2) });
+    let change = Change::Send(Message { identity: framed(9, 2, Some(0)), ..send(group(), 2) });
     let need = Need::Repeats {
         connection: Connection { gateway_boot: 77, session: 1 },
         sender: UserId(MEMBER),
@@ -328,9 +328,9 @@ fn the_gateway_of_the_earlier_connection_is_asked_about_a_frame_that_may_repeat(
 fn an_unanswered_frame_that_comes_behind_its_own_repeat_is_the_same_message() {
     let mut state = with_group(GroupType::Normal);
     state.window.insert(framed(8, 2, None), known_at(5), Offset(4), NOW_MS);
-    let first = |waited_ms| Send {
+    let first = |waited_ms| Message {
         waited_ms: Some(waited_ms),
-        ..Send { identity: framed(9, 1, Some(0)), ..send(group(), 2) }
+        ..Message { identity: framed(9, 1, Some(0)), ..send(group(), 2) }
     };
     let judged =
         |waited_ms| admit(&state, &Change::Send(first(waited_ms)), &Facts::default(), NOW_MS + 500);
@@ -344,7 +344,7 @@ fn a_frame_on_the_same_connection_or_after_an_answer_repeats_none() {
     let mut state = with_group(GroupType::Normal);
     state.window.insert(framed(8, 1, None), known_at(5), Offset(4), NOW_MS);
     for identity in [framed(9, 1, Some(0)), framed(9, 2, None), framed(9, 2, Some(4))] {
-        let change = Change::Send(Send { identity, ..send(group(), 2) });
+        let change = Change::Send(Message { identity, ..send(group(), 2) });
         let Admission::Append(record::Change::Message(message)) = judge(&state, &change) else {
             panic!("{identity:?}")
         };
@@ -360,15 +360,15 @@ fn an_id_that_stands_for_another_message_is_refused() {
     assert_eq!(judge(&state, &Change::Send(sent.clone())), Admission::Known(known_at(5)));
     let other_content = Identity { content_crc: CONTENT_CRC + 1, ..sent.identity };
     let others = [
-        Send { identity: other_content, ..sent.clone() },
-        Send { conversation: two(), ..sent.clone() },
+        Message { identity: other_content, ..sent.clone() },
+        Message { conversation: two(), ..sent.clone() },
     ];
     for other in others {
         assert_eq!(judge(&state, &Change::Send(other)), Admission::Refused(Reason::IdReused));
     }
     // And the same where only the store knows it.
     let state = with_group(GroupType::Normal);
-    let resent = Send { resend: true, identity: other_content, ..sent };
+    let resent = Message { resend: true, identity: other_content, ..sent };
     let facts = Facts { stored: InStore::Found(known_at(5)), ..Facts::default() };
     let judged = admit(&state, &Change::Send(resent), &facts, NOW_MS);
     assert_eq!(judged, Admission::Refused(Reason::IdReused));
@@ -573,8 +573,8 @@ fn framed(number: u8, session: u64, repeats_after: Option<u64>) -> Identity {
     Identity { frame, ..identity(number) }
 }
 
-fn send(conversation: ConversationId, sender: u32) -> Send {
-    Send {
+fn send(conversation: ConversationId, sender: u32) -> Message {
+    Message {
         conversation,
         identity: Identity { sender: UserId(sender), ..identity(1) },
         resend: false,

@@ -6,10 +6,11 @@ use std::io;
 use std::os::unix::fs::{DirBuilderExt, FileExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 
-use crate::LogError;
 use daemon::folder_lock::FolderLock;
 
-/// Called when a write or a flush has failed, and never returns: nobody can know what reached the
+use crate::LogError;
+
+/// Called when a write or a flush has failed, and never returns: it is unknown what reached the
 /// disk, and a second flush may report success for data that is lost.
 pub(super) type Fatal = fn(&str, &io::Error) -> !;
 
@@ -86,7 +87,7 @@ impl Folder for DiskFolder {
 
     fn create(&self, name: &str) -> io::Result<Box<dyn LogFile>> {
         let mut options = OpenOptions::new();
-        // People's messages: for the owner's eyes only.
+        // The files hold people's messages: only the user that the process runs as may read them.
         options.read(true).write(true).create(true).truncate(true).mode(0o600);
         Ok(Box::new(options.open(self.dir.join(name))?))
     }
@@ -108,7 +109,8 @@ impl Folder for DiskFolder {
     }
 }
 
-/// A real folder that somebody else may have: nothing is locked, and nothing can be changed.
+/// A real folder that another process may have locked: it is not locked here, and nothing can be
+/// changed.
 #[derive(Debug)]
 pub(super) struct ReadOnlyFolder(pub(super) PathBuf);
 
@@ -163,7 +165,7 @@ impl LogFile for File {
 fn names(dir: &Path) -> io::Result<Vec<String>> {
     let mut names = Vec::new();
     for entry in fs::read_dir(dir)? {
-        // A name that is not text is none of ours.
+        // A name that is not UTF-8 is not that of a file of the log.
         names.extend(entry?.file_name().into_string().ok());
     }
     Ok(names)

@@ -21,7 +21,7 @@ use super::meta::META;
 use super::recovery::{self, Recovered};
 use super::segment::{self, Reader};
 use super::{EmbeddedLog, Options};
-use crate::{Landed, Log, LogError, LogId, LogReader, LogRecord};
+use crate::{Appended, Log, LogError, LogId, LogReader, LogRecord};
 
 /// The length of a segment of an [`Image`]: so small that many can be looked at.
 const SEGMENT_LEN: usize = 1024;
@@ -90,8 +90,8 @@ fn served(log: &EmbeddedLog, scan_from: u64) -> Vec<LogRecord> {
 /// The log takes more records, and the next process finds all of them.
 fn check_going_on(options: Options, mut log: EmbeddedLog) {
     let (first, next) = log.range();
-    let (landed, next) = match log.append(&[Bytes::from_static(b"more")], 1) {
-        Ok(landed) => (landed, next.next()),
+    let (appended, next) = match log.append(&[Bytes::from_static(b"more")], 1) {
+        Ok(appended) => (appended, next.next()),
         // The next segment is still being made.
         Err(LogError::Full(_)) => (Vec::new(), next),
         Err(other) => panic!("{other:?}"),
@@ -101,7 +101,7 @@ fn check_going_on(options: Options, mut log: EmbeddedLog) {
     let opened = EmbeddedLog::open(options, Offset(scan_from)).expect("it was just served");
     assert!(opened.clean, "it was closed");
     assert_eq!(opened.log.range(), (first, next));
-    if let Some(Landed { record, .. }) = landed.first() {
+    if let Some(Appended { record, .. }) = appended.first() {
         let last = served(&opened.log, scan_from).pop().expect("there is a last record");
         assert_eq!(&last, record);
     }

@@ -52,7 +52,7 @@ struct MemoryFile {
 }
 
 impl MemoryFolder {
-    /// Lets files grow by this much in all; `None` for as much as they like.
+    /// Lets files grow by this much in all; `None`: without a bound.
     pub(super) fn set_room(&self, room: Option<u64>) {
         self.disk.lock().room = room;
     }
@@ -78,7 +78,7 @@ impl MemoryFolder {
         Self { disk: Arc::new(Mutex::new(disk)) }
     }
 
-    /// Changes the content of a file as nobody should.
+    /// Changes the content of a file as damage on a disk does.
     pub(super) fn edit(&self, name: &str, change: impl FnOnce(&mut Vec<u8>)) {
         let mut disk = self.disk.lock();
         let index = disk.names[name];
@@ -243,7 +243,7 @@ impl LogFile for MemoryFile {
         let (room, content) = (disk.room, &disk.files[self.index]);
         let growth = (at + bytes.len()).saturating_sub(content.bytes.len()) as u64;
         if failed.is_err() || room.is_some_and(|room| growth > room) {
-            // What a failed write has written is anybody's guess.
+            // A failed write may have written any part: here it is the first half at most.
             let content = &mut disk.files[self.index];
             let len = content.bytes.len().saturating_sub(at).min(bytes.len() / 2);
             content.write(&bytes[..len], at);

@@ -85,7 +85,7 @@ impl LogReader for ReadOnlyLog {
     ) -> Result<(), LogError> {
         let read = self.held().read(from, each);
         let Err(LogError::Io { source, .. }) = &read else { return read };
-        // Somebody else may have trimmed it since the look.
+        // The process that has the log may have trimmed it since the look.
         let bases = self.folder.names().map(|names| segment::bases(&names)).unwrap_or_default();
         match bases.first() {
             Some(&first) if first > from.0 && source.kind() == io::ErrorKind::NotFound => {

@@ -104,7 +104,7 @@ impl Maker {
             }
             Err(error) => return Err(self.give_up(&unfinished, error)),
         }
-        // After a failed flush nobody knows what is in the file, so it is made anew.
+        // After a failed flush it is unknown what is in the file, so it is made anew.
         unfinished.file.sync().map_err(|error| self.give_up(&unfinished, error))?;
         unfinished.written += len as u64;
         if unfinished.written < self.segment_bytes {

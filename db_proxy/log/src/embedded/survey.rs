@@ -3,7 +3,7 @@
 //! The same scan as at opening, but it goes on behind damage, and it repairs nothing. The log may be
 //! appended to meanwhile: what seems to be missing in front of something newer is looked at again,
 //! and is damage only if it is still missing then. One batch is written at a time, each after the
-//! one before was flushed; so whoever sees a batch finds everything before it complete.
+//! one before was flushed; so a reader that sees a batch finds everything before it complete.
 //!
 //! It may be trimmed meanwhile, too, from the oldest segment on and never the newest one. So the
 //! newest segment of a listing is opened at once, and if that fails, the log has a newer one: the
@@ -151,7 +151,7 @@ struct Surveyor<'a> {
 enum Behind {
     /// A segment that got its name while the folder was listed, and was missed.
     Unlisted,
-    /// Nobody knows: the segment was trimmed meanwhile, and those behind it may be, too.
+    /// Unknown: the segment was trimmed meanwhile, and those behind it may be, too.
     Trimmed,
     /// Nothing.
     Hole,

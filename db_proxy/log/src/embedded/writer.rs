@@ -23,7 +23,7 @@ use super::spare::Spares;
 
 /// Where a batch was written.
 #[derive(Debug, Clone, Copy)]
-pub(super) struct Appended {
+pub(super) struct BatchPlace {
     /// The offset of its first record; the others follow without a hole.
     pub(super) first: Offset,
     /// The timestamp of all its records, Unix milliseconds.
@@ -56,18 +56,22 @@ pub(super) struct Writer {
 
 impl Writer {
     /// Writes one batch and flushes it.
-    pub(super) fn append(&mut self, payloads: &[Bytes], now_ms: u64) -> Result<Appended, LogError> {
+    pub(super) fn append(
+        &mut self,
+        payloads: &[Bytes],
+        now_ms: u64,
+    ) -> Result<BatchPlace, LogError> {
         let timestamp_ms = self.timestamp_ms.max(now_ms);
-        let appended = Appended { first: Offset(self.next), timestamp_ms };
+        let place = BatchPlace { first: Offset(self.next), timestamp_ms };
         if payloads.is_empty() {
-            return Ok(appended);
+            return Ok(place);
         }
         if self.position + self.room_for(payloads) > self.segment_bytes {
             self.begin_segment()?;
         }
         self.timestamp_ms = timestamp_ms;
         self.write_batch(payloads);
-        Ok(appended)
+        Ok(place)
     }
 
     /// The room that a batch needs: itself, and a marker behind it.

@@ -2,7 +2,7 @@
 //!
 //! A client of the library is a handful of threads. It reports what goes wrong in lines of its own,
 //! many of them while a broker is away: the last one is kept, to be part of an error's text, and the
-//! lines themselves are for whoever asks for them by the log's level.
+//! lines themselves are shown at the log level `debug`.
 
 use std::sync::Arc;
 use std::sync::mpsc::{self, RecvTimeoutError};
@@ -192,7 +192,7 @@ impl ProducerContext for Reports {
     }
 }
 
-/// The group in which it is noted how far the store is, for whoever watches.
+/// The group in which it is noted how far the store is, for operators to see.
 pub(super) fn applied_group(options: &Options) -> String {
     format!("{}.applied", options.group)
 }
@@ -205,8 +205,8 @@ pub(super) fn reading(options: &Options) -> ClientConfig {
         .set("enable.auto.commit", "false")
         .set("enable.auto.offset.store", "false")
         .set("auto.offset.reset", "error")
-        // What is in the topic counts, whoever wrote it and however: a transaction that stays open
-        // must not hide what was acknowledged.
+        // Every record in the topic counts, also one written in a transaction: a transaction that stays
+        // open must not hide what was acknowledged.
         .set("isolation.level", "read_uncommitted")
         .set("check.crcs", "true")
         .set("enable.partition.eof", "false")

@@ -16,7 +16,7 @@ pub struct Options {
     /// The consumer group that shares the partitions. Where each owner is in its partition is noted
     /// in the group of this name with `.applied` at its end.
     pub group: String,
-    /// How long an append may take. After that nobody knows what became of it.
+    /// How long an append may take. After that its result is unknown.
     pub delivery_timeout: Duration,
     /// How long a broker may take to answer when a partition is opened or read.
     pub patience: Duration,

@@ -4,13 +4,13 @@
 //! told nothing finds another one's epoch record in the log.
 //!
 //! A member that leaves in good order is told to stop each partition before another member gets it
-//! ([`Event::Revoked`]); one that is silent for [`SESSION`] loses all of them. Nobody is a member for
-//! good (`group.instance.id`): that would keep the partitions of one that left until its session ends.
+//! ([`Event::Revoked`]); one that is silent for [`SESSION`] loses all of them. No member is a
+//! static one (`group.instance.id`): that would keep the partitions of one that left until its session ends.
 //!
 //! # Invariants
 //!
 //! - Nothing is consumed here: the partitions are paused.
-//! - No event is dropped: while nobody takes them, the thread waits, and after [`SILENT_MAX`] the group
+//! - No event is dropped: while they are not taken, the thread waits, and after [`SILENT_MAX`] the group
 //!   gives the partitions to others.
 
 use std::fmt;
@@ -76,7 +76,7 @@ struct Shared {
 }
 
 impl Ownership {
-    /// Joins the group of `options`. `owner` is this member's name for whoever looks at the group.
+    /// Joins the group of `options`. `owner` is the name that operators see for this member.
     pub fn join(options: &Options, owner: &str) -> Result<Self, ConnectError> {
         let (sender, events) = channel(EVENTS_MAX);
         let shared = Arc::new(Shared::default());
@@ -141,7 +141,7 @@ impl fmt::Debug for Ownership {
     }
 }
 
-/// The thread: whatever happens, happens in `poll`.
+/// The thread: everything happens in `poll`.
 fn take_part(consumer: BaseConsumer<Member>, shared: &Shared) {
     let mut trouble = None;
     while !shared.leaving.load(Ordering::Relaxed) {
@@ -170,7 +170,7 @@ struct Member {
 
 impl Member {
     fn tell(&self, event: Event) {
-        // Nobody is interested any more when it cannot be sent.
+        // When it cannot be sent, the membership was dropped and no event is wanted.
         self.events.blocking_send(event).ok();
     }
 

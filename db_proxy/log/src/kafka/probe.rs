@@ -1,5 +1,5 @@
-//! Why nobody answers: asks each address one question that every broker answers before it asks who
-//! is there.
+//! Why there is no answer: asks each address one question that every broker answers before it asks for
+//! a login.
 
 use std::io::{self, Read, Write};
 use std::net::{TcpStream, ToSocketAddrs};
@@ -47,7 +47,7 @@ fn ask(address: &str) -> Answer {
         Ok(true) => Answer::Kafka,
         Ok(false) => Answer::NotKafka,
         Err(error) if is_silence(&error) => Answer::Nobody("it does not answer".to_owned()),
-        // It does not like the question.
+        // It closed the connection instead of answering.
         Err(_closed) => Answer::NotKafka,
     }
 }

@@ -17,7 +17,7 @@ const COORDINATOR_LIMIT: Duration = Duration::from_secs(15);
 
 impl KafkaTopic {
     /// Lets the group `consumer` go on from `from` in these partitions, or from the nearest offset that
-    /// there is. Returns where it goes on in each. Nobody may be in the group meanwhile.
+    /// there is. Returns where it goes on in each. The group must have no members meanwhile.
     pub fn replay(
         &self,
         consumer: &str,

@@ -85,7 +85,7 @@ impl Sender {
     }
 
     /// Takes what is known by now. Returns the last place if everything has one.
-    pub(super) fn landed(&mut self) -> Result<Option<Offset>, String> {
+    pub(super) fn last_place(&mut self) -> Result<Option<Offset>, String> {
         self.producer.poll(Timeout::After(Duration::ZERO));
         for (of, place) in self.producer.context().take_delivered() {
             let offset = place.map_err(|why| {
@@ -104,7 +104,7 @@ impl Sender {
         Ok(self.offsets.last().copied().flatten())
     }
 
-    /// Where the payloads of the append are, which has landed.
+    /// Where the payloads of the append are, all of which have a place.
     pub(super) fn take_offsets(&mut self) -> Vec<Offset> {
         self.producer.context().is_well();
         self.offsets.drain(..).flatten().collect()

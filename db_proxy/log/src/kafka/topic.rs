@@ -27,7 +27,7 @@ pub enum ConnectError {
     /// Trying again will not help: an operator must look.
     #[error("{0}")]
     Refused(String),
-    /// Nobody answers now. Try again.
+    /// There is no answer now. Try again.
     #[error("{0}")]
     Away(String),
 }
@@ -203,7 +203,7 @@ impl<'a> Cluster<'a> {
         self.check_settings(*fewest)
     }
 
-    /// Makes the topic, unless somebody else has just done so, and waits until it can be used. Returns
+    /// Makes the topic, unless another process has just done so, and waits until it can be used. Returns
     /// whether it was made here.
     fn create(&self, new: NewTopic) -> Result<bool, ConnectError> {
         let (options, topic) = (self.options, &self.options.topic);
@@ -345,7 +345,7 @@ impl<'a> Cluster<'a> {
         self.consumer.context()
     }
 
-    /// A cluster that has answered before does not any more.
+    /// The error for a cluster that answered before and does not answer now.
     fn unanswered(what: &str, error: &KafkaError) -> ConnectError {
         match error.rdkafka_error_code() {
             Some(code) if is_forbidden(code) => {

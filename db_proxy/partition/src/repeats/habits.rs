@@ -10,7 +10,7 @@
 use std::collections::HashMap;
 
 use bytes::Bytes;
-use fold::admission::{Admission, Change, Facts, Need, Send, admit, record};
+use fold::admission::{Admission, Change, Facts, Message, Need, admit, record};
 use fold::conversation::Conversation;
 use fold::effects::{Effect, FOLD_VERSION, Fold};
 use fold::window::{Connection, Frame, Identity, content_crc};
@@ -260,7 +260,7 @@ impl World {
         }
     }
 
-    fn send(&self, saying: Saying, line: usize, id: ClientMsgId) -> Send {
+    fn send(&self, saying: Saying, line: usize, id: ClientMsgId) -> Message {
         let body = Bytes::from(vec![saying.words]);
         let names_itself_windows = [Habit::Windows, Habit::OneNumber].contains(&HABITS[saying.who]);
         // Of a conversation that is the sender's alone here.
@@ -276,7 +276,7 @@ impl World {
             content_crc: content_crc(1, &body),
             frame,
         };
-        Send {
+        Message {
             conversation: conversation(saying.who),
             identity,
             resend: false,

@@ -5,7 +5,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
 use std::time::Duration;
 
-use fold::admission::{Change, Send};
+use fold::admission::{Change, Message};
 use proto::ids::{ConversationId, MsgId, UserId};
 use tokio::sync::oneshot;
 use tokio::time::timeout;
@@ -78,7 +78,7 @@ async fn a_memory_of_four_conversations_gives_the_same_answers_as_one_of_all() {
     let ids = conversations();
     let mut dice = Dice(7);
     let mut model = Model::default();
-    let mut sent: Vec<(Send, u32)> = Vec::new();
+    let mut sent: Vec<(Message, u32)> = Vec::new();
     for step in 0..1_200_u32 {
         let id = *dice.pick(&ids);
         let parties = parties(id);

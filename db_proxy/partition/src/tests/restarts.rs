@@ -2,7 +2,7 @@
 
 use std::ops::ControlFlow;
 
-use fold::admission::{self, Change, Send};
+use fold::admission::{self, Change, Message};
 use fold::window::{Connection, Frame, Identity};
 use prost::Message as _;
 use proto::ids::{MsgId, Offset};
@@ -18,7 +18,7 @@ use crate::test::gated::Gate;
 use crate::test::{Proxy, Setup, copy_dir, group, message, out_of_the_log, resent, single};
 
 /// Messages to two users and to a group, with their numbers.
-async fn talk(proxy: &Proxy, count: u32) -> Vec<(Send, u32)> {
+async fn talk(proxy: &Proxy, count: u32) -> Vec<(Message, u32)> {
     let mut sent = Vec::new();
     for number in 0..count {
         for conversation in [single(1, 2), group(1)] {
@@ -31,7 +31,7 @@ async fn talk(proxy: &Proxy, count: u32) -> Vec<(Send, u32)> {
 }
 
 /// Everything is answered with the number it had, first and second try alike, and is in its place.
-async fn all_kept(proxy: &Proxy, sent: &[(Send, u32)]) {
+async fn all_kept(proxy: &Proxy, sent: &[(Message, u32)]) {
     for (send, msg_id) in sent {
         assert_eq!(proxy.send(resent(send)).await, *msg_id);
         let stored = proxy.state().with(send.conversation, |conversation| {
@@ -177,7 +177,7 @@ async fn an_old_clients_second_try_is_recognised_after_a_restart() {
                 connection: Some(Connection { gateway_boot: 6, session }),
                 repeats_after: Some(Offset(0)),
             };
-            Send { identity: Identity { frame, ..send.identity }, ..send }
+            Message { identity: Identity { frame, ..send.identity }, ..send }
         };
         assert_eq!(proxy.send(minted_twice(1)).await, 1);
         if store_writer {

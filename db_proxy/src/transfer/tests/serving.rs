@@ -78,7 +78,7 @@ impl NewSite {
         self.partition.state()
     }
 
-    async fn send(&self, send: Send) -> u32 {
+    async fn send(&self, send: Message) -> u32 {
         match self.partition.change(Change::Send(send)).await {
             Outcome::Sent { msg_id: MsgId(msg_id), .. } => msg_id,
             other => panic!("{other:?}"),

@@ -127,8 +127,8 @@ pub(super) fn joined(
     text
 }
 
-/// Keys to look up, in lists of few lengths. The last key is repeated to fill a list: whoever looks
-/// up a key twice finds one row.
+/// Keys to look up, in lists of few lengths. The last key is repeated to fill a list: a key
+/// that is looked up twice finds one row.
 pub(super) fn lists<T: Copy>(keys: &[T]) -> impl Iterator<Item = Vec<T>> {
     let longest = LENGTHS[LENGTHS.len() - 1];
     keys.chunks(longest).filter_map(move |chunk| {

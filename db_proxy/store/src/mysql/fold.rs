@@ -63,8 +63,8 @@ const UNREADABLE: Insert = Insert {
 
 /// A batch whose COMMIT had no answer: written or not.
 ///
-/// Kept between calls: whoever got no answer writes the same batch again, and must then hear that it
-/// is written, not that somebody else has moved on.
+/// Kept between calls: a caller that got no answer writes the same batch again, and must then hear that
+/// it is written, not that another owner has moved on.
 #[derive(Debug, Default)]
 pub(super) struct Doubt(Mutex<Option<(u64, Offset, u32)>>);
 

@@ -12,8 +12,8 @@ use super::failure::Failure;
 
 /// What every session is set to, whatever the server's defaults are.
 ///
-/// A call waits for a row's lock for less than its own bound. A connection may stay idle for ten
-/// minutes ...
+/// A call waits for a row's lock for less than its own bound. Outside of a transaction a connection
+/// may stay idle for ten minutes.
 const SET_UP: [&str; 3] = [
     "SET NAMES utf8mb4",
     "SET SESSION sql_mode = 'STRICT_ALL_TABLES,ERROR_FOR_DIVISION_BY_ZERO,NO_ENGINE_SUBSTITUTION', \
@@ -21,9 +21,11 @@ const SET_UP: [&str; 3] = [
     "SET SESSION TRANSACTION ISOLATION LEVEL READ COMMITTED",
 ];
 
-/// ... but not within a transaction: the locks of an owner whose machine was stopped or cut off
-/// must not keep the next owner away.
+/// Begins a transaction, in which the server waits for the next statement for five seconds only: the
+/// locks of an owner whose machine was stopped or cut off must not keep the next owner away.
 const BEGIN: &str = "SET SESSION wait_timeout = 5; BEGIN";
+
+/// After a transaction the connection may stay idle for as long as before it.
 const OUT_OF_TRANSACTION: &str = "SET SESSION wait_timeout = 600";
 
 /// One connection to one database.

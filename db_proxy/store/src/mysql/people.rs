@@ -85,7 +85,7 @@ pub(super) async fn users_since(
     since: Since,
     count: usize,
 ) -> Result<(Vec<UserRow>, u32), Failure> {
-    // Read before the users: whoever gets these and asks again from this stamp on misses nobody.
+    // Read before the users: a client that asks again from this stamp on misses no user.
     let newest = newest_stamp(link).await?;
     let rows = link
         .rows(
@@ -168,7 +168,7 @@ pub(super) async fn add_users(link: &mut Link, adding: Adding) -> Result<Vec<Use
     Ok(made)
 }
 
-/// Whether a try that made these is in the store. Nobody else makes the same user with the same
+/// Whether a try that made these is in the store. No other call makes the same user with the same
 /// number, name and password in between.
 async fn is_made(link: &mut Link, users: &[NewUser], made: &[UserId]) -> Result<bool, Failure> {
     let Some(first) = made.first() else { return Ok(false) };
@@ -377,7 +377,7 @@ async fn keep_wanted(
     Err(StoreError::Taken(format!("group number {wanted}")).into())
 }
 
-/// The first number after the counter that nobody chose and that has no conversation.
+/// The first number after the counter that was not asked for by number and that has no conversation.
 async fn next_group(link: &mut Link, counter: u32, numbers: &Numbers) -> Result<u32, Failure> {
     let mut next = rules::number_after(counter, "group")?;
     while numbers.in_use.contains(&next) || is_wanted(link, next).await? {

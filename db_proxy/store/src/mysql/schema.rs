@@ -66,7 +66,7 @@ const SITES: &str = "CREATE TABLE IF NOT EXISTS site (
     value VARBINARY(64) NOT NULL
 ) ENGINE = InnoDB DEFAULT CHARSET = utf8mb4";
 
-/// Which site a database belongs to: a number that nobody else has.
+/// Which site a database belongs to: a number that no other site has.
 pub(super) const SITE: &str = "site";
 
 /// An import into a database is under way: its mark.

@@ -7,11 +7,11 @@ use ring::rand::{SecureRandom, SystemRandom};
 
 use super::address::Address;
 use super::failure::refusal;
-use super::gathering::Gathering;
 use super::options::{MySqlLimits, MySqlOptions};
 use super::pool::{Bounds, Pool};
 use super::replica::Replica;
 use super::schema::{self, IMPORTED, Original, Role, SITE, Side};
+use super::shared_reads::SharedReads;
 use crate::{StoreError, UserConversation};
 
 /// A step of a migration may rewrite a table of many gigabytes.
@@ -23,7 +23,7 @@ pub(super) struct Database {
     pub(super) reads: Pool,
     pub(super) writes: Pool,
     /// Users' lists that several partitions are asked for.
-    pub(super) lists: Gathering<UserConversation>,
+    pub(super) lists: SharedReads<UserConversation>,
     /// Where history may be read as well.
     pub(super) replica: Option<Replica>,
 }
@@ -38,7 +38,7 @@ impl Database {
         Self {
             reads: Pool::new(address.clone(), reads),
             writes: Pool::new(address.clone(), writes),
-            lists: Gathering::default(),
+            lists: SharedReads::default(),
             replica: None,
         }
     }
@@ -99,7 +99,7 @@ impl Databases {
             let site = site.clone().unwrap_or_default();
             originals.push(Original { facts, site, imported });
         }
-        // After all primaries: whoever waits for one of those does not hear of each replica each time.
+        // After all primaries: while one of those is waited for, replicas are not reported at each try.
         for ((database, original), replica) in databases.iter_mut().zip(originals).zip(replicas) {
             if let Some(address) = replica {
                 database.replica = Some(Replica::open(address, original, options).await?);

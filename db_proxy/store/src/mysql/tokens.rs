@@ -212,7 +212,7 @@ pub(super) async fn add_ticket(
     Ok(true)
 }
 
-/// Gives a ticket out for good. If the answer is lost, nobody gets it.
+/// Gives a ticket out and deletes it. If the answer is lost, the ticket is lost too.
 pub(super) async fn take_ticket(
     link: &mut Link,
     hash: SecretHash,

@@ -1,12 +1,12 @@
-//! Writing whole tables into databases that nobody uses yet, and reading them back.
+//! Writing whole tables into databases that are not in use yet, and reading them back.
 //!
 //! # Invariants
 //!
 //! - From the first row to the last check every database says of itself that an import into it is not
-//!   finished (`IMPORTING` in `schema`): no store is opened on it. Whoever has opened one before finds
-//!   every partition taken.
-//! - Each transaction begins by looking that its import is still the one under way. So one that was
-//!   given up for dead writes nothing once another has taken over, or has finished.
+//!   finished (`IMPORTING` in `schema`): no store is opened on it. A process that has opened one
+//!   before finds every partition taken.
+//! - Each transaction begins by looking that its import is still the one under way. So one that
+//!   was believed to be dead writes nothing once another has taken over, or has finished.
 //! - A row may be written twice, and is then there once.
 
 mod marks;
@@ -42,7 +42,7 @@ pub struct Target {
 /// How far an import is.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Begun {
-    /// So many files are done.
+    /// This many files are done.
     After(usize),
     /// It was finished before.
     Finished,
@@ -244,7 +244,7 @@ impl Target {
         Ok(all)
     }
 
-    /// Lets everybody use the databases.
+    /// Ends the import: the databases may be used from then on.
     pub async fn finish(&self) -> Result<(), StoreError> {
         // The first one, which knows how far it is, is the last to forget it.
         let all: Vec<_> = self.all().collect();
@@ -275,7 +275,7 @@ impl Target {
         shard.or(self.databases.people()).expect("a site has a shard at least")
     }
 
-    /// Whether a database has nothing that anybody made. `number` is its place among all.
+    /// Refuses a database that has rows already.
     async fn check_empty(&self, database: &Database) -> Result<(), StoreError> {
         let name = database.writes.name();
         let found = database.writes.run(|link| marks::found_in(link).boxed()).await?;

@@ -180,7 +180,7 @@ pub(super) fn set_device_token(
     Ok(())
 }
 
-/// Gives out a group number that nobody had.
+/// Gives out a group number that was never given out.
 pub(super) fn allocate_group(
     connection: &mut Connection,
     wanted: Option<GroupId>,
@@ -276,7 +276,7 @@ fn group_exists(connection: &Connection, group: GroupId) -> Result<bool, StoreEr
     Ok(statement.query_row([group.0], |row| row.get(0))?)
 }
 
-/// The first number after the counter that nobody chose.
+/// The first number after the counter that was not asked for by number.
 fn next_group(connection: &Connection, counter: u32) -> Result<GroupId, StoreError> {
     let mut number = counter;
     loop {

@@ -5,7 +5,7 @@
 //!
 //! # Invariants
 //!
-//! - Whoever holds a permit finds a connection: there are never more permits than connections.
+//! - A call that holds a permit finds a connection: there are never more permits than connections.
 //! - A connection comes back even when its user panics.
 
 use std::fmt;
@@ -17,7 +17,7 @@ use tokio::sync::Semaphore;
 
 use crate::StoreError;
 
-/// Some connections of one kind. Who finds none free waits; the first to ask is the first served.
+/// Some connections of one kind. A call that finds none free waits; the first to ask is the first served.
 ///
 /// The waiting line has no bound of its own: each waiter is a request that its caller has bounded.
 pub(super) struct Pool {
@@ -37,7 +37,7 @@ impl Pool {
         Self { idle: Arc::new(Mutex::new(vec![connection])), permits: Arc::clone(&other.permits) }
     }
 
-    /// Runs `work` with a connection. Once begun, it is finished even if nobody waits any more.
+    /// Runs `work` with a connection. Once begun, it is finished even if the caller has stopped waiting.
     pub(super) async fn run<T, F>(&self, work: F) -> Result<T, StoreError>
     where
         T: Send + 'static,

@@ -1,4 +1,4 @@
-//! Reading whole tables of a store that nobody writes to.
+//! Reading whole tables of a store that no process writes to.
 
 use std::path::Path;
 
@@ -6,7 +6,7 @@ use bytes::Bytes;
 use rusqlite::types::{ToSql, ToSqlOutput, ValueRef};
 use rusqlite::{Connection, OptionalExtension, params_from_iter};
 
-use super::{looking, schema};
+use super::{read_only, schema};
 use crate::StoreError;
 use crate::table::{Field, Row, Table};
 
@@ -15,10 +15,10 @@ use crate::table::{Field, Row, Table};
 pub struct Tables(Connection);
 
 impl Tables {
-    /// Opens the store at `path`, which must be of the current version. Makes no file beside it: whoever
-    /// reads may be somebody else than whoever writes.
+    /// Opens the store at `path`, which must be of the current version. Makes no file beside it:
+    /// the user who reads may be another one than the user who writes.
     pub fn open(path: &Path) -> Result<Self, StoreError> {
-        let connection = looking::open(path)?;
+        let connection = read_only::open(path)?;
         let version = schema::version_of(&connection)?;
         if version != schema::VERSION {
             return Err(StoreError::Refused(format!(

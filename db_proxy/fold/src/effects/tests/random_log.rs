@@ -160,7 +160,7 @@ impl Writing {
     }
 }
 
-/// The log of owners of whom none wrote after his successor, as the embedded log sees to.
+/// The log of owners none of which wrote after its successor, as the embedded log sees to.
 pub(super) fn write(entries: Vec<(Entry, u64)>) -> Vec<LogRecord> {
     let mut writing = Writing::begin();
     for (entry, pause_ms) in entries {

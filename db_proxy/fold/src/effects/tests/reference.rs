@@ -228,7 +228,7 @@ impl Model {
         let previous = self.last_published(group());
         let mut added = Vec::new();
         for &user in &created.members {
-            // Somebody who was here before it was made stays what he was.
+            // A user who was here before it was made stays what they were.
             if let std::collections::btree_map::Entry::Vacant(place) = self.stays.entry(user) {
                 place.insert(Stay { join: MsgId(1), leave: None });
                 added.push(UserId(user));

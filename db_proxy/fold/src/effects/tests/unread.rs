@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 use proptest::prelude::*;
 
 use super::*;
-use crate::admission::{self, Admission, Facts, Need, Send};
+use crate::admission::{self, Admission, Facts, Message, Need};
 
 const USERS: std::ops::RangeInclusive<u32> = 1..=4;
 
@@ -216,8 +216,8 @@ impl World {
     }
 }
 
-fn send(conversation: ConversationId, user: u32) -> Send {
-    Send {
+fn send(conversation: ConversationId, user: u32) -> Message {
+    Message {
         conversation,
         identity: Identity {
             sender: UserId(user),

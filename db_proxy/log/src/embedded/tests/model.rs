@@ -125,13 +125,13 @@ impl Life {
         let payloads: Vec<Bytes> = lens.iter().map(|len| vec![fill; *len].into()).collect();
         let log = self.log.as_mut().unwrap();
         match unless_aborted(|| log.append(&payloads, now_ms)) {
-            Some(Ok(landed)) => {
+            Some(Ok(appended)) => {
                 if !payloads.is_empty() {
                     self.pending.clear();
                 }
-                assert_eq!(landed.len(), payloads.len());
-                for (at, (Landed { record, of }, payload)) in
-                    landed.iter().zip(payloads).enumerate()
+                assert_eq!(appended.len(), payloads.len());
+                for (at, (Appended { record, of }, payload)) in
+                    appended.iter().zip(payloads).enumerate()
                 {
                     assert_eq!(*of, Some(at));
                     assert_eq!(record.offset.0, self.acknowledged.len() as u64 + 1);

@@ -111,8 +111,8 @@ fn nothing_is_appended_to_a_full_disk_and_everything_again_when_there_is_room() 
     assert_eq!(records(&log), held);
 
     folder.set_room(None);
-    let landed = append_when_there_is_room(&mut log, &payloads, now_ms);
-    assert_eq!(landed[0].record.offset, held.last().unwrap().offset.next());
+    let appended = append_when_there_is_room(&mut log, &payloads, now_ms);
+    assert_eq!(appended[0].record.offset, held.last().unwrap().offset.next());
     assert_eq!(records(&log)[..held.len()], held);
 }
 
@@ -299,11 +299,11 @@ fn append_when_there_is_room(
     log: &mut EmbeddedLog,
     payloads: &[Bytes],
     now_ms: u64,
-) -> Vec<Landed> {
+) -> Vec<Appended> {
     let started = Instant::now();
     loop {
         match log.append(payloads, now_ms) {
-            Ok(landed) => return landed,
+            Ok(appended) => return appended,
             Err(LogError::Full(_)) if started.elapsed() < Duration::from_secs(10) => {
                 std::thread::yield_now();
             }

@@ -15,7 +15,7 @@ use rdkafka::topic_partition_list::{Offset as At, TopicPartitionList};
 use super::{Topic, fresh, until};
 use crate::conformance::{NOW_MS, Place as _, append, read};
 use crate::kafka::client::{config, reading};
-use crate::{Landed, LogError, Unopened as _};
+use crate::{Appended, LogError, Unopened as _};
 
 const LIMIT: Duration = Duration::from_secs(20);
 
@@ -24,10 +24,10 @@ fn payloads(texts: &[&'static str]) -> Vec<Bytes> {
 }
 
 /// The offset, the payload and whose it is.
-fn seen(landed: &[Landed]) -> Vec<(u64, &[u8], Option<usize>)> {
-    landed
+fn seen(appended: &[Appended]) -> Vec<(u64, &[u8], Option<usize>)> {
+    appended
         .iter()
-        .map(|landed| (landed.record.offset.0, &landed.record.payload[..], landed.of))
+        .map(|appended| (appended.record.offset.0, &appended.record.payload[..], appended.of))
         .collect()
 }
 
@@ -36,10 +36,10 @@ fn what_another_owner_appended_comes_before_ones_own() {
     let place = fresh();
     let (mut old, mut new) = (place.open(), place.open());
     append(&mut *old, &payloads(&["a", "b"]), *NOW_MS);
-    let landed = new.append(&payloads(&["epoch"]), *NOW_MS).unwrap();
-    assert_eq!(seen(&landed), [(1, &b"a"[..], None), (2, b"b", None), (3, b"epoch", Some(0))]);
-    let landed = old.append(&payloads(&["c", "d"]), *NOW_MS).unwrap();
-    assert_eq!(seen(&landed), [(3, &b"epoch"[..], None), (4, b"c", Some(0)), (5, b"d", Some(1))]);
+    let appended = new.append(&payloads(&["epoch"]), *NOW_MS).unwrap();
+    assert_eq!(seen(&appended), [(1, &b"a"[..], None), (2, b"b", None), (3, b"epoch", Some(0))]);
+    let appended = old.append(&payloads(&["c", "d"]), *NOW_MS).unwrap();
+    assert_eq!(seen(&appended), [(3, &b"epoch"[..], None), (4, b"c", Some(0)), (5, b"d", Some(1))]);
     assert_eq!(read(&*place.open(), 1).len(), 5);
 }
 
@@ -68,8 +68,8 @@ fn each_record_is_passed_on_once() {
     append(&mut *old, &payloads(&["late"]), *NOW_MS);
     // What came after it was opened comes with the first append, so it does not come by reading.
     assert_eq!(read(&*new, 1).len(), 2);
-    let landed = new.append(&payloads(&["epoch"]), *NOW_MS).unwrap();
-    assert_eq!(seen(&landed), [(3, &b"late"[..], None), (4, b"epoch", Some(0))]);
+    let appended = new.append(&payloads(&["epoch"]), *NOW_MS).unwrap();
+    assert_eq!(seen(&appended), [(3, &b"late"[..], None), (4, b"epoch", Some(0))]);
     assert_eq!(read(&*new, 1).len(), 4);
 }
 
@@ -171,8 +171,8 @@ fn a_missing_record_is_an_error_that_names_it() {
     // The broker writes it a little later.
     let mut last = 1;
     let why = until("an append meets the end", || match log.append(&payloads(&["b"]), *NOW_MS) {
-        Ok(landed) => {
-            last = landed.last().unwrap().record.offset.0;
+        Ok(appended) => {
+            last = appended.last().unwrap().record.offset.0;
             None
         }
         Err(error) => Some(error.to_string()),

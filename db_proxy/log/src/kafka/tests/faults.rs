@@ -52,10 +52,10 @@ impl<'a> Owner<'a> {
             (0..3).map(|of| Bytes::from(format!("{} {of}", self.sent))).collect();
         self.sent += 1;
         match log.append(&payloads, unix_ms()) {
-            Ok(landed) => {
-                for landed in landed {
-                    let record = landed.record;
-                    if let Some(of) = landed.of {
+            Ok(appended) => {
+                for appended in appended {
+                    let record = appended.record;
+                    if let Some(of) = appended.of {
                         assert_eq!(record.payload, payloads[of]);
                         self.acked.insert(record.offset.0, record.payload);
                     }

@@ -7,7 +7,8 @@
 //!    └───────────────────────────────────────────────────────────┘ it was answered in time
 //! ```
 //!
-//! Behind a shut gate nobody waits. The one that tries pays at most the limit of a call, once in a rest.
+//! Behind a shut gate no call waits. The one that tries waits for the limit of a call at most, once in a
+//! rest.
 
 use std::time::{Duration, Instant};
 
@@ -28,7 +29,7 @@ pub(super) enum Turn {
 #[derive(Debug)]
 pub(super) struct Gate {
     rest: Duration,
-    /// While it is shut: when somebody tries next.
+    /// While it is shut: when a call tries next.
     next_try: Mutex<Option<Instant>>,
 }
 

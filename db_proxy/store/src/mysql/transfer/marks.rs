@@ -132,7 +132,7 @@ pub(super) async fn check_mark(link: &mut Link, mark: &str) -> Result<(), Failur
     Err(StoreError::Refused(text).into())
 }
 
-/// Lets everybody use a database.
+/// Ends the import into a database, which may be used from then on.
 pub(super) async fn finish(
     link: &mut Link,
     mark: &str,

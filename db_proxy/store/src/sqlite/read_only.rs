@@ -18,7 +18,7 @@ use crate::{Claimed, StoreError};
 
 impl SqliteStore {
     /// Looks into the store at `path`, whether or not a process has it. `None` if there is no store,
-    /// or nobody has ever taken it. Blocks on the disk.
+    /// or its partition was never taken. Blocks on the disk.
     pub fn look(path: &Path) -> Result<Option<Claimed>, StoreError> {
         if !path.exists() {
             return Ok(None);

@@ -1,5 +1,4 @@
-//! A partition as it is now, for whoever looks at it beside its owner: nothing is changed, and no group
-//! is joined.
+//! A partition as it is now, read beside its owner: nothing is changed, and no group is joined.
 
 use std::fmt;
 use std::ops::ControlFlow;

@@ -8,7 +8,7 @@
 //!
 //! # Invariants
 //!
-//! - Complete after [`Recent::covers_from`]: every record published since is in it.
+//! - Complete after [`Published::covers_from`]: every record published since is in it.
 //! - What was published is never forgotten out of order: the oldest goes first.
 //!
 //! # When it is full
@@ -36,12 +36,12 @@ const GROUPS_MAX: usize = 16;
 /// Users named in one [`Delta`], if more than one record names any.
 const NAMED_MAX: usize = 100_000;
 
-/// Records that one [`Delta`] goes through: whoever asks holds a lock.
+/// Records that one [`Delta`] goes through at most: the caller holds a lock meanwhile.
 const SCANNED_MAX: usize = 16_384;
 
 /// One change of a group's members.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Touched {
+pub struct MemberChange {
     /// Who asked for it.
     pub actor: UserId,
     /// Who joined.
@@ -54,10 +54,10 @@ pub struct Touched {
 
 /// The published records of a partition that are remembered.
 #[derive(Debug)]
-pub struct Recent {
+pub struct Published {
     entries: VecDeque<Entry>,
     /// Those of them that changed members.
-    members: BTreeMap<(ConversationId, Offset), Touched>,
+    members: BTreeMap<(ConversationId, Offset), MemberChange>,
     users: usize,
     covers_from: Offset,
     entries_max: usize,
@@ -88,10 +88,10 @@ pub struct Changed {
     /// Its last record in the range.
     pub offset: Offset,
     /// The changes of its members in the range.
-    pub members: Vec<(Offset, Touched)>,
+    pub members: Vec<(Offset, MemberChange)>,
 }
 
-impl Recent {
+impl Published {
     /// Remembers what is published after `covers_from`.
     pub fn new(covers_from: Offset) -> Self {
         let entries_max = usize::try_from(WINDOW_RECORDS).expect("a small constant");
@@ -125,20 +125,24 @@ impl Recent {
         &mut self,
         offset: Offset,
         conversation: ConversationId,
-        touched: Option<Touched>,
+        member_change: Option<MemberChange>,
     ) {
         if offset <= self.covers_from {
             return; // Further back than was asked for.
         }
         debug_assert!(self.entries.back().is_none_or(|last| last.offset < offset), "in log order");
-        // Not after: the queue would make room for twice as many, for the sake of one.
+        // Before the push, not after it: one entry more would make the queue double its memory.
         if self.entries.len() >= self.entries_max {
             self.forget_oldest();
         }
-        self.entries.push_back(Entry { offset, conversation, has_members: touched.is_some() });
-        if let Some(touched) = touched {
-            self.users += touched.count();
-            self.members.insert((conversation, offset), touched);
+        self.entries.push_back(Entry {
+            offset,
+            conversation,
+            has_members: member_change.is_some(),
+        });
+        if let Some(member_change) = member_change {
+            self.users += member_change.count();
+            self.members.insert((conversation, offset), member_change);
         }
         while self.entries.len() > self.entries_max || self.users > self.users_max {
             self.forget_oldest();
@@ -148,8 +152,8 @@ impl Recent {
     fn forget_oldest(&mut self) {
         let Some(Entry { offset, conversation, .. }) = self.entries.pop_front() else { return };
         self.covers_from = offset;
-        if let Some(touched) = self.members.remove(&(conversation, offset)) {
-            self.users -= touched.count();
+        if let Some(member_change) = self.members.remove(&(conversation, offset)) {
+            self.users -= member_change.count();
         }
     }
 
@@ -167,12 +171,12 @@ impl Recent {
             if entry.offset > upto {
                 break;
             }
-            let touched = self.touched(entry);
+            let member_change = self.member_change(entry);
             let place = places.get(&entry.conversation).copied();
             let known = place.and_then(|place: usize| delta.changed.get(place));
             let is_new_group =
-                touched.is_some() && known.is_none_or(|known| known.members.is_empty());
-            let names = touched.map_or(0, Touched::count);
+                member_change.is_some() && known.is_none_or(|known| known.members.is_empty());
+            let names = member_change.map_or(0, MemberChange::count);
             if scanned == SCANNED_MAX
                 || (known.is_none() && delta.changed.len() == CONVERSATIONS_MAX)
                 || (is_new_group && groups == GROUPS_MAX)
@@ -192,7 +196,9 @@ impl Recent {
             });
             if let Some(changed) = delta.changed.get_mut(place) {
                 changed.offset = entry.offset;
-                changed.members.extend(touched.map(|touched| (entry.offset, touched.clone())));
+                changed.members.extend(
+                    member_change.map(|member_change| (entry.offset, member_change.clone())),
+                );
             }
         }
         Some(delta)
@@ -204,14 +210,14 @@ impl Recent {
         conversation: ConversationId,
         after: Offset,
         upto: Offset,
-    ) -> impl Iterator<Item = (Offset, &Touched)> {
+    ) -> impl Iterator<Item = (Offset, &MemberChange)> {
         // The bounds of a map's range must not cross: then it is empty.
         let upto = Bound::Included((conversation, upto.max(after)));
         let range = self.members.range((Bound::Excluded((conversation, after)), upto));
-        range.map(|((_conversation, offset), touched)| (*offset, touched))
+        range.map(|((_conversation, offset), member_change)| (*offset, member_change))
     }
 
-    fn touched(&self, entry: &Entry) -> Option<&Touched> {
+    fn member_change(&self, entry: &Entry) -> Option<&MemberChange> {
         if !entry.has_members {
             return None;
         }
@@ -219,7 +225,7 @@ impl Recent {
     }
 }
 
-impl Touched {
+impl MemberChange {
     /// How many users it names.
     pub fn count(&self) -> usize {
         self.added.len() + self.removed.len()

@@ -6,9 +6,10 @@
 //!
 //! # Invariants
 //!
-//! - A read serves only those who asked before it began: nobody gets what is older than his question.
+//! - A read serves only requests that came before it began: no request gets an answer that is older than
+//!   itself.
 //! - Each partition gets its own, and what is read for one user is given to no other.
-//! - Who waits for a read that was given up reads himself.
+//! - A request that waits for a read that was given up reads for itself.
 
 use std::collections::hash_map::{Entry, HashMap};
 use std::mem;
@@ -23,13 +24,13 @@ use crate::StoreError;
 type Found<T> = Result<Vec<T>, StoreError>;
 
 /// The reads of one database that have not begun yet: one for each user at most. Each of them, and
-/// everybody who waits for one, is a request that is being answered, of which there are only so many.
+/// each that waits for one, is a request that is being answered, and their number is bounded.
 #[derive(Debug)]
-pub(super) struct Gathering<T> {
+pub(super) struct SharedReads<T> {
     open: Mutex<HashMap<UserId, Waiting<T>>>,
 }
 
-/// Who waits for a read that has not begun.
+/// The partitions of a read that has not begun.
 #[derive(Debug)]
 struct Waiting<T> {
     /// The partition that reads.
@@ -50,18 +51,18 @@ enum Part<'a, T> {
 
 /// A read that others may still join. Dropped before it begins, it is not there any more.
 struct Opened<'a, T> {
-    gathering: &'a Gathering<T>,
+    shared_reads: &'a SharedReads<T>,
     user: UserId,
     is_open: bool,
 }
 
-impl<T> Default for Gathering<T> {
+impl<T> Default for SharedReads<T> {
     fn default() -> Self {
         Self { open: Mutex::default() }
     }
 }
 
-impl<T> Gathering<T> {
+impl<T> SharedReads<T> {
     /// What `part` has of `user`. `all` reads what some partitions have, each row with its partition.
     pub(super) async fn read<F>(
         &self,
@@ -75,7 +76,7 @@ impl<T> Gathering<T> {
         loop {
             match self.join(user, part) {
                 Part::First(opened) => {
-                    // Who asks several partitions asks them one after the other without a wait.
+                    // A request for several partitions asks them one after the other without a wait.
                     tokio::task::yield_now().await;
                     let others = opened.begin();
                     let parts = [part].into_iter().chain(others.keys().copied()).collect();
@@ -95,7 +96,7 @@ impl<T> Gathering<T> {
         match self.open.lock().entry(user) {
             Entry::Vacant(entry) => {
                 entry.insert(Waiting { first: part, others: HashMap::new() });
-                Part::First(Opened { gathering: self, user, is_open: true })
+                Part::First(Opened { shared_reads: self, user, is_open: true })
             }
             Entry::Occupied(mut entry) => {
                 let Waiting { first, others } = entry.get_mut();
@@ -111,7 +112,7 @@ impl<T> Gathering<T> {
 }
 
 impl<T> Opened<'_, T> {
-    /// Nobody joins from here on. Those who have.
+    /// No other joins from here on. Returns those that have.
     fn begin(mut self) -> HashMap<u32, oneshot::Sender<Found<T>>> {
         self.close()
     }
@@ -119,7 +120,7 @@ impl<T> Opened<'_, T> {
     fn close(&mut self) -> HashMap<u32, oneshot::Sender<Found<T>>> {
         // Once closed, what is there of this user is another read.
         let waiting = mem::take(&mut self.is_open)
-            .then(|| self.gathering.open.lock().remove(&self.user))
+            .then(|| self.shared_reads.open.lock().remove(&self.user))
             .flatten();
         waiting.map(|waiting| waiting.others).unwrap_or_default()
     }
@@ -145,7 +146,7 @@ fn hand_out<T>(
     });
     for (other, waiting) in others {
         let found = read.clone().map(|()| of_parts.remove(&other).unwrap_or_default());
-        // Who does not wait any more needs nothing.
+        // One that has stopped waiting needs nothing.
         drop(waiting.send(found));
     }
     read.map(|()| of_parts.remove(&part).unwrap_or_default())
@@ -164,7 +165,7 @@ mod tests {
     /// A database that has one row for each partition, and knows what it was asked.
     #[derive(Default)]
     struct Database {
-        gathering: Gathering<String>,
+        shared_reads: SharedReads<String>,
         asked: Mutex<Vec<(u32, Vec<u32>)>>,
     }
 
@@ -177,11 +178,11 @@ mod tests {
                 self.asked.lock().push((user.0, parts));
                 ready(Ok(rows))
             };
-            self.gathering.read(user, part, all).await
+            self.shared_reads.read(user, part, all).await
         }
 
         fn asked(&self) -> Vec<(u32, Vec<u32>)> {
-            assert!(self.gathering.open.lock().is_empty(), "nothing is left behind");
+            assert!(self.shared_reads.open.lock().is_empty(), "nothing is left behind");
             mem::take(&mut *self.asked.lock())
         }
     }
@@ -217,31 +218,31 @@ mod tests {
 
     #[tokio::test]
     async fn who_asks_after_a_read_has_begun_is_not_served_by_it() {
-        let gathering = Gathering::<u32>::default();
+        let shared_reads = SharedReads::<u32>::default();
         let (begin, begun) = oneshot::channel::<()>();
         let slow = async |_parts| {
             begun.await.unwrap();
             Ok(vec![(0, 10), (1, 10)])
         };
-        let mut first = Box::pin(gathering.read(USER, 0, slow));
+        let mut first = Box::pin(shared_reads.read(USER, 0, slow));
         assert!(poll!(&mut first).is_pending());
         tokio::task::yield_now().await;
         assert!(poll!(&mut first).is_pending(), "it reads");
-        let later = gathering.read(USER, 1, |parts| {
+        let later = shared_reads.read(USER, 1, |parts| {
             assert_eq!(parts, [1]);
             ready(Ok(vec![(1, 11)]))
         });
         assert_eq!(later.await.unwrap(), [11]);
         begin.send(()).unwrap();
         assert_eq!(first.await.unwrap(), [10]);
-        assert!(gathering.open.lock().is_empty());
+        assert!(shared_reads.open.lock().is_empty());
     }
 
     #[tokio::test]
     async fn a_read_that_is_given_up_is_done_by_those_who_wait_for_it() {
         for has_begun in [false, true] {
             let database = Database::default();
-            let never = database.gathering.read(USER, 0, |_parts| pending());
+            let never = database.shared_reads.read(USER, 0, |_parts| pending());
             let mut never = Box::pin(never);
             assert!(poll!(&mut never).is_pending());
             let others = (1..4).map(|part| Box::pin(database.read(USER, part)));
@@ -252,7 +253,7 @@ mod tests {
             if has_begun {
                 tokio::task::yield_now().await;
                 assert!(poll!(&mut never).is_pending());
-                assert!(database.gathering.open.lock().is_empty());
+                assert!(database.shared_reads.open.lock().is_empty());
             }
             drop(never);
             for (part, found) in (1..4).zip(join_all(others).await) {
@@ -264,9 +265,9 @@ mod tests {
 
     #[tokio::test]
     async fn a_read_that_fails_fails_for_all() {
-        let gathering = Gathering::<u32>::default();
+        let shared_reads = SharedReads::<u32>::default();
         let reads = (0..3).map(|part| {
-            gathering.read(USER, part, |_parts| {
+            shared_reads.read(USER, part, |_parts| {
                 ready(Err(StoreError::Unavailable("the test says so".to_owned())))
             })
         });

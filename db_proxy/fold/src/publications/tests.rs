@@ -7,44 +7,44 @@ use super::*;
 
 #[test]
 fn each_conversation_that_changed_is_named_once_with_its_last_record() {
-    let mut recent = Recent::new(Offset(10));
+    let mut published = Published::new(Offset(10));
     for (offset, number) in [(11, 1), (13, 2), (14, 1), (20, 3)] {
-        recent.enter(Offset(offset), group(number), None);
+        published.enter(Offset(offset), group(number), None);
     }
-    let delta = recent.delta(Offset(10), Offset(19)).unwrap();
+    let delta = published.delta(Offset(10), Offset(19)).unwrap();
     assert_eq!(delta.upto, Offset(19), "marks and repetitions move it along too");
     let changed: Vec<_> = delta.changed.iter().map(|c| (c.conversation, c.offset.0)).collect();
     assert_eq!(changed, [(group(1), 14), (group(2), 13)]);
-    let nothing = recent.delta(Offset(14), Offset(19)).unwrap();
+    let nothing = published.delta(Offset(14), Offset(19)).unwrap();
     assert_eq!((nothing.upto, nothing.changed.len()), (Offset(19), 0));
-    let backwards = recent.delta(Offset(20), Offset(19)).unwrap();
+    let backwards = published.delta(Offset(20), Offset(19)).unwrap();
     assert_eq!((backwards.upto, backwards.changed.len()), (Offset(20), 0));
-    assert_eq!(recent.delta(Offset(u64::MAX), Offset(19)).unwrap().upto, Offset(u64::MAX));
+    assert_eq!(published.delta(Offset(u64::MAX), Offset(19)).unwrap().upto, Offset(u64::MAX));
 }
 
 #[test]
 fn what_lies_before_the_beginning_is_not_known() {
-    let mut recent = Recent::new(Offset(10));
-    assert_eq!(recent.delta(Offset(9), Offset(20)), None);
-    recent.reach_back(Offset(5));
-    recent.enter(Offset(6), group(1), None);
-    assert_eq!(recent.covers_from(), Offset(5));
-    assert_eq!(recent.delta(Offset(5), Offset(20)).unwrap().changed.len(), 1);
-    assert_eq!(recent.delta(Offset(4), Offset(20)), None);
+    let mut published = Published::new(Offset(10));
+    assert_eq!(published.delta(Offset(9), Offset(20)), None);
+    published.reach_back(Offset(5));
+    published.enter(Offset(6), group(1), None);
+    assert_eq!(published.covers_from(), Offset(5));
+    assert_eq!(published.delta(Offset(5), Offset(20)).unwrap().changed.len(), 1);
+    assert_eq!(published.delta(Offset(4), Offset(20)), None);
 }
 
 #[test]
 fn changes_of_members_are_told_with_who_they_were_about() {
-    let mut recent = Recent::new(Offset(0));
-    recent.enter(Offset(1), group(1), Some(touched(&[1, 2], &[])));
-    recent.enter(Offset(2), group(1), None);
-    recent.enter(Offset(3), group(1), Some(touched(&[], &[2])));
-    recent.enter(Offset(4), group(2), Some(touched(&[3], &[])));
-    let delta = recent.delta(Offset(1), Offset(4)).unwrap();
-    assert_eq!(delta.changed[0].members, [(Offset(3), touched(&[], &[2]))]);
-    assert_eq!(delta.changed[1].members, [(Offset(4), touched(&[3], &[]))]);
+    let mut published = Published::new(Offset(0));
+    published.enter(Offset(1), group(1), Some(member_change(&[1, 2], &[])));
+    published.enter(Offset(2), group(1), None);
+    published.enter(Offset(3), group(1), Some(member_change(&[], &[2])));
+    published.enter(Offset(4), group(2), Some(member_change(&[3], &[])));
+    let delta = published.delta(Offset(1), Offset(4)).unwrap();
+    assert_eq!(delta.changed[0].members, [(Offset(3), member_change(&[], &[2]))]);
+    assert_eq!(delta.changed[1].members, [(Offset(4), member_change(&[3], &[]))]);
     let of = |after, upto| {
-        let members = recent.members_of(group(1), Offset(after), Offset(upto));
+        let members = published.members_of(group(1), Offset(after), Offset(upto));
         members.map(|(offset, _touched)| offset.0).collect::<Vec<_>>()
     };
     assert_eq!(of(0, 9), [1, 3]);
@@ -56,39 +56,39 @@ fn changes_of_members_are_told_with_who_they_were_about() {
 #[test]
 fn too_much_at_once_comes_in_parts() {
     let max = u32::try_from(CONVERSATIONS_MAX).unwrap();
-    let mut recent = Recent::new(Offset(0));
+    let mut published = Published::new(Offset(0));
     for number in 1..=max + 1 {
-        recent.enter(Offset(u64::from(number)), group(number), None);
+        published.enter(Offset(u64::from(number)), group(number), None);
     }
-    let first = recent.delta(Offset(0), Offset(u64::MAX)).unwrap();
+    let first = published.delta(Offset(0), Offset(u64::MAX)).unwrap();
     assert_eq!((first.changed.len(), first.upto.0), (CONVERSATIONS_MAX, u64::from(max)));
-    let rest = recent.delta(first.upto, Offset(u64::MAX)).unwrap();
+    let rest = published.delta(first.upto, Offset(u64::MAX)).unwrap();
     assert_eq!((rest.changed.len(), rest.upto), (1, Offset(u64::MAX)));
 
-    let mut recent = Recent::new(Offset(0));
+    let mut published = Published::new(Offset(0));
     let groups = u64::try_from(GROUPS_MAX).unwrap();
     for number in 1..=groups + 1 {
         let number_32 = u32::try_from(number).unwrap();
-        recent.enter(Offset(2 * number), group(number_32), Some(touched(&[1], &[])));
-        recent.enter(Offset(2 * number + 1), group(number_32), Some(touched(&[2], &[])));
+        published.enter(Offset(2 * number), group(number_32), Some(member_change(&[1], &[])));
+        published.enter(Offset(2 * number + 1), group(number_32), Some(member_change(&[2], &[])));
     }
-    let first = recent.delta(Offset(0), Offset(1_000)).unwrap();
+    let first = published.delta(Offset(0), Offset(1_000)).unwrap();
     assert_eq!((first.changed.len(), first.upto.0), (GROUPS_MAX, 2 * groups + 1));
 
-    let mut recent = Recent::new(Offset(0));
+    let mut published = Published::new(Offset(0));
     let many: Vec<u32> = (1..=70_000).collect();
     for offset in 1..=3 {
-        recent.enter(Offset(offset), group(1), Some(touched(&many, &[])));
+        published.enter(Offset(offset), group(1), Some(member_change(&many, &[])));
     }
     for after in 0..3 {
-        let delta = recent.delta(Offset(after), Offset(3)).unwrap();
+        let delta = published.delta(Offset(after), Offset(3)).unwrap();
         assert_eq!(delta.upto, Offset(after + 1), "but one always fits");
     }
 
-    let mut recent = Recent::new(Offset(0));
+    let mut published = Published::new(Offset(0));
     let too_many: Vec<u32> = (1..=u32::try_from(NAMED_MAX).unwrap() + 1).collect();
-    recent.enter(Offset(1), group(1), Some(touched(&too_many, &[])));
-    let delta = recent.delta(Offset(0), Offset(1)).unwrap();
+    published.enter(Offset(1), group(1), Some(member_change(&too_many, &[])));
+    let delta = published.delta(Offset(0), Offset(1)).unwrap();
     assert_eq!((delta.changed.len(), delta.upto), (1, Offset(1)), "however many it names");
 }
 
@@ -96,31 +96,31 @@ fn too_much_at_once_comes_in_parts() {
 #[test]
 fn many_records_of_one_conversation_are_gone_through_in_parts() {
     let max = u64::try_from(SCANNED_MAX).unwrap();
-    let mut recent = Recent::new(Offset(0));
+    let mut published = Published::new(Offset(0));
     for offset in 1..=max + 1 {
-        recent.enter(Offset(offset), group(1), None);
+        published.enter(Offset(offset), group(1), None);
     }
-    let first = recent.delta(Offset(0), Offset(u64::MAX)).unwrap();
+    let first = published.delta(Offset(0), Offset(u64::MAX)).unwrap();
     assert_eq!((first.changed.len(), first.upto), (1, Offset(max)));
     assert_eq!(first.changed[0].offset, Offset(max));
-    let rest = recent.delta(first.upto, Offset(u64::MAX)).unwrap();
+    let rest = published.delta(first.upto, Offset(u64::MAX)).unwrap();
     assert_eq!((rest.changed.len(), rest.upto), (1, Offset(u64::MAX)));
 }
 
 #[test]
 fn when_it_is_full_the_oldest_goes() {
-    let mut recent = Recent::of(Offset(0), 3, 4);
+    let mut published = Published::of(Offset(0), 3, 4);
     for offset in 1..=4 {
-        recent.enter(Offset(offset), group(1), None);
+        published.enter(Offset(offset), group(1), None);
     }
-    assert_eq!(recent.covers_from(), Offset(1));
-    assert_eq!(recent.delta(Offset(0), Offset(9)), None);
-    recent.enter(Offset(5), group(1), Some(touched(&[1, 2], &[3])));
-    recent.enter(Offset(6), group(1), Some(touched(&[1, 2], &[])));
-    assert_eq!(recent.covers_from(), Offset(5), "five users are too many");
-    assert_eq!(recent.members_of(group(1), Offset(0), Offset(9)).count(), 1);
-    recent.enter(Offset(7), group(1), Some(touched(&[1, 2, 3, 4, 5], &[])));
-    assert_eq!((recent.covers_from(), recent.users), (Offset(7), 0));
+    assert_eq!(published.covers_from(), Offset(1));
+    assert_eq!(published.delta(Offset(0), Offset(9)), None);
+    published.enter(Offset(5), group(1), Some(member_change(&[1, 2], &[3])));
+    published.enter(Offset(6), group(1), Some(member_change(&[1, 2], &[])));
+    assert_eq!(published.covers_from(), Offset(5), "five users are too many");
+    assert_eq!(published.members_of(group(1), Offset(0), Offset(9)).count(), 1);
+    published.enter(Offset(7), group(1), Some(member_change(&[1, 2, 3, 4, 5], &[])));
+    assert_eq!((published.covers_from(), published.users), (Offset(7), 0));
 }
 
 proptest! {
@@ -131,24 +131,24 @@ proptest! {
         users_max in 1_usize..20,
         (after, upto) in (0_u64..150, 0_u64..150),
     ) {
-        let mut recent = Recent::of(Offset(5), entries_max, users_max);
+        let mut published = Published::of(Offset(5), entries_max, users_max);
         let mut model = Vec::new();
         let mut offset = 5;
         for (step, number, has_members) in records {
             offset += step;
-            let touched = has_members.then(|| touched(&[1, 2], &[number]));
-            recent.enter(Offset(offset), group(number), touched.clone());
-            model.push((Offset(offset), group(number), touched));
+            let member_change = has_members.then(|| member_change(&[1, 2], &[number]));
+            published.enter(Offset(offset), group(number), member_change.clone());
+            model.push((Offset(offset), group(number), member_change));
         }
-        let kept = model.iter().filter(|record| record.0 > recent.covers_from()).count();
-        prop_assert_eq!(kept, recent.entries.len());
+        let kept = model.iter().filter(|record| record.0 > published.covers_from()).count();
+        prop_assert_eq!(kept, published.entries.len());
         prop_assert!(kept <= entries_max);
         let (after, upto) = (Offset(after), Offset(upto));
-        let Some(delta) = recent.delta(after, upto) else {
-            prop_assert!(after < recent.covers_from());
+        let Some(delta) = published.delta(after, upto) else {
+            prop_assert!(after < published.covers_from());
             return Ok(());
         };
-        prop_assert!(after >= recent.covers_from());
+        prop_assert!(after >= published.covers_from());
         prop_assert_eq!(delta.upto, upto.max(after), "so little fits");
         let in_range = |offset: Offset| offset > after && offset <= upto;
         for number in 1..5 {
@@ -165,9 +165,9 @@ proptest! {
                 .iter()
                 .filter_map(|record| Some((record.0, record.2.clone()?)))
                 .collect();
-            let by_group: Vec<_> = recent
+            let by_group: Vec<_> = published
                 .members_of(group(number), after, upto)
-                .map(|(offset, touched)| (offset, touched.clone()))
+                .map(|(offset, member_change)| (offset, member_change.clone()))
                 .collect();
             prop_assert_eq!(&told.members, &members);
             prop_assert_eq!(by_group, members);
@@ -179,7 +179,7 @@ fn group(number: u32) -> ConversationId {
     ConversationId::group(GroupId(number)).unwrap()
 }
 
-fn touched(added: &[u32], removed: &[u32]) -> Touched {
+fn member_change(added: &[u32], removed: &[u32]) -> MemberChange {
     let users = |numbers: &[u32]| numbers.iter().copied().map(UserId).collect();
-    Touched { actor: UserId(9), added: users(added), removed: users(removed), created: false }
+    MemberChange { actor: UserId(9), added: users(added), removed: users(removed), created: false }
 }
