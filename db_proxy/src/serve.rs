@@ -3,6 +3,7 @@
 use std::sync::Arc;
 use std::time::Duration;
 
+use cache::Cache;
 #[cfg(feature = "kafka")]
 use daemon::StartRefused;
 use daemon::link::LinkMetrics;
@@ -80,12 +81,7 @@ pub async fn run(context: Context<Config>) -> Result<Serving, BoxError> {
     let owners = own(shared, logs, &config, &identity.name).await?;
 
     let request_metrics = RequestMetrics::new(&metrics);
-    let passwords = passwords(&config, &metrics).await?;
-    let guesses = Guesses::new(Arc::clone(&cache), config.logins.guesses());
-    let tokens = tokens(&store, &config, &shutdown)?;
-    let checks = Checks { passwords, guesses };
-    let logins =
-        Logins::new(store, Arc::clone(&cache), checks, tokens, LoginMetrics::new(&metrics));
+    let logins = logins(&config, store, cache, &metrics, &shutdown).await?;
     let kicks = Arc::new(Kicks::new(gateways));
     let sources = Sources { partitions, logins, kicks };
     let links = Links::new(sources, bounds(&config), request_metrics, shutdown.clone());
@@ -117,6 +113,21 @@ fn bounds(config: &Config) -> Bounds {
         logins: if config.has(DbRole::Login) { limits.logins_max } else { 0 },
         groups: GroupLimits { made: limits.groups_made_max, joined: limits.groups_joined_max },
     }
+}
+
+/// Prepares the login side, over the store of users.
+async fn logins(
+    config: &Config,
+    store: Arc<dyn Store>,
+    cache: Arc<dyn Cache>,
+    metrics: &Metrics,
+    shutdown: &Shutdown,
+) -> Result<Logins, BoxError> {
+    let passwords = passwords(config, metrics).await?;
+    let guesses = Guesses::new(Arc::clone(&cache), config.logins.guesses());
+    let tokens = tokens(&store, config, shutdown)?;
+    let checks = Checks { passwords, guesses };
+    Ok(Logins::new(store, cache, checks, tokens, LoginMetrics::new(metrics)))
 }
 
 /// Prepares the tokens that clients log in with.

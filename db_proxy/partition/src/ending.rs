@@ -4,7 +4,8 @@ use std::sync::{Arc, OnceLock};
 
 use daemon::Shutdown;
 
-/// Tells that an ownership has ended, other than by [`Partition::stop`]. Clones are of the same one.
+/// Tells that an ownership has ended, other than by [`crate::Partition::stop`]. Clones are of the same
+/// one.
 #[derive(Debug, Clone)]
 pub struct Ending {
     shutdown: Shutdown,

@@ -10,8 +10,9 @@ use store::Claimed;
 use store::sqlite::{SqliteStore, Tables};
 use store::table::{self, Field, MESSAGE, Row, Sum, TABLES, Table};
 
+use super::error::MoveError;
 use super::folder::{Begun, Export, FILE_BYTES, Making, Source};
-use super::{MoveError, Moved, Phase, Step, Watch, tell};
+use super::progress::{Moved, Phase, Step, Watch, tell};
 use crate::site::SQLITE;
 
 /// Progress is told after so many rows.

@@ -29,7 +29,7 @@ use ring::digest::{self, SHA256};
 use serde::{Deserialize, Serialize};
 use store::table::{self, Row, Sum, Table};
 
-use super::{MoveError, disk};
+use super::error::{MoveError, disk};
 
 /// The format of this version.
 const FORMAT: u32 = 2;

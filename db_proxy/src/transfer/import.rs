@@ -9,9 +9,10 @@ use store::StoreError;
 use store::mysql::{Begun, MySqlOptions, MySqlStore, Target};
 use store::table::{self, Place, Row, Sum, Table};
 
+use super::error::MoveError;
 use super::export::{moved, new_id};
 use super::folder::{Export, Part, damaged};
-use super::{MoveError, Moved, Phase, Step, Watch, tell};
+use super::progress::{Moved, Phase, Step, Watch, tell};
 
 /// What is written in one transaction, and how many of them at the same time.
 const BATCH_BYTES: usize = 2 << 20;

@@ -1,5 +1,6 @@
 //! How long a large site takes.
 
+use std::path::Path;
 use std::time::Instant;
 
 use bytes::Bytes;
