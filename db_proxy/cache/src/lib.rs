@@ -63,7 +63,7 @@ pub const PROFILES_KEPT: Duration = Duration::from_mins(1);
 pub const WINDOW: u32 = 256;
 
 /// Longer messages are not kept: one of them would take the room of many.
-pub const BODY_LEN_MAX: usize = 4 << 10;
+pub(crate) const BODY_LEN_MAX: usize = 4 << 10;
 
 /// What is counted, and what follows from it.
 #[derive(Debug, Clone)]
@@ -103,7 +103,7 @@ impl Throttle {
     }
 
     /// How long so many failures make wait, counted from the last of them.
-    pub fn delay(&self, failures: u32) -> Duration {
+    pub(crate) fn delay(&self, failures: u32) -> Duration {
         let Some(beyond) = failures.checked_sub(self.free).filter(|beyond| *beyond > 0) else {
             return Duration::ZERO;
         };
@@ -130,7 +130,7 @@ pub struct Counts {
 }
 
 /// How long it is remembered that the delays of a name were lifted.
-pub const LIFTED_KEPT: Duration = Duration::from_hours(1);
+pub(crate) const LIFTED_KEPT: Duration = Duration::from_hours(1);
 
 /// What every user may know of a user, as of a stamp.
 #[derive(Debug, Clone, PartialEq)]

@@ -112,7 +112,7 @@ impl Conversation {
 
     /// The newest message that `user` may have seen; `None` if the user never took part. A user
     /// who has left a group still sees it in their own lists and settings.
-    pub fn newest_seen_by(&self, user: UserId) -> Option<MsgId> {
+    pub(crate) fn newest_seen_by(&self, user: UserId) -> Option<MsgId> {
         match self.id.parties() {
             Parties::Single(..) => self.has_member(user).then_some(self.head),
             Parties::Group(_) => {
@@ -135,7 +135,7 @@ impl Conversation {
     }
 
     /// Makes members of `users`, from the next message on. Returns those who were none.
-    pub fn join(&mut self, users: Vec<UserId>) -> Vec<UserId> {
+    pub(crate) fn join(&mut self, users: Vec<UserId>) -> Vec<UserId> {
         let head = self.head;
         let mut joined = Vec::new();
         for user in users {
@@ -155,7 +155,7 @@ impl Conversation {
     }
 
     /// Ends the membership of `users` with the newest message. Returns those who were members.
-    pub fn leave(&mut self, users: Vec<UserId>) -> Vec<UserId> {
+    pub(crate) fn leave(&mut self, users: Vec<UserId>) -> Vec<UserId> {
         let mut left = Vec::new();
         for user in users {
             if let Some(member) = self.members.get_mut(&user)
@@ -198,7 +198,7 @@ impl Conversation {
     }
 
     /// How many of the messages 1..=`upto` are by `user`, if that can be said from memory.
-    pub fn own_up_to(&self, user: UserId, upto: MsgId) -> Option<u32> {
+    pub(crate) fn own_up_to(&self, user: UserId, upto: MsgId) -> Option<u32> {
         let mark = self.marks.get(&user).copied().unwrap_or_default();
         if upto >= self.head {
             return Some(mark.own_total);
@@ -241,14 +241,14 @@ impl Conversation {
     }
 
     /// The row of a member, past or present.
-    pub fn member_row(&self, user: UserId) -> Option<MemberRow> {
+    pub(crate) fn member_row(&self, user: UserId) -> Option<MemberRow> {
         let group = self.id.as_group()?;
         let member = self.members.get(&user)?;
         Some(MemberRow { group, user, join: member.join, leave: member.leave })
     }
 
     /// The row of a user's mark.
-    pub fn mark_row(&self, user: UserId) -> Option<MarkRow> {
+    pub(crate) fn mark_row(&self, user: UserId) -> Option<MarkRow> {
         let mark = self.marks.get(&user)?;
         Some(MarkRow {
             conversation: self.id,

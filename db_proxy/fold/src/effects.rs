@@ -124,7 +124,7 @@ pub struct Fold {
     /// The last record folded.
     pub last: Offset,
     /// The fingerprint of that record.
-    pub last_crc: u32,
+    pub(crate) last_crc: u32,
     /// Unix milliseconds of the last record that counts: log time, which never falls.
     pub last_ms: u64,
     /// Conversations in memory.

@@ -93,7 +93,7 @@ pub struct Changed {
 
 impl Published {
     /// Remembers what is published after `covers_from`.
-    pub fn new(covers_from: Offset) -> Self {
+    pub(crate) fn new(covers_from: Offset) -> Self {
         let entries_max = usize::try_from(WINDOW_RECORDS).expect("a small constant");
         Self::of(covers_from, entries_max, USERS_MAX)
     }
@@ -121,7 +121,7 @@ impl Published {
     }
 
     /// Enters the next published record.
-    pub fn enter(
+    pub(crate) fn enter(
         &mut self,
         offset: Offset,
         conversation: ConversationId,

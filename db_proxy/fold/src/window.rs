@@ -64,7 +64,7 @@ pub struct Known {
 
 impl Known {
     /// Whether it is the message that is being sent, and not another one under the same id.
-    pub fn is_of(&self, conversation: ConversationId, content_crc: u32) -> bool {
+    pub(crate) fn is_of(&self, conversation: ConversationId, content_crc: u32) -> bool {
         self.conversation == conversation && self.content_crc == content_crc
     }
 }
@@ -202,7 +202,7 @@ impl Default for Window {
 
 impl Window {
     /// A window of so many records.
-    pub fn of(records_max: u64) -> Self {
+    pub(crate) fn of(records_max: u64) -> Self {
         Self {
             records_max,
             entries: Line::default(),
@@ -230,13 +230,13 @@ impl Window {
 
     /// Looks for a message, as of the record at `offset` written at `now_ms`: by its id, or else
     /// by its frame.
-    pub fn find(&self, identity: Identity, offset: Offset, now_ms: u64) -> Option<Known> {
+    pub(crate) fn find(&self, identity: Identity, offset: Offset, now_ms: u64) -> Option<Known> {
         let hash = hash_id(&self.hasher, identity.sender, identity.client_msg_id);
         self.find_hashed(hash, identity, offset, now_ms)
     }
 
     /// Looks for a message by its id alone, as of the record at `offset`.
-    pub fn find_id(&self, identity: Identity, offset: Offset) -> Option<Known> {
+    pub(crate) fn find_id(&self, identity: Identity, offset: Offset) -> Option<Known> {
         self.find_id_hashed(
             hash_id(&self.hasher, identity.sender, identity.client_msg_id),
             identity,
@@ -266,7 +266,12 @@ impl Window {
 
     /// Looks for the frame that a message's frame may repeat, as of the record at `offset` written at
     /// `now_ms`: the last equal one, if all conditions hold.
-    pub fn find_frame(&self, identity: Identity, offset: Offset, now_ms: u64) -> Option<Earlier> {
+    pub(crate) fn find_frame(
+        &self,
+        identity: Identity,
+        offset: Offset,
+        now_ms: u64,
+    ) -> Option<Earlier> {
         let Identity { sender, frame, .. } = identity;
         let repeats_after = frame.repeats_after?;
         if frame.fingerprint == 0 || faults::planted(Fault::SkipDedupe) {
@@ -299,13 +304,25 @@ impl Window {
 
     /// Enters the record at `offset`, which is `known`: a new message, or one sent again. Entries
     /// that have left the window are dropped.
-    pub fn insert(&mut self, identity: Identity, known: Known, offset: Offset, timestamp_ms: u64) {
+    pub(crate) fn insert(
+        &mut self,
+        identity: Identity,
+        known: Known,
+        offset: Offset,
+        timestamp_ms: u64,
+    ) {
         let hash = hash_id(&self.hasher, identity.sender, identity.client_msg_id);
         self.insert_hashed(hash, identity, known, (offset, timestamp_ms));
     }
 
     /// Enters the record at `offset`, which is `new` unless it is known already.
-    pub fn enter(&mut self, identity: Identity, new: Known, offset: Offset, timestamp_ms: u64) {
+    pub(crate) fn enter(
+        &mut self,
+        identity: Identity,
+        new: Known,
+        offset: Offset,
+        timestamp_ms: u64,
+    ) {
         let hash = hash_id(&self.hasher, identity.sender, identity.client_msg_id);
         let known = self.find_hashed(hash, identity, offset, timestamp_ms).unwrap_or(new);
         self.insert_hashed(hash, identity, known, (offset, timestamp_ms));

@@ -70,14 +70,8 @@ use writer::{BatchPlace, Writer};
 pub use read_only::ReadOnlyLog;
 pub use survey::{Damage, SegmentSeen, Survey};
 
-/// The largest batch that may be appended at once, [`RECORD_OVERHEAD`] of each record included.
-pub const MAX_BATCH_BYTES: usize = 16 << 20;
-
 /// The largest payload of one record.
 pub const MAX_PAYLOAD_BYTES: usize = format::MAX_PAYLOAD_LEN;
-
-/// What a record takes in a batch besides its payload.
-pub const RECORD_OVERHEAD: usize = format::RECORD_OVERHEAD;
 
 /// How many segments one call deletes at most: each takes the disk 10 ms, and appends wait. The rest
 /// is for the calls that follow.

@@ -127,6 +127,11 @@ pub trait Log: LogReader {
     /// the payloads may be in the log or come into it later, and nothing more is appended by this
     /// value. A log in files returns only the first: a failed write or flush aborts the process, since
     /// it is unknown what reached the disk.
+    ///
+    /// # Panics
+    ///
+    /// A log in files, if a payload is longer than [`embedded::MAX_PAYLOAD_BYTES`], or all of them make
+    /// a batch of more than 16 MiB.
     fn append(&mut self, payloads: &[Bytes], now_ms: u64) -> Result<Vec<Appended>, LogError>;
 
     /// Notes that nothing was appended for a while. Returns what others appended meanwhile; a log in

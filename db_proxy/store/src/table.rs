@@ -153,7 +153,7 @@ impl Table {
     }
 
     /// The columns of the primary key.
-    pub fn key_columns(&self) -> &'static [&'static str] {
+    pub(crate) fn key_columns(&self) -> &'static [&'static str] {
         self.columns.split_at(self.keys).0
     }
 

@@ -18,17 +18,17 @@ pub struct Numbers {
 
 impl Numbers {
     /// The first record that the topic still has.
-    pub fn first(&self) -> Offset {
+    pub(crate) fn first(&self) -> Offset {
         Offset(self.first.load(Ordering::Relaxed))
     }
 
     /// The record that comes next.
-    pub fn next(&self) -> Offset {
+    pub(crate) fn next(&self) -> Offset {
         Offset(self.next.load(Ordering::Relaxed))
     }
 
     /// The last record that the store has.
-    pub fn applied(&self) -> Offset {
+    pub(crate) fn applied(&self) -> Offset {
         Offset(self.applied.load(Ordering::Relaxed))
     }
 

@@ -114,7 +114,8 @@ impl Ownership {
     }
 
     /// As [`Self::next`], for a thread.
-    pub fn blocking_next(&mut self) -> Option<Event> {
+    #[cfg(test)]
+    pub(super) fn blocking_next(&mut self) -> Option<Event> {
         self.events.blocking_recv()
     }
 

@@ -1,7 +1,7 @@
 //! Logs of many lives, made by the log itself.
 
 use super::*;
-use crate::embedded::format::FoundMeta;
+use crate::embedded::format::{FoundMeta, RECORD_OVERHEAD};
 
 /// One batch or marker as it is on the disk.
 #[derive(Debug, Clone)]
