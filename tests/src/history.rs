@@ -15,7 +15,7 @@
 //! ```
 //!
 //! Whoever runs something writes down, through a [`Recorder`], what it is about to do, what came of
-//! it, and what it saw; in the end, what everybody has and what the histories say. [`check`] then
+//! it, and what it saw; in the end, what everybody has and what the histories say. [`check()`] then
 //! holds all of it against the promises. The program `talkhub-check` does the same to a file.
 //!
 //! Only the recorder knows a clock or a file; everything else is pure.

@@ -12,7 +12,7 @@
 //! process the same one, that nobody may harm. Everything here blocks the calling thread.
 //!
 //! Two more things that tests of several crates need: [`skip`] says that a machine lacks something, and
-//! [`program`] runs one of our programs as if nobody had told the tests anything.
+//! [`program()`] runs one of our programs as if nobody had told the tests anything.
 //!
 //! # Invariants
 //!
