@@ -1,7 +1,7 @@
 //! How long an owner takes to open a partition whose log has a gigabyte. Run in release mode:
 //!
 //! ```text
-//! cargo test --release -p db_proxy large -- --ignored --nocapture
+//! cargo test --release -p partition large -- --ignored --nocapture
 //! ```
 
 use std::ops::ControlFlow;

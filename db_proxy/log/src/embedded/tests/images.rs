@@ -1,7 +1,7 @@
 //! Images of logs of every kind, damaged or torn: as many as one likes.
 //!
 //! ```text
-//! TALKHUB_IMAGES=10000 cargo test --release -p db_proxy images -- --nocapture
+//! TALKHUB_IMAGES=10000 cargo test --release -p record_log images -- --nocapture
 //! ```
 //!
 //! `TALKHUB_IMAGES` is how many images there are of each kind; `TALKHUB_SEED` makes other ones. What
