@@ -34,8 +34,8 @@ use tracing::debug;
 
 use crate::closing::CloseReason;
 use crate::connections::Entry;
+use crate::counted::Counted;
 use crate::gateway::Gateway;
-use crate::metrics::ClosedLabel;
 use crate::outbox::{Ending, Outbox, View};
 use crate::partial::Partial;
 use crate::parts::Parts;
@@ -91,7 +91,18 @@ pub(crate) struct Connection {
     to_skip: usize,
     /// Given up before the login if others need it.
     place: Place,
+    counted: Counted,
     _entry: Entry,
+}
+
+/// A connection as it was accepted.
+pub(crate) struct Accepted {
+    /// Among those that are open.
+    pub(crate) counted: Counted,
+    /// Where the client is.
+    pub(crate) address: IpAddr,
+    /// Its place among those that have not logged in.
+    pub(crate) place: Place,
 }
 
 struct Stalled {
@@ -106,13 +117,11 @@ impl Connection {
         gateway: &Arc<Gateway>,
         outbox: Outbox,
         reader: Reader,
-        address: IpAddr,
-        place: Place,
+        Accepted { counted, address, place }: Accepted,
     ) -> Box<Self> {
         let outbox = Arc::new(outbox);
         let leaving = Arc::clone(&outbox);
         place.when_told(move || leaving.close(CloseReason::MadeWay));
-        gateway.parts.metrics.opened.inc();
         let opened_at = Instant::now();
         Box::new(Self {
             service: Service::new(Arc::clone(gateway), Arc::clone(&outbox), address),
@@ -130,6 +139,7 @@ impl Connection {
             all_served: false,
             to_skip: 0,
             place,
+            counted,
         })
     }
 
@@ -137,7 +147,7 @@ impl Connection {
     pub(crate) async fn run(&mut self) {
         let mut timer = pin!(sleep_until(self.opened_at + self.parts.limits.login_limit()));
         let reason = poll_fn(|context| self.poll(context, timer.as_mut())).await;
-        count_closed(&self.parts, reason);
+        self.counted.close(reason);
 
         // From here on nobody finds the session.
         self.work = None;
@@ -430,11 +440,4 @@ impl Reader {
         let len = read.filled().len();
         Poll::Ready(Ok(scratch.get(..len).unwrap_or_default()))
     }
-}
-
-/// Counts the end of a connection.
-pub(crate) fn count_closed(parts: &Parts, reason: CloseReason) {
-    // At debug level whatever the reason: a stranger can cause any of them as often as he likes.
-    debug!(%reason, "closed");
-    parts.metrics.closed.get_or_create(&ClosedLabel { reason }).inc();
 }

@@ -46,6 +46,7 @@ mod config;
 mod connection;
 mod connections;
 mod costs;
+mod counted;
 mod delivery;
 mod drain;
 mod frames;

@@ -15,7 +15,8 @@ use tracing::info_span;
 
 use crate::closing::CloseReason;
 use crate::config::Config;
-use crate::connection::{Connection, Reader, count_closed};
+use crate::connection::{Accepted, Connection, Reader};
+use crate::counted::Counted;
 use crate::gateway::Gateway;
 use crate::outbox::Outbox;
 
@@ -93,7 +94,8 @@ fn plain(gateway: &Arc<Gateway>, guest: Guest) -> Box<Connection> {
     let Guest { socket, peer, place } = guest;
     let (reader, writer) = socket.into_split();
     let outbox = Outbox::plain(writer, Arc::clone(&gateway.parts.outboxes));
-    Connection::enter(gateway, outbox, Reader::Plain(reader), peer.ip(), place)
+    let accepted = Accepted { counted: Counted::open(&gateway.parts), address: peer.ip(), place };
+    Connection::enter(gateway, outbox, Reader::Plain(reader), accepted)
 }
 
 async fn serve(mut connection: Box<Connection>) {
@@ -102,14 +104,16 @@ async fn serve(mut connection: Box<Connection>) {
 
 async fn serve_tls(gateway: Arc<Gateway>, tls: TlsAcceptor, guest: Guest) {
     let Guest { socket, peer, place } = guest;
+    let mut counted = Counted::open(&gateway.parts);
     // A handshake needs much more memory than the connection afterwards.
     let handshake = place.unless_told(timeout(TLS_LIMIT, tls.accept(socket)));
     let stream = match Box::pin(handshake).await {
         Some(Ok(Ok(stream))) => stream,
-        Some(_failed_or_late) => return count_closed(&gateway.parts, CloseReason::TlsFailed),
-        None => return count_closed(&gateway.parts, CloseReason::MadeWay),
+        Some(_failed_or_late) => return counted.close(CloseReason::TlsFailed),
+        None => return counted.close(CloseReason::MadeWay),
     };
     let outbox = Outbox::queued(Arc::clone(&gateway.parts.outboxes));
     let reader = Reader::Tls(Box::new(stream));
-    serve(Connection::enter(&gateway, outbox, reader, peer.ip(), place)).await;
+    let accepted = Accepted { counted, address: peer.ip(), place };
+    serve(Connection::enter(&gateway, outbox, reader, accepted)).await;
 }

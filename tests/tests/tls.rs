@@ -6,7 +6,7 @@ use std::path::PathBuf;
 use client::{ClientType, Connection, Servers, Session, TlsConfig};
 use rcgen::{BasicConstraints, CertificateParams, CertifiedIssuer, IsCa, KeyPair};
 use tempfile::TempDir;
-use tests::{Cluster, Crowd, Device, Options, PASSWORD, PATIENCE};
+use tests::{Cluster, Crowd, Device, Options, PASSWORD, PATIENCE, wait_until};
 
 #[tokio::test]
 async fn people_log_in_and_talk_over_tls_and_to_those_without() {
@@ -67,6 +67,13 @@ async fn the_wrong_authority_and_plain_text_get_nowhere() {
     // Those who do it right notice nothing.
     let mut right = Device::log_in_over(gateway, Some(&files.believed()), 1, ClientType::Mac).await;
     right.say(Session::user(2), "still here").await;
+    // What was opened and is not closed is what is open, whatever became of it.
+    drop(plain);
+    let number = |name: &str| cluster.metric("msg_server-1", &format!("talkhub_msg_server_{name}"));
+    wait_until("those that have left are counted", PATIENCE, || {
+        let (opened, closed) = (number("opened_total"), number("closed_total"));
+        opened >= 3 && opened == closed + number("connections") && number("connections") == 1
+    });
 }
 
 #[tokio::test]
