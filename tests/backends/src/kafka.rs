@@ -213,6 +213,15 @@ impl Kafka {
         self.broker(broker).process.resume();
     }
 
+    /// Whether every broker runs and knows of all others, as it is again some time after one was away. One
+    /// that was stopped in its tracks may tell what it knew before.
+    pub fn is_whole(&self) -> bool {
+        self.brokers.iter().all(|broker| {
+            let known = wire::metadata(broker.port());
+            known.is_some_and(|known| known.brokers.len() == self.brokers.len())
+        })
+    }
+
     /// Whether a broker was started and not ended since.
     pub fn is_running(&self, broker: usize) -> bool {
         self.broker(broker).process.is_running()

@@ -69,7 +69,8 @@ fn fresh() -> Topic {
 fn three() -> MutexGuard<'static, Option<Kafka>> {
     static THREE: Mutex<Option<Kafka>> = Mutex::new(None);
     let mut three = THREE.lock().unwrap_or_else(PoisonError::into_inner);
-    three.get_or_insert_with(|| Kafka::start(3));
+    let kafka = three.get_or_insert_with(|| Kafka::start(3));
+    until("the test before has left three", || kafka.is_whole().then_some(()));
     three
 }
 
