@@ -3,7 +3,7 @@
 use proto::client::{MessageListReply, MessageListRequest};
 use proto::cluster::wire::admin_request::What;
 use proto::cluster::wire::{
-    Ask, AskStatus, GroupChange, GroupCreate, Outcome, Owned, Reason, UserList,
+    Ask, AskStatus, DemoUsers, GroupChange, GroupCreate, Outcome, Owned, Reason, UserList,
 };
 use proto::ids::GroupId;
 
@@ -201,5 +201,30 @@ async fn an_administrators_request_goes_to_who_has_what_it_is_about() {
         let (answer, ()) = tokio::join!(asking, answering);
         assert!(answer.unwrap().done, "{request:?}");
     }
+    shutdown.drain(PATIENCE).await.unwrap();
+}
+
+#[tokio::test]
+async fn what_one_owner_refuses_is_asked_of_the_next() {
+    let shutdown = Shutdown::default();
+    let (client, [mut one, mut other]) = linked(&shutdown).await;
+    for (proxy, partition) in [(&one, 0), (&other, 1)] {
+        let owned = vec![Owned { partition, epoch: 1 }];
+        let ownership = Ownership { partitions: 2, owned, logins: true };
+        proxy.link.send(Kind::Ownership.number(), 0, &ownership).unwrap();
+    }
+    assert!(client.ready(soon()).await);
+    let request = AdminRequest { what: Some(What::DemoUsers(DemoUsers::default())) };
+    let asking = client.administer(&request, soon(), Duration::ZERO);
+    let answering = async {
+        for (proxy, done) in [(&mut one, false), (&mut other, true)] {
+            let frame = proxy.far.frame().await;
+            let not_here = (!done).then_some(true);
+            let answer = AdminAnswer { done, not_here, ..AdminAnswer::default() };
+            proxy.link.answer(&frame, Kind::Admin.number(), &answer).unwrap();
+        }
+    };
+    let (answer, ()) = tokio::join!(asking, answering);
+    assert!(answer.unwrap().done);
     shutdown.drain(PATIENCE).await.unwrap();
 }

@@ -1,5 +1,6 @@
 //! What is asked of the db_proxies, and which answers are taken.
 
+use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::Duration;
 
 use bytes::Bytes;
@@ -168,8 +169,8 @@ impl Owners {
         }
     }
 
-    /// Has an administrator's request carried out. Its owner is asked what is about a group, one that owns
-    /// something what makes or lists groups, and one that serves logins anything else.
+    /// Has an administrator's request carried out. Its owner is asked what is about a group, one owner after
+    /// the other what makes or lists groups, and one that serves logins anything else.
     ///
     /// It is asked until `until`, and the answer may take `grace` longer.
     ///
@@ -195,9 +196,11 @@ impl Owners {
             request.what,
             Some(What::GroupCreate(_) | What::GroupList(_) | What::DemoUsers(_))
         );
+        // The demonstration's group belongs to one of them: after a refusal the next one is asked.
+        let turn = AtomicU32::new(0);
         let find = || match partition {
             Some(partition) => self.owner(partition),
-            None if is_of_groups => self.any_owner(0),
+            None if is_of_groups => self.any_owner(turn.fetch_add(1, Ordering::Relaxed)),
             None => self.login_side(0),
         };
         let (kind, message) = (Kind::Admin, request);
