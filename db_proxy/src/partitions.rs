@@ -125,6 +125,10 @@ impl Partitions {
     }
 
     /// A partition is no longer owned here, unless that was in an older epoch.
+    #[cfg_attr(
+        not(feature = "kafka"),
+        expect(dead_code, reason = "partitions move on Kafka alone")
+    )]
     pub(crate) fn remove(&self, owned: Owned) {
         let mut table = self.served.write();
         if table.get(&owned.partition).is_some_and(|served| served.owned == owned) {
