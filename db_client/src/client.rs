@@ -27,7 +27,7 @@ use proto::cluster::wire::{
 use proto::ids::{ClientMsgId, ConversationId, MsgId, UserId};
 use tokio::sync::{oneshot, watch};
 use tokio::time::{Instant, MissedTickBehavior, interval, sleep_until, timeout_at};
-use tracing::{debug, info_span, warn};
+use tracing::{debug, info_span};
 
 use crate::claims::Move;
 use crate::owners::{Asked, Asker, Owners};
@@ -255,7 +255,7 @@ impl LinkHandler for Handler {
                     client.sends.set_partitions(partitions);
                     client.partitions.set(partitions);
                 };
-                let Some(ownership) = read::<Ownership>(link, &frame) else { return };
+                let Some(ownership) = link.read::<Ownership>(&frame) else { return };
                 let moved = |moves: &[Move<Link>]| {
                     client.sends.moved(moves);
                 };
@@ -264,7 +264,7 @@ impl LinkHandler for Handler {
                 }
             }
             Some(Kind::SubmitAnswer) => {
-                if let Some(answer) = read::<SubmitAnswer>(link, &frame) {
+                if let Some(answer) = link.read::<SubmitAnswer>(&frame) {
                     client.sends.answered(link, &answer).into_iter().for_each(tell);
                 }
             }
@@ -276,18 +276,6 @@ impl LinkHandler for Handler {
         self.0.owners.down(link, |moves| {
             self.0.sends.moved(moves);
         });
-    }
-}
-
-/// A message of ours that cannot be read is a bug of ours: the link is of no use.
-fn read<M: Message + Default>(link: &Link, frame: &LinkFrame) -> Option<M> {
-    match frame.parse() {
-        Ok(message) => Some(message),
-        Err(error) => {
-            warn!(%error, kind = frame.kind, ?link, "a message that cannot be read");
-            link.reset("it sent a message that cannot be read");
-            None
-        }
     }
 }
 

@@ -150,10 +150,7 @@ impl Links {
         R: prost::Message + 'static,
     {
         // Not much: what the question holds in bytes stays where it is.
-        let Ok(question) = frame.parse::<Q>() else {
-            link.reset("it asks what cannot be read");
-            return;
-        };
+        let Some(question) = link.read::<Q>(&frame) else { return };
         let Slots { requests, logins } = &self.slots;
         let slots = if question.is_for_logins() { logins } else { requests };
         let Ok(slot) = Arc::clone(slots).try_acquire_owned() else {
@@ -319,10 +316,11 @@ impl LinkHandler for Links {
             _ if role == Role::Admin => {
                 link.reset("an administrator asks what only gateways may");
             }
-            Some(Kind::Submit) => match frame.parse::<Submit>() {
-                Ok(submit) => self.submit(link, &submit),
-                Err(_) => link.reset("it submits what cannot be read"),
-            },
+            Some(Kind::Submit) => {
+                if let Some(submit) = link.read::<Submit>(&frame) {
+                    self.submit(link, &submit);
+                }
+            }
             Some(Kind::Ask) => self.answer(link, frame, &unavailable(), Self::ask),
             Some(Kind::Verify) => self.answer(link, frame, &login::unavailable(), Self::verify),
             Some(Kind::Resume) => self.answer(link, frame, &login::unavailable(), Self::resume),
@@ -332,10 +330,11 @@ impl LinkHandler for Links {
             Some(Kind::Memberships) => {
                 self.answer(link, frame, &Memberships::default(), Self::memberships);
             }
-            Some(Kind::Follow) => match frame.parse::<Follow>() {
-                Ok(follow) => self.partitions.follow(link, &follow),
-                Err(_) => link.reset("it follows what cannot be read"),
-            },
+            Some(Kind::Follow) => {
+                if let Some(follow) = link.read::<Follow>(&frame) {
+                    self.partitions.follow(link, &follow);
+                }
+            }
             Some(Kind::Fetch) => {
                 self.answer(link, frame, &Fetched::default(), Self::fetch);
             }

@@ -5,14 +5,13 @@ use std::sync::Arc;
 use daemon::link::{Link, LinkFrame, LinkHandler};
 use daemon::ready::Condition;
 use parking_lot::Mutex;
-use prost::Message;
 use proto::cluster::Kind;
 use proto::cluster::wire::{
     Changes, Forward, FrameQuestion, Kick, LoadVerdict, Ownership, PresenceChanges, Publish,
     SessionsRequest, SubmitAnswer,
 };
 use tokio::time::Instant;
-use tracing::{debug, warn};
+use tracing::debug;
 
 use crate::delivery::{Batch, Delivery};
 use crate::gateway::Gateway;
@@ -94,17 +93,17 @@ impl LinkHandler for HubLinks {
                 parts.hub.send_again(link, &parts.registry, parts.now_us());
             }
             Some(Kind::Kick) => {
-                if let Some(kick) = read::<Kick>(link, &frame) {
+                if let Some(kick) = link.read::<Kick>(&frame) {
                     gateway.kicked(&kick);
                 }
             }
             Some(Kind::Forward) => {
-                if let Some(forward) = read::<Forward>(link, &frame) {
+                if let Some(forward) = link.read::<Forward>(&frame) {
                     gateway.forwarded(&forward);
                 }
             }
             Some(Kind::PresenceChanges) => {
-                if let Some(changes) = read::<PresenceChanges>(link, &frame) {
+                if let Some(changes) = link.read::<PresenceChanges>(&frame) {
                     gateway.presence.changed(parts, link, &changes);
                 }
             }
@@ -134,18 +133,18 @@ impl LinkHandler for StorageLinks {
         let parts = &gateway.parts;
         match Kind::from_number(frame.kind) {
             Some(Kind::Ownership) => {
-                if let Some(ownership) = read::<Ownership>(link, &frame) {
+                if let Some(ownership) = link.read::<Ownership>(&frame) {
                     gateway.ownership_came(link, ownership);
                     self.show_readiness();
                 }
             }
             Some(Kind::SubmitAnswer) => {
-                if let Some(answer) = read::<SubmitAnswer>(link, &frame) {
+                if let Some(answer) = link.read::<SubmitAnswer>(&frame) {
                     parts.sends.answered(link, &answer);
                 }
             }
             Some(Kind::FrameFate) => {
-                if let Some(question) = read::<FrameQuestion>(link, &frame) {
+                if let Some(question) = link.read::<FrameQuestion>(&frame) {
                     let (sends, registry) = (&parts.sends, &parts.registry);
                     let fate = parts.frames.fate(sends, registry, &question, Instant::now());
                     if link.answer(&frame, frame.kind, &fate).is_err() {
@@ -154,18 +153,18 @@ impl LinkHandler for StorageLinks {
                 }
             }
             Some(Kind::Changes) => {
-                if let Some(changes) = read::<Changes>(link, &frame) {
+                if let Some(changes) = link.read::<Changes>(&frame) {
                     gateway.delivery.changes_came(link, changes);
                 }
             }
             Some(Kind::Publish) => take_publish(&gateway.delivery, batches, link, &frame),
             Some(Kind::Kick) => {
-                if let Some(kick) = read::<Kick>(link, &frame) {
+                if let Some(kick) = link.read::<Kick>(&frame) {
                     gateway.kicked(&kick);
                 }
             }
             Some(Kind::Sessions) => {
-                if let Some(SessionsRequest { user }) = read::<SessionsRequest>(link, &frame) {
+                if let Some(SessionsRequest { user }) = link.read::<SessionsRequest>(&frame) {
                     let sessions = parts.logbook.of(user, &parts.registry);
                     if let Err(error) = link.answer(&frame, frame.kind, &sessions) {
                         debug!(%error, ?link, "an administrator is not answered");
@@ -196,7 +195,7 @@ impl LinkHandler for LoginLinks {
     fn frame(&self, link: &Link, frame: LinkFrame) {
         match Kind::from_number(frame.kind) {
             Some(Kind::LoadReport) if frame.answer => {
-                if let Some(verdict) = read::<LoadVerdict>(link, &frame) {
+                if let Some(verdict) = link.read::<LoadVerdict>(&frame) {
                     self.load.judged(link, verdict);
                 }
             }
@@ -210,19 +209,7 @@ impl LinkHandler for LoginLinks {
 }
 
 fn take_publish(delivery: &Delivery, batches: &Batches, link: &Link, frame: &LinkFrame) {
-    if let Some(publish) = read::<Publish>(link, frame) {
+    if let Some(publish) = link.read::<Publish>(frame) {
         batches.with(link, |batch| delivery.take_publish(publish, batch));
-    }
-}
-
-/// A message of ours that cannot be read is a bug of ours: the link is of no use.
-fn read<M: Message + Default>(link: &Link, frame: &LinkFrame) -> Option<M> {
-    match frame.parse() {
-        Ok(message) => Some(message),
-        Err(error) => {
-            warn!(%error, kind = frame.kind, ?link, "a message that cannot be read");
-            link.reset("it sent a message that cannot be read");
-            None
-        }
     }
 }

@@ -13,7 +13,7 @@ use prost::Message;
 use tokio::sync::{Notify, oneshot};
 use tokio::time::timeout;
 use tokio_util::sync::CancellationToken;
-use tracing::debug;
+use tracing::{debug, warn};
 
 use super::frame::{self, Head, LinkFrame, OWN_KINDS};
 use super::identity::Peer;
@@ -196,6 +196,19 @@ impl Link {
             Ok(Ok(frame)) => Ok(frame),
             Ok(Err(_closed)) => Err(CallError::Closed),
             Err(_elapsed) => Err(CallError::TimedOut),
+        }
+    }
+
+    /// The body of a frame that came on this link, as a message. One that cannot be read is a bug of ours:
+    /// the link is of no use, and is reset.
+    pub fn read<M: Message + Default>(&self, frame: &LinkFrame) -> Option<M> {
+        match frame.parse() {
+            Ok(message) => Some(message),
+            Err(error) => {
+                warn!(%error, kind = frame.kind, link = ?self, "a message that cannot be read");
+                self.reset("it sent a message that cannot be read");
+                None
+            }
         }
     }
 

@@ -202,6 +202,22 @@ async fn a_length_that_no_frame_has_ends_the_link() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn a_message_that_cannot_be_read_resets_the_link() {
+    let mut far = link(1 << 20, 1 << 20).await;
+    let frame = |body: &'static [u8]| LinkFrame {
+        kind: 1,
+        answer: false,
+        request: 0,
+        body: Bytes::from_static(body),
+    };
+    assert!(far.link.read::<String>(&frame(b"")).is_some());
+    assert!(!far.link.is_closed());
+    // A text of five bytes, of which there is one.
+    assert_eq!(far.link.read::<String>(&frame(b"\x0a\x05a")), None);
+    assert!(matches!(far.ended.recv().await, Some(Ended::Reset(_why))));
+}
+
+#[tokio::test(start_paused = true)]
 async fn a_frame_may_come_in_byte_by_byte() {
     let mut far = link(1 << 20, 1 << 20).await;
     for byte in frame_of(1, b"body") {
