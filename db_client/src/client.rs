@@ -148,7 +148,7 @@ impl DbClient {
         loop {
             let (waiter, answer) = oneshot::channel();
             self.hand_over(&message, waiter);
-            // Whoever waits is dropped only if the same message is sent once more meanwhile.
+            // The channel is closed only if the same message is sent once more meanwhile.
             let end = timeout_at(until, answer).await.map_err(|_late| SendError::TimedOut)?;
             match end.unwrap_or(End::Retry) {
                 End::Stored { msg_id, create_time } => {
@@ -182,7 +182,7 @@ impl DbClient {
         let outgoing = Outgoing { submit, key, session, is_named: true, waiter };
         match self.sends.submit(outgoing) {
             Taken::UnderWay => {}
-            // It sends the message again, and is then the one who waits.
+            // The earlier call finds its channel closed, sends the message again, and waits for that.
             Taken::Repeated(earlier) | Taken::FrameRepeated(earlier) => drop(earlier),
             Taken::Ended(ended) => tell(ended),
         }
@@ -228,13 +228,12 @@ impl DbClient {
         ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
         loop {
             ticks.tick().await;
-            let (given_up, _again) = self.sends.tick(Instant::now());
-            given_up.into_iter().for_each(tell);
+            self.sends.tick(Instant::now(), tell);
         }
     }
 }
 
-/// Tells who waits, unless nobody does any more.
+/// Tells the call that waits for the answer. It may have been dropped meanwhile.
 fn tell(ended: Ended<oneshot::Sender<End>>) {
     if ended.waiter.send(ended.end).is_err() {
         debug!("nobody waits for the answer to a message");
@@ -265,7 +264,7 @@ impl LinkHandler for Handler {
             }
             Some(Kind::SubmitAnswer) => {
                 if let Some(answer) = link.read::<SubmitAnswer>(&frame) {
-                    client.sends.answered(link, &answer).into_iter().for_each(tell);
+                    client.sends.answered(link, &answer, tell);
                 }
             }
             _ => debug!(kind = frame.kind, ?link, "not for this daemon"),

@@ -12,7 +12,7 @@
 //! - What an owner hands back because it is no longer the owner waits for the next one, and nothing of
 //!   its queue overtakes it. Its sender hears of that only if it takes too long.
 //! - "Not now" and "refused" count only from the owner: from others they are about a copy that was
-//!   handed over again since. "Stored" is true whoever says it.
+//!   handed over again since. "Stored" is true from any of them.
 //! - A sender that is told to try a message again is told the same of everything that it has said behind
 //!   it, until it comes again: or what was under way meanwhile would be stored before it.
 //!
@@ -215,35 +215,40 @@ impl<W> Sends<W> {
         keys.len()
     }
 
-    /// A db_proxy has answered. Returns the messages that this ends.
-    pub fn answered(&self, link: &Link, answer: &SubmitAnswer) -> Vec<Ended<W>> {
-        let Some(id) = ClientMsgId::from_slice(&answer.client_msg_id) else { return Vec::new() };
+    /// A db_proxy has answered. `tell` is called for each message that this ends; it may call back.
+    pub fn answered(&self, link: &Link, answer: &SubmitAnswer, mut tell: impl FnMut(Ended<W>)) {
+        let Some(id) = ClientMsgId::from_slice(&answer.client_msg_id) else { return };
         let key = Key { sender: answer.sender, id };
         let mut state = self.state.lock();
-        let (entries, end) = match (answer.outcome(), answer.msg_id) {
+        // Only "retry" ends several: the others make no list.
+        let (entry, end) = match (answer.outcome(), answer.msg_id) {
             (Outcome::Ok, Some(msg_id)) => {
                 let create_time = answer.create_time;
-                (
-                    state.take_answered(&key).into_iter().collect(),
-                    End::Stored { msg_id, create_time },
-                )
+                (state.take_answered(&key), End::Stored { msg_id, create_time })
             }
-            _ if !state.is_with(&key, (link, answer.epoch)) => return Vec::new(),
+            _ if !state.is_with(&key, (link, answer.epoch)) => return,
             (Outcome::Moved, _) => {
                 // Until there is another owner, or this one is one again.
                 state.table.retry_later(&key, Instant::now());
-                return Vec::new();
+                return;
             }
             (Outcome::Retry, _) | (Outcome::Ok, None) => {
-                (state.cannot_be_stored_now(&key), End::Retry)
+                let entries = state.cannot_be_stored_now(&key);
+                drop(state);
+                for entry in entries {
+                    tell(ended(entry, End::Retry));
+                }
+                return;
             }
             (Outcome::Refused, _) => {
                 let reason = answer.reason.and_then(|reason| u32::try_from(reason).ok());
-                (state.table.take(&key).into_iter().collect(), End::Refused(reason))
+                (state.table.take(&key), End::Refused(reason))
             }
         };
         drop(state);
-        entries.into_iter().map(|entry| ended(entry, end)).collect()
+        if let Some(entry) = entry {
+            tell(ended(entry, end));
+        }
     }
 
     /// A message was published under this number, so it is stored, whether or not the answer has come.
@@ -258,9 +263,9 @@ impl<W> Sends<W> {
         (entry.map(|entry| ended(entry, end)), session)
     }
 
-    /// What is done every 100 ms: tries again, and gives up. Returns what was given up, and how many
-    /// messages were handed over again.
-    pub fn tick(&self, now: Instant) -> (Vec<Ended<W>>, usize) {
+    /// What is done every 100 ms: tries again, and gives up. `tell` is called for each message that is given
+    /// up; it may call back. Returns how many messages were handed over again.
+    pub fn tick(&self, now: Instant, mut tell: impl FnMut(Ended<W>)) -> usize {
         let mut state = self.state.lock();
         let due = state.table.due(now);
         for key in &due {
@@ -269,7 +274,10 @@ impl<W> Sends<W> {
         let old = state.table.older_than(SEND_LIMIT, now);
         let given_up = state.give_back(&old);
         drop(state);
-        (given_up.into_iter().map(|entry| ended(entry, End::Retry)).collect(), due.len())
+        for entry in given_up {
+            tell(ended(entry, End::Retry));
+        }
+        due.len()
     }
 }
 

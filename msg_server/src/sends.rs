@@ -130,9 +130,7 @@ impl Sends {
 
     /// Storage has answered.
     pub(crate) fn answered(&self, link: &Link, answer: &SubmitAnswer) {
-        for ended in self.unanswered.answered(link, answer) {
-            self.ended(ended);
-        }
+        self.unanswered.answered(link, answer, |ended| self.ended(ended));
     }
 
     /// A message was published, so it is stored, whether or not the answer has come. Returns the
@@ -154,11 +152,8 @@ impl Sends {
 
     /// What is done every 100 ms: tries again, and gives up.
     pub(crate) fn tick(&self, now: Instant) {
-        let (given_up, resubmitted) = self.unanswered.tick(now);
+        let resubmitted = self.unanswered.tick(now, |ended| self.ended(ended));
         self.metrics.resubmitted.inc_by(resubmitted as u64);
-        for ended in given_up {
-            self.ended(ended);
-        }
         let (count, bytes) = self.unanswered.size();
         self.metrics.unanswered.set(i64::try_from(count).unwrap_or(i64::MAX));
         self.metrics.unanswered_bytes.set(i64::try_from(bytes).unwrap_or(i64::MAX));
