@@ -308,14 +308,7 @@ where
     };
     let serving = match started {
         Ok(serving) => serving,
-        Err(error) => {
-            let code = refuse(S::NAME, &error);
-            let rest = Running { serving: Serving::new(S::NAME), shutdown };
-            if let Err(error) = rest.stop(FAILED_START_LIMIT).await {
-                debug!(daemon = S::NAME, %error, "left behind by a start that failed");
-            }
-            return code;
-        }
+        Err(error) => return give_up(S::NAME, &error, shutdown).await,
     };
 
     if !signals.stopped {
@@ -335,6 +328,16 @@ where
             ExitCode::FAILURE
         }
     }
+}
+
+/// Ends what a start that failed has begun, and says why it failed.
+async fn give_up(name: &'static str, why: &BoxError, shutdown: Shutdown) -> ExitCode {
+    let code = refuse(name, why);
+    let rest = Running { serving: Serving::new(name), shutdown };
+    if let Err(error) = rest.stop(FAILED_START_LIMIT).await {
+        debug!(daemon = name, %error, "left behind by a start that failed");
+    }
+    code
 }
 
 /// Waits for a signal to stop or for the end of a vital task; reloads meanwhile.
