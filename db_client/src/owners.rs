@@ -63,6 +63,13 @@ struct Question<'a, Q> {
     grace: Duration,
 }
 
+impl<'a, Q> Question<'a, Q> {
+    /// One that may be asked again, is about no partition, and is to be answered by `until`.
+    fn new(kind: Kind, message: &'a Q, until: Instant) -> Self {
+        Self { kind, message, repeatable: true, about: None, until, grace: Duration::ZERO }
+    }
+}
+
 /// A question to the owners of several partitions.
 #[derive(Clone, Copy)]
 struct Round<'a> {

@@ -74,15 +74,7 @@ pub struct Joined {
 impl Owners {
     /// Asks whether a client is who it says.
     pub async fn verify(&self, verify: &Verify) -> Result<Verified, CallError> {
-        let until = Instant::now() + VERIFY_LIMIT;
-        let question = Question {
-            kind: Kind::Verify,
-            message: verify,
-            repeatable: true,
-            about: None,
-            until,
-            grace: Duration::ZERO,
-        };
+        let question = Question::new(Kind::Verify, verify, Instant::now() + VERIFY_LIMIT);
         let key = rendezvous_weight(0, &verify.name);
         self.ask_one(question, || self.login_side(key), |_verified| true).await
     }
@@ -92,9 +84,7 @@ impl Owners {
         let until = Instant::now() + VERIFY_LIMIT;
         // A ticket whose answer was lost may have been used up.
         let repeatable = shown.ticket.is_none();
-        let (kind, about) = (Kind::Resume, None);
-        let question =
-            Question { kind, message: shown, repeatable, about, until, grace: Duration::ZERO };
+        let question = Question { repeatable, ..Question::new(Kind::Resume, shown, until) };
         let bytes = shown.token.as_ref().or(shown.ticket.as_ref());
         // Any will do. The same for the same token, as long as it is there.
         let key =
@@ -104,10 +94,8 @@ impl Owners {
 
     /// Asks what a session wants of tokens.
     pub async fn token(&self, question: &TokenQuestion) -> Result<TokenAnswer, CallError> {
-        let (until, key) = (Instant::now() + TOKEN_LIMIT, u64::from(question.user));
-        let (kind, message) = (Kind::Token, question);
-        let question =
-            Question { kind, message, repeatable: true, about: None, until, grace: Duration::ZERO };
+        let key = u64::from(question.user);
+        let question = Question::new(Kind::Token, question, Instant::now() + TOKEN_LIMIT);
         self.ask_one(question, || self.login_side(key), |_answer| true).await
     }
 
@@ -203,8 +191,8 @@ impl Owners {
             None if is_of_groups => self.any_owner(turn.fetch_add(1, Ordering::Relaxed)),
             None => self.login_side(0),
         };
-        let (kind, message) = (Kind::Admin, request);
-        let question = Question { kind, message, repeatable: false, about: None, until, grace };
+        let once = Question::new(Kind::Admin, request, until);
+        let question = Question { repeatable: false, grace, ..once };
         // What is not here was not done.
         self.ask_one(question, find, |answer: &AdminAnswer| answer.not_here != Some(true)).await
     }
@@ -288,14 +276,7 @@ impl Owners {
             let may_be_old = !repeatable && answer.changed != Some(false);
             answer.status() != AskStatus::NotOwner && (current || may_be_old)
         };
-        let question = Question {
-            kind: Kind::Ask,
-            message: ask,
-            repeatable,
-            about,
-            until,
-            grace: Duration::ZERO,
-        };
+        let question = Question { repeatable, about, ..Question::new(Kind::Ask, ask, until) };
         self.ask_one(question, find, counts).await
     }
 }

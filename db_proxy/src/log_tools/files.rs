@@ -8,8 +8,9 @@ use partition::open::OpenError;
 use proto::ids::Offset;
 use record_log::embedded::{ReadOnlyLog, Survey};
 use record_log::{LogError, LogReader as _, LogRecord};
+use store::Claimed;
 use store::StoreError;
-use store::sqlite::{Claimed, SqliteStore};
+use store::sqlite::SqliteStore;
 
 use super::health::{Health, Hex, pairing};
 use super::records::{Check, Shown, list};

@@ -3,7 +3,7 @@
 use std::fmt;
 
 use record_log::{LogId, LogReader};
-use store::sqlite::Claimed;
+use store::Claimed;
 
 use super::records::Check;
 

@@ -39,7 +39,6 @@ mod tests;
 mod tokens;
 mod transfer;
 
-pub use super::Claimed;
 pub use transfer::Tables;
 
 /// How the embedded store is used.
