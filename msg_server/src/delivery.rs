@@ -88,7 +88,7 @@ impl Delivery {
         self.following.follow(partition, link);
     }
 
-    /// A partition has no owner any more.
+    /// A partition has lost its owner, and has no other yet.
     pub(crate) fn unfollow(&self, partition: u32) {
         self.following.unfollow(partition);
     }

@@ -174,7 +174,7 @@ impl<R> Seen<R> {
         self.deliver_held(out)
     }
 
-    /// Nobody here needs what is missing: what was held is delivered, for whom it may concern.
+    /// What is missing is no longer fetched, since no session here needs it. What was held is delivered.
     pub(crate) fn give_up(&mut self, out: &mut Vec<R>) {
         let Some(gap) = self.gap.take() else { return };
         for (mark, record) in gap.held {

@@ -171,7 +171,8 @@ impl Engine {
         tracing::debug!(?end, "the client ends");
         self.ends.status.send_replace(Status::Ended);
         drop(self.link);
-        drop(self.outgoing); // Whoever waits hears that the outcome is not known.
+        // Calls that wait for an answer are told that the outcome is not known.
+        drop(self.outgoing);
         self.ends.entries.close();
         while let Ok(entry) = self.ends.entries.try_recv() {
             if let Some(Entry { ticket: Ticket { answer: Some(answer), .. }, .. }) =

@@ -37,8 +37,8 @@ pub enum Mutant {
     /// Once out of memory, messages are missing (H1) and the history has holes (H5).
     IgnoreInsertError,
     /// route_server and msg_server: a session that ends takes the user's other sessions out of the
-    /// tables with it, and a kick of older logins ends newer ones too. A device that moved hears
-    /// nothing any more while it is connected (H7, H9).
+    /// tables with it, and a kick of older logins ends newer ones too. A device that moved is
+    /// connected and is told of no message (H7, H9).
     OfflineWithoutEpoch,
     /// db_proxy: every 20th read of history, of unread counts or of what a gateway missed "fails",
     /// and is answered as if there were nothing. Devices step over messages (H7), the final read

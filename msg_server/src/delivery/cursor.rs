@@ -102,7 +102,7 @@ impl Following {
         self.shared.delivered.part(partition).ended.notify_waiters();
     }
 
-    /// A partition has no owner any more.
+    /// A partition has lost its owner, and has no other yet.
     pub(super) fn unfollow(&self, partition: u32) {
         let Some(stream) = self.stream(partition) else { return };
         *stream.inbox.lock() = Inbox::default();

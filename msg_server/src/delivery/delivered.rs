@@ -176,7 +176,7 @@ impl Delivered {
         })
     }
 
-    /// Nobody here needs what is missing any more.
+    /// What is missing is no longer fetched, since no session here needs it.
     pub(super) fn give_up(&self, conversation: u64) {
         self.with(conversation, |progress, out| progress.give_up(conversation, out));
     }

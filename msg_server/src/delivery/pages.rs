@@ -16,7 +16,7 @@ pub(super) const FETCHES_MAX: usize = 16;
 /// The pause after storage could not answer.
 const PAUSE: Duration = Duration::from_millis(500);
 
-/// What storage answers; `None` if it cannot, or is not the owner any more.
+/// Asks the owner of the conversation. `None` if it does not answer, or another owner is known by then.
 pub(super) async fn fetch(parts: &Parts, request: &FetchRequest) -> Option<Fetched> {
     match parts.storage.fetch(request).await {
         Ok(page) => {

@@ -196,7 +196,7 @@ impl<R> Progress<R> {
         seen.is_some_and(|seen| seen.fetched(fetched, complete_to, out))
     }
 
-    /// Nobody here needs what is missing any more.
+    /// What is missing is no longer fetched, since no session here needs it.
     pub(super) fn give_up(&mut self, conversation: u64, out: &mut Vec<R>) {
         if let Some(seen) = self.conversations.get_mut(&conversation) {
             seen.give_up(out);
