@@ -28,10 +28,10 @@ async fn main() -> Result<(), Box<dyn Error>> {
             }
             Event::Message(message) if message.from != me && message.kind == Kind::Text => {
                 let Ok(text) = message.text() else { continue };
-                println!("{:?} #{}: {text}", message.session, message.msg_id.0);
+                println!("{:?} #{}: {text}", message.conversation, message.msg_id.0);
                 // Not awaited: the message is on its way in any case.
-                drop(client.send_text(message.session, &text));
-                drop(client.mark_read(message.session, message.msg_id).await);
+                drop(client.send_text(message.conversation, &text));
+                drop(client.mark_read(message.conversation, message.msg_id).await);
             }
             Event::Message(_) => {}
             other => println!("{other:?}"),

@@ -9,7 +9,7 @@ use std::collections::VecDeque;
 use std::env;
 use std::error::Error;
 
-use client::{Client, FileOutbox, Options, Sending, Servers, Session};
+use client::{Client, Conversation, FileOutbox, Options, Sending, Servers};
 
 #[tokio::main]
 async fn main() -> Result<(), Box<dyn Error>> {
@@ -38,7 +38,7 @@ async fn main() -> Result<(), Box<dyn Error>> {
         {
             println!("{:?}", oldest.await);
         }
-        under_way.push_back(client.send_text(Session::user(to), &format!("message {number}")));
+        under_way.push_back(client.send_text(Conversation::user(to), &format!("message {number}")));
     }
     for sending in under_way {
         println!("{:?}", sending.await);

@@ -49,7 +49,7 @@ pub enum LookupError {
     /// The address of the login server is not one.
     #[error("{0:?} is not an http or https address")]
     Url(String),
-    /// The address says https, and no [`TlsConfig`] says whom to believe.
+    /// The address says https, and no [`TlsConfig`] says which certificates to believe.
     #[error("https needs a TLS configuration")]
     NoTls,
     /// The login server cannot be reached.
@@ -239,7 +239,7 @@ mod tests {
         }
     }
 
-    /// Time is paused: it jumps to the next timer whenever everybody waits.
+    /// Time is paused: it jumps to the next timer whenever all tasks wait.
     #[tokio::test(start_paused = true)]
     async fn a_login_server_that_does_not_answer_is_left_after_five_seconds() {
         let silent = tokio::net::TcpListener::bind(("127.0.0.1", 0)).await.unwrap();

@@ -31,7 +31,7 @@ use crate::dialer::Dialer;
 use crate::engine::{Ends, Engine};
 use crate::event::{Events, Status};
 use crate::journal::Journal;
-use crate::message::{Kind, NotSent, Outcome, Session, new_client_msg_id};
+use crate::message::{Conversation, Kind, NotSent, Outcome, new_client_msg_id};
 use crate::options::Options;
 use crate::outbox::{Outbox, Unsent};
 use crate::outgoing::{Entry, Ticket};
@@ -134,17 +134,23 @@ impl Client {
     }
 
     /// Sends a text. The order of calls is the order of sending; awaiting the result is optional.
-    pub fn send_text(&self, session: Session, text: &str) -> Sending {
-        self.send(session, Kind::Text, proto::text::encrypt(text))
+    pub fn send_text(&self, conversation: Conversation, text: &str) -> Sending {
+        self.send(conversation, Kind::Text, proto::text::encrypt(text))
     }
 
     /// Sends data as it goes over the wire, under a new id.
-    pub fn send(&self, session: Session, kind: Kind, data: Bytes) -> Sending {
-        self.send_as(new_client_msg_id(), session, kind, data)
+    pub fn send(&self, conversation: Conversation, kind: Kind, data: Bytes) -> Sending {
+        self.send_as(new_client_msg_id(), conversation, kind, data)
     }
 
     /// Sends data under an id of the caller's, which must not be in use by another message.
-    pub fn send_as(&self, id: ClientMsgId, session: Session, kind: Kind, data: Bytes) -> Sending {
+    pub fn send_as(
+        &self,
+        id: ClientMsgId,
+        conversation: Conversation,
+        kind: Kind,
+        data: Bytes,
+    ) -> Sending {
         let known = |outcome| Sending { id, outcome: Waiting::Known(outcome) };
         if data.len() > LIMIT_TO_CLIENT - AROUND_DATA {
             return known(Outcome::Refused(Some(RefuseReason::TooLarge)));
@@ -153,7 +159,7 @@ impl Client {
             return known(Outcome::NotSent(NotSent::Full));
         };
         let (answer, outcome) = oneshot::channel();
-        let unsent = Unsent { id, session, kind, data };
+        let unsent = Unsent { id, conversation, kind, data };
         let entry = Entry::new(unsent, Ticket { answer: Some(answer), room: Some(room) });
         match self.shared.entries.try_send(entry) {
             Ok(()) => Sending { id, outcome: Waiting::Unknown(outcome) },
@@ -263,6 +269,6 @@ async fn load(
 
 #[expect(clippy::disallowed_methods, reason = "a library has no `Shutdown`; dropping ends it")]
 fn spawn(engine: Engine) {
-    // Ends with the last `Client`, so nobody needs to hold its handle.
+    // Ends with the last `Client`, so its handle need not be kept.
     drop(tokio::spawn(engine.run()));
 }

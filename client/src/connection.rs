@@ -188,7 +188,7 @@ impl Connection {
         let frame = self.reply_to(seq).await?;
         let reply: LoginReply = frame.parse().map_err(ConnectionError::from)?;
         let text = reply.result_text.unwrap_or_default();
-        if frame.known_command() != Some(Command::LoginReply) {
+        if !frame.is(Command::LoginReply) {
             return Err(ConnectionError::Unexpected(frame).into());
         }
         if reply.result != i32::from(LoginResult::Accepted) {
@@ -200,7 +200,7 @@ impl Connection {
     }
 
     fn take_hello_reply(&mut self) -> Option<HelloReply> {
-        let is_it = |frame: &Frame| frame.known_command() == Some(Command::HelloReply);
+        let is_it = |frame: &Frame| frame.is(Command::HelloReply);
         let index = self.set_aside.iter().position(is_it)?;
         self.set_aside.remove(index)?.parse().ok()
     }
@@ -278,11 +278,14 @@ impl Connection {
     /// Waits for the answer to the message that was sent with this seq.
     pub async fn send_reply(&mut self, seq: u16) -> Result<SendReply, ConnectionError> {
         let frame = self.reply_to(seq).await?;
-        match frame.known_command() {
-            Some(Command::MessageAck) => Ok(SendReply::Ack(frame.parse()?)),
-            Some(Command::SendResult) => Ok(SendReply::Result(frame.parse()?)),
-            Some(Command::Refused) => Err(refused(&frame)),
-            _ => Err(ConnectionError::Unexpected(frame)),
+        if frame.is(Command::MessageAck) {
+            Ok(SendReply::Ack(frame.parse()?))
+        } else if frame.is(Command::SendResult) {
+            Ok(SendReply::Result(frame.parse()?))
+        } else if frame.is(Command::Refused) {
+            Err(refused(&frame))
+        } else {
+            Err(ConnectionError::Unexpected(frame))
         }
     }
 
@@ -312,7 +315,7 @@ impl Connection {
         limit: Duration,
     ) -> Result<(u16, M), ConnectionError> {
         let frame = self.next_frame(limit).await?;
-        if frame.known_command() != Some(command) {
+        if !frame.is(command) {
             return Err(ConnectionError::Unexpected(frame));
         }
         Ok((frame.seq, frame.parse()?))
@@ -370,7 +373,7 @@ pub(crate) fn read_reply<R: prost::Message + Default>(
     frame: Frame,
 ) -> Result<R, ConnectionError> {
     let number = command.number();
-    if frame.known_command() == Some(Command::Refused) {
+    if frame.is(Command::Refused) {
         return Err(refused(&frame));
     }
     let is_answer = frame.command == number.wrapping_add(1)

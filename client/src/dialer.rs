@@ -203,4 +203,11 @@ mod tests {
         }
         assert!(DialError::Connection(ConnectionError::Closed).rejection().is_none());
     }
+
+    #[test]
+    fn an_address_of_version_6_is_written_in_brackets() {
+        assert_eq!(addr("im.example.org", 8000), "im.example.org:8000");
+        assert_eq!(addr("10.0.0.1", 8000), "10.0.0.1:8000");
+        assert_eq!(addr("2001:db8::1", 8000), "[2001:db8::1]:8000");
+    }
 }

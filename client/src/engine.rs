@@ -41,7 +41,7 @@ use crate::call::{Call, CallError};
 use crate::dialer::Dialer;
 use crate::event::{Event, Status};
 use crate::journal::{Journal, Saved};
-use crate::message::{NotSent, Outcome, Session};
+use crate::message::{Conversation, NotSent, Outcome};
 use crate::options::Limits;
 use crate::outgoing::{Entry, Outgoing};
 use crate::timeline::Timelines;
@@ -89,14 +89,14 @@ pub(crate) struct Engine {
     /// The user's own record, as an earlier login told it.
     me_known: Option<UserInfo>,
     notices: VecDeque<Event>,
-    /// Nobody takes events any more.
+    /// The program no longer takes events.
     is_unheard: bool,
     me: UserId,
     /// Whether the server has shown that it knows the extension.
     is_extended: bool,
     sync: Sync,
     /// Conversations whose newest message is to be asked for.
-    heads: VecDeque<Session>,
+    heads: VecDeque<Conversation>,
     questions: usize,
     attempts: usize,
     failures: u32,
@@ -229,8 +229,8 @@ impl Engine {
             self.notices.clear();
             while self.timelines.next_delivery().is_some() {}
         }
-        for session in self.timelines.take_gaps() {
-            self.timers.set(Instant::now() + self.limits.gap_wait, Due::Gap(session));
+        for conversation in self.timelines.take_gaps() {
+            self.timers.set(Instant::now() + self.limits.gap_wait, Due::Gap(conversation));
         }
         while self.outgoing.may_send() && self.link.has_room() {
             let seq = self.pending.next_seq();
@@ -247,21 +247,21 @@ impl Engine {
         if let Some(ask) = self.timelines.next_ask() {
             let request = MessageListRequest {
                 user_id: self.me.0,
-                session_type: ask.session.session_type().into(),
-                session_id: ask.session.number(),
+                session_type: ask.conversation.session_type().into(),
+                session_id: ask.conversation.number(),
                 msg_id_begin: ask.begin,
                 msg_count: ask.count,
                 attach_data: None,
             };
             self.ask(Command::MessageListRequest, &request, Waits::Page(ask));
-        } else if let Some(session) = self.heads.pop_front() {
+        } else if let Some(conversation) = self.heads.pop_front() {
             let request = LatestMessageIdRequest {
                 user_id: self.me.0,
-                session_type: session.session_type().into(),
-                session_id: session.number(),
+                session_type: conversation.session_type().into(),
+                session_id: conversation.number(),
                 attach_data: None,
             };
-            self.ask(Command::LatestMessageIdRequest, &request, Waits::Latest(session));
+            self.ask(Command::LatestMessageIdRequest, &request, Waits::Latest(conversation));
         } else {
             return false;
         }
@@ -277,11 +277,11 @@ impl Engine {
             self.journal.remove(unsent.id);
         }
         match ticket.answer {
-            // Whoever asked may have lost interest.
+            // The caller may have stopped waiting.
             Some(answer) => drop(answer.send(outcome)),
             None => self.notices.push_back(Event::Sent {
                 client_msg_id: unsent.id,
-                session: unsent.session,
+                conversation: unsent.conversation,
                 outcome,
             }),
         }

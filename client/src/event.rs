@@ -6,7 +6,7 @@ use proto::client::{KickReason, LoginResult, UserInfo};
 use proto::ids::{ClientMsgId, MsgId};
 use tokio::sync::mpsc;
 
-use crate::message::{Message, Outcome, Session};
+use crate::message::{Conversation, Message, Outcome};
 use crate::push::Push;
 
 /// Something that happened.
@@ -31,7 +31,7 @@ pub enum Event {
     /// The history does not have these numbers for this user, who was no member then, or they are lost.
     Skipped {
         /// The conversation.
-        session: Session,
+        conversation: Conversation,
         /// The first number that is skipped.
         first: MsgId,
         /// The last one.
@@ -42,7 +42,7 @@ pub enum Event {
         /// Its id.
         client_msg_id: ClientMsgId,
         /// Where it went.
-        session: Session,
+        conversation: Conversation,
         /// What became of it.
         outcome: Outcome,
     },

@@ -112,7 +112,7 @@ impl Journal {
     }
 }
 
-/// Takes the place of an outbox that panicked: nothing can be saved any more.
+/// Takes the place of an outbox that panicked: from then on nothing can be saved.
 struct NoOutbox;
 
 impl Outbox for NoOutbox {
@@ -126,5 +126,152 @@ impl Outbox for NoOutbox {
 
     fn remove(&mut self, _ids: &[ClientMsgId]) -> io::Result<()> {
         Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::mpsc::{Receiver, Sender, channel};
+
+    use bytes::Bytes;
+
+    use super::*;
+    use crate::message::{Conversation, Kind};
+    use crate::outgoing::Ticket;
+
+    /// What an outbox was told, and what it is to answer.
+    struct Told {
+        calls: Receiver<String>,
+        answers: Sender<Answer>,
+    }
+
+    enum Answer {
+        Fine,
+        Fails,
+        Panics,
+    }
+
+    /// Does what the test says, when it says so.
+    struct Played {
+        calls: Sender<String>,
+        answers: Receiver<Answer>,
+    }
+
+    impl Played {
+        fn new() -> (Box<Self>, Told) {
+            let ((calls, told), (answers, answered)) = (channel(), channel());
+            (Box::new(Self { calls, answers: answered }), Told { calls: told, answers })
+        }
+
+        fn call(&self, what: String) -> io::Result<()> {
+            self.calls.send(what).unwrap();
+            match self.answers.recv().unwrap() {
+                Answer::Fine => Ok(()),
+                Answer::Fails => Err(io::Error::other("on purpose")),
+                Answer::Panics => std::panic::panic_any("on purpose"),
+            }
+        }
+    }
+
+    impl Outbox for Played {
+        fn load(&mut self) -> io::Result<Vec<Unsent>> {
+            Ok(Vec::new())
+        }
+
+        fn save(&mut self, messages: &[Unsent]) -> io::Result<()> {
+            let numbers: Vec<_> = messages.iter().map(|message| message.id.0[0]).collect();
+            self.call(format!("save {numbers:?}"))
+        }
+
+        fn remove(&mut self, ids: &[ClientMsgId]) -> io::Result<()> {
+            let numbers: Vec<_> = ids.iter().map(|id| id.0[0]).collect();
+            self.call(format!("remove {numbers:?}"))
+        }
+    }
+
+    fn entry(number: u8) -> Entry {
+        let (conversation, data) = (Conversation::user(2), Bytes::new());
+        let unsent = Unsent { id: ClientMsgId([number; 16]), conversation, kind: Kind::Text, data };
+        Entry::new(unsent, Ticket::default())
+    }
+
+    /// The numbers of what was saved, and whether that went well.
+    async fn saved(journal: &mut Journal) -> (Vec<u8>, bool) {
+        let Saved { entries, result } = journal.next().await;
+        (entries.iter().map(|entry| entry.unsent.id.0[0]).collect(), result.is_ok())
+    }
+
+    #[tokio::test]
+    async fn without_an_outbox_everything_passes_through() {
+        let mut journal = Journal::new(None);
+        assert_eq!(journal.save(entry(1)).unwrap().unsent, entry(1).unsent);
+        journal.remove(entry(1).unsent.id);
+        {
+            let next = std::pin::pin!(journal.next());
+            assert!(futures_util::poll!(next).is_pending());
+        }
+        journal.finish().await;
+    }
+
+    #[tokio::test]
+    async fn what_comes_in_while_the_outbox_works_is_one_job_together() {
+        let (outbox, told) = Played::new();
+        let mut journal = Journal::new(Some(outbox));
+        assert!(journal.save(entry(1)).is_none(), "it must not be sent yet");
+        for number in [2, 3] {
+            assert!(journal.save(entry(number)).is_none());
+        }
+        journal.remove(entry(9).unsent.id);
+        told.answers.send(Answer::Fine).unwrap();
+        assert_eq!(saved(&mut journal).await, (vec![1], true));
+        for _call in 0..2 {
+            told.answers.send(Answer::Fine).unwrap();
+        }
+        assert_eq!(saved(&mut journal).await, (vec![2, 3], true));
+        let calls: Vec<_> = told.calls.try_iter().collect();
+        assert_eq!(calls, ["save [1]", "save [2, 3]", "remove [9]"]);
+    }
+
+    #[tokio::test]
+    async fn what_could_not_be_saved_is_told_and_what_could_not_be_removed_is_not() {
+        let (outbox, told) = Played::new();
+        let mut journal = Journal::new(Some(outbox));
+        assert!(journal.save(entry(1)).is_none());
+        told.answers.send(Answer::Fails).unwrap();
+        assert_eq!(saved(&mut journal).await, (vec![1], false));
+        journal.remove(entry(1).unsent.id);
+        told.answers.send(Answer::Fails).unwrap();
+        assert_eq!(saved(&mut journal).await, (vec![], true));
+        assert!(journal.save(entry(2)).is_none());
+        told.answers.send(Answer::Fine).unwrap();
+        assert_eq!(saved(&mut journal).await, (vec![2], true), "the outbox is still there");
+    }
+
+    #[tokio::test]
+    async fn after_a_panic_of_the_outbox_nothing_is_safe() {
+        let (outbox, told) = Played::new();
+        let mut journal = Journal::new(Some(outbox));
+        assert!(journal.save(entry(1)).is_none());
+        assert!(journal.save(entry(2)).is_none());
+        told.answers.send(Answer::Panics).unwrap();
+        assert_eq!(saved(&mut journal).await, (vec![1], false));
+        assert_eq!(saved(&mut journal).await, (vec![2], false));
+        assert!(journal.save(entry(3)).is_none(), "it is not sent unsaved");
+        assert_eq!(saved(&mut journal).await, (vec![3], false));
+    }
+
+    #[tokio::test]
+    async fn at_the_end_everything_is_saved_and_removed_first() {
+        let (outbox, told) = Played::new();
+        let mut journal = Journal::new(Some(outbox));
+        assert!(journal.save(entry(1)).is_none());
+        assert!(journal.save(entry(2)).is_none());
+        journal.remove(entry(8).unsent.id);
+        for _call in 0..3 {
+            told.answers.send(Answer::Fine).unwrap();
+        }
+        journal.finish().await;
+        let calls: Vec<_> = told.calls.try_iter().collect();
+        assert_eq!(calls, ["save [1]", "save [2]", "remove [8]"]);
     }
 }

@@ -12,7 +12,7 @@
 //!   │                 ├──> timeline    what has come, and what is missing (pure)
 //!   │                 ├──> journal ──> outbox   what survives a restart
 //!   │                 ├──> token       what the next login is with
-//!   │                 ├──> watcher     who else sees what comes
+//!   │                 ├──> watcher     what else sees what comes
 //!   │                 └──> dialer ──┬──> balancer     which gateway
 //!   └──> message, push              └──> connection ──> socket
 //! ```
@@ -53,7 +53,7 @@ pub use connection::{
 };
 pub use dialer::Servers;
 pub use event::{Event, Events};
-pub use message::{Draft, Kind, Message, NotSent, Outcome, Session, new_client_msg_id};
+pub use message::{Conversation, Draft, Kind, Message, NotSent, Outcome, new_client_msg_id};
 pub use options::{Limits, Options};
 pub use outbox::{FileOutbox, MemoryOutbox, Outbox, Unsent};
 pub use push::Push;

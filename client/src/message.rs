@@ -8,7 +8,7 @@ use uuid::Uuid;
 
 /// A conversation as this user knows it: by the other user, or by the group.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
-pub enum Session {
+pub enum Conversation {
     /// The conversation with another user.
     User(UserId),
     /// The conversation in a group.
@@ -28,7 +28,7 @@ pub enum Kind {
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Draft {
     /// Where it goes.
-    pub session: Session,
+    pub conversation: Conversation,
     /// What the data is.
     pub kind: Kind,
     /// The content as it goes over the wire.
@@ -43,7 +43,7 @@ pub struct Draft {
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Message {
     /// Where it was said.
-    pub session: Session,
+    pub conversation: Conversation,
     /// Its place there: 1, 2, 3 …
     pub msg_id: MsgId,
     /// Who said it; may be this user.
@@ -92,7 +92,7 @@ pub enum NotSent {
     Ended,
 }
 
-impl Session {
+impl Conversation {
     /// The conversation with user `number`.
     pub const fn user(number: u32) -> Self {
         Self::User(UserId(number))
@@ -130,13 +130,13 @@ impl Session {
 }
 
 impl Kind {
-    /// The message type of this kind in that sort of session.
-    pub const fn message_type(self, session: Session) -> MessageType {
-        match (session, self) {
-            (Session::User(_), Self::Text) => MessageType::SingleText,
-            (Session::User(_), Self::Voice) => MessageType::SingleVoice,
-            (Session::Group(_), Self::Text) => MessageType::GroupText,
-            (Session::Group(_), Self::Voice) => MessageType::GroupVoice,
+    /// The message type of this kind in that sort of conversation.
+    pub const fn message_type(self, conversation: Conversation) -> MessageType {
+        match (conversation, self) {
+            (Conversation::User(_), Self::Text) => MessageType::SingleText,
+            (Conversation::User(_), Self::Voice) => MessageType::SingleVoice,
+            (Conversation::Group(_), Self::Text) => MessageType::GroupText,
+            (Conversation::Group(_), Self::Voice) => MessageType::GroupVoice,
         }
     }
 }
@@ -148,22 +148,22 @@ pub fn new_client_msg_id() -> ClientMsgId {
 
 impl Draft {
     /// A text, encrypted here, with a new id.
-    pub fn text(session: Session, text: &str) -> Self {
-        Self::new(session, Kind::Text, text::encrypt(text))
+    pub fn text(conversation: Conversation, text: &str) -> Self {
+        Self::new(conversation, Kind::Text, text::encrypt(text))
     }
 
     /// A voice message, with a new id.
-    pub fn voice(session: Session, seconds: u32, audio: &[u8]) -> Self {
+    pub fn voice(conversation: Conversation, seconds: u32, audio: &[u8]) -> Self {
         let mut data = BytesMut::with_capacity(size_of::<u32>() + audio.len());
         data.put_u32(seconds);
         data.put_slice(audio);
-        Self::new(session, Kind::Voice, data.freeze())
+        Self::new(conversation, Kind::Voice, data.freeze())
     }
 
     /// Data as it goes over the wire, with a new id.
-    pub fn new(session: Session, kind: Kind, data: Bytes) -> Self {
+    pub fn new(conversation: Conversation, kind: Kind, data: Bytes) -> Self {
         let client_msg_id = Some(new_client_msg_id());
-        Self { session, kind, data, client_msg_id, resend: false }
+        Self { conversation, kind, data, client_msg_id, resend: false }
     }
 
     /// The same without an id, as old clients send it.
@@ -185,10 +185,10 @@ impl Draft {
     pub fn to_wire(&self) -> MessageData {
         MessageData {
             from_user_id: 0, // The server takes it from the login.
-            to_session_id: self.session.number(),
+            to_session_id: self.conversation.number(),
             msg_id: 0,
             create_time: 0,
-            msg_type: self.kind.message_type(self.session).into(),
+            msg_type: self.kind.message_type(self.conversation).into(),
             msg_data: self.data.clone(),
             attach_data: None,
             client_msg_id: self.client_msg_id.map(|id| Bytes::copy_from_slice(&id.0)),
@@ -203,13 +203,13 @@ impl Message {
     pub fn from_push(data: &MessageData, me: UserId) -> Option<Self> {
         let (is_group, kind) = sort(data.msg_type)?;
         let from = UserId(data.from_user_id);
-        let session = match (is_group, from == me) {
-            (true, _) => Session::group(data.to_session_id),
-            (false, true) => Session::user(data.to_session_id),
-            (false, false) => Session::User(from),
+        let conversation = match (is_group, from == me) {
+            (true, _) => Conversation::group(data.to_session_id),
+            (false, true) => Conversation::user(data.to_session_id),
+            (false, false) => Conversation::User(from),
         };
         (data.msg_id != 0).then(|| Self {
-            session,
+            conversation,
             msg_id: MsgId(data.msg_id),
             from,
             create_time: data.create_time,
@@ -219,11 +219,11 @@ impl Message {
         })
     }
 
-    /// Reads a message of the history of `session`.
-    pub fn from_history(info: &MessageInfo, session: Session) -> Option<Self> {
+    /// Reads a message of the history of `conversation`.
+    pub fn from_history(info: &MessageInfo, conversation: Conversation) -> Option<Self> {
         let (_is_group, kind) = sort(info.msg_type)?;
         (info.msg_id != 0).then(|| Self {
-            session,
+            conversation,
             msg_id: MsgId(info.msg_id),
             from: UserId(info.from_user_id),
             create_time: info.create_time,
@@ -262,16 +262,17 @@ mod tests {
             msg_type: msg_type.into(),
             ..Default::default()
         };
-        let session = |data: MessageData| Message::from_push(&data, UserId(1)).unwrap().session;
-        assert_eq!(session(push(2, 1, MessageType::SingleText)), Session::user(2));
-        assert_eq!(session(push(1, 2, MessageType::SingleVoice)), Session::user(2));
-        assert_eq!(session(push(2, 9, MessageType::GroupText)), Session::group(9));
-        assert_eq!(session(push(1, 9, MessageType::GroupText)), Session::group(9));
+        let conversation =
+            |data: MessageData| Message::from_push(&data, UserId(1)).unwrap().conversation;
+        assert_eq!(conversation(push(2, 1, MessageType::SingleText)), Conversation::user(2));
+        assert_eq!(conversation(push(1, 2, MessageType::SingleVoice)), Conversation::user(2));
+        assert_eq!(conversation(push(2, 9, MessageType::GroupText)), Conversation::group(9));
+        assert_eq!(conversation(push(1, 9, MessageType::GroupText)), Conversation::group(9));
     }
 
     #[test]
     fn a_message_of_unknown_type_or_without_a_number_is_none() {
-        let mut data = Draft::text(Session::user(2), "hi").to_wire();
+        let mut data = Draft::text(Conversation::user(2), "hi").to_wire();
         assert_eq!(Message::from_push(&data, UserId(1)), None);
         data.msg_id = 1;
         assert!(Message::from_push(&data, UserId(1)).is_some());
@@ -281,14 +282,67 @@ mod tests {
 
     #[test]
     fn a_draft_says_what_the_wire_says() {
-        let draft = Draft::text(Session::group(9), "hello").with_id(ClientMsgId([7; 16])).again();
+        let draft =
+            Draft::text(Conversation::group(9), "hello").with_id(ClientMsgId([7; 16])).again();
         let wire = draft.to_wire();
         assert_eq!(wire.msg_type, 0x11);
         assert_eq!(wire.to_session_id, 9);
         assert_eq!(wire.msg_data, "nnZSBwfPCz60q69ddmfIJA==");
         assert_eq!(wire.client_msg_id.as_deref(), Some(&[7; 16][..]));
         assert_eq!(wire.resend, Some(true));
-        assert_eq!(Draft::voice(Session::user(1), 3, b"abc").data[..], *b"\0\0\0\x03abc");
+        assert_eq!(Draft::voice(Conversation::user(1), 3, b"abc").data[..], *b"\0\0\0\x03abc");
+    }
+
+    #[test]
+    fn each_kind_has_a_type_for_each_sort_of_conversation() {
+        let (peer, group) = (Conversation::user(2), Conversation::group(9));
+        let sorts = [(Kind::Text, peer, 0x01), (Kind::Voice, peer, 0x02)];
+        let sorts =
+            sorts.into_iter().chain([(Kind::Text, group, 0x11), (Kind::Voice, group, 0x12)]);
+        for (kind, conversation, msg_type) in sorts {
+            assert_eq!(i32::from(kind.message_type(conversation)), msg_type);
+            let from_wire =
+                Conversation::from_wire(conversation.session_type().into(), conversation.number());
+            assert_eq!(from_wire, Some(conversation));
+            let info = MessageInfo { msg_id: 3, msg_type, ..MessageInfo::default() };
+            let message = Message::from_history(&info, conversation).unwrap();
+            assert_eq!(
+                (message.kind, message.conversation, message.msg_id.0),
+                (kind, conversation, 3)
+            );
+            assert_eq!(
+                Message::from_history(&MessageInfo { msg_id: 0, ..info }, conversation),
+                None
+            );
+        }
+        assert_eq!(Conversation::from_wire(3, 2), None);
+        let unknown = MessageInfo { msg_id: 3, msg_type: 99, ..MessageInfo::default() };
+        assert_eq!(Message::from_history(&unknown, peer), None);
+    }
+
+    #[test]
+    fn a_pushed_message_keeps_all_that_the_wire_says() {
+        let draft = Draft::voice(Conversation::group(9), 3, b"abc").with_id(ClientMsgId([7; 16]));
+        let (from_user_id, msg_id, create_time) = (2, 5, 1_700_000_000);
+        let wire = MessageData { from_user_id, msg_id, create_time, ..draft.to_wire() };
+        let expected = Message {
+            conversation: Conversation::group(9),
+            msg_id: MsgId(5),
+            from: UserId(2),
+            create_time,
+            kind: Kind::Voice,
+            data: Bytes::from_static(b"\0\0\0\x03abc"),
+            client_msg_id: Some(ClientMsgId([7; 16])),
+        };
+        assert_eq!(Message::from_push(&wire, UserId(1)), Some(expected));
+        // An id of another length is none.
+        let short = Bytes::from_static(&[7; 15]);
+        let odd = MessageData { client_msg_id: Some(short), ..wire };
+        assert_eq!(Message::from_push(&odd, UserId(1)).unwrap().client_msg_id, None);
+        assert_eq!(
+            (draft.to_wire().resend, draft.without_id().to_wire().client_msg_id),
+            (None, None)
+        );
     }
 
     #[test]

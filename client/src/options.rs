@@ -1,4 +1,4 @@
-//! How a client is started: who logs in and where, and its times and bounds.
+//! How a client is started: which user logs in and where, and its times and bounds.
 
 use std::collections::HashMap;
 use std::fmt;
@@ -12,13 +12,13 @@ use proto::ids::MsgId;
 
 use crate::backoff::Backoff;
 use crate::dialer::Servers;
-use crate::message::Session;
+use crate::message::Conversation;
 use crate::outbox::Outbox;
 use crate::timeline::StartFrom;
 use crate::tls::TlsConfig;
 use crate::watcher::Watcher;
 
-/// Who logs in, where and how.
+/// Which user logs in, where and how.
 pub struct Options {
     /// Where the servers are.
     pub servers: Servers,
@@ -28,8 +28,8 @@ pub struct Options {
     pub password: String,
     /// Kind of client; decides the device class.
     pub client_type: ClientType,
-    /// Whom to believe. With this, gateways and https login servers are spoken to with TLS, and a
-    /// gateway without TLS is not spoken to.
+    /// Which certificates to believe. With this, gateways and https login servers are spoken to
+    /// with TLS, and a gateway without TLS is not spoken to.
     pub tls: Option<TlsConfig>,
     /// Where the token survives the program that it logs in with instead of the password: a file that
     /// only its owner may read. None: it is kept in memory, for the next connections of this program.
@@ -43,8 +43,8 @@ pub struct Options {
     /// Where conversations begin that have no mark.
     pub start_from: StartFrom,
     /// The newest message of each conversation that the program has dealt with.
-    pub marks: HashMap<Session, MsgId>,
-    /// Who sees what comes, if anybody does.
+    pub marks: HashMap<Conversation, MsgId>,
+    /// What else sees what comes, if anything does.
     pub watcher: Option<Arc<dyn Watcher>>,
     /// Times and bounds.
     pub limits: Limits,
@@ -57,7 +57,7 @@ pub struct Limits {
     pub connect: Duration,
     /// How long an answer may take. After that a message is sent again.
     pub answer: Duration,
-    /// How often the server hears from us.
+    /// How often the client sends a heartbeat.
     pub heartbeat: Duration,
     /// How long a gap may close by itself before the history is asked.
     pub gap_wait: Duration,

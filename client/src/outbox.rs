@@ -16,7 +16,7 @@ use proto::ids::ClientMsgId;
 use serde_json::{Value, json};
 
 use crate::file;
-use crate::message::{Draft, Kind, Session};
+use crate::message::{Conversation, Draft, Kind};
 
 /// A message without an answer.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -24,7 +24,7 @@ pub struct Unsent {
     /// The id that it keeps for ever.
     pub id: ClientMsgId,
     /// Where it goes.
-    pub session: Session,
+    pub conversation: Conversation,
     /// What the data is.
     pub kind: Kind,
     /// The content as it goes over the wire.
@@ -49,7 +49,7 @@ impl Unsent {
     /// The message as it is sent for the first time.
     pub(crate) fn draft(&self) -> Draft {
         Draft {
-            session: self.session,
+            conversation: self.conversation,
             kind: self.kind,
             data: self.data.clone(),
             client_msg_id: Some(self.id),
@@ -101,7 +101,7 @@ const DONE_MAX: usize = 4096;
 ///
 /// - `save` returns only after its lines are on disk.
 /// - A line that cannot be read is what a crash left of a `save` that never returned: it is skipped.
-/// - After a failed write or flush nothing more is saved, since nobody knows what the file holds.
+/// - After a failed write or flush nothing more is saved, since it is unknown what the file holds.
 /// - A lock on `<path>.lock` keeps a second client off the file.
 #[derive(Debug)]
 pub struct FileOutbox {
@@ -181,9 +181,9 @@ fn done_line(id: &ClientMsgId) -> String {
 }
 
 fn save_line(message: &Unsent) -> String {
-    let to = match message.session {
-        Session::User(user) => format!("user:{}", user.0),
-        Session::Group(group) => format!("group:{}", group.0),
+    let to = match message.conversation {
+        Conversation::User(user) => format!("user:{}", user.0),
+        Conversation::Group(group) => format!("group:{}", group.0),
     };
     let kind = match message.kind {
         Kind::Text => "text",
@@ -214,9 +214,9 @@ fn read_lines(text: &str) -> VecDeque<Unsent> {
 fn read_save(line: &Value) -> Option<Unsent> {
     let (sort, number) = line.get("to")?.as_str()?.split_once(':')?;
     let number: u32 = number.parse().ok()?;
-    let session = match sort {
-        "user" => Session::user(number),
-        "group" => Session::group(number),
+    let conversation = match sort {
+        "user" => Conversation::user(number),
+        "group" => Conversation::group(number),
         _ => return None,
     };
     let kind = match line.get("kind")?.as_str()? {
@@ -225,7 +225,7 @@ fn read_save(line: &Value) -> Option<Unsent> {
         _ => return None,
     };
     let data = HEXLOWER_PERMISSIVE.decode(line.get("data")?.as_str()?.as_bytes()).ok()?.into();
-    Some(Unsent { id: id_in(line, "save")?, session, kind, data })
+    Some(Unsent { id: id_in(line, "save")?, conversation, kind, data })
 }
 
 fn id_in(line: &Value, key: &str) -> Option<ClientMsgId> {
@@ -305,6 +305,68 @@ mod tests {
     }
 
     #[test]
+    fn after_a_write_that_failed_nothing_more_is_saved() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("outbox");
+        let mut outbox = FileOutbox::open(&path).unwrap();
+        outbox.save(&[message(1)]).unwrap();
+        // Nothing can be written here, as on a disk that fails.
+        let works = std::mem::replace(&mut outbox.file, File::open(&path).unwrap());
+        outbox.save(&[message(2)]).unwrap_err();
+        outbox.file = works;
+        // It would work, but it is unknown what the file holds.
+        let error = outbox.save(&[message(3)]).unwrap_err();
+        assert!(error.to_string().contains("earlier write"), "{error}");
+        let many = vec![message(9).id; DONE_MAX + 1];
+        outbox.remove(&many).expect_err("neither is it written anew");
+        assert_eq!(outbox.load().unwrap(), [message(1)], "what is not safe is not taken");
+        drop(outbox);
+        assert_eq!(FileOutbox::open(&path).unwrap().load().unwrap(), [message(1)]);
+    }
+
+    #[test]
+    fn a_file_is_written_anew_when_more_is_done_than_it_may_hold_and_than_lives() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("outbox");
+        let mut outbox = FileOutbox::open(&path).unwrap();
+        outbox.save(&[message(7)]).unwrap();
+        let lines = || fs::read_to_string(&path).unwrap().lines().count();
+        outbox.remove(&vec![message(1).id; DONE_MAX]).unwrap();
+        assert_eq!(lines(), 1 + DONE_MAX);
+        outbox.remove(&[message(1).id]).unwrap();
+        assert_eq!(lines(), 1, "one more was too many");
+        outbox.remove(&[message(1).id]).unwrap();
+        assert_eq!(lines(), 2, "it is counted from the start again");
+    }
+
+    #[test]
+    fn every_sort_of_message_is_read_as_it_was_written_and_nothing_else_is() {
+        let sorts = [Conversation::user(7), Conversation::group(7)].into_iter();
+        let sorts = sorts.flat_map(|to| [Kind::Text, Kind::Voice].map(|kind| (to, kind)));
+        for (conversation, kind) in sorts {
+            let (id, data) = (ClientMsgId([0xAB; 16]), Bytes::from_static(b"\x00\xff\n"));
+            let message = Unsent { id, conversation, kind, data };
+            assert_eq!(read_lines(&save_line(&message)), std::slice::from_ref(&message));
+            let done = save_line(&message) + &done_line(&message.id);
+            assert!(read_lines(&done).is_empty());
+        }
+        let line = save_line(&message(2));
+        for (good, bad) in [
+            ("user:7", "person:7"),
+            ("user:7", "user:-7"),
+            ("user:7", "user"),
+            ("text", "picture"),
+            ("0200ff", "0200f"),
+            ("02020202\"", "0202\""),
+        ] {
+            let spoiled = line.replace(good, bad);
+            assert_ne!(spoiled, line, "{good}");
+            assert!(read_lines(&spoiled).is_empty(), "{bad}");
+        }
+        assert_eq!(read_lines(&line.replace("ff", "FF")), [message(2)], "digits are digits");
+    }
+
+    #[test]
     fn a_memory_outbox_is_shared_by_its_clones() {
         let mut outbox = MemoryOutbox::default();
         outbox.save(&[message(1), message(2)]).unwrap();
@@ -313,9 +375,10 @@ mod tests {
     }
 
     fn message(number: u8) -> Unsent {
-        let session = if number.is_multiple_of(2) { Session::user(7) } else { Session::group(9) };
+        let conversation =
+            if number.is_multiple_of(2) { Conversation::user(7) } else { Conversation::group(9) };
         let kind = if number == 3 { Kind::Voice } else { Kind::Text };
         let data = Bytes::copy_from_slice(&[number, 0, 255]);
-        Unsent { id: ClientMsgId([number; 16]), session, kind, data }
+        Unsent { id: ClientMsgId([number; 16]), conversation, kind, data }
     }
 }

@@ -22,10 +22,10 @@ use tokio::sync::{OwnedSemaphorePermit, oneshot};
 use tokio::time::Instant;
 
 use crate::backoff::Backoff;
-use crate::message::{Draft, Outcome, Session};
+use crate::message::{Conversation, Draft, Outcome};
 use crate::outbox::Unsent;
 
-/// Who waits for the outcome of a message, and the room that the message takes until then.
+/// What waits for the outcome of a message, and the room that the message takes until then.
 #[derive(Debug, Default)]
 pub(crate) struct Ticket {
     pub(crate) answer: Option<oneshot::Sender<Outcome>>,
@@ -48,10 +48,10 @@ pub(crate) struct Entry {
 /// All messages without an outcome.
 #[derive(Debug)]
 pub(crate) struct Outgoing {
-    lanes: HashMap<Session, Lane>,
-    sessions: HashMap<ClientMsgId, Session>,
+    lanes: HashMap<Conversation, Lane>,
+    conversations: HashMap<ClientMsgId, Conversation>,
     /// Lanes that may have something to send, in turn.
-    ready: VecDeque<Session>,
+    ready: VecDeque<Conversation>,
     in_flight: usize,
     window: usize,
     backoff: Backoff,
@@ -83,7 +83,7 @@ impl Outgoing {
     pub(crate) fn new(window: usize, backoff: Backoff) -> Self {
         Self {
             lanes: HashMap::new(),
-            sessions: HashMap::new(),
+            conversations: HashMap::new(),
             ready: VecDeque::new(),
             in_flight: 0,
             window,
@@ -93,17 +93,17 @@ impl Outgoing {
 
     /// Takes in a message, behind those of its conversation that are here already.
     pub(crate) fn push(&mut self, entry: Entry) {
-        let session = entry.unsent.session;
-        self.sessions.insert(entry.unsent.id, session);
-        self.lanes.entry(session).or_default().entries.push_back(entry);
-        self.make_ready(session);
+        let conversation = entry.unsent.conversation;
+        self.conversations.insert(entry.unsent.id, conversation);
+        self.lanes.entry(conversation).or_default().entries.push_back(entry);
+        self.make_ready(conversation);
     }
 
     /// Returns the next message to send, under `seq`. It counts as sent.
     pub(crate) fn next(&mut self, now: Instant, seq: u16) -> Option<Draft> {
         while self.in_flight < self.window {
-            let session = self.ready.pop_front()?;
-            let Some(lane) = self.lanes.get_mut(&session) else { continue };
+            let conversation = self.ready.pop_front()?;
+            let Some(lane) = self.lanes.get_mut(&conversation) else { continue };
             lane.is_ready = false;
             if lane.paused_until.is_some_and(|until| until > now) {
                 continue; // The engine's timer calls `wake`.
@@ -113,7 +113,7 @@ impl Outgoing {
             let draft = entry.start_try(seq);
             lane.sent += 1;
             self.in_flight += 1;
-            self.make_ready(session);
+            self.make_ready(conversation);
             return Some(draft);
         }
         None
@@ -132,8 +132,8 @@ impl Outgoing {
     /// Takes out a message that has an outcome; `None` if it has left before.
     pub(crate) fn take(&mut self, id: ClientMsgId) -> Option<Entry> {
         let (index, _) = self.find(id)?;
-        let session = self.sessions.remove(&id)?;
-        let lane = self.lanes.get_mut(&session)?;
+        let conversation = self.conversations.remove(&id)?;
+        let lane = self.lanes.get_mut(&conversation)?;
         let entry = lane.entries.remove(index);
         if index < lane.sent {
             lane.sent -= 1;
@@ -143,7 +143,7 @@ impl Outgoing {
             lane.failures = 0;
         }
         if lane.entries.is_empty() {
-            self.lanes.remove(&session);
+            self.lanes.remove(&conversation);
         }
         entry
     }
@@ -155,11 +155,11 @@ impl Outgoing {
         id: ClientMsgId,
         seq: u16,
         now: Instant,
-    ) -> Option<(Session, Instant)> {
+    ) -> Option<(Conversation, Instant)> {
         let (index, entry) = self.find(id)?;
-        let session = entry.unsent.session;
+        let conversation = entry.unsent.conversation;
         let is_this_try = entry.seq == Some(seq);
-        let lane = self.lanes.get_mut(&session)?;
+        let lane = self.lanes.get_mut(&conversation)?;
         if !is_this_try || index >= lane.sent {
             return None;
         }
@@ -171,42 +171,42 @@ impl Outgoing {
         lane.failures = lane.failures.saturating_add(1);
         let until = now + self.backoff.wait(lane.failures);
         lane.paused_until = Some(until);
-        Some((session, until))
+        Some((conversation, until))
     }
 
     /// A pause is over.
-    pub(crate) fn wake(&mut self, session: Session) {
-        self.make_ready(session);
+    pub(crate) fn wake(&mut self, conversation: Conversation) {
+        self.make_ready(conversation);
     }
 
     /// The connection is gone: everything is to be sent again, in the original order.
     pub(crate) fn on_lost(&mut self) {
         self.in_flight = 0;
-        let sessions: Vec<Session> = self.lanes.keys().copied().collect();
-        for session in sessions {
-            if let Some(lane) = self.lanes.get_mut(&session) {
+        let conversations: Vec<Conversation> = self.lanes.keys().copied().collect();
+        for conversation in conversations {
+            if let Some(lane) = self.lanes.get_mut(&conversation) {
                 lane.sent = 0;
                 lane.paused_until = None;
                 for entry in &mut lane.entries {
                     entry.seq = None;
                 }
             }
-            self.make_ready(session);
+            self.make_ready(conversation);
         }
     }
 
     fn find(&self, id: ClientMsgId) -> Option<(usize, &Entry)> {
-        let lane = self.lanes.get(self.sessions.get(&id)?)?;
+        let lane = self.lanes.get(self.conversations.get(&id)?)?;
         lane.entries.iter().enumerate().find(|(_, entry)| entry.unsent.id == id)
     }
 
-    fn make_ready(&mut self, session: Session) {
-        if let Some(lane) = self.lanes.get_mut(&session)
+    fn make_ready(&mut self, conversation: Conversation) {
+        if let Some(lane) = self.lanes.get_mut(&conversation)
             && !lane.is_ready
             && lane.sent < lane.entries.len()
         {
             lane.is_ready = true;
-            self.ready.push_back(session);
+            self.ready.push_back(conversation);
         }
     }
 }
@@ -230,8 +230,8 @@ mod tests {
     use super::*;
     use crate::message::Kind;
 
-    const ONE: Session = Session::user(1);
-    const TWO: Session = Session::group(1);
+    const ONE: Conversation = Conversation::user(1);
+    const TWO: Conversation = Conversation::group(1);
 
     #[test]
     fn every_message_is_sent_once_and_in_order() {
@@ -272,8 +272,8 @@ mod tests {
         let now = Instant::now();
         let mut outgoing = filled(&[(ONE, 1), (ONE, 2), (ONE, 3), (TWO, 4)]);
         assert_eq!(send_all(&mut outgoing, 1), ["1", "4", "2", "3"]);
-        let (session, until) = outgoing.retry(id(2), 3, now).unwrap();
-        assert_eq!(session, ONE);
+        let (conversation, until) = outgoing.retry(id(2), 3, now).unwrap();
+        assert_eq!(conversation, ONE);
         // The others hear the same; the pause is not made longer for it.
         assert_eq!(outgoing.retry(id(3), 4, now), None);
         outgoing.push(entry(ONE, 5));
@@ -316,19 +316,80 @@ mod tests {
         assert_eq!(send_all(&mut outgoing, 1), ["1 again"]);
     }
 
+    #[test]
+    fn each_failure_of_a_lane_doubles_its_pause_until_its_front_moves() {
+        let mut now = Instant::now();
+        let mut outgoing = filled(&[(ONE, 1), (ONE, 2)]);
+        let mut pause = |outgoing: &mut Outgoing, number, seq| {
+            send_at(outgoing, now, seq);
+            let (_lane, until) = outgoing.retry(id(number), seq, now).unwrap();
+            let pause = until - now;
+            assert!(!outgoing.may_send(), "the lane is asleep");
+            outgoing.wake(ONE);
+            assert_eq!(send_at(outgoing, until - Duration::from_nanos(1), 99), [""; 0]);
+            outgoing.wake(ONE);
+            now = until;
+            pause
+        };
+        for (seq, most) in [(1, 10), (10, 20), (20, 40)] {
+            let pause = pause(&mut outgoing, 1, seq);
+            let most = Duration::from_millis(most);
+            assert!((most / 2..=most).contains(&pause), "{pause:?} of {most:?}");
+        }
+        assert_eq!(outgoing.tries(id(1)), 3);
+        outgoing.take(id(1)).unwrap();
+        assert!(pause(&mut outgoing, 2, 30) <= Duration::from_millis(10), "it begins anew");
+        assert_eq!((outgoing.tries(id(1)), outgoing.tries(id(2))), (0, 4));
+    }
+
+    #[test]
+    fn a_pause_holds_up_its_own_lane_only_and_ends_with_the_connection() {
+        let now = Instant::now();
+        let mut outgoing = filled(&[(ONE, 1), (TWO, 2)]);
+        send_at(&mut outgoing, now, 1);
+        outgoing.retry(id(1), 1, now).unwrap();
+        outgoing.push(entry(TWO, 3));
+        outgoing.push(entry(ONE, 4));
+        assert_eq!(send_at(&mut outgoing, now, 5), ["3"]);
+        outgoing.on_lost();
+        let mut again = send_at(&mut outgoing, now, 10);
+        again.sort();
+        assert_eq!(again, ["1 again", "2 again", "3 again", "4"]);
+    }
+
+    #[test]
+    fn an_outcome_for_one_that_is_not_under_way_frees_no_place() {
+        let now = Instant::now();
+        let mut outgoing = Outgoing::new(2, BACKOFF);
+        for number in 1..=4 {
+            outgoing.push(entry(ONE, number));
+        }
+        assert_eq!(send_at(&mut outgoing, now, 1), ["1", "2"]);
+        // It was sent by an earlier connection, say, and its answer came late.
+        assert!(outgoing.take(id(3)).is_some());
+        assert_eq!(send_at(&mut outgoing, now, 3), [""; 0]);
+        // A retry gives back the places of all that go back.
+        outgoing.retry(id(1), 1, now).unwrap();
+        assert_eq!(outgoing.in_flight, 0);
+        outgoing.push(entry(TWO, 5));
+        outgoing.push(entry(TWO, 6));
+        outgoing.push(entry(TWO, 7));
+        assert_eq!(send_at(&mut outgoing, now, 10), ["5", "6"]);
+    }
+
     const BACKOFF: Backoff = Backoff::new(Duration::from_millis(10), Duration::from_secs(1));
 
-    fn filled(messages: &[(Session, u8)]) -> Outgoing {
+    fn filled(messages: &[(Conversation, u8)]) -> Outgoing {
         let mut outgoing = Outgoing::new(32, BACKOFF);
-        for &(session, number) in messages {
-            outgoing.push(entry(session, number));
+        for &(conversation, number) in messages {
+            outgoing.push(entry(conversation, number));
         }
         outgoing
     }
 
-    fn entry(session: Session, number: u8) -> Entry {
+    fn entry(conversation: Conversation, number: u8) -> Entry {
         let data = Bytes::copy_from_slice(&[number]);
-        let unsent = Unsent { id: id(number), session, kind: Kind::Text, data };
+        let unsent = Unsent { id: id(number), conversation, kind: Kind::Text, data };
         Entry::new(unsent, Ticket::default())
     }
 

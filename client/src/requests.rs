@@ -22,7 +22,7 @@ use proto::ids::{GroupId, MsgId, UserId};
 
 use crate::call::CallError;
 use crate::client::Client;
-use crate::message::{Message, Session};
+use crate::message::{Conversation, Message};
 
 impl Client {
     /// Something that lets another client of this user log in once, as that kind of client, and how many
@@ -53,42 +53,42 @@ impl Client {
     /// is), the newest first.
     pub async fn history(
         &self,
-        session: Session,
+        conversation: Conversation,
         newest: Option<MsgId>,
         count: u32,
     ) -> Result<Vec<Message>, CallError> {
         let request = MessageListRequest {
-            session_type: session.session_type().into(),
-            session_id: session.number(),
+            session_type: conversation.session_type().into(),
+            session_id: conversation.number(),
             msg_id_begin: newest.map_or(0, |newest| newest.0),
             msg_count: count,
             ..Default::default()
         };
         let reply: MessageListReply = self.call(Command::MessageListRequest, &request).await?;
-        Ok(messages(&reply.messages, session))
+        Ok(messages(&reply.messages, conversation))
     }
 
     /// These messages of a conversation, those that exist, the newest first.
     pub async fn messages_by_id(
         &self,
-        session: Session,
+        conversation: Conversation,
         ids: &[MsgId],
     ) -> Result<Vec<Message>, CallError> {
         let request = MessagesByIdRequest {
-            session_type: session.session_type().into(),
-            session_id: session.number(),
+            session_type: conversation.session_type().into(),
+            session_id: conversation.number(),
             msg_ids: ids.iter().map(|id| id.0).collect(),
             ..Default::default()
         };
         let reply: MessagesByIdReply = self.call(Command::MessagesByIdRequest, &request).await?;
-        Ok(messages(&reply.messages, session))
+        Ok(messages(&reply.messages, conversation))
     }
 
     /// The newest message of a conversation; 0 if there is none.
-    pub async fn latest_msg_id(&self, session: Session) -> Result<MsgId, CallError> {
+    pub async fn latest_msg_id(&self, conversation: Conversation) -> Result<MsgId, CallError> {
         let request = LatestMessageIdRequest {
-            session_type: session.session_type().into(),
-            session_id: session.number(),
+            session_type: conversation.session_type().into(),
+            session_id: conversation.number(),
             ..Default::default()
         };
         let reply: LatestMessageIdReply =
@@ -102,19 +102,23 @@ impl Client {
     }
 
     /// Says that everything in a conversation up to `msg_id` was read. Has no answer.
-    pub async fn mark_read(&self, session: Session, msg_id: MsgId) -> Result<(), CallError> {
+    pub async fn mark_read(
+        &self,
+        conversation: Conversation,
+        msg_id: MsgId,
+    ) -> Result<(), CallError> {
         let ack = ReadAck {
             user_id: 0,
-            session_id: session.number(),
+            session_id: conversation.number(),
             msg_id: msg_id.0,
-            session_type: session.session_type().into(),
+            session_type: conversation.session_type().into(),
         };
         self.tell(Command::ReadAck, &ack).await
     }
 
     /// The conversations that changed after `since` (unix seconds; 0: all), the newest first, at
     /// most 100.
-    pub async fn recent_sessions(&self, since: u32) -> Result<Vec<RecentSession>, CallError> {
+    pub async fn recent_conversations(&self, since: u32) -> Result<Vec<RecentSession>, CallError> {
         let request = RecentSessionsRequest { latest_update_time: since, ..Default::default() };
         let reply: RecentSessionsReply =
             self.call(Command::RecentSessionsRequest, &request).await?;
@@ -122,10 +126,10 @@ impl Client {
     }
 
     /// Takes a conversation out of the list, until its next message.
-    pub async fn remove_session(&self, session: Session) -> Result<(), CallError> {
+    pub async fn remove_conversation(&self, conversation: Conversation) -> Result<(), CallError> {
         let request = RemoveSessionRequest {
-            session_type: session.session_type().into(),
-            session_id: session.number(),
+            session_type: conversation.session_type().into(),
+            session_id: conversation.number(),
             ..Default::default()
         };
         let reply: RemoveSessionReply = self.call(Command::RemoveSessionRequest, &request).await?;
@@ -145,7 +149,7 @@ impl Client {
         reply.group_id.map(GroupId).ok_or(CallError::Failed(reply.result_code))
     }
 
-    /// Adds members to a group or removes them. The answer tells who they are then.
+    /// Adds members to a group or removes them. The answer tells the members after the change.
     pub async fn change_group(
         &self,
         group: GroupId,
@@ -164,7 +168,7 @@ impl Client {
         Ok(reply)
     }
 
-    /// Deletes a group that this user has made. All members leave, and nobody can be added afterwards.
+    /// Deletes a group that this user has made. All members leave, and no user can be added afterwards.
     /// Only servers with the extension know it; others do not answer.
     pub async fn delete_group(&self, group: GroupId) -> Result<(), CallError> {
         let request = GroupDeleteRequest { group_id: group.0 };
@@ -213,7 +217,7 @@ impl Client {
         self.call(Command::DepartmentsRequest, &request).await
     }
 
-    /// Who of these is online.
+    /// Which of these users are online.
     pub async fn statuses(&self, users: &[UserId]) -> Result<Vec<UserStatusEntry>, CallError> {
         let request = UsersStatusRequest { user_ids: numbers(users), ..Default::default() };
         let reply: UsersStatusReply = self.call(Command::UsersStatusRequest, &request).await?;
@@ -261,6 +265,6 @@ fn numbers(users: &[UserId]) -> Vec<u32> {
     users.iter().map(|user| user.0).collect()
 }
 
-fn messages(infos: &[MessageInfo], session: Session) -> Vec<Message> {
-    infos.iter().filter_map(|info| Message::from_history(info, session)).collect()
+fn messages(infos: &[MessageInfo], conversation: Conversation) -> Vec<Message> {
+    infos.iter().filter_map(|info| Message::from_history(info, conversation)).collect()
 }

@@ -1,6 +1,6 @@
 //! The two halves of a connection as frames: reading and writing, each on its own.
 //!
-//! Both halves must be served at the same time by whoever sends more than a little: a gateway that
+//! A caller that sends more than a little must serve both halves at the same time: a gateway that
 //! waits for its answers to be read does not read requests meanwhile.
 
 use std::fmt;
@@ -32,7 +32,7 @@ pub struct FrameReader {
 /// The writing half of a connection.
 ///
 /// Frames are queued without waiting and written by [`FrameWriter::write_some`] or
-/// [`FrameWriter::flush`]. The queue has no bound of its own: whoever queues looks at
+/// [`FrameWriter::flush`]. The queue has no bound of its own: the caller bounds it by looking at
 /// [`FrameWriter::queued`].
 pub struct FrameWriter {
     socket: WriteHalf<Box<dyn Socket>>,
@@ -159,5 +159,108 @@ mod tests {
         assert_eq!(host_of("im.example.org:8000"), "im.example.org");
         assert_eq!(host_of("127.0.0.1:8000"), "127.0.0.1");
         assert_eq!(host_of("[::1]:8000"), "::1");
+    }
+
+    fn frame(body: &'static [u8]) -> Vec<u8> {
+        Frame { command: 0x0301, seq: 1, body: body.into() }.encode().to_vec()
+    }
+
+    #[tokio::test]
+    async fn a_connection_that_ends_within_a_frame_is_an_error_and_between_two_it_is_none() {
+        let whole = frame(b"body");
+        for cut in 0..=whole.len() {
+            let (near, mut far) = tokio::io::duplex(1024);
+            let (mut reader, _writer) = halves(Box::new(near));
+            far.write_all(&whole[..cut]).await.unwrap();
+            drop(far);
+            let first = reader.next().await;
+            match cut {
+                0 => assert!(matches!(first, Ok(None)), "{first:?}"),
+                _ if cut < whole.len() => assert!(
+                    matches!(&first, Err(FrameError::Io(error))
+                        if error.kind() == io::ErrorKind::UnexpectedEof),
+                    "{cut}: {first:?}"
+                ),
+                _ => {
+                    assert_eq!(first.unwrap().unwrap().body, "body");
+                    assert!(matches!(reader.next().await, Ok(None)));
+                }
+            }
+        }
+    }
+
+    /// Time stands still but for the test.
+    #[tokio::test(start_paused = true)]
+    async fn a_frame_is_on_its_way_in_as_long_as_its_bytes_come() {
+        let (near, mut far) = tokio::io::duplex(1024);
+        let (mut reader, _writer) = halves(Box::new(near));
+        let (pause, whole) = (Duration::from_secs(10), Duration::from_secs(25));
+        let is_reading = |reader: &FrameReader| reader.is_reading(Instant::now(), pause, whole);
+        assert!(!is_reading(&reader), "nothing has come");
+        let bytes = [frame(b"one"), frame(b"two")].concat();
+        let mut sent = 0;
+        let mut come = async |reader: &mut FrameReader, len: usize| {
+            far.write_all(&bytes[sent..sent + len]).await.unwrap();
+            sent += len;
+            // It takes what is there, and then waits.
+            futures_util::poll!(std::pin::pin!(reader.next())).map(|frame| frame.unwrap().unwrap())
+        };
+        for _byte in 0..2 {
+            assert!(come(&mut reader, 1).await.is_pending());
+            tokio::time::advance(Duration::from_millis(9_999)).await;
+            assert!(is_reading(&reader));
+        }
+        tokio::time::advance(Duration::from_millis(1)).await;
+        assert!(!is_reading(&reader), "ten seconds without a byte");
+        assert!(come(&mut reader, 1).await.is_pending());
+        assert!(is_reading(&reader), "it goes on");
+        tokio::time::advance(Duration::from_millis(5_001)).await;
+        assert!(!is_reading(&reader), "25 seconds for one frame");
+
+        // The rest, and a part of the next: that has begun only with it.
+        let rest = frame(b"one").len() - 3;
+        assert!(come(&mut reader, rest + 1).await.is_ready());
+        assert!(is_reading(&reader));
+        let left = bytes.len() - rest - 4;
+        assert!(come(&mut reader, left).await.is_ready());
+        assert!(!is_reading(&reader), "nothing is left of it");
+    }
+
+    #[tokio::test]
+    async fn a_writer_is_idle_when_all_has_reached_the_system() {
+        let (near, mut far) = tokio::io::duplex(16);
+        let (_reader, mut writer) = halves(Box::new(near));
+        assert!(writer.is_idle());
+        writer.queue(b"0123456789");
+        writer.queue(b"abcdefghij");
+        assert!(!writer.is_idle());
+        writer.write_some().await.unwrap();
+        assert_eq!(writer.queued(), 4, "so much found room");
+        let mut heard = [0; 20];
+        let (flushed, read) = tokio::join!(writer.flush(), far.read_exact(&mut heard));
+        flushed.unwrap();
+        read.unwrap();
+        assert_eq!(&heard, b"0123456789abcdefghij");
+        assert!(writer.is_idle());
+
+        // One that keeps to itself what it has taken, as TLS does.
+        let (near, mut behind) = tokio::io::duplex(16);
+        let (_reader, mut keeps) = halves(Box::new(tokio::io::BufStream::new(near)));
+        keeps.queue(b"kept");
+        keeps.write_some().await.unwrap();
+        assert!(!keeps.is_idle(), "it is not on its way yet");
+        keeps.flush().await.unwrap();
+        let mut heard = [0; 4];
+        behind.read_exact(&mut heard).await.unwrap();
+        assert!(keeps.is_idle() && &heard == b"kept");
+
+        writer.queue(b"end");
+        writer.shut_down().await.unwrap();
+        let mut rest = Vec::new();
+        far.read_to_end(&mut rest).await.unwrap();
+        assert_eq!(rest, b"end", "what was queued goes before the end");
+        drop(far);
+        writer.queue(b"nobody");
+        writer.flush().await.unwrap_err();
     }
 }

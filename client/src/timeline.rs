@@ -14,7 +14,7 @@
 //! - A number is handed out once. Two numbers with one `(sender, client_msg_id)` are handed out
 //!   once, as long as the first is among the last [`RECENT_IDS_MAX`].
 //! - Per conversation at most [`HELD_MAX`] messages plus one page are held. Past that the highest
-//!   are dropped and fetched again later: nothing is lost, and nobody waits.
+//!   are dropped and fetched again later: nothing is lost, and nothing blocks.
 
 use std::collections::{BTreeMap, HashMap, HashSet, VecDeque};
 
@@ -22,7 +22,7 @@ use proto::ids::{ClientMsgId, MsgId, UserId};
 
 #[cfg(feature = "faults")]
 use crate::faults::watermark_max;
-use crate::message::{Message, Session};
+use crate::message::{Conversation, Message};
 
 /// Messages in one page of history.
 const PAGE: u32 = 100;
@@ -44,7 +44,7 @@ pub enum StartFrom {
 /// One conversation, as the server lists it after a login.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) struct Listed {
-    pub(crate) session: Session,
+    pub(crate) conversation: Conversation,
     pub(crate) latest: u32,
     pub(crate) unread: u32,
 }
@@ -55,7 +55,7 @@ pub(crate) enum Delivery {
     Message(Message),
     /// Numbers that the history does not have for this user.
     Skipped {
-        session: Session,
+        conversation: Conversation,
         first: MsgId,
         last: MsgId,
     },
@@ -64,7 +64,7 @@ pub(crate) enum Delivery {
 /// A page of history to ask for: `count` messages back from `begin`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) struct Ask {
-    pub(crate) session: Session,
+    pub(crate) conversation: Conversation,
     pub(crate) begin: u32,
     pub(crate) count: u32,
     /// The upper end of the window that this page belongs to.
@@ -77,13 +77,13 @@ pub(crate) struct Timelines {
     start_from: StartFrom,
     /// Whether the first list of conversations was complete; none before it came.
     first_list_complete: Option<bool>,
-    lines: HashMap<Session, Timeline>,
+    lines: HashMap<Conversation, Timeline>,
     /// Conversations that may have something to hand out.
-    ready: VecDeque<Session>,
+    ready: VecDeque<Conversation>,
     /// Conversations that want a page.
-    asks: VecDeque<Session>,
+    asks: VecDeque<Conversation>,
     /// Conversations with a fresh gap, which may close by itself.
-    gaps: Vec<Session>,
+    gaps: Vec<Conversation>,
     recent: RecentIds,
 }
 
@@ -129,7 +129,7 @@ enum Condition {
 }
 
 impl Timelines {
-    pub(crate) fn new(start_from: StartFrom, marks: &HashMap<Session, MsgId>) -> Self {
+    pub(crate) fn new(start_from: StartFrom, marks: &HashMap<Conversation, MsgId>) -> Self {
         let line = |mark: &MsgId| Timeline {
             mark: Some(mark.0),
             head: mark.0,
@@ -140,7 +140,7 @@ impl Timelines {
         Self {
             start_from,
             first_list_complete: None,
-            lines: marks.iter().map(|(session, mark)| (*session, line(mark))).collect(),
+            lines: marks.iter().map(|(conversation, mark)| (*conversation, line(mark))).collect(),
             ready: VecDeque::new(),
             asks: VecDeque::new(),
             gaps: Vec::new(),
@@ -150,23 +150,23 @@ impl Timelines {
 
     /// A message came, pushed or acknowledged.
     pub(crate) fn on_message(&mut self, message: Message) {
-        let (session, id) = (message.session, message.msg_id.0);
+        let (conversation, id) = (message.conversation, message.msg_id.0);
         let repeats = self.recent.is_repeat(&message);
-        let line = self.line(session, id);
+        let line = self.line(conversation, id);
         line.head = line.head.max(id);
         if line.mark.is_none_or(|mark| id > mark) {
             line.held.entry(id).or_insert((!repeats).then_some(message));
             line.drop_overflow();
         }
-        self.settle(session);
+        self.settle(conversation);
     }
 
     /// A conversation is known to reach up to `id`.
-    pub(crate) fn on_head(&mut self, session: Session, id: u32) {
-        let line = self.line(session, id);
+    pub(crate) fn on_head(&mut self, conversation: Conversation, id: u32) {
+        let line = self.line(conversation, id);
         line.head = line.head.max(id);
         line.is_behind = true;
-        self.settle(session);
+        self.settle(conversation);
     }
 
     /// The list of conversations came, as it is after every login.
@@ -174,7 +174,7 @@ impl Timelines {
         let is_first = self.first_list_complete.is_none();
         let all_known = *self.first_list_complete.get_or_insert(is_complete);
         for listed in list {
-            let line = self.lines.entry(listed.session).or_default();
+            let line = self.lines.entry(listed.conversation).or_default();
             line.head = line.head.max(listed.latest);
             let base = match self.start_from {
                 StartFrom::Beginning => 0,
@@ -186,46 +186,46 @@ impl Timelines {
             line.set_mark(base);
         }
         let base = self.base_of_unlisted(u32::MAX);
-        let sessions: Vec<Session> = self.lines.keys().copied().collect();
-        for session in sessions {
-            if let Some(line) = self.lines.get_mut(&session) {
+        let conversations: Vec<Conversation> = self.lines.keys().copied().collect();
+        for conversation in conversations {
+            if let Some(line) = self.lines.get_mut(&conversation) {
                 line.set_mark(base);
                 line.is_behind = true;
                 line.is_in_gaps = false;
             }
-            self.settle(session);
+            self.settle(conversation);
         }
     }
 
     /// The conversations with a mark that are not in `list`.
-    pub(crate) fn not_in(&self, list: &[Listed]) -> Vec<Session> {
-        let listed: HashSet<Session> = list.iter().map(|listed| listed.session).collect();
-        self.lines.keys().filter(|session| !listed.contains(session)).copied().collect()
+    pub(crate) fn not_in(&self, list: &[Listed]) -> Vec<Conversation> {
+        let listed: HashSet<Conversation> = list.iter().map(|listed| listed.conversation).collect();
+        self.lines.keys().filter(|conversation| !listed.contains(conversation)).copied().collect()
     }
 
     /// A gap had its time to close by itself, or a question that failed may be asked again.
-    pub(crate) fn on_gap_due(&mut self, session: Session) {
-        if let Some(line) = self.lines.get_mut(&session) {
+    pub(crate) fn on_gap_due(&mut self, conversation: Conversation) {
+        if let Some(line) = self.lines.get_mut(&conversation) {
             line.is_in_gaps = false;
             line.is_behind = true;
         }
-        self.settle(session);
+        self.settle(conversation);
     }
 
     /// The gaps that appeared since this was asked last. Each wants [`Timelines::on_gap_due`] after
     /// a while.
-    pub(crate) fn take_gaps(&mut self) -> Vec<Session> {
+    pub(crate) fn take_gaps(&mut self) -> Vec<Conversation> {
         std::mem::take(&mut self.gaps)
     }
 
     /// The next page to ask for.
     pub(crate) fn next_ask(&mut self) -> Option<Ask> {
-        while let Some(session) = self.asks.pop_front() {
-            let Some(line) = self.lines.get_mut(&session) else { continue };
+        while let Some(conversation) = self.asks.pop_front() {
+            let Some(line) = self.lines.get_mut(&conversation) else { continue };
             line.is_in_asks = false;
             if line.asked.is_none() && line.condition() == Condition::Gap {
                 let resume = line.resume.take().filter(|ask| line.mark < Some(ask.begin));
-                let ask = resume.or_else(|| line.first_ask(session));
+                let ask = resume.or_else(|| line.first_ask(conversation));
                 line.asked = ask;
                 return ask;
             }
@@ -235,18 +235,18 @@ impl Timelines {
 
     /// A page came: those messages of `ask` that there are.
     pub(crate) fn on_page(&mut self, ask: Ask, page: Vec<Message>) {
-        if let Some(line) = self.lines.get_mut(&ask.session)
+        if let Some(line) = self.lines.get_mut(&ask.conversation)
             && line.asked == Some(ask)
         {
             line.asked = None;
             line.take_page(ask, page);
         }
-        self.settle(ask.session);
+        self.settle(ask.conversation);
     }
 
     /// A page will not come now: the server said so, or was silent. The engine calls [`Timelines::on_gap_due`] later.
     pub(crate) fn on_page_failed(&mut self, ask: Ask, is_silent: bool) {
-        if let Some(line) = self.lines.get_mut(&ask.session)
+        if let Some(line) = self.lines.get_mut(&ask.conversation)
             && line.asked == Some(ask)
         {
             line.asked = None;
@@ -259,14 +259,14 @@ impl Timelines {
     /// A page will never come: this user may not read the conversation. What came by itself is
     /// handed out, the rest is skipped.
     pub(crate) fn on_page_denied(&mut self, ask: Ask) {
-        if let Some(line) = self.lines.get_mut(&ask.session)
+        if let Some(line) = self.lines.get_mut(&ask.conversation)
             && line.asked == Some(ask)
         {
             line.asked = None;
             line.resume = None;
             line.covered = line.head;
         }
-        self.settle(ask.session);
+        self.settle(ask.conversation);
     }
 
     /// The connection is gone, and with it what was asked.
@@ -288,23 +288,23 @@ impl Timelines {
 
     /// The next thing to hand out.
     pub(crate) fn next_delivery(&mut self) -> Option<Delivery> {
-        while let Some(&session) = self.ready.front() {
-            if let Some(line) = self.lines.get_mut(&session) {
-                if let Some(delivery) = line.next_delivery(session) {
+        while let Some(&conversation) = self.ready.front() {
+            if let Some(line) = self.lines.get_mut(&conversation) {
+                if let Some(delivery) = line.next_delivery(conversation) {
                     return Some(delivery);
                 }
                 line.is_in_ready = false;
             }
             self.ready.pop_front();
-            self.settle(session);
+            self.settle(conversation);
         }
         None
     }
 
     /// The conversation, which begins with `id` if it is new.
-    fn line(&mut self, session: Session, id: u32) -> &mut Timeline {
+    fn line(&mut self, conversation: Conversation, id: u32) -> &mut Timeline {
         let mark = self.first_list_complete.map(|_| self.base_of_unlisted(id));
-        self.lines.entry(session).or_insert_with(|| Timeline {
+        self.lines.entry(conversation).or_insert_with(|| Timeline {
             mark,
             covered: mark.unwrap_or(0),
             has_begun: mark > Some(0),
@@ -322,8 +322,8 @@ impl Timelines {
     }
 
     /// Queues a conversation for whatever its condition asks for.
-    fn settle(&mut self, session: Session) {
-        let Some(line) = self.lines.get_mut(&session) else { return };
+    fn settle(&mut self, conversation: Conversation) {
+        let Some(line) = self.lines.get_mut(&conversation) else { return };
         match line.condition() {
             Condition::Quiet => {
                 line.is_behind = false;
@@ -332,16 +332,16 @@ impl Timelines {
             }
             Condition::Ready if !line.is_in_ready => {
                 line.is_in_ready = true;
-                self.ready.push_back(session);
+                self.ready.push_back(conversation);
             }
             Condition::Gap if line.asked.is_some() || line.is_in_asks || line.is_in_gaps => {}
             Condition::Gap if line.is_behind => {
                 line.is_in_asks = true;
-                self.asks.push_back(session);
+                self.asks.push_back(conversation);
             }
             Condition::Gap => {
                 line.is_in_gaps = true;
-                self.gaps.push(session);
+                self.gaps.push(conversation);
             }
             Condition::Ready => {}
         }
@@ -385,13 +385,13 @@ impl Timeline {
     }
 
     /// The topmost page of the window above the mark.
-    fn first_ask(&self, session: Session) -> Option<Ask> {
+    fn first_ask(&self, conversation: Conversation) -> Option<Ask> {
         let mark = self.mark?;
         let held_from = self.held.first_key_value().map_or(u32::MAX, |(&id, _)| id);
         let stride = self.stride.max(PAGE);
         let window = mark.saturating_add(stride).min(self.head).min(held_from - 1);
         let count = (window - mark).min(self.page_len());
-        Some(Ask { session, begin: window, count, window })
+        Some(Ask { conversation, begin: window, count, window })
     }
 
     fn page_len(&self) -> u32 {
@@ -428,7 +428,7 @@ impl Timeline {
         }
     }
 
-    fn next_delivery(&mut self, session: Session) -> Option<Delivery> {
+    fn next_delivery(&mut self, conversation: Conversation) -> Option<Delivery> {
         loop {
             #[cfg(feature = "faults")]
             if watermark_max()
@@ -453,7 +453,11 @@ impl Timeline {
             let last = self.covered.min(held_from - 1);
             self.mark = Some(last);
             if self.has_begun {
-                return Some(Delivery::Skipped { session, first: MsgId(next), last: MsgId(last) });
+                return Some(Delivery::Skipped {
+                    conversation,
+                    first: MsgId(next),
+                    last: MsgId(last),
+                });
             }
         }
     }
@@ -462,7 +466,7 @@ impl Timeline {
 /// The last ids that senders chose, to recognise a message that has two numbers.
 #[derive(Debug, Default)]
 struct RecentIds {
-    places: HashMap<(UserId, ClientMsgId), (Session, MsgId)>,
+    places: HashMap<(UserId, ClientMsgId), (Conversation, MsgId)>,
     order: VecDeque<(UserId, ClientMsgId)>,
 }
 
@@ -471,7 +475,7 @@ impl RecentIds {
     fn is_repeat(&mut self, message: &Message) -> bool {
         let Some(id) = message.client_msg_id else { return false };
         let key = (message.from, id);
-        let place = (message.session, message.msg_id);
+        let place = (message.conversation, message.msg_id);
         if let Some(first) = self.places.get(&key) {
             return *first != place;
         }

@@ -14,7 +14,7 @@ use tokio::net::TcpStream;
 use tokio_rustls::TlsConnector;
 use tokio_rustls::client::TlsStream;
 
-/// How to open TLS connections: whom to believe, and optionally which name to expect.
+/// How to open TLS connections: which certificates to believe, and optionally which name to expect.
 #[derive(Debug, Clone)]
 pub struct TlsConfig {
     config: Arc<ClientConfig>,

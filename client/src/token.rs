@@ -15,7 +15,7 @@ use tokio::task::{JoinHandle, spawn_blocking};
 
 use crate::file;
 
-/// Tokens are shorter. A longer file is none of ours.
+/// Tokens are shorter. A longer file is no token file.
 const LEN_MAX: usize = 256;
 
 /// The newest token that is kept. Clones are the same.
@@ -121,5 +121,98 @@ fn read(file: &Path) -> io::Result<Option<Bytes>> {
         }
         Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(None),
         Err(error) => Err(error),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::time::Duration;
+
+    use tempfile::TempDir;
+
+    use super::*;
+
+    const SOON: Duration = Duration::from_secs(10);
+
+    fn token(text: &'static str) -> Bytes {
+        Bytes::from_static(text.as_bytes())
+    }
+
+    /// A shelf with this token in its file.
+    async fn shelf(folder: &TempDir, content: &[u8]) -> Shelf {
+        let file = folder.path().join("token");
+        fs::write(&file, content).unwrap();
+        Shelf::open(Some(file)).await.unwrap()
+    }
+
+    #[tokio::test]
+    async fn the_longest_token_is_read_and_a_folder_is_none() {
+        let folder = TempDir::new().unwrap();
+        let longest = shelf(&folder, &[7; LEN_MAX]).await;
+        assert_eq!(longest.token().unwrap(), vec![7; LEN_MAX]);
+        Shelf::open(Some(folder.path().to_owned())).await.unwrap_err();
+        let none = Shelf::open(Some(folder.path().join("nowhere"))).await.unwrap();
+        assert_eq!(none.token(), None);
+    }
+
+    #[tokio::test]
+    async fn without_a_file_a_token_is_kept_at_once() {
+        let shelf = Shelf::open(None).await.unwrap();
+        let mut keeper = Keeper::new(shelf.clone());
+        assert_eq!(keeper.take(token("one")), Some(token("one")));
+        assert_eq!(shelf.token(), Some(token("one")));
+    }
+
+    #[tokio::test]
+    async fn a_token_is_shown_only_when_it_is_in_its_file_and_of_several_the_newest_is_kept() {
+        let folder = TempDir::new().unwrap();
+        let shelf = shelf(&folder, b"old").await;
+        let mut keeper = Keeper::new(shelf.clone());
+        for new in ["one", "two", "three"] {
+            assert_eq!(keeper.take(token(new)), None, "{new}");
+            assert_eq!(
+                shelf.token(),
+                Some(token("old")),
+                "the server takes it until it hears more"
+            );
+        }
+        assert_eq!(keeper.next().await, Some(token("one")));
+        assert_eq!(shelf.token(), Some(token("one")));
+        let next = tokio::time::timeout(SOON, keeper.next()).await.expect("it was not the last");
+        assert_eq!(next, Some(token("three")), "the second is over already");
+        assert_eq!(fs::read(folder.path().join("token")).unwrap(), b"three");
+        let next = std::pin::pin!(keeper.next());
+        assert!(futures_util::poll!(next).is_pending(), "there is nothing to wait for");
+    }
+
+    #[tokio::test]
+    async fn a_token_that_cannot_be_saved_leaves_the_one_before_and_does_not_stop_the_next() {
+        let folder = TempDir::new().unwrap();
+        let shelf = shelf(&folder, b"old").await;
+        let mut keeper = Keeper::new(shelf.clone());
+        // What is written first is in the way.
+        let in_the_way = folder.path().join("token.new");
+        fs::create_dir(&in_the_way).unwrap();
+        assert_eq!(keeper.take(token("one")), None);
+        assert_eq!(keeper.next().await, None, "it is not kept, and the server is not told so");
+        assert_eq!(shelf.token(), Some(token("old")));
+        assert_eq!(fs::read(folder.path().join("token")).unwrap(), b"old");
+
+        fs::remove_dir(in_the_way).unwrap();
+        assert_eq!(keeper.take(token("two")), None);
+        assert_eq!(keeper.next().await, Some(token("two")));
+    }
+
+    #[tokio::test]
+    async fn only_the_token_that_is_over_is_forgotten_and_its_file_with_it() {
+        let folder = TempDir::new().unwrap();
+        let shelf = shelf(&folder, b"new").await;
+        let file = folder.path().join("token");
+        shelf.forget(&token("old")).await;
+        assert_eq!(shelf.token(), Some(token("new")));
+        assert!(file.exists());
+        shelf.clone().forget(&token("new")).await;
+        assert_eq!(shelf.token(), None, "clones are the same");
+        assert!(!file.exists());
     }
 }

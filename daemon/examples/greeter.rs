@@ -1,13 +1,14 @@
-//! The smallest daemon that does everything a daemon does: it greets whoever connects, and stays
-//! until he leaves. Also what `tests/process.rs` runs.
+//! The smallest daemon that does everything a daemon does: it greets each client that connects, and
+//! keeps the connection until the client closes it. Also what `tests/process.rs` runs.
 
 use std::net::SocketAddr;
 use std::process::ExitCode;
 use std::sync::Arc;
+use std::time::Duration;
 
 use daemon::{
-    Acceptor, BoxError, ConfigError, Context, Doors, Guest, ProcessConfig, Serving, Settings,
-    StartRefused, accept,
+    Acceptor, BoxError, ConfigError, Context, Doors, Guest, ProcessConfig, Readiness, Serving,
+    Settings, StartRefused, accept,
 };
 use serde::Deserialize;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
@@ -30,7 +31,9 @@ struct Config {
 enum Trouble {
     #[default]
     None,
+    StartHangs,
     StartRefused,
+    Stalls,
     VitalTaskPanics,
 }
 
@@ -54,6 +57,10 @@ async fn serve(context: Context<Config>) -> Result<Serving, BoxError> {
     if settings.trouble == Trouble::StartRefused {
         return Err(StartRefused("there is nobody to greet".to_owned()).into());
     }
+    if settings.trouble == Trouble::StartHangs {
+        debug!("the start hangs");
+        std::future::pending::<()>().await;
+    }
     let listener = accept::bind(settings.listen)?;
     let addr = listener.local_addr()?;
     let greeted = metrics.counter("greeted", "Clients greeted.");
@@ -65,7 +72,7 @@ async fn serve(context: Context<Config>) -> Result<Serving, BoxError> {
         async move {
             let Guest { mut socket, place: _held, .. } = guest;
             if let Err(error) = socket.write_all(settings.greeting.as_bytes()).await {
-                debug!(%error, "gone before he was greeted");
+                debug!(%error, "gone before the greeting");
             }
             while socket.read_u8().await.is_ok() {}
         }
@@ -74,7 +81,15 @@ async fn serve(context: Context<Config>) -> Result<Serving, BoxError> {
     if settings.trouble == Trouble::VitalTaskPanics {
         shutdown.spawn_vital(info_span!("trouble"), async { panic!("on purpose") });
     }
-    Ok(Serving::new(Config::NAME).listens("clients", addr))
+    let ready = Readiness::default();
+    if settings.trouble == Trouble::Stalls {
+        let (pulse, stop) = (ready.pulse("greeting", Duration::ZERO), shutdown.clone());
+        shutdown.spawn(info_span!("stalls"), async move {
+            stop.begun().await;
+            drop(pulse);
+        });
+    }
+    Ok(Serving::new(Config::NAME).listens("clients", addr).ready(ready))
 }
 
 fn main() -> ExitCode {

@@ -53,7 +53,8 @@ pub fn bind(addr: SocketAddr) -> io::Result<TcpListener> {
     TcpListener::from_std(socket.into())
 }
 
-/// Who may hold how many connections at a port, and whose word counts for where they come from.
+/// How many connections clients may hold at a port, and which proxies are believed about where a client
+/// is.
 #[derive(Debug, Clone)]
 pub struct Doors {
     /// Connections held at once.
@@ -62,14 +63,14 @@ pub struct Doors {
     pub places_per_address: usize,
     /// Proxies, whose connections begin with a header that says where the client is.
     pub proxies: Vec<Network>,
-    /// Whether files are kept back from those who connect here.
+    /// Whether files are kept back from the clients that connect here.
     pub keeps_files_back: bool,
     /// Where all this is counted.
     pub metrics: PlaceMetrics,
 }
 
 impl Doors {
-    /// So many places for anybody, and nothing else that bounds them.
+    /// So many places for all clients together, and no other bound.
     pub fn new(places: usize) -> Self {
         Self {
             places,
@@ -201,7 +202,7 @@ impl Acceptor {
                     self.places.make_way();
                     sleep(PAUSE).await;
                 }
-                // The one who wanted to connect has given up.
+                // The client that wanted to connect has given up.
                 Err(error) => debug!(%error, "not accepted"),
             }
         }
@@ -290,7 +291,7 @@ pub fn compare_with_files(connections_max: usize) {
 fn bound_unsent(socket: &TcpStream, peer: SocketAddr) {
     const UNSENT_BYTES_MAX: u32 = 64 << 10;
     if let Err(error) = SockRef::from(socket).set_tcp_notsent_lowat(UNSENT_BYTES_MAX) {
-        // It costs memory, and nobody his connection.
+        // It costs memory only: the connection goes on.
         debug!(%error, %peer, "the kernel keeps its own bound for what is unsent");
     }
 }

@@ -1,46 +1,29 @@
 //! The admin page: `/healthz`, `/readyz` and `/metrics`, on an address of its own.
 //!
-//! It stays up while the daemon drains, so that whoever gives out work sees that it must stop. It
-//! shows numbers only; whoever reaches the address may read them.
+//! It stays up while the daemon drains, so that whatever gives out work (a load balancer, say) sees
+//! that it must stop. It shows numbers only; everyone who can reach the address may read them.
 //!
-//! # What bounds it
-//!
-//! - Connections: [`PLACES`]; the one that is silent for longest gives way.
-//! - Time: 3 s for a header, and between two requests; a minute for a connection.
+//! [`PLACES`] connections; the limits of one are [`HttpLimits::default`].
 
 use std::io;
 use std::net::SocketAddr;
 use std::sync::{Arc, OnceLock};
-use std::time::Duration;
 
 use axum::Router;
 use axum::extract::State;
 use axum::http::{StatusCode, header};
 use axum::response::{IntoResponse, Response};
 use axum::routing::get;
-use hyper::server::conn::http1;
-use hyper_util::rt::{TokioIo, TokioTimer};
-use hyper_util::service::TowerToHyperService;
-use tokio::time::timeout;
-use tracing::{debug, error, info_span};
+use tracing::{error, info_span};
 
-use crate::accept::{self, Acceptor, Doors, Guest};
+use crate::accept::Doors;
+use crate::http::{HttpLimits, HttpPort};
 use crate::metrics::Metrics;
-use crate::places::Heard;
 use crate::ready::Readiness;
-use crate::shutdown::{Group, Shutdown};
+use crate::shutdown::Shutdown;
 
 /// Connections at once. Each is a file of the daemon, which has better uses for it.
 const PLACES: usize = 64;
-
-/// For the header of a request, and for the silence before it.
-const HEADER_LIMIT: Duration = Duration::from_secs(3);
-
-/// For a whole connection, a reader that reads nothing included.
-const CONNECTION_LIMIT: Duration = Duration::from_mins(1);
-
-/// What requests in flight get when the daemon ends.
-const LAST_REQUESTS_LIMIT: Duration = Duration::from_millis(500);
 
 /// What the page shows. Clones show the same.
 #[derive(Debug, Clone)]
@@ -70,49 +53,15 @@ impl AdminPage {
 
 /// Serves the page at `addr` until the links close, and returns where.
 pub fn listen(addr: SocketAddr, page: &AdminPage, shutdown: &Shutdown) -> io::Result<SocketAddr> {
-    let listener = accept::bind(addr)?;
-    let addr = listener.local_addr()?;
+    let port = HttpPort::bind(addr, Doors::new(PLACES), HttpLimits::default())?;
+    let addr = port.addr()?;
     let router = Router::new()
         .route("/healthz", get(healthz))
         .route("/readyz", get(readyz))
         .route("/metrics", get(metrics))
         .with_state(page.clone());
-    let (vital, own) = (shutdown.vital(), shutdown.clone());
-    shutdown.spawn_link(info_span!("admin"), async move {
-        let _ends_with_the_loop = vital;
-        let ending = own.clone();
-        let serve = move |guest| serve(guest, router.clone(), ending.clone());
-        let acceptor = Acceptor::new(listener, Doors::new(PLACES));
-        acceptor.run_in(Group::Links, own, serve).await;
-    });
+    port.spawn_as_link(info_span!("admin"), shutdown, router);
     Ok(addr)
-}
-
-async fn serve(guest: Guest, router: Router, shutdown: Shutdown) {
-    let Guest { socket, place, .. } = guest;
-    let socket = Heard::new(socket, place.clone());
-    let talk = place.unless_told(talk(socket, router, shutdown));
-    if !matches!(timeout(CONNECTION_LIMIT, talk).await, Ok(Some(()))) {
-        debug!("closed: it took too long, or others waited");
-    }
-}
-
-async fn talk(socket: Heard, router: Router, shutdown: Shutdown) {
-    let connection = http1::Builder::new()
-        .timer(TokioTimer::new())
-        .header_read_timeout(HEADER_LIMIT)
-        .serve_connection(TokioIo::new(socket), TowerToHyperService::new(router));
-    let mut connection = std::pin::pin!(connection);
-    let served = tokio::select! {
-        served = connection.as_mut() => served,
-        () = shutdown.closing_links() => {
-            connection.as_mut().graceful_shutdown();
-            timeout(LAST_REQUESTS_LIMIT, connection).await.unwrap_or(Ok(()))
-        }
-    };
-    if let Err(error) = served {
-        debug!(%error, "the page was not read to its end");
-    }
 }
 
 async fn healthz(State(page): State<AdminPage>) -> Response {
@@ -152,9 +101,10 @@ async fn metrics(State(page): State<AdminPage>) -> Response {
 
 #[cfg(test)]
 mod tests {
+    use std::time::Duration;
+
     use tokio::io::{AsyncReadExt, AsyncWriteExt};
     use tokio::net::TcpStream;
-    use tokio::sync::mpsc;
 
     use super::*;
 
@@ -197,20 +147,58 @@ mod tests {
         listen("127.0.0.1:0".parse().unwrap(), &page, shutdown).unwrap()
     }
 
-    /// Time is paused: it jumps to the next timer whenever everybody waits.
-    #[tokio::test(start_paused = true)]
-    async fn a_client_that_dawdles_is_let_go_within_seconds() {
+    #[tokio::test]
+    async fn a_part_without_a_sign_of_life_is_named_and_readiness_is_another_matter() {
+        let shutdown = Shutdown::default();
+        let page = AdminPage::new(Metrics::new("test"), shutdown.clone());
+        let addr = listen("127.0.0.1:0".parse().unwrap(), &page, &shutdown).unwrap();
+        let readiness = Readiness::default();
+        let (reader, writer) = (Duration::ZERO, Duration::from_hours(1));
+        let (_stalls, _moves) =
+            (readiness.pulse("reader", reader), readiness.pulse("writer", writer));
+        page.serves(&readiness);
+        // Another daemon's word does not count here.
+        let other = Readiness::default();
+        let _never_met = other.condition("hub");
+        page.serves(&other);
+        let answer = get(addr, "/healthz").await;
+        assert!(answer.starts_with("HTTP/1.1 503"), "{answer}");
+        assert!(answer.ends_with("no sign of life from: reader\n"), "{answer}");
+        assert!(get(addr, "/readyz").await.ends_with("ready\n"));
+        shutdown.begin();
+        shutdown.drain(Duration::from_secs(5)).await.unwrap();
+    }
+
+    #[tokio::test]
+    async fn the_page_is_what_collectors_read_and_there_is_nothing_else_on_it() {
         let shutdown = Shutdown::default();
         let addr = page(&shutdown);
-        for beginning in ["", "GET /met", "GET /healthz HTTP/1.1\r\nhost: x\r\n\r\n"] {
-            let begun = tokio::time::Instant::now();
-            let mut socket = TcpStream::connect(addr).await.unwrap();
-            socket.write_all(beginning.as_bytes()).await.unwrap();
-            let mut answer = Vec::new();
-            socket.read_to_end(&mut answer).await.unwrap();
-            let took = begun.elapsed();
-            assert!(took <= HEADER_LIMIT + Duration::from_millis(100), "{beginning:?}: {took:?}");
+        let answer = get(addr, "/metrics").await.to_ascii_lowercase();
+        let kind = "content-type: application/openmetrics-text; version=1.0.0; charset=utf-8";
+        assert!(answer.contains(kind), "{answer}");
+        assert!(answer.ends_with("# eof\n"), "{answer}");
+        for path in ["/", "/metrics/", "/settings"] {
+            assert!(get(addr, path).await.starts_with("HTTP/1.1 404"), "{path}");
         }
+        // What is only asked for is only read.
+        let mut socket = TcpStream::connect(addr).await.unwrap();
+        socket.write_all(b"POST /healthz HTTP/1.1\r\nhost: x\r\n\r\n").await.unwrap();
+        let mut answer = [0; 12];
+        socket.read_exact(&mut answer).await.unwrap();
+        assert_eq!(&answer, b"HTTP/1.1 405");
+        shutdown.begin();
+        shutdown.drain(Duration::from_secs(5)).await.unwrap();
+    }
+
+    #[tokio::test]
+    async fn a_page_whose_address_is_taken_is_an_error_and_no_end_of_the_daemon() {
+        let shutdown = Shutdown::default();
+        let addr = page(&shutdown);
+        let second = AdminPage::new(Metrics::new("test"), shutdown.clone());
+        let error = listen(addr, &second, &shutdown).unwrap_err();
+        assert_eq!(error.kind(), io::ErrorKind::AddrInUse);
+        assert!(!shutdown.is_begun());
+        assert!(get(addr, "/healthz").await.starts_with("HTTP/1.1 200"), "the first goes on");
         shutdown.begin();
         shutdown.drain(Duration::from_secs(5)).await.unwrap();
     }
@@ -229,51 +217,5 @@ mod tests {
         assert!(begun.elapsed() < Duration::from_secs(2), "{:?}", begun.elapsed());
         shutdown.begin();
         shutdown.drain(Duration::from_secs(5)).await.unwrap();
-    }
-
-    /// The connection of a client that has asked for a page which never comes. Time stands still from
-    /// there on.
-    async fn hanging_request(shutdown: &Shutdown) -> TcpStream {
-        let (ask, mut asked) = mpsc::channel(1);
-        let never = move || {
-            let ask = ask.clone();
-            async move {
-                ask.send(()).await.expect("the test waits");
-                std::future::pending::<&'static str>().await
-            }
-        };
-        let router = Router::new().route("/", axum::routing::get(never));
-        let listener = accept::bind("127.0.0.1:0".parse().unwrap()).unwrap();
-        let addr = listener.local_addr().unwrap();
-        let (own, ending) = (shutdown.clone(), shutdown.clone());
-        let serve = move |guest| serve(guest, router.clone(), ending.clone());
-        let acceptor = Acceptor::new(listener, Doors::new(PLACES));
-        shutdown.spawn_link(info_span!("admin"), acceptor.run_in(Group::Links, own, serve));
-        let mut socket = TcpStream::connect(addr).await.unwrap();
-        socket.write_all(b"GET / HTTP/1.1\r\nhost: x\r\n\r\n").await.unwrap();
-        asked.recv().await.unwrap();
-        tokio::time::pause();
-        socket
-    }
-
-    #[tokio::test]
-    async fn a_request_that_hangs_does_not_hold_up_the_end_of_the_daemon() {
-        let shutdown = Shutdown::default();
-        let _socket = hanging_request(&shutdown).await;
-        shutdown.begin();
-        // Links have a second even if no time is left.
-        shutdown.drain(Duration::ZERO).await.unwrap();
-    }
-
-    #[tokio::test]
-    async fn no_connection_stays_for_more_than_a_minute() {
-        let shutdown = Shutdown::default();
-        let mut socket = hanging_request(&shutdown).await;
-        let begun = tokio::time::Instant::now();
-        let mut answer = Vec::new();
-        // A wait for the socket may end by a jump to this limit, but not without the socket.
-        let closed = timeout(Duration::from_secs(61), socket.read_to_end(&mut answer)).await;
-        closed.expect("it is closed").unwrap();
-        assert!(begun.elapsed() >= Duration::from_secs(50), "{:?}", begun.elapsed());
     }
 }

@@ -1,22 +1,31 @@
 //! How long to wait before the next attempt: 50 ms, doubling up to 1 s, with jitter.
 //!
-//! Pure: the randomness comes from the caller, so that a test can choose it. Each wait lies between
-//! half of the current step and the whole of it, so that those who lost the same peer at the same
+//! The randomness can be chosen, as tests do. Each wait lies between
+//! half of the current step and the whole of it, so that callers that lost the same peer at the same
 //! moment do not come back at the same moment.
 
 use std::time::Duration;
 
+use crate::random::random_u64;
+
 /// The step that the first wait is taken from.
-pub const FIRST: Duration = Duration::from_millis(50);
+pub(crate) const FIRST: Duration = Duration::from_millis(50);
 /// The step that the last waits are taken from. Short, because gateways must have everything again
 /// within 5 s of the end of a fault; there are tens of daemons, not thousands.
-pub const LAST: Duration = Duration::from_secs(1);
+pub(crate) const LAST: Duration = Duration::from_secs(1);
 
 /// An endless iterator over waits. `R` returns random numbers.
 #[derive(Debug, Clone)]
 pub struct Backoff<R> {
     step: Duration,
     random: R,
+}
+
+impl Backoff<fn() -> u64> {
+    /// As [`Self::new`], with random numbers of the kernel's.
+    pub fn jittered() -> Self {
+        Self::new(random_u64)
+    }
 }
 
 impl<R: FnMut() -> u64> Backoff<R> {

@@ -1,4 +1,4 @@
-//! The wall clock: nobody else reads it.
+//! The wall clock: no other module reads it.
 //!
 //! It may jump, so nothing may hang on its steadiness: durations are measured with
 //! `std::time::Instant`, orders come from the log. What it gives is shown to people, or is the lower

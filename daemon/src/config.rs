@@ -18,17 +18,21 @@
 mod cluster;
 mod deserializer;
 mod error;
+mod flags;
 mod listen_tls;
 mod load;
 mod process;
 mod secret;
 mod settings;
+#[cfg(test)]
+pub(crate) mod testing;
 mod tree;
 
 pub use cluster::{ClusterConfig, ClusterTlsConfig};
 pub use error::ConfigError;
+pub use flags::{Flags, NoCommand};
 pub use listen_tls::ListenTlsConfig;
-pub use load::{Loaded, Source, Start, load, parse};
+pub use load::{Loaded, Source, parse};
 pub use process::ProcessConfig;
 pub use secret::{Secret, read_secret};
 pub use settings::Settings;

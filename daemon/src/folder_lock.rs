@@ -10,12 +10,12 @@ use std::path::Path;
 pub struct FolderLock(File);
 
 impl FolderLock {
-    /// Locks a folder that nobody else has locked.
+    /// Locks a folder for this process alone. Fails if another holder has locked it in either way.
     pub fn exclusive(dir: &Path) -> Result<Self, TryLockError> {
         Self::of(dir, File::try_lock)
     }
 
-    /// Locks a folder that nobody has locked for himself alone.
+    /// Locks a folder together with others that do so too. Fails if one has locked it for itself alone.
     pub fn shared(dir: &Path) -> Result<Self, TryLockError> {
         Self::of(dir, File::try_lock_shared)
     }
@@ -52,7 +52,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_folder_is_free_once_its_lock_is_dropped_whoever_has_a_copy_of_it() {
+    fn a_folder_is_free_once_its_lock_is_dropped_even_if_a_copy_of_the_file_is_open() {
         let folder = TempDir::new().expect("make a folder");
         let lock = FolderLock::exclusive(folder.path()).unwrap();
         let copy = lock.try_clone().unwrap();

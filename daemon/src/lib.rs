@@ -8,8 +8,11 @@
 //!  │
 //!  ├────► process_limits ◄── accept, metrics what the kernel lets it have
 //!  │
-//!  └────► shutdown ◄── accept ──► places     tasks, and how they end; who is let in
-//!             ▲
+//!  ├────► follow                             what follows the settings when they are read again
+//!  │        ▼
+//!  └────► shutdown ◄── accept ──► places     tasks, and how they end; which clients are let in
+//!             ▲          ▲
+//!             │          └── http ◄── admin   ports that answer HTTP
 //!             └─────── link ──► tls, backoff authenticated framed connections between daemons
 //! ```
 //!
@@ -18,10 +21,14 @@
 pub mod accept;
 pub mod admin;
 pub mod backoff;
+pub mod breaker;
 pub mod clock;
 pub mod config;
 pub mod faults;
+pub mod files;
 pub mod folder_lock;
+pub mod follow;
+pub mod http;
 pub mod link;
 pub mod logging;
 pub mod metrics;
@@ -29,9 +36,11 @@ pub mod network;
 pub mod places;
 pub mod process_limits;
 pub mod proxy_protocol;
+mod random;
 pub mod ready;
 pub mod run;
 pub mod shutdown;
+pub mod ticks;
 pub mod tls;
 
 pub use accept::{Acceptor, Doors, Guest};

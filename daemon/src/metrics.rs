@@ -1,8 +1,10 @@
 //! The numbers a daemon shows on `/metrics`.
 //!
 //! A component registers its counters once, at start, and keeps the handles; counting is an atomic
-//! addition. Every name begins with `talkhub_` and the daemon, so that names of several daemons do not
+//! addition or two. Every name begins with `talkhub_` and the daemon, so that names of several daemons do not
 //! meet where they are collected.
+
+mod histogram;
 
 use std::fmt;
 use std::fs;
@@ -15,11 +17,11 @@ use prometheus_client::registry::{Metric, Registry};
 
 use crate::process_limits::files_max;
 
+pub use histogram::Histogram;
 pub use prometheus_client::encoding::{EncodeLabelSet, EncodeLabelValue};
 pub use prometheus_client::metrics::counter::Counter;
 pub use prometheus_client::metrics::family::Family;
 pub use prometheus_client::metrics::gauge::Gauge;
-pub use prometheus_client::metrics::histogram::{Histogram, exponential_buckets, linear_buckets};
 
 /// Where the components of one daemon register their metrics. Clones share the page.
 #[derive(Debug, Clone)]
@@ -54,9 +56,9 @@ impl Metrics {
         self.register(name, help, Gauge::default())
     }
 
-    /// A new histogram of seconds on the page, from 0.1 ms to about 13 s in steps of two.
+    /// A new histogram of durations on the page, from 0.1 ms to 10 s. Its name ends in `_seconds`.
     pub fn seconds(&self, name: &str, help: &str) -> Histogram {
-        self.register(name, help, Histogram::new(exponential_buckets(0.000_1, 2.0, 18)))
+        self.register(name, help, Histogram::default())
     }
 
     /// The page, in the OpenMetrics text format.
@@ -100,6 +102,8 @@ fn open_files() -> Option<u64> {
 
 #[cfg(test)]
 mod tests {
+    use std::time::Duration;
+
     use super::*;
 
     #[test]
@@ -112,5 +116,47 @@ mod tests {
         assert!(page.contains("\ntalkhub_db_proxy_tail 7\n"), "{page}");
         assert!(page.contains("\nprocess_open_fds "), "{page}");
         assert!(page.ends_with("# EOF\n"), "{page}");
+    }
+
+    /// The value on the line that begins with this name.
+    fn shown(page: &str, name: &str) -> u64 {
+        let line = page.lines().find_map(|line| line.strip_prefix(name)?.strip_prefix(' '));
+        line.unwrap_or_else(|| panic!("no {name} in {page}")).parse().unwrap()
+    }
+
+    #[test]
+    fn what_the_kernel_says_is_told_in_bytes_and_files() {
+        let folder = tempfile::tempdir().unwrap();
+        let file = folder.path().join("file");
+        fs::write(&file, "").unwrap();
+        let held: Vec<_> = (0..200).map(|_file| fs::File::open(&file).unwrap()).collect();
+        let page = Metrics::new("test").encode().unwrap();
+        let open = shown(&page, "process_open_fds");
+        assert!((200..5_000).contains(&open), "{open}");
+        assert_eq!(shown(&page, "process_max_fds"), files_max());
+        drop(held);
+        // A test program takes some megabytes, and far less than a terabyte.
+        let resident = shown(&page, "process_resident_memory_bytes");
+        assert!((1 << 20..1 << 40).contains(&resident), "{resident}");
+    }
+
+    #[test]
+    fn clones_share_a_page_and_help_is_one_sentence() {
+        let metrics = Metrics::new("db_proxy");
+        let shared = metrics.clone();
+        let seconds = shared.seconds("flush_seconds", "Time that a flush takes.");
+        seconds.observe(Duration::from_micros(150));
+        seconds.observe(Duration::from_secs(20));
+        let page = metrics.encode().unwrap();
+        let line = |line: &str| page.lines().any(|shown| shown == line);
+        assert!(
+            line("# HELP talkhub_db_proxy_flush_seconds Time that a flush takes."),
+            "the full stop comes once: {page}"
+        );
+        for (bucket, count) in [("0.0001", 0), ("0.00025", 1), ("10.0", 1), ("+Inf", 2)] {
+            let bucket =
+                format!("talkhub_db_proxy_flush_seconds_bucket{{le=\"{bucket}\"}} {count}");
+            assert!(line(&bucket), "{bucket}: {page}");
+        }
     }
 }

@@ -73,7 +73,7 @@ fn masked(ip: IpAddr, bits: u8) -> Option<IpAddr> {
 }
 
 /// What counts as one client when connections are counted: an IPv4 address, or the /64 of an IPv6
-/// address, since that is the least that anybody is given.
+/// address, since that is the smallest network that a customer is given.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub(crate) struct Origin(IpAddr);
 

@@ -132,13 +132,14 @@ struct Taken {
 pub(crate) struct TooMany;
 
 impl Places {
-    /// So many places, and so many of them for one address other than loopback; 0 is no such limit.
+    /// `places` places, at most `per_address` of them for one address other than loopback; 0 is no
+    /// such limit.
     pub(crate) fn new(places: usize, per_address: usize, metrics: PlaceMetrics) -> Self {
         let table = Mutex::new(Table::new(places, per_address));
         Self { shared: Arc::new(Shared { table, left: Notify::new(), metrics }) }
     }
 
-    /// Waits for a place, which somebody else may be told to give up. Cancel-safe.
+    /// Waits for a place. Another guest may be told to give its place up for it. Cancel-safe.
     pub(crate) async fn take(&self) -> Place {
         loop {
             let mut left = pin!(self.shared.left.notified());
@@ -349,5 +350,72 @@ mod tests {
         for _local in 0..3 {
             places.take().await.belongs_to("127.0.0.1".parse().unwrap()).unwrap();
         }
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn one_that_was_told_and_does_not_go_does_not_hold_up_the_next() {
+        let places = Places::new(2, 0, PlaceMetrics::default());
+        let (stays, goes) = (places.take().await, places.take().await);
+        tokio::time::advance(Duration::from_secs(1)).await;
+        let began = Instant::now();
+        let leaving = async move {
+            assert_eq!(goes.unless_told(std::future::pending::<()>()).await, None);
+        };
+        let (_third, ()) = tokio::join!(places.take(), leaving);
+        assert_eq!(began.elapsed(), Duration::from_millis(20));
+        assert_eq!(places.shared.metrics.gave_way.get(), 2);
+        assert_eq!(stays.unless_told(async { 7 }).await, None, "it has been told all the same");
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn newcomers_wait_until_a_guest_has_been_silent_for_a_moment() {
+        let places = Places::new(1, 0, PlaceMetrics::default());
+        let first = places.take().await;
+        let began = Instant::now();
+        let leaving = async move {
+            assert_eq!(first.unless_told(std::future::pending::<()>()).await, None);
+            began.elapsed()
+        };
+        let (_second, told_after) = tokio::join!(places.take(), leaving);
+        assert_eq!(told_after, Duration::from_millis(20));
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_call_is_made_once_when_the_time_has_come_or_at_once_if_it_is_over() {
+        let places = Places::new(1, 0, PlaceMetrics::default());
+        let first = places.take().await;
+        let calls = Arc::new(Mutex::new(Vec::new()));
+        let call = |what: &'static str| {
+            let calls = Arc::clone(&calls);
+            move || calls.lock().push(what)
+        };
+        first.when_told(call("at its time"));
+        assert!(calls.lock().is_empty());
+        tokio::time::advance(Duration::from_secs(1)).await;
+        for _told in 0..2 {
+            places.make_way();
+        }
+        assert_eq!(*calls.lock(), ["at its time"]);
+        first.clone().when_told(call("too late"));
+        assert_eq!(*calls.lock(), ["at its time", "too late"]);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn an_address_that_has_its_share_gets_another_place_by_the_silence_of_one_it_has() {
+        let places = Places::new(9, 1, PlaceMetrics::default());
+        let ip: IpAddr = "192.0.2.1".parse().unwrap();
+        let first = places.take().await;
+        first.belongs_to(ip).unwrap();
+        // Too soon: what the first has sent may be on its way.
+        let second = places.take().await;
+        assert_eq!(second.belongs_to(ip), Err(TooMany));
+        drop(second);
+        tokio::time::advance(table::SILENT_MIN).await;
+        let third = places.take().await;
+        third.belongs_to(ip).unwrap();
+        assert_eq!(first.unless_told(async { 7 }).await, None);
+        let figures = &places.shared.metrics;
+        assert_eq!((figures.gave_way.get(), figures.refused_addresses.get()), (1, 1));
+        places.take().await.belongs_to("192.0.2.2".parse().unwrap()).expect("another address");
     }
 }

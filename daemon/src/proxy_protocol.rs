@@ -1,8 +1,8 @@
 //! The header that a TCP balancer puts before a client's bytes, to say where the client is: the PROXY
 //! protocol of HAProxy, version 1 (a line of text) and version 2 (binary).
 //!
-//! Only from proxies that the settings list is a header read, and from these it must come: from anybody
-//! else the same bytes are the client's own. Pure but for [`read`].
+//! A header is read only from proxies that the settings list, and these must send one. From any other
+//! address the same bytes are the client's own. Pure but for [`read`].
 //!
 //! # What bounds it
 //!

@@ -4,7 +4,8 @@
 //! condition that one of its parts has named is met; with no conditions it is ready. It is alive
 //! while every pulse has been beaten within its limit.
 
-use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Weak};
 use std::time::Duration;
 
 use parking_lot::Mutex;
@@ -20,16 +21,17 @@ pub struct Readiness {
 #[derive(Debug, Default)]
 struct Inner {
     state: Mutex<State>,
-    changed: Arc<Notify>,
+    changed: Notify,
 }
 
 #[derive(Debug, Default)]
 struct State {
     parts: Vec<Readiness>,
-    /// Of those that this one is a part of.
-    wholes: Vec<Arc<Notify>>,
+    /// Those that this one is a part of. They hold it, not the other way round.
+    wholes: Vec<Weak<Inner>>,
     conditions: Vec<(&'static str, bool)>,
-    pulses: Vec<(&'static str, Duration, Instant)>,
+    /// Of the loops and threads that have not ended.
+    pulses: Vec<Weak<Beats>>,
 }
 
 /// One condition of readiness, not met at first.
@@ -39,11 +41,17 @@ pub struct Condition {
     index: usize,
 }
 
-/// The sign of life of one loop or thread.
+/// The sign of life of one loop or thread. It is looked for until it is dropped.
 #[derive(Debug)]
-pub struct Pulse {
-    readiness: Readiness,
-    index: usize,
+pub struct Pulse(Arc<Beats>);
+
+#[derive(Debug)]
+struct Beats {
+    name: &'static str,
+    limit: Duration,
+    began: Instant,
+    /// When it was beaten last, in microseconds since it began.
+    last_us: AtomicU64,
 }
 
 impl Readiness {
@@ -56,17 +64,20 @@ impl Readiness {
 
     /// Adds a pulse that must be beaten at least once in every `limit`, beginning here.
     pub fn pulse(&self, name: &'static str, limit: Duration) -> Pulse {
+        let (began, last_us) = (Instant::now(), AtomicU64::new(0));
+        let beats = Arc::new(Beats { name, limit, began, last_us });
         let mut state = self.inner.state.lock();
-        state.pulses.push((name, limit, Instant::now()));
-        Pulse { readiness: self.clone(), index: state.pulses.len() - 1 }
+        state.pulses.retain(|beats| beats.strong_count() > 0);
+        state.pulses.push(Arc::downgrade(&beats));
+        Pulse(beats)
     }
 
     /// Makes another daemon of this process a part of this one, which is then ready and alive only
     /// if that is. A daemon must not be made a part of itself.
     pub fn include(&self, part: &Self) {
-        part.inner.state.lock().wholes.push(Arc::clone(&self.inner.changed));
+        part.inner.state.lock().wholes.push(Arc::downgrade(&self.inner));
         self.inner.state.lock().parts.push(part.clone());
-        self.inner.changed.notify_waiters();
+        self.inner.tell();
     }
 
     /// Whether every condition is met.
@@ -83,10 +94,9 @@ impl Readiness {
 
     /// The pulses that have not been beaten in time: the daemon is alive while there are none.
     pub fn stalled(&self) -> Vec<&'static str> {
-        let now = Instant::now();
         let state = self.inner.state.lock();
-        let late = state.pulses.iter().filter(|(_name, limit, last)| now - *last > *limit);
-        let own = late.map(|(name, _limit, _last)| *name);
+        let late = state.pulses.iter().filter_map(Weak::upgrade).filter(|beats| beats.are_late());
+        let own = late.map(|beats| beats.name);
         own.chain(state.parts.iter().flat_map(Self::stalled)).collect()
     }
 
@@ -114,26 +124,42 @@ impl Readiness {
     }
 }
 
+impl Inner {
+    /// Wakes the tasks that wait for a change of this, or of anything that this is a part of.
+    fn tell(&self) {
+        self.changed.notify_waiters();
+        // Not under the lock: a whole takes its own first, and then those of its parts.
+        let wholes = self.state.lock().wholes.clone();
+        wholes.iter().filter_map(Weak::upgrade).for_each(|whole| whole.tell());
+    }
+}
+
 impl Condition {
     /// Says whether the condition is met.
     pub fn set(&self, met: bool) {
         let Self { readiness, index } = self;
-        let mut state = readiness.inner.state.lock();
-        if let Some(condition) = state.conditions.get_mut(*index) {
+        if let Some(condition) = readiness.inner.state.lock().conditions.get_mut(*index) {
             condition.1 = met;
         }
-        readiness.inner.changed.notify_waiters();
-        state.wholes.iter().for_each(|whole| whole.notify_waiters());
+        readiness.inner.tell();
     }
 }
 
 impl Pulse {
-    /// Shows that the loop still moves.
+    /// Shows that the loop still moves. Costs a look at the clock.
     pub fn beat(&self) {
-        let now = Instant::now();
-        if let Some(pulse) = self.readiness.inner.state.lock().pulses.get_mut(self.index) {
-            pulse.2 = now;
-        }
+        self.0.last_us.store(self.0.age_us(), Ordering::Relaxed);
+    }
+}
+
+impl Beats {
+    fn age_us(&self) -> u64 {
+        u64::try_from(self.began.elapsed().as_micros()).unwrap_or(u64::MAX)
+    }
+
+    fn are_late(&self) -> bool {
+        let silent_us = self.age_us().saturating_sub(self.last_us.load(Ordering::Relaxed));
+        Duration::from_micros(silent_us) > self.limit
     }
 }
 
@@ -181,6 +207,47 @@ mod tests {
     }
 
     #[tokio::test(start_paused = true)]
+    async fn a_task_that_waits_for_a_whole_hears_of_the_parts_of_its_parts() {
+        let (whole, part, inner) = <(Readiness, Readiness, Readiness)>::default();
+        part.include(&inner);
+        let hub = inner.condition("hub");
+        whole.include(&part);
+        let limit = Duration::from_secs(1);
+        let ready = tokio::time::timeout(limit, whole.ready());
+        let (ready, ()) = tokio::join!(ready, async { hub.set(true) });
+        ready.expect("it is told");
+
+        // So it does when another part is added, and when one is not ready again.
+        let late = Readiness::default();
+        let _store = late.condition("store");
+        let differs = tokio::time::timeout(limit, whole.differs_from(&[]));
+        let (unmet, ()) = tokio::join!(differs, async { inner.include(&late) });
+        assert_eq!(unmet.expect("it is told"), ["store"]);
+        let differs = tokio::time::timeout(limit, whole.differs_from(&["store"]));
+        let (unmet, ()) = tokio::join!(differs, async { hub.set(false) });
+        assert_eq!(unmet.expect("it is told"), ["hub", "store"]);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn each_pulse_is_its_own_and_those_of_parts_count() {
+        let (whole, part) = (Readiness::default(), Readiness::default());
+        whole.include(&part);
+        let reader = whole.pulse("reader", Duration::from_secs(10));
+        let writer = part.pulse("writer", Duration::from_secs(10));
+        let slow = part.pulse("slow", Duration::from_mins(1));
+        tokio::time::advance(Duration::from_secs(11)).await;
+        assert_eq!(whole.stalled(), ["reader", "writer"]);
+        assert_eq!(part.stalled(), ["writer"]);
+        slow.beat();
+        assert_eq!(part.stalled(), ["writer"]);
+        writer.beat();
+        assert_eq!(whole.stalled(), ["reader"]);
+        reader.beat();
+        assert!(whole.stalled().is_empty());
+        assert!(whole.is_ready(), "that it moves is another matter");
+    }
+
+    #[tokio::test(start_paused = true)]
     async fn a_pulse_that_is_not_beaten_in_time_is_stalled_until_it_is() {
         let readiness = Readiness::default();
         let pulse = readiness.pulse("writer", Duration::from_secs(10));
@@ -190,5 +257,19 @@ mod tests {
         assert_eq!(readiness.stalled(), ["writer"]);
         pulse.beat();
         assert!(readiness.stalled().is_empty());
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn what_has_ended_is_not_looked_for() {
+        let (whole, part) = (Readiness::default(), Readiness::default());
+        whole.include(&part);
+        let (first, _second) =
+            (part.pulse("first", Duration::ZERO), part.pulse("second", Duration::ZERO));
+        tokio::time::advance(Duration::from_secs(1)).await;
+        assert_eq!(whole.stalled(), ["first", "second"]);
+        drop(first);
+        assert_eq!(whole.stalled(), ["second"]);
+        let _third = part.pulse("third", Duration::from_hours(1));
+        assert_eq!(part.inner.state.lock().pulses.len(), 2, "no place is kept for it");
     }
 }

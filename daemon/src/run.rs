@@ -13,7 +13,6 @@
 //! pass the checks are published to the daemon, others are logged and ignored.
 
 use std::error::Error;
-use std::ffi::OsString;
 use std::fmt;
 use std::future::Future;
 use std::io::{self, Write};
@@ -22,6 +21,7 @@ use std::process::ExitCode;
 use std::sync::Arc;
 use std::time::Duration;
 
+use clap::Subcommand;
 use futures_util::future::BoxFuture;
 use sd_notify::NotifyState;
 use tokio::runtime::Runtime;
@@ -31,12 +31,13 @@ use tokio::time::{Instant, timeout_at};
 use tracing::{debug, error, info, info_span, warn};
 
 use crate::admin::{self, AdminPage};
-use crate::config::{self, ConfigError, Loaded, Settings, Source, Start};
+use crate::config::{ClusterConfig, ConfigError, Flags, Loaded, NoCommand, Settings, Source};
+use crate::link::{self, Identity, Role};
 use crate::metrics::Metrics;
 use crate::process_limits::{forbid_core_dumps, raise_files_limit};
 use crate::ready::Readiness;
 use crate::shutdown::{DrainTimedOut, Shutdown};
-use crate::{link, logging};
+use crate::{follow, logging};
 
 /// The settings are wrong: restarting will not help.
 const EXIT_CONFIG: u8 = 78; // EX_CONFIG of sysexits.h
@@ -79,13 +80,35 @@ impl<S: Settings> Context<S> {
         shutdown.keep(never_sends);
         Self { settings, shutdown, reloads, metrics: Metrics::new(S::NAME), boot: link::new_boot() }
     }
+
+    /// What the daemon shows to others on its links, as the table of its settings says that `pick`
+    /// names. Certificates are read again with each reload; whether there are any does not change, since
+    /// both ends must agree on that.
+    pub fn link_identity(
+        &self,
+        role: Role,
+        pick: fn(&S) -> &ClusterConfig,
+    ) -> Result<Identity, ConfigError> {
+        let identity = pick(&self.settings).link_identity(role, self.boot)?;
+        if let Some(tls) = identity.tls.clone() {
+            let span = info_span!("link_certificate");
+            follow::each_reload(span, &self.reloads, &self.shutdown, move |settings| {
+                let Some(files) = &pick(settings).tls else { return };
+                match tls.renew(&files.cert, &files.key, &files.ca) {
+                    Ok(()) => info!("certificate of the links read again"),
+                    Err(error) => error!(%error, "the old certificate of the links stays"),
+                }
+            });
+        }
+        Ok(identity)
+    }
 }
 
 /// A daemon that has bound its listeners and started its tasks.
 pub struct Serving {
     /// The daemon's name.
     pub name: &'static str,
-    /// Where it listens, and for whom.
+    /// Where it listens, and what connects there.
     pub addrs: Vec<(&'static str, SocketAddr)>,
     /// Whether it may be given work.
     pub ready: Readiness,
@@ -99,7 +122,7 @@ impl Serving {
         Self { name, addrs: Vec::new(), ready: Readiness::default(), drain: None }
     }
 
-    /// Adds an address, and who connects there, as in `clients`.
+    /// Adds an address, and what connects there, such as `clients`.
     pub fn listens(mut self, whom: &'static str, addr: SocketAddr) -> Self {
         self.addrs.push((whom, addr));
         self
@@ -167,17 +190,33 @@ where
     F: FnOnce(Context<S>) -> R,
     R: Future<Output = Result<Serving, BoxError>>,
 {
-    run_with_args(std::env::args_os().skip(1), serve)
+    match read_arguments::<S, NoCommand>() {
+        Ok((flags, _none)) => run_with(flags, serve),
+        Err(code) => code,
+    }
 }
 
-/// As [`run`], with arguments (without the program's name) that the caller has looked at first.
-pub fn run_with_args<S, F, R>(args: impl IntoIterator<Item = OsString>, serve: F) -> ExitCode
+/// Reads the command line of a program that has the commands `C` besides serving; or returns the exit
+/// code, if that is all.
+pub fn read_arguments<S: Settings, C: Subcommand>() -> Result<(Flags, Option<C>), ExitCode> {
+    match Flags::read(S::NAME, std::env::args_os().skip(1)) {
+        Ok(Some(read)) => Ok(read),
+        Ok(None) => Err(ExitCode::SUCCESS),
+        Err(error) => {
+            complain(S::NAME, &error);
+            Err(ExitCode::from(EXIT_CONFIG))
+        }
+    }
+}
+
+/// As [`run`], with flags that were read before.
+pub fn run_with<S, F, R>(flags: Flags, serve: F) -> ExitCode
 where
     S: Settings,
     F: FnOnce(Context<S>) -> R,
     R: Future<Output = Result<Serving, BoxError>>,
 {
-    let (loaded, runtime) = match prepare::<S>(args) {
+    let (loaded, runtime) = match prepare::<S>(flags) {
         Ok(prepared) => prepared,
         Err(code) => return code,
     };
@@ -187,15 +226,15 @@ where
     code
 }
 
-/// Runs one command of a daemon, such as a migration, with the daemon's settings: the same flags,
-/// the same logging, the same exit codes, but no signals, no admin page and no drain.
-pub fn run_command<S, F, R>(args: impl IntoIterator<Item = OsString>, command: F) -> ExitCode
+/// Runs one command of a program, such as a migration, with the daemon's settings: the same flags, the
+/// same logging, the same exit codes, but no signals, no admin page and no drain.
+pub fn run_command<S, F, R>(flags: Flags, command: F) -> ExitCode
 where
     S: Settings,
     F: FnOnce(S) -> R,
     R: Future<Output = Result<(), BoxError>>,
 {
-    let (loaded, runtime) = match prepare::<S>(args) {
+    let (loaded, runtime) = match prepare::<S>(flags) {
         Ok(prepared) => prepared,
         Err(code) => return code,
     };
@@ -208,9 +247,7 @@ where
 }
 
 /// Settings, logging, limits of the process, runtime; or the exit code if that is all.
-fn prepare<S: Settings>(
-    args: impl IntoIterator<Item = OsString>,
-) -> Result<(Loaded<S>, Runtime), ExitCode> {
+fn prepare<S: Settings>(flags: Flags) -> Result<(Loaded<S>, Runtime), ExitCode> {
     #[cfg(feature = "faults")]
     let mutant = match crate::faults::from_environment() {
         Ok(mutant) => mutant,
@@ -219,9 +256,9 @@ fn prepare<S: Settings>(
             return Err(ExitCode::from(EXIT_CONFIG));
         }
     };
-    let loaded = match config::load::<S>(args) {
-        Ok(Start::Run(loaded)) => loaded,
-        Ok(Start::Done) => return Err(ExitCode::SUCCESS),
+    let loaded = match flags.load::<S>() {
+        Ok(Some(loaded)) => loaded,
+        Ok(None) => return Err(ExitCode::SUCCESS),
         Err(error) => {
             complain(S::NAME, &error);
             return Err(ExitCode::from(EXIT_CONFIG));
@@ -252,7 +289,7 @@ fn prepare<S: Settings>(
     }
 }
 
-/// One line on standard error, as a shell's own messages are. Nobody is left to tell if that fails.
+/// One line on standard error, as a shell's own messages are. If that fails, it cannot be reported.
 fn complain(name: &str, error: &dyn Error) {
     writeln!(io::stderr(), "{name}: {error}").ok();
 }
@@ -438,7 +475,7 @@ enum Asked {
     Reload,
 }
 
-/// Tells the service manager. Without one there is nobody to tell.
+/// Tells the service manager. Without one nothing is done.
 fn notify(states: &[NotifyState<'_>]) {
     if let Err(error) = sd_notify::notify(states) {
         debug!(%error, "cannot tell the service manager");
@@ -461,4 +498,48 @@ fn spawn_watchdog(shutdown: &Shutdown, ready: &Readiness) {
             }
         }
     });
+}
+
+#[cfg(test)]
+mod tests {
+    use tokio::time::timeout;
+
+    use super::*;
+    use crate::config::testing::TestConfig;
+
+    /// Time is paused: it jumps to the limit when nothing happens.
+    #[tokio::test(start_paused = true)]
+    async fn inside_a_larger_process_no_change_of_settings_comes_and_no_end_of_them() {
+        let Context { shutdown, mut reloads, boot, .. } =
+            Context::fixed(TestConfig::default(), Shutdown::default());
+        timeout(Duration::from_mins(1), reloads.changed()).await.expect_err("nothing changes");
+        let other = Context::fixed(TestConfig::default(), shutdown.child());
+        assert_ne!(boot, other.boot, "each start has a number of its own");
+    }
+
+    #[test]
+    fn a_start_that_a_restart_will_not_help_is_told_from_others_however_deep_the_reason_is() {
+        #[derive(Debug, thiserror::Error)]
+        #[error("cannot serve clients")]
+        struct Around(#[source] BoxError);
+
+        let code = |error: BoxError| {
+            let around: BoxError = Around(Around(error).into()).into();
+            format!("{:?}", refuse("test", &around))
+        };
+        let (failure, config) =
+            (format!("{:?}", ExitCode::FAILURE), format!("{:?}", ExitCode::from(78)));
+        assert_ne!(failure, config);
+        assert_eq!(code(ConfigError::new("listen", "must be set").into()), config);
+        assert_eq!(code(StartRefused("no topic".to_owned()).into()), config);
+        assert_eq!(code("the port is taken".into()), failure);
+    }
+
+    #[test]
+    fn a_daemon_says_what_connects_where() {
+        let addr = |port: u16| SocketAddr::from(([127, 0, 0, 1], port));
+        let serving = Serving::new("test").listens("clients", addr(1)).listens("links", addr(2));
+        assert_eq!(serving.addr("links"), Some(addr(2)));
+        assert_eq!(serving.addr("nobody"), None);
+    }
 }

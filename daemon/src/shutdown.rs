@@ -99,7 +99,8 @@ impl Shutdown {
         let tracked = self.tokens(Group::Tasks);
         let own = self.inner.tasks.token();
         let spawned = thread::Builder::new().name(name.to_owned()).spawn(move || {
-            // Dropped in this order: whoever waits for the thread finds it gone and judged.
+            // Dropped in this order, so that a task that waits for the thread finds it ended and
+            // its end judged.
             let _tracked = (own, tracked);
             let _ends_with_the_thread = vital;
             work();
@@ -204,7 +205,7 @@ impl Shutdown {
         self.inner.closing_links.cancel();
     }
 
-    /// Completes once nobody needs the links any more. Cancel-safe.
+    /// Completes once nothing needs the links. Cancel-safe.
     pub async fn closing_links(&self) {
         self.inner.closing_links.cancelled().await;
     }
@@ -357,11 +358,89 @@ mod tests {
         assert!(child.failed() && parent.failed());
     }
 
+    /// A shutdown so many levels below this one.
+    fn below(parent: &Shutdown, levels: usize) -> Shutdown {
+        (0..levels).fold(parent.clone(), |shutdown, _level| shutdown.child())
+    }
+
     #[tokio::test(start_paused = true)]
-    async fn a_parent_waits_for_the_tasks_of_its_children() {
+    async fn a_parent_waits_for_the_tasks_and_links_of_all_below_it() {
+        for levels in 1..=2 {
+            let parent = Shutdown::default();
+            below(&parent, levels).spawn(Span::none(), std::future::pending());
+            below(&parent, levels).spawn_link(Span::none(), std::future::pending());
+            parent.begin();
+            let error = parent.drain(SOON).await.unwrap_err();
+            assert!(error.to_string().starts_with("2 tasks still ran"), "{error}");
+        }
+    }
+
+    #[tokio::test]
+    async fn a_parent_waits_for_the_threads_of_all_below_it() {
+        for levels in 1..=2 {
+            let parent = Shutdown::default();
+            let (finish, finished) = mpsc::channel::<()>();
+            let work = move || assert!(finished.recv().is_err(), "the test lets go");
+            below(&parent, levels).spawn_thread("worker", work);
+            parent.begin();
+            parent.drain(Duration::ZERO).await.expect_err("the thread still runs");
+            drop(finish);
+            parent.drain(SOON).await.expect("it has ended");
+            assert!(!parent.failed());
+        }
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_child_waits_only_for_its_own_tasks() {
         let parent = Shutdown::default();
-        parent.child().spawn(Span::none(), std::future::pending());
+        let (child, sibling) = (parent.child(), parent.child());
+        parent.spawn(Span::none(), std::future::pending());
+        sibling.spawn_link(Span::none(), std::future::pending());
+        child.begin();
+        child.drain(SOON).await.unwrap();
+        assert!(!parent.is_begun() && !sibling.is_begun());
+        assert!(!sibling.links_token().is_cancelled(), "its links are in use");
+        parent.close_links();
+        sibling.closing_links().await;
+    }
+
+    #[tokio::test]
+    async fn a_panic_of_one_task_of_many_ends_it_and_nothing_else() {
+        let shutdown = Shutdown::default();
+        shutdown.spawn(Span::none(), async { panic!("on purpose") });
+        shutdown.spawn_link(Span::none(), async { panic!("on purpose") });
+        let (done, is_done) = tokio::sync::oneshot::channel();
+        shutdown.spawn(Span::none(), async move { done.send(()).unwrap() });
+        is_done.await.unwrap();
+        assert!(!shutdown.is_begun());
+        shutdown.begin();
+        shutdown.drain(SOON).await.unwrap();
+        assert!(!shutdown.failed());
+    }
+
+    #[tokio::test]
+    async fn a_vital_task_may_end_once_shutdown_has_begun() {
+        let parent = Shutdown::default();
+        let child = parent.child();
+        let begun = child.clone();
+        child.spawn_vital(Span::none(), async move { begun.begun().await });
         parent.begin();
-        parent.drain(SOON).await.unwrap_err();
+        parent.drain(SOON).await.unwrap();
+        assert!(!child.failed() && !parent.failed());
+    }
+
+    #[tokio::test]
+    async fn each_group_ends_at_its_own_time() {
+        let shutdown = Shutdown::default();
+        let one_of_many = shutdown.links_token();
+        one_of_many.cancel();
+        shutdown.begin();
+        shutdown.ends(Group::Tasks).await;
+        let links = std::pin::pin!(shutdown.ends(Group::Links));
+        assert!(futures_util::poll!(links).is_pending(), "one closed link closes no other");
+        assert!(!shutdown.links_token().is_cancelled());
+        shutdown.close_links();
+        shutdown.ends(Group::Links).await;
+        assert!(shutdown.links_token().is_cancelled());
     }
 }

@@ -2,12 +2,12 @@
 
 use std::env;
 use std::fs;
-use std::io::{BufRead, BufReader, Read};
+use std::io::{BufRead, BufReader, Read, Write};
 use std::net::{SocketAddr, TcpListener, TcpStream};
 use std::os::unix::net::UnixDatagram;
 use std::path::PathBuf;
 use std::process::{Child, ChildStderr, Command, Stdio};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use rustix::process::{Pid, Signal, kill_process};
 use tempfile::TempDir;
@@ -76,6 +76,13 @@ impl Greeter {
         let line = self.log_line(" ready ");
         let addr = line.split("clients\", ").nth(1).and_then(|rest| rest.split(')').next());
         addr.expect("the line names the address").parse().expect("an address")
+    }
+
+    /// Waits until its admin page is there, and returns where.
+    fn page(&mut self) -> SocketAddr {
+        let line = self.log_line(" metrics ");
+        let addr = line.trim().rsplit_once("addr=").expect("the line names the address").1;
+        addr.parse().expect("an address")
     }
 
     fn signal(&self, signal: Signal) {
@@ -203,28 +210,160 @@ fn a_hangup_takes_up_new_settings_and_ignores_wrong_ones() {
 }
 
 #[test]
+fn told_to_stop_before_it_serves_it_ends_with_0() {
+    let settings = format!("{FINE}trouble = 'start_hangs'\n[process]\nlog_level = 'debug'\n");
+    let mut greeter = Greeter::start(&settings, &[]);
+    greeter.log_line("the start hangs");
+    greeter.signal(Signal::HUP);
+    greeter.signal(Signal::TERM);
+    let (code, log) = greeter.end();
+    assert_eq!(code, Some(0), "{log}");
+    assert!(log.contains("told to stop before the start was complete"), "{log}");
+    assert!(!log.contains(" ready "), "{log}");
+}
+
+/// What a service manager hears.
+struct Manager {
+    dir: TempDir,
+    socket: UnixDatagram,
+}
+
+impl Manager {
+    fn new() -> Self {
+        let dir = TempDir::new().expect("a directory");
+        let socket = UnixDatagram::bind(dir.path().join("notify")).expect("a socket");
+        socket.set_read_timeout(Some(SOON)).expect("a limit");
+        Self { dir, socket }
+    }
+
+    fn path(&self) -> String {
+        self.dir.path().join("notify").display().to_string()
+    }
+
+    /// Waits until it is told `text`, and returns what it was told until then.
+    fn heard(&self, text: &str) -> String {
+        let mut told = String::new();
+        while !told.contains(text) {
+            let mut buffer = [0; 256];
+            let len = self.socket.recv(&mut buffer).expect("told soon");
+            told.push_str(&String::from_utf8_lossy(&buffer[..len]));
+        }
+        told
+    }
+}
+
+#[test]
+fn a_hangup_changes_the_log_level_too() {
+    let level = |level: &str| format!("{FINE}[process]\nlog_level = '{level}'\n");
+    let manager = Manager::new();
+    let mut greeter = Greeter::start(&level("error"), &[("NOTIFY_SOCKET", &manager.path())]);
+    manager.heard("READY=1");
+    greeter.rewrite(&level("loud"));
+    greeter.signal(Signal::HUP);
+    let line = greeter.log_line("");
+    assert!(line.contains("settings not taken up"), "nothing before was an error: {line}");
+    greeter.rewrite(&level("info"));
+    greeter.signal(Signal::HUP);
+    assert!(greeter.log_line("").contains("settings read again"));
+    greeter.signal(Signal::TERM);
+    assert_eq!(greeter.end().0, Some(0));
+}
+
+/// What the kernel says about a limit of the process: the soft one and the hard one.
+fn limit(greeter: &Greeter, name: &str) -> (String, String) {
+    let limits = fs::read_to_string(format!("/proc/{}/limits", greeter.child.id()));
+    let limits = limits.expect("it runs");
+    let line = limits.lines().find_map(|line| line.strip_prefix(name)).expect("a known limit");
+    let mut words = line.split_whitespace().map(str::to_owned);
+    (words.next().expect("the soft one"), words.next().expect("the hard one"))
+}
+
+#[test]
+fn it_may_open_all_files_that_it_may_and_leaves_no_core_unless_that_was_said() {
+    let mut greeter = Greeter::start(FINE, &[]);
+    greeter.addr();
+    let (soft, hard) = limit(&greeter, "Max open files");
+    assert_eq!(soft, hard);
+    assert_eq!(limit(&greeter, "Max core file size").0, "0");
+
+    let mut open = Greeter::start(&format!("{FINE}[process]\ncore_dumps = true\n"), &[]);
+    open.addr();
+    let own = fs::read_to_string("/proc/self/limits").expect("our own limits");
+    let own = own.lines().find_map(|line| line.strip_prefix("Max core file size"));
+    let own = own.and_then(|line| line.split_whitespace().next()).expect("a known limit");
+    assert_eq!(limit(&open, "Max core file size").0, own);
+}
+
+/// What the admin page of a greeter says.
+fn page(addr: SocketAddr, path: &str) -> String {
+    let mut socket = TcpStream::connect(addr).expect("it listens");
+    socket.set_read_timeout(Some(SOON)).expect("a limit");
+    write!(socket, "GET {path} HTTP/1.1\r\nhost: x\r\nconnection: close\r\n\r\n").expect("sent");
+    let mut answer = String::new();
+    socket.read_to_string(&mut answer).expect("an answer");
+    answer
+}
+
+#[test]
+fn its_page_is_there_from_the_start_to_the_end_and_says_when_to_stop_giving_it_work() {
+    let metrics = "[process]\nmetrics_addr = '127.0.0.1:0'\n";
+    let mut greeter = Greeter::start(&format!("{FINE}{metrics}"), &[]);
+    let at = greeter.page();
+    let (client, _greeting) = greeted(greeter.addr());
+    assert!(page(at, "/readyz").starts_with("HTTP/1.1 200"));
+    assert!(page(at, "/metrics").contains("\ntalkhub_greeter_greeted_total 1\n"));
+    greeter.signal(Signal::TERM);
+    greeter.log_line("draining");
+    // It says so before it begins.
+    let deadline = Instant::now() + SOON;
+    while page(at, "/readyz").starts_with("HTTP/1.1 200") {
+        assert!(Instant::now() < deadline, "it is given work although it drains");
+    }
+    assert!(page(at, "/readyz").starts_with("HTTP/1.1 503"), "a client is still there");
+    drop(client);
+    assert_eq!(greeter.end().0, Some(0));
+
+    // One that hangs in its start is alive, and not ready.
+    let hangs = format!("{FINE}trouble = 'start_hangs'\n{metrics}");
+    let mut greeter = Greeter::start(&hangs, &[]);
+    let at = greeter.page();
+    assert!(page(at, "/readyz").ends_with("starting\n"));
+    assert!(page(at, "/healthz").starts_with("HTTP/1.1 200"));
+    greeter.signal(Signal::INT);
+    assert_eq!(greeter.end().0, Some(0));
+
+    let taken = TcpListener::bind("127.0.0.1:0").unwrap();
+    let metrics = format!("[process]\nmetrics_addr = '{}'\n", taken.local_addr().unwrap());
+    let (code, log) = Greeter::start(&format!("{FINE}{metrics}"), &[]).end();
+    assert_eq!(code, Some(1), "{log}");
+    assert!(log.contains("metrics_addr 127.0.0.1:"), "{log}");
+}
+
+#[test]
+fn a_daemon_of_which_a_part_stands_still_shows_no_sign_of_life() {
+    let manager = Manager::new();
+    let environment = [("NOTIFY_SOCKET", &*manager.path()), ("WATCHDOG_USEC", "20000")];
+    let mut greeter = Greeter::start(&format!("{FINE}trouble = 'stalls'\n"), &environment);
+    for _period in 0..2 {
+        let line = greeter.log_line("no sign of life");
+        assert!(line.contains("greeting"), "{line}");
+    }
+    greeter.signal(Signal::TERM);
+    let told = manager.heard("STOPPING=1");
+    assert!(told.contains("READY=1") && !told.contains("WATCHDOG"), "{told}");
+    assert_eq!(greeter.end().0, Some(0));
+}
+
+#[test]
 fn the_service_manager_is_told() {
-    let dir = TempDir::new().unwrap();
-    let path = dir.path().join("notify");
-    let manager = UnixDatagram::bind(&path).unwrap();
-    manager.set_read_timeout(Some(SOON)).unwrap();
-    let environment =
-        [("NOTIFY_SOCKET", path.to_str().expect("text")), ("WATCHDOG_USEC", "100000")];
+    let manager = Manager::new();
+    let environment = [("NOTIFY_SOCKET", &*manager.path()), ("WATCHDOG_USEC", "100000")];
     let mut greeter = Greeter::start(FINE, &environment);
     greeter.addr();
-    let heard = |text: &str| {
-        let mut buffer = [0; 256];
-        loop {
-            let len = manager.recv(&mut buffer).expect("told soon");
-            if String::from_utf8_lossy(&buffer[..len]).contains(text) {
-                return;
-            }
-        }
-    };
-    heard("READY=1");
-    heard("WATCHDOG=1");
-    heard("WATCHDOG=1");
+    manager.heard("READY=1");
+    manager.heard("WATCHDOG=1");
+    manager.heard("WATCHDOG=1");
     greeter.signal(Signal::TERM);
-    heard("STOPPING=1");
+    manager.heard("STOPPING=1");
     assert_eq!(greeter.end().0, Some(0));
 }

@@ -5,7 +5,7 @@ use std::net::SocketAddr;
 use std::os::unix::fs::PermissionsExt;
 use std::path::PathBuf;
 
-use daemon::config::{self, Loaded, Source, Start};
+use daemon::config::{self, Flags, Loaded, NoCommand, Source};
 use daemon::{ClusterConfig, ConfigError, LogFormat, ProcessConfig, Role, Secret, Settings};
 use serde::Deserialize;
 use tempfile::TempDir;
@@ -262,13 +262,21 @@ fn the_cluster_key_is_needed_once_and_long_and_for_its_owner_only() {
     let long = "0123456789abcdef";
 
     cluster(format!("key = '{long}'\n")).unwrap();
+    cluster("key = '0123456789abcde'\n".to_owned()).expect_err("a byte is missing");
+    cluster(file("0123456789abcde\n", 0o600)).expect_err("the end of the line is no part of it");
     cluster(file(&format!("{long}\n"), 0o600)).unwrap();
     cluster(String::new()).expect_err("there is no key");
     cluster("key = 'short'\n".to_owned()).expect_err("the key is short");
     cluster(file("short", 0o600)).expect_err("the key is short");
     cluster(format!("key = '{long}'\n{}", file(long, 0o600))).expect_err("there are two");
-    let error = cluster(file(long, 0o644)).expect_err("everybody can read it");
-    assert!(error.contains("mode 0600"), "{error}");
+    for mode in [0o644, 0o640, 0o604, 0o620, 0o601] {
+        let error = cluster(file(long, mode)).expect_err("others can reach it");
+        assert!(error.contains(&format!("(mode 0600), is {mode:04o}")), "{error}");
+    }
+    cluster(file(long, 0o400)).unwrap();
+    let nowhere = place.dir.path().join("nowhere");
+    let error = cluster(format!("key_file = '{}'\n", nowhere.display())).expect_err("no file");
+    assert!(error.starts_with("key `cluster.key_file`: ") && error.contains("nowhere"), "{error}");
 }
 
 #[test]
@@ -278,12 +286,13 @@ fn flags_are_understood() {
     let args = |args: &[&str]| {
         let args: Vec<_> =
             args.iter().map(|arg| arg.replace("FILE", &path.to_string_lossy()).into()).collect();
-        config::load::<Gateway>(args)
+        let read = Flags::read::<NoCommand>(Gateway::NAME, args)?;
+        read.map_or(Ok(None), |(flags, _none)| flags.load::<Gateway>())
     };
-    assert!(matches!(args(&["--config", "FILE", "--check"]), Ok(Start::Done)));
-    assert!(matches!(args(&["--version"]), Ok(Start::Done)));
-    assert!(matches!(args(&["--help"]), Ok(Start::Done)));
-    let Ok(Start::Run(loaded)) = args(&["--config", "FILE", "--set", "clients_max=3"]) else {
+    assert!(matches!(args(&["--config", "FILE", "--check"]), Ok(None)));
+    assert!(matches!(args(&["--version"]), Ok(None)));
+    assert!(matches!(args(&["--help"]), Ok(None)));
+    let Ok(Some(loaded)) = args(&["--config", "FILE", "--set", "clients_max=3"]) else {
         panic!("these flags ask to run");
     };
     assert_eq!(loaded.settings.clients_max, 3);
@@ -292,4 +301,156 @@ fn flags_are_understood() {
     args(&["--config", "FILE", "--set", "clients_max=0", "--check"]).expect_err("0 is not allowed");
     let error = args(&["--colour"]).expect_err("there is no such flag").to_string();
     assert!(error.contains("--colour") && error.lines().count() == 1, "{error}");
+}
+
+/// Settings from a text, with one variable of the environment.
+fn with_variable(name: &str, value: &str) -> Result<Gateway, String> {
+    let place = Place::new();
+    let variables = [(name.to_owned(), value.to_owned())];
+    let source = place.source(LISTEN).with_environment(variables.into_iter());
+    match source.load::<Gateway>() {
+        Ok(loaded) => Ok(loaded.settings),
+        Err(_) => Err(place.error(&source)),
+    }
+}
+
+#[test]
+fn a_list_in_the_environment_may_be_written_in_two_ways() {
+    for text in ["a:1,b:2", " a:1 , b:2 ", "['a:1', \"b:2\"]", "[a:1,b:2,]"] {
+        assert_eq!(with_variable("TALKHUB_HUBS", text).unwrap().hubs, ["a:1", "b:2"], "{text}");
+    }
+    assert!(with_variable("TALKHUB_HUBS", "[]").unwrap().hubs.is_empty());
+    assert_eq!(with_variable("TALKHUB_HUBS", "a:1").unwrap().hubs, ["a:1"]);
+}
+
+#[test]
+fn a_value_in_the_environment_is_of_the_type_that_the_key_asks_for() {
+    let dumps = |text| with_variable("TALKHUB_PROCESS__CORE_DUMPS", text);
+    assert!(dumps(" true ").unwrap().process.core_dumps);
+    assert!(!dumps("false").unwrap().process.core_dumps);
+    for text in ["yes", "1", "True"] {
+        let error = dumps(text).unwrap_err();
+        assert!(error.ends_with("key `process.core_dumps`: must be true or false"), "{error}");
+    }
+    assert_eq!(with_variable("TALKHUB_CLIENTS_MAX", " 7 ").unwrap().clients_max, 7);
+    for text in ["7.5", "0x10", "-1", "65536", "9223372036854775808"] {
+        let error = with_variable("TALKHUB_CLIENTS_MAX", text).unwrap_err();
+        assert!(error.ends_with("must be a whole number from 0 to 65535"), "{text}: {error}");
+    }
+    let format = |text| with_variable("TALKHUB_PROCESS__LOG_FORMAT", text);
+    assert_eq!(format("json").unwrap().process.log_format, LogFormat::Json);
+    assert!(format("JSON").unwrap_err().ends_with("must be one of: text, json"));
+    // A table cannot be one word.
+    let error = with_variable("TALKHUB_PROCESS", "x").unwrap_err();
+    assert_eq!(error, "TALKHUB_PROCESS: key `process`: must be a table");
+}
+
+#[test]
+fn a_variable_that_only_looks_like_a_setting_is_refused_with_its_name() {
+    for name in ["TALKHUB_TALKHUB_LISTEN", "TALKHUB__LISTEN", "TALKHUB_LISTEN__PORT", "TALKHUB_"] {
+        let error = with_variable(name, "127.0.0.1:1").unwrap_err();
+        assert!(error.starts_with(&format!("{name}: key `")), "{error}");
+    }
+    for name in ["TALKHUBLISTEN", "XTALKHUB_LISTEN", "talkhub_listen"] {
+        let settings = with_variable(name, "127.0.0.1:1").expect("it is not meant for us");
+        assert_eq!(settings.listen.port(), 8000);
+    }
+}
+
+#[test]
+fn the_environment_makes_the_tables_that_the_file_does_not_have() {
+    let variables = [
+        ("TALKHUB_CLUSTER__TLS__CERT", "/c.pem"),
+        ("TALKHUB_CLUSTER__TLS__KEY", "/k.pem"),
+        ("TALKHUB_CLUSTER__TLS__CA", "/ca.pem"),
+    ];
+    let variables = variables.map(|(name, value)| (name.to_owned(), value.to_owned()));
+    let all = Source::default().with_set("listen=127.0.0.1:1").unwrap();
+    let source = all.clone().with_environment(variables.clone().into_iter());
+    let settings = source.load::<Gateway>().unwrap().settings;
+    let tls = settings.cluster.tls.expect("it was made");
+    assert_eq!((tls.cert.to_str(), tls.ca.to_str()), (Some("/c.pem"), Some("/ca.pem")));
+
+    let incomplete = all.with_environment(variables.into_iter().take(2));
+    let error = incomplete.load::<Gateway>().unwrap_err().to_string();
+    assert!(error.ends_with("key `cluster.tls.ca`: must be set"), "{error}");
+}
+
+#[test]
+fn of_two_values_for_one_key_the_later_one_counts() {
+    let place = Place::new();
+    let source = place.source(&format!("{LISTEN}clients_max = 5\n"));
+    let twice = source.with_set("clients_max=6").unwrap().with_set("clients_max = 7").unwrap();
+    let settings = twice.load::<Gateway>().expect("blanks around the sign mean nothing").settings;
+    assert_eq!(settings.clients_max, 7);
+    for wrong in ["=7", " =7", "", "clients_max"] {
+        let error = Source::default().with_set(wrong).unwrap_err().to_string();
+        assert_eq!(error, "--set: must be TABLE.KEY=VALUE", "{wrong:?}");
+    }
+    let equals = Source::default().with_set("listen=127.0.0.1:1").unwrap();
+    let equals = equals.with_set("password=a=b").unwrap().load::<Gateway>().unwrap();
+    assert_eq!(equals.settings.password.expect("it is set").expose(), "a=b");
+}
+
+#[test]
+fn the_limit_to_drain_is_a_second_to_an_hour() {
+    let limit = |seconds| {
+        let text = format!("{LISTEN}[process]\ndrain_limit_s = {seconds}\n");
+        config::parse::<Gateway>(&text).map(|gateway| gateway.process.drain_limit().as_secs())
+    };
+    assert_eq!((limit(1), limit(3600)), (Ok(1), Ok(3600)));
+    for seconds in [0, 3601] {
+        let error = limit(seconds).unwrap_err().to_string();
+        assert!(error.ends_with("key `process.drain_limit_s`: must be 1 to 3600"), "{error}");
+    }
+}
+
+#[test]
+fn metrics_are_for_this_machine_unless_that_was_said() {
+    let addr = |addr: &str, more: &str| {
+        let text = format!("{LISTEN}[process]\nmetrics_addr = '{addr}'\n{more}");
+        config::parse::<Gateway>(&text)
+    };
+    for local in ["127.0.0.1:1", "127.9.9.9:1", "[::1]:1", "[::ffff:127.0.0.1]:1"] {
+        addr(local, "").unwrap_or_else(|error| panic!("{local}: {error}"));
+    }
+    for remote in ["0.0.0.0:1", "[::]:1", "192.0.2.1:1", "[::ffff:192.0.2.1]:1"] {
+        addr(remote, "").expect_err("it can be reached from other machines");
+        addr(remote, "allow_remote_metrics = true\n").unwrap();
+    }
+}
+
+#[test]
+fn numbers_in_a_file_are_numbers_however_they_are_written() {
+    let max = |number: &str| {
+        let gateway = config::parse::<Gateway>(&format!("{LISTEN}clients_max = {number}\n"));
+        gateway.map(|gateway| gateway.clients_max).map_err(|error| error.to_string())
+    };
+    assert_eq!((max("0x1F"), max("0b11"), max("1_000")), (Ok(31), Ok(3), Ok(1_000)));
+    for number in ["1.0", "'7'", "true", "99999999999999999999", "2026-11-30"] {
+        let error = max(number).unwrap_err();
+        assert!(error.ends_with("must be a whole number from 0 to 65535"), "{number}: {error}");
+    }
+    let weight = |number: &str| {
+        let text = format!("{LISTEN}[[shards]]\nweight = {number}\n");
+        let gateway = config::parse::<Gateway>(&text).map_err(|error| error.to_string())?;
+        Ok::<f64, String>(gateway.shards[0].weight)
+    };
+    assert_eq!((weight("2"), weight("0.5")), (Ok(2.0), Ok(0.5)));
+    assert!(weight("'0.5'").unwrap_err().ends_with("key `shards.0.weight`: must be a number"));
+}
+
+#[test]
+fn a_name_that_is_not_set_is_the_hosts() {
+    let key = "key = '0123456789abcdef'\n";
+    let text = format!("{LISTEN}[cluster]\n{key}");
+    let gateway: Gateway = config::parse(&text).unwrap();
+    let identity = gateway.cluster.link_identity(Role::MsgServer, 1).unwrap();
+    let host = fs::read_to_string("/proc/sys/kernel/hostname").unwrap();
+    assert_eq!(identity.name, host.trim());
+
+    let tls = "[cluster.tls]\ncert = '/nowhere/c.pem'\nkey = '/k.pem'\nca = '/ca.pem'\n";
+    let gateway: Gateway = config::parse(&format!("{text}{tls}")).unwrap();
+    let error = gateway.cluster.link_identity(Role::MsgServer, 1).unwrap_err().to_string();
+    assert!(error.contains("/ca.pem") || error.contains("/nowhere/c.pem"), "{error}");
 }

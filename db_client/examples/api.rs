@@ -16,7 +16,7 @@ use db_client::{DbClient, NewMessage};
 use prost::Message as _;
 use proto::client::{MessageListReply, MessageListRequest, MessageType, SessionType};
 use proto::ids::{ClientMsgId, ConversationId, UserId};
-use proto::{Command, text};
+use proto::{StorageCommand, text};
 use tokio::sync::watch;
 use tokio::time::Instant;
 
@@ -66,7 +66,7 @@ async fn main() -> Result<(), Box<dyn Error>> {
         ..MessageListRequest::default()
     };
     let until = Instant::now() + LIMIT;
-    let answer = client.ask(from, Command::MessageListRequest, &request, until).await?;
+    let answer = client.ask(from, StorageCommand::MessageListRequest, &request, until).await?;
     let page = MessageListReply::decode(answer.body.unwrap_or_default())?;
     for message in &page.messages {
         println!("{}: {}", message.msg_id, text::decrypt(&message.msg_data)?);

@@ -54,7 +54,8 @@ pub struct Move<L> {
     pub partition: u32,
     /// Its owner now.
     pub owner: Option<Owner<L>>,
-    /// Another owner had it before. Not so if it is the first one, or the same one on another link.
+    /// Whether another owner had it before. False for the first owner, and for the same owner on
+    /// another link.
     pub is_takeover: bool,
 }
 
@@ -70,7 +71,7 @@ impl<L: Clone + PartialEq> Claims<L> {
         self.links.push(Claim { link, owned: Vec::new(), logins: false });
     }
 
-    /// Somebody says how many partitions there are. Whether that was not known.
+    /// Sets how many partitions there are. Returns whether that was unknown before.
     pub fn set_partitions(&mut self, partitions: u32) -> bool {
         let is_news = self.owners.is_empty();
         let place = || Place { owner: None, last_epoch: 0, moved: 0 };
@@ -80,7 +81,7 @@ impl<L: Clone + PartialEq> Claims<L> {
 
     /// A link claims these partitions and no others. Returns what that changes.
     pub fn claim(&mut self, link: &L, owned: Vec<Owned>, logins: bool) -> Vec<Move<L>> {
-        // One that is down already claims nothing any more.
+        // A link that is down already claims nothing.
         if let Some(claim) = self.links.iter_mut().find(|claim| claim.link == *link) {
             claim.owned = owned;
             claim.logins = logins;
@@ -128,8 +129,8 @@ impl<L: Clone + PartialEq> Claims<L> {
         place.owner.as_ref().map(|owner| &owner.link)
     }
 
-    /// A number that is another one whenever the owner of one of these partitions has changed; `None`
-    /// while one of them has none.
+    /// A number that changes whenever the owner of one of these partitions changes; `None` while one of
+    /// them has no owner.
     pub fn moved(&self, partitions: impl IntoIterator<Item = u32>) -> Option<u64> {
         partitions.into_iter().try_fold(0, |last: u64, partition| {
             let place = self.owners.get(partition as usize)?;
@@ -148,13 +149,16 @@ impl<L: Clone + PartialEq> Claims<L> {
     }
 
     /// The links that serve what belongs to users.
-    pub fn serve_logins(&self) -> impl Iterator<Item = &L> {
+    pub(crate) fn serve_logins(&self) -> impl Iterator<Item = &L> {
         self.links.iter().filter(|claim| claim.logins).map(|claim| &claim.link)
     }
 
-    /// Who is to be asked about these partitions, and about which of them each; `None` if one of
-    /// them has no owner.
-    pub fn shares(&self, partitions: impl IntoIterator<Item = u32>) -> Option<Vec<(L, Vec<u32>)>> {
+    /// The links to ask about these partitions, each with the partitions to ask it about; `None` if one
+    /// of them has no owner.
+    pub(crate) fn shares(
+        &self,
+        partitions: impl IntoIterator<Item = u32>,
+    ) -> Option<Vec<(L, Vec<u32>)>> {
         let mut shares: Vec<(L, Vec<u32>)> = Vec::new();
         for partition in partitions {
             let owner = self.owner(partition)?;
@@ -243,7 +247,7 @@ mod tests {
     }
 
     #[test]
-    fn each_owner_is_asked_about_what_it_owns_and_nobody_if_something_is_not_owned() {
+    fn each_owner_is_asked_about_what_it_owns_and_none_if_a_partition_has_no_owner() {
         let mut claims = claims(4);
         claims.claim(&A, owned(&[(0, 1), (2, 1)]), true);
         claims.claim(&B, owned(&[(1, 1)]), true);
@@ -251,5 +255,60 @@ mod tests {
         assert_eq!(claims.shares(0..4), None);
         assert_eq!(claims.moved(0..4), None);
         assert_eq!(claims.shares([2]), Some(vec![(A, vec![2])]));
+    }
+
+    #[test]
+    fn only_an_epoch_beyond_all_before_it_is_a_takeover() {
+        let mut claims = claims(1);
+        let one = |link, epoch| (link, owned(&[(0, epoch)]));
+        for ((link, owned), is_takeover) in [
+            (one(A, 5), false),
+            // An owner of before, which is heard of late.
+            (one(B, 4), false),
+            (one(B, 5), false),
+            (one(B, 6), true),
+            (one(A, 3), false),
+            (one(A, 6), false),
+            (one(A, 7), true),
+        ] {
+            let other = if link == A { B } else { A };
+            claims.claim(&other, Vec::new(), true);
+            let moves = claims.claim(&link, owned, true);
+            assert_eq!(told(&moves), [(0, Some(link), is_takeover)], "{moves:?}");
+        }
+    }
+
+    #[test]
+    fn of_a_link_that_claims_a_partition_twice_the_larger_epoch_counts() {
+        let mut claims = claims(1);
+        let moves = claims.claim(&A, owned(&[(0, 3), (0, 8), (0, 5)]), true);
+        assert_eq!(moves[0].owner, Some(Owner { link: A, epoch: 8 }));
+        assert!(claims.claim(&B, owned(&[(0, 7)]), true).is_empty());
+    }
+
+    #[test]
+    fn a_move_of_a_partition_is_none_of_another() {
+        let mut claims = claims(3);
+        assert!(!claims.set_partitions(3), "it is known");
+        assert_eq!((claims.without_owner(), claims.moved([])), (3, Some(0)));
+        claims.claim(&A, owned(&[(0, 1), (1, 1)]), true);
+        let before = [claims.moved([0]), claims.moved([1]), claims.moved([0, 1])];
+        claims.claim(&B, owned(&[(1, 2)]), true);
+        assert_eq!(claims.moved([0]), before[0]);
+        assert!(claims.moved([1]) > before[1] && claims.moved([0, 1]) > before[2]);
+        assert_eq!((claims.moved([1, 2]), claims.moved([9])), (None, None));
+        assert_eq!(claims.shares([9]), None, "there is no such partition");
+    }
+
+    #[test]
+    fn logins_are_served_by_the_links_that_say_so_now() {
+        let mut claims = claims(1);
+        claims.claim(&A, Vec::new(), true);
+        claims.claim(&B, Vec::new(), true);
+        assert!(claims.serve_logins().eq([&A, &B]));
+        claims.claim(&A, Vec::new(), false);
+        assert!(claims.serve_logins().eq([&B]));
+        claims.remove(&B);
+        assert_eq!(claims.serve_logins().next(), None);
     }
 }

@@ -1,11 +1,11 @@
-//! A daemon's client of the db_proxies, for those who have no connections of users of their own: sends as
-//! users, asks as users, and administers, whatever moves meanwhile.
+//! A client of the db_proxies for a daemon that has no connections of users of its own. It sends as
+//! users, asks as users and administers, also while partitions move to other owners.
 //!
 //! # Invariants
 //!
 //! - A message that was sent is stored once, however often it had to be handed over: every try carries the
 //!   same name.
-//! - What is answered is of the newest owner known here ([`Owners`]).
+//! - An answer is one of the newest owner known here ([`Owners`]).
 //!
 //! # What bounds it
 //!
@@ -19,7 +19,7 @@ use bytes::Bytes;
 use daemon::link::{self, LinkHandler};
 use daemon::{CallError, Identity, Link, LinkFrame, LinkOptions, Role, Shutdown};
 use prost::Message;
-use proto::Command;
+use proto::StorageCommand;
 use proto::cluster::Kind;
 use proto::cluster::wire::{
     AdminAnswer, AdminRequest, Answer, Origin, Ownership, Submit, SubmitAnswer,
@@ -127,7 +127,7 @@ impl DbClient {
         client
     }
 
-    /// How many partitions the cluster has; 0 before any db_proxy has said.
+    /// How many partitions the cluster has; 0 before a db_proxy has said so.
     pub fn partitions(&self) -> u32 {
         self.partitions.count()
     }
@@ -178,7 +178,7 @@ impl DbClient {
             body: body.clone(),
             ..Submit::default()
         };
-        let key = Key { sender: sender.0, id: *client_msg_id };
+        let key = Key { sender: *sender, id: *client_msg_id };
         let outgoing = Outgoing { submit, key, session, is_named: true, waiter };
         match self.sends.submit(outgoing) {
             Taken::UnderWay => {}
@@ -198,13 +198,13 @@ impl DbClient {
     pub async fn ask(
         &self,
         user: UserId,
-        command: Command,
+        command: StorageCommand,
         body: &impl Message,
         until: Instant,
     ) -> Result<Answer, CallError> {
         let session = self.next_session.fetch_add(1, Ordering::Relaxed);
         let origin = Origin { gateway_boot: self.boot, session };
-        let asker = Asker { user: user.0, client_type: CLIENT_TYPE, origin };
+        let asker = Asker { user, client_type: CLIENT_TYPE, origin };
         let asked = Asked::of(command, body.encode_to_vec().into());
         self.owners.ask(asker, asked, until).await
     }

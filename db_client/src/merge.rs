@@ -13,7 +13,6 @@ use std::cmp::Reverse;
 use std::collections::HashMap;
 
 use prost::{DecodeError, Message};
-use proto::Command;
 use proto::client::{
     GroupInfo, GroupInfoReply, GroupInfoRequest, GroupVersion, NormalGroupsReply, RecentSession,
     RecentSessionsReply, UnreadCountReply, UnreadSession,
@@ -21,9 +20,10 @@ use proto::client::{
 use proto::cluster::wire::{Answer, Ask, AskStatus, Rest};
 use proto::ids::{ConversationId, UserId};
 use proto::lists::{ENTRIES_MAX, NORMAL_GROUPS_MAX, Room, SESSIONS_MAX, rest_after};
+use proto::{Command, MergedCommand};
 
 /// Makes one answer of several. An answer that is none makes the whole none.
-pub fn merge(command: Command, ask: &Ask, mut answers: Vec<Answer>) -> Answer {
+pub fn merge(command: MergedCommand, ask: &Ask, mut answers: Vec<Answer>) -> Answer {
     if answers.len() == 1
         && let Some(only) = answers.pop()
     {
@@ -36,11 +36,10 @@ pub fn merge(command: Command, ask: &Ask, mut answers: Vec<Answer>) -> Answer {
         return Answer { status: status.into(), ..Answer::default() };
     }
     let merged = match command {
-        Command::UnreadCountRequest => unread(ask, &answers),
-        Command::RecentSessionsRequest => recent(ask.user, &answers),
-        Command::NormalGroupsRequest => normal_groups(ask.user, &answers),
-        Command::GroupInfoRequest => group_info(ask, &answers),
-        _ => Err(Unmergeable),
+        MergedCommand::UnreadCountRequest => unread(ask, &answers),
+        MergedCommand::RecentSessionsRequest => recent(ask.user, &answers),
+        MergedCommand::NormalGroupsRequest => normal_groups(ask.user, &answers),
+        MergedCommand::GroupInfoRequest => group_info(ask, &answers),
     };
     merged.unwrap_or_else(|Unmergeable| Answer {
         status: AskStatus::Unavailable.into(),
@@ -217,7 +216,7 @@ mod tests {
         Ask { user: USER, rest, ..Ask::default() }
     }
 
-    fn merged(command: Command, answers: Vec<Answer>) -> Answer {
+    fn merged(command: MergedCommand, answers: Vec<Answer>) -> Answer {
         merge(command, &asked(None), answers)
     }
 
@@ -232,7 +231,7 @@ mod tests {
     fn sessions_of_all_owners_stand_in_the_order_of_their_newest_messages() {
         let one = unread_answer(&[(9, 40), (4, 40)]);
         let other = unread_answer(&[(7, 40), (2, 40)]);
-        let answer = merged(Command::UnreadCountRequest, vec![one, other]);
+        let answer = merged(MergedCommand::UnreadCountRequest, vec![one, other]);
         assert_eq!(answer.command, Some(u32::from(Command::UnreadCountReply.number())));
         let reply: UnreadCountReply = read(&answer);
         let ids: Vec<u32> = reply.sessions.iter().map(|session| session.session_id).collect();
@@ -252,7 +251,8 @@ mod tests {
         reply.sessions.push(voice);
         other.body = Some(reply.encode_to_vec().into());
         other.newest_ms.push(5);
-        let reply: UnreadCountReply = read(&merged(Command::UnreadCountRequest, vec![one, other]));
+        let reply: UnreadCountReply =
+            read(&merged(MergedCommand::UnreadCountRequest, vec![one, other]));
         let lens: Vec<usize> = reply.sessions.iter().map(|one| one.latest_msg_data.len()).collect();
         let replaced = VOICE_PLACEHOLDER.len();
         assert_eq!(lens, [long, long, replaced, 100, replaced]);
@@ -263,7 +263,7 @@ mod tests {
         let ms = |from: u64| (0..4_000).map(move |n| (10_000 - 2 * n - from, 2_000));
         let (one, other) = (ms(0).collect::<Vec<_>>(), ms(1).collect::<Vec<_>>());
         let answers = vec![unread_answer(&one), unread_answer(&other)];
-        let answer = merged(Command::UnreadCountRequest, answers);
+        let answer = merged(MergedCommand::UnreadCountRequest, answers);
         let reply: UnreadCountReply = read(&answer);
         assert_eq!(reply.sessions.len(), ENTRIES_MAX);
         assert!(reply.sessions.is_sorted_by_key(|session| Reverse(session.session_id)));
@@ -291,7 +291,8 @@ mod tests {
             Answer { newest_ms: ms, ..answered(Command::RecentSessionsReply, &reply) }
         };
         let answers = vec![answer(0), answer(1)];
-        let reply: RecentSessionsReply = read(&merged(Command::RecentSessionsRequest, answers));
+        let reply: RecentSessionsReply =
+            read(&merged(MergedCommand::RecentSessionsRequest, answers));
         let ids: Vec<u32> = reply.sessions.iter().map(|session| session.session_id).collect();
         assert_eq!(ids, (901..=1_000).rev().collect::<Vec<_>>());
     }
@@ -315,7 +316,7 @@ mod tests {
         let asked: Bytes = asked.encode_to_vec().into();
         let ids = |answers: Vec<Answer>| {
             let ask = Ask { body: asked.clone(), ..self::asked(None) };
-            let answer = merge(Command::GroupInfoRequest, &ask, answers);
+            let answer = merge(MergedCommand::GroupInfoRequest, &ask, answers);
             let reply: GroupInfoReply = read(&answer);
             let ids = reply.groups.iter().map(|group| group.group_id).collect::<Vec<_>>();
             (ids, answer.rest.and_then(|rest| rest.id))
@@ -348,13 +349,13 @@ mod tests {
             answered(Command::NormalGroupsReply, &reply)
         };
         let answers = vec![answer(&[3, 9]), answer(&[]), answer(&[4])];
-        let reply: NormalGroupsReply = read(&merged(Command::NormalGroupsRequest, answers));
+        let reply: NormalGroupsReply = read(&merged(MergedCommand::NormalGroupsRequest, answers));
         let ids: Vec<u32> = reply.groups.iter().map(|group| group.group_id).collect();
         assert_eq!(ids, [3, 4, 9]);
         // One owner has more from 5 on: what the other has above that waits.
         let rest = Some(Rest { id: Some(5), ..Rest::default() });
         let cut = Answer { rest, ..answer(&[3, 4]) };
-        let merged = merged(Command::NormalGroupsRequest, vec![cut, answer(&[1, 9])]);
+        let merged = merged(MergedCommand::NormalGroupsRequest, vec![cut, answer(&[1, 9])]);
         let reply: NormalGroupsReply = read(&merged);
         let ids: Vec<u32> = reply.groups.iter().map(|group| group.group_id).collect();
         assert_eq!((ids, merged.rest), (vec![1, 3, 4], rest));
@@ -371,7 +372,7 @@ mod tests {
             answered(Command::NormalGroupsReply, &reply)
         };
         let (some, others) = all.split_at(1_000);
-        let merged = merged(Command::NormalGroupsRequest, vec![answer(others), answer(some)]);
+        let merged = merged(MergedCommand::NormalGroupsRequest, vec![answer(others), answer(some)]);
         let reply: NormalGroupsReply = read(&merged);
         assert_eq!(reply.groups, all[..NORMAL_GROUPS_MAX]);
         assert_eq!(merged.rest.and_then(|rest| rest.id), Some(u32::MAX));
@@ -382,7 +383,8 @@ mod tests {
         let status = |status: AskStatus| Answer { status: status.into(), ..Answer::default() };
         let whole = || unread_answer(&[(9, 40)]);
         let merged_of = merged;
-        let merged = |other| merged(Command::UnreadCountRequest, vec![whole(), other]).status();
+        let merged =
+            |other| merged(MergedCommand::UnreadCountRequest, vec![whole(), other]).status();
         assert_eq!(merged(status(AskStatus::Unavailable)), AskStatus::Unavailable);
         assert_eq!(merged(status(AskStatus::Ignored)), AskStatus::Unavailable);
         let undated = Answer { newest_ms: Vec::new(), ..whole() };
@@ -390,13 +392,80 @@ mod tests {
         let unreadable = Answer { body: Some(Bytes::from_static(&[0xff; 3])), ..whole() };
         assert_eq!(merged(unreadable), AskStatus::Unavailable);
         let ignored = vec![status(AskStatus::Ignored), status(AskStatus::Ignored)];
-        let ignored = merged_of(Command::RecentSessionsRequest, ignored);
+        let ignored = merged_of(MergedCommand::RecentSessionsRequest, ignored);
         assert_eq!(ignored.status(), AskStatus::Ignored);
     }
 
     #[test]
     fn the_answer_of_a_single_owner_is_passed_on_as_it_is() {
         let only = unread_answer(&[(2, 40), (9, 40)]);
-        assert_eq!(merged(Command::UnreadCountRequest, vec![only.clone()]), only);
+        assert_eq!(merged(MergedCommand::UnreadCountRequest, vec![only.clone()]), only);
+    }
+
+    #[test]
+    fn of_sessions_with_equal_times_the_order_is_that_of_their_conversations() {
+        let mut answers = [unread_answer(&[(7, 40)]), unread_answer(&[(3, 40), (9, 40)])];
+        for answer in &mut answers {
+            answer.newest_ms.fill(1_000);
+        }
+        for _order in 0..2 {
+            answers.reverse();
+            let merged = merged(MergedCommand::UnreadCountRequest, answers.to_vec());
+            let reply: UnreadCountReply = read(&merged);
+            let ids: Vec<u32> = reply.sessions.iter().map(|session| session.session_id).collect();
+            // Users 5 and 9, 5 and 7, 3 and 5.
+            assert_eq!((ids, merged.rest), (vec![9, 7, 3], None));
+        }
+    }
+
+    #[test]
+    fn the_count_of_all_that_is_unread_does_not_begin_again() {
+        let mut answers = vec![unread_answer(&[(9, 4)]), unread_answer(&[(7, 4)])];
+        let mut reply: UnreadCountReply = read(&answers[0]);
+        reply.total_count = u32::MAX;
+        answers[0].body = Some(reply.encode_to_vec().into());
+        let reply: UnreadCountReply = read(&merged(MergedCommand::UnreadCountRequest, answers));
+        assert_eq!(reply.total_count, u32::MAX);
+    }
+
+    /// What an owner has left out is below what it has told, and the next part is to find it.
+    #[test]
+    fn what_one_owner_has_left_to_tell_is_left_to_tell_of_the_whole() {
+        let cut = Answer { rest: Some(Rest::default()), ..unread_answer(&[(9, 4), (4, 4)]) };
+        let answers = vec![unread_answer(&[(7, 4)]), cut];
+        let rest = merged(MergedCommand::UnreadCountRequest, answers.clone()).rest.unwrap();
+        assert_eq!((rest.above_ms, rest.below_ms), (Some(9), Some(4)));
+        // A later part goes on telling from where the first one began.
+        let before = Rest { above_ms: Some(50), below_ms: Some(10), ..Rest::default() };
+        let ask = asked(Some(before));
+        let rest = merge(MergedCommand::UnreadCountRequest, &ask, answers).rest.unwrap();
+        assert_eq!((rest.above_ms, rest.below_ms), (Some(50), Some(4)));
+        assert_eq!(rest.conversation, Some(4 << 32 | 5), "that of users 4 and 5");
+    }
+
+    #[test]
+    fn groups_go_on_where_the_last_part_ended_and_those_that_nobody_knows_are_left_out() {
+        let info = |group_id| GroupInfo {
+            group_id,
+            group_type: GroupType::Normal.into(),
+            ..GroupInfo::default()
+        };
+        let answer = |ids: &[u32]| {
+            let groups = ids.iter().copied().map(info).collect();
+            let reply = GroupInfoReply { groups, ..GroupInfoReply::default() };
+            answered(Command::GroupInfoReply, &reply)
+        };
+        let versions = [9, 8, 7, 6, 9].map(|group_id| GroupVersion { group_id, version: 0 });
+        let body = GroupInfoRequest { groups: versions.to_vec(), ..Default::default() };
+        let rest = Some(Rest { id: Some(2), ..Rest::default() });
+        let ask = Ask { body: body.encode_to_vec().into(), ..asked(rest) };
+        let answers = vec![answer(&[6, 9, 8]), answer(&[5])];
+        let merged_of = |ask: &Ask| merge(MergedCommand::GroupInfoRequest, ask, answers.clone());
+        let merged = merged_of(&ask);
+        let reply: GroupInfoReply = read(&merged);
+        let ids: Vec<u32> = reply.groups.iter().map(|group| group.group_id).collect();
+        assert_eq!((ids, merged.rest, reply.user_id), (vec![6, 9], None, USER));
+        let wrong = Ask { body: Bytes::from_static(&[0xff; 3]), ..ask };
+        assert_eq!(merged_of(&wrong).status(), AskStatus::Unavailable);
     }
 }

@@ -1,19 +1,22 @@
-//! The links to the db_proxies: which of them owns what, and how a question follows what it is about from
-//! one to the other.
+//! The links to the db_proxies: which of them owns what, and how a question about a partition goes
+//! to its new owner when the partition moves.
 //!
 //! Messages go their own way ([`crate::sends`]): they are answered by name, not by request number.
 //!
 //! # Invariants
 //!
-//! - A question goes to whoever owns what it is about now, as far as is known here ([`Claims`]).
+//! - A question goes to the db_proxy that owns the partition in question now, as far as is known here
+//!   ([`Claims`]).
 //! - An answer of an older epoch than the newest known is not taken: it may leave out what was
-//!   acknowledged since. Of a change that was carried out it is: what it says is true.
-//! - What was refused because it is owned elsewhere was not done, and is asked again; what may have
-//!   been done is not, unless that comes to the same.
+//!   acknowledged since. The exception is an answer about a change that was carried out: what it
+//!   says is true.
+//! - A request that was refused because another db_proxy owns the partition was not carried out, and is
+//!   asked again. A request that may have been carried out is not asked again, unless twice does
+//!   the same as once.
 //!
 //! # What bounds it
 //!
-//! Whoever asks waits, each for a limited time: nothing is queued here.
+//! Each caller waits for its answer, for a limited time: nothing is queued here.
 
 mod asking;
 
@@ -37,7 +40,7 @@ use crate::partitions::Partitions;
 
 pub use asking::{ASK_LIMIT, Asked, Asker, Joined};
 
-/// How soon somebody is asked again who has refused, if the owner does not change before.
+/// How soon a db_proxy that has refused is asked again, if the owner does not change before.
 const PAUSE: Duration = Duration::from_millis(200);
 
 /// The links to the db_proxies.
@@ -53,7 +56,7 @@ pub struct Owners {
 struct Question<'a, Q> {
     kind: Kind,
     message: &'a Q,
-    /// Whether it may be asked again when nobody knows what became of it.
+    /// Whether it may be asked again when it is unknown whether it was carried out.
     repeatable: bool,
     /// The partition that it is about, if it is about one.
     about: Option<u32>,
@@ -75,7 +78,7 @@ impl<'a, Q> Question<'a, Q> {
 struct Round<'a> {
     kind: Kind,
     partitions: &'a [u32],
-    /// How soon somebody is asked again who has refused, if no owner changes before.
+    /// How soon a db_proxy that has refused is asked again, if no owner changes before.
     pause: Duration,
     until: Instant,
 }
@@ -93,7 +96,7 @@ impl Owners {
 
     /// A db_proxy says what it owns. `begin` is called with the number of partitions by the first that says
     /// so, and gives every part a place for each before it sets [`Partitions`]. `then` is done with what
-    /// moves before anybody asks a new owner, and before the next change.
+    /// moves before a new owner is asked anything, and before the next change.
     ///
     /// # Errors
     ///
@@ -150,7 +153,7 @@ impl Owners {
         self.changed.notify_waiters();
     }
 
-    /// Whether somebody serves logins.
+    /// Whether a linked db_proxy serves logins.
     pub fn serves_logins(&self) -> bool {
         self.claims.read().serve_logins().any(|link| !link.is_closed())
     }
@@ -197,7 +200,7 @@ impl Owners {
         open(self.claims.read().owner(partition))
     }
 
-    /// Anybody who owns something; by `key`, so that all are asked about as often.
+    /// Any db_proxy that owns a partition. It is chosen by `key`, so that all are asked about as often.
     fn any_owner(&self, key: u32) -> Option<Link> {
         let (claims, count) = (self.claims.read(), self.partitions.count());
         let partitions = (0..count).map(|n| (u64::from(key) + u64::from(n)) % u64::from(count));
@@ -205,15 +208,15 @@ impl Owners {
         partitions.find_map(|partition| open(claims.owner(partition)))
     }
 
-    /// Whoever serves logins; the same for the same `key`, as long as it does, since it may remember
-    /// what was tried before.
+    /// A db_proxy that serves logins. For the same `key` it is the same one as long as that serves
+    /// logins, since it may remember what was tried before.
     fn login_side(&self, key: u64) -> Option<Link> {
         let claims = self.claims.read();
         let links = claims.serve_logins().filter(|link| !link.is_closed());
         links.max_by_key(|link| rendezvous_weight(key, &link.peer().name)).cloned()
     }
 
-    /// Asks whoever `find` names, and again after every refusal, until an answer `counts`.
+    /// Asks the db_proxy that `find` returns, and again after every refusal, until an answer `counts`.
     async fn ask_one<Q: Message, A: Message + Default>(
         &self,
         question: Question<'_, Q>,
@@ -237,7 +240,7 @@ impl Owners {
                     Some(Err(error)) if error != CallError::Closed || !repeatable => {
                         return Err(error);
                     }
-                    // It has refused or gone, or is not the one to ask any more.
+                    // It has refused, its link is down, or another db_proxy is the one to ask now.
                     Some(Ok(_) | Err(_)) | None => {}
                 }
             }
@@ -287,7 +290,7 @@ impl Owners {
                     match answer {
                         Ok(answer) if counts(&answer, partitions) => answers.push(answer),
                         Err(error) if error != CallError::Closed => return Err(error),
-                        // It has refused or gone.
+                        // It has refused, or its link is down.
                         Ok(_) | Err(_) => {}
                     }
                 }
@@ -308,8 +311,8 @@ fn left(until: Instant) -> Duration {
     until.saturating_duration_since(Instant::now())
 }
 
-/// Waits until it makes sense to ask again. Whoever has refused may not do so after `pause`; where there
-/// was nobody to ask, only a change helps.
+/// Waits until it makes sense to ask again. A db_proxy that has refused may answer after `pause`.
+/// Without a `pause` there was no db_proxy to ask: then only a change of what is claimed helps.
 async fn wait(
     changed: Pin<&mut Notified<'_>>,
     pause: Option<Duration>,

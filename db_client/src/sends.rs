@@ -1,26 +1,27 @@
 //! Messages on their way to the db_proxies, and the answers back.
 //!
-//! Who waits for an answer is a type of the caller's, who also tells them.
+//! What waits for an answer has a type that the caller chooses. The caller also passes the answers on.
 //!
 //! # Invariants
 //!
 //! - A message counts as stored only after a db_proxy has said so.
 //! - Answers are matched by (sender, client_msg_id), never by a number that a restart could reuse.
-//! - Of each partition one link is used at a time: its owner's. When another takes its place,
-//!   everything unanswered of that partition goes there again, in order, before anything newer: both
-//!   happen under one lock.
-//! - What an owner hands back because it is no longer the owner waits for the next one, and nothing of
-//!   its queue overtakes it. Its sender hears of that only if it takes too long.
-//! - "Not now" and "refused" count only from the owner: from others they are about a copy that was
-//!   handed over again since. "Stored" is true from any of them.
-//! - A sender that is told to try a message again is told the same of everything that it has said behind
-//!   it, until it comes again: or what was under way meanwhile would be stored before it.
+//! - For each partition one link is used at a time: its owner's. When another link takes its place, all
+//!   unanswered messages of that partition go there again, in order, before anything newer: both happen
+//!   under one lock.
+//! - A message that an owner hands back because it is no longer the owner waits for the next one, and
+//!   nothing in its queue overtakes it. Its sender hears of that only if it takes too long.
+//! - "Not now" and "refused" count only from the owner: from another db_proxy they are about a copy
+//!   that was handed over again since. "Stored" is true from any of them.
+//! - A sender that is told to try a message again is told the same about everything that it sent after
+//!   that message, until the message comes again. Otherwise a later message that is under way meanwhile
+//!   would be stored before it.
 //!
 //! # What bounds it
 //!
 //! The caller bounds what it hands over ([`Sends::size`]). Whatever is not answered in [`SEND_LIMIT`] is
-//! given up. Of what was given back, 16,384 queues are remembered with as many messages each as the
-//! caller says.
+//! given up. For messages that were given back, 16,384 queues are remembered, with as many messages
+//! each as the caller says.
 
 mod table;
 
@@ -32,27 +33,27 @@ use lru::LruCache;
 use parking_lot::Mutex;
 use proto::cluster::wire::{Outcome, Reason, Submit, SubmitAnswer};
 use proto::cluster::{Kind, partition_of};
-use proto::ids::ClientMsgId;
+use proto::ids::{ClientMsgId, UserId};
 use tokio::time::Instant;
 
 use crate::claims::{Move, Owner};
-use table::{Entry, Put, Table};
+use table::{Entry, Put, Queue, Table};
 
 pub use table::Key;
 
 /// How long a message may be unanswered. Longer than a partition may be without an owner, which is
 /// 10 s, and then some to answer: a message that waits for the next one is not given up.
-pub const SEND_LIMIT: Duration = Duration::from_secs(15);
+pub(crate) const SEND_LIMIT: Duration = Duration::from_secs(15);
 
 /// How many answers are remembered, so that a message that is published late does not go to the
 /// session that it came from.
 const ANSWERED_MAX: NonZeroUsize = NonZeroUsize::new(8192).expect("not zero");
 
-/// In how many queues messages are remembered that were given back. Beyond, those that were given back
-/// longest ago may be overtaken.
+/// For how many queues the messages that were given back are remembered. If there are more queues, the
+/// messages that were given back longest ago may be overtaken.
 const GIVEN_BACK_MAX: NonZeroUsize = NonZeroUsize::new(16_384).expect("not zero");
 
-/// The unanswered messages, and where they go. `W` is who waits for an answer.
+/// The unanswered messages, and where they go. `W` is the type of what waits for an answer.
 #[derive(Debug)]
 pub struct Sends<W> {
     state: Mutex<State<W>>,
@@ -67,11 +68,12 @@ struct State<W> {
     answered: LruCache<Key, u64>,
     /// By session and conversation: the messages that were given back, none of which has come again.
     given_back: LruCache<(u64, u64), Vec<ClientMsgId>>,
-    /// How many of one queue. A sender that sends on and on without beginning again keeps no order.
+    /// How many messages of one queue are remembered. A sender that sends more without sending the
+    /// first of them again is not kept in order.
     given_back_max: usize,
 }
 
-/// Who waits, and where from.
+/// What waits for the answer, and which session the message comes from.
 #[derive(Debug)]
 struct Waiting<W> {
     session: u64,
@@ -90,7 +92,7 @@ pub struct Outgoing<W> {
     pub session: u64,
     /// Whether the sender has named the message itself, and so can be told to try it again.
     pub is_named: bool,
-    /// Who waits for the answer.
+    /// What waits for the answer.
     pub waiter: W,
 }
 
@@ -117,8 +119,10 @@ pub struct Ended<W> {
     pub submit: Submit,
     /// Whether the sender had named it.
     pub is_named: bool,
-    /// Who waits for the answer.
+    /// What waits for the answer.
     pub waiter: W,
+    /// When it was first handed over. A repeat while it is under way does not change this.
+    pub since: Instant,
     /// What the answer is.
     pub end: End,
 }
@@ -128,18 +132,18 @@ pub struct Ended<W> {
 pub enum Taken<W> {
     /// It is under way.
     UnderWay,
-    /// It was under way before, and another waited for its answer, who does so no longer.
+    /// It was under way before. This is what waited for its answer and now no longer does.
     Repeated(W),
-    /// Its frame repeats one of the same session that is not answered: the answer to the first is the
-    /// answer to both. Given back.
+    /// Its frame repeats an unanswered one of the same session: the answer to the first is the
+    /// answer to both. What waits for the repeat is given back.
     FrameRepeated(W),
     /// It has ended at once.
     Ended(Ended<W>),
 }
 
 impl<W> Sends<W> {
-    /// Nothing is under way. Of what a sender is told to try again, as many messages of one queue are
-    /// remembered.
+    /// Nothing is under way. Of the messages that a sender is told to try again, `given_back_max`
+    /// of each queue are remembered.
     pub fn new(given_back_max: usize) -> Self {
         let answered = LruCache::new(ANSWERED_MAX);
         // Bounded, but without taking the memory for all of them at once.
@@ -163,15 +167,16 @@ impl<W> Sends<W> {
     /// Hands a message over, if its turn has come.
     pub fn submit(&self, outgoing: Outgoing<W>) -> Taken<W> {
         let Outgoing { submit, key, session, is_named, waiter } = outgoing;
+        let since = Instant::now();
         let mut state = self.state.lock();
         if submit.fingerprint.is_some() && state.is_repeated(session, &submit) {
             return Taken::FrameRepeated(waiter);
         }
         if is_named && !state.is_in_turn(session, submit.conversation, key.id) {
-            return Taken::Ended(Ended { submit, is_named, waiter, end: End::Retry });
+            return Taken::Ended(Ended { submit, is_named, waiter, since, end: End::Retry });
         }
         let waiting = Waiting { session, is_named, waiter };
-        match state.table.put(key, submit, waiting, Instant::now()) {
+        match state.table.put(key, submit, waiting, since) {
             Put::Submit => {
                 state.hand_over(&key);
                 Taken::UnderWay
@@ -180,12 +185,12 @@ impl<W> Sends<W> {
             Put::Repeated(earlier) => Taken::Repeated(earlier.waiter),
             Put::Reused(submit, Waiting { waiter, .. }) => {
                 let end = End::Refused(Some(Reason::IdReused as u32));
-                Taken::Ended(Ended { submit: *submit, is_named, waiter, end })
+                Taken::Ended(Ended { submit: *submit, is_named, waiter, since, end })
             }
         }
     }
 
-    /// It is known how many partitions there are.
+    /// Takes note of how many partitions there are.
     pub fn set_partitions(&self, partitions: u32) {
         self.state.lock().owners.resize(partitions as usize, None);
     }
@@ -218,7 +223,7 @@ impl<W> Sends<W> {
     /// A db_proxy has answered. `tell` is called for each message that this ends; it may call back.
     pub fn answered(&self, link: &Link, answer: &SubmitAnswer, mut tell: impl FnMut(Ended<W>)) {
         let Some(id) = ClientMsgId::from_slice(&answer.client_msg_id) else { return };
-        let key = Key { sender: answer.sender, id };
+        let key = Key { sender: UserId(answer.sender), id };
         let mut state = self.state.lock();
         // Only "retry" ends several: the others make no list.
         let (entry, end) = match (answer.outcome(), answer.msg_id) {
@@ -226,7 +231,7 @@ impl<W> Sends<W> {
                 let create_time = answer.create_time;
                 (state.take_answered(&key), End::Stored { msg_id, create_time })
             }
-            _ if !state.is_with(&key, (link, answer.epoch)) => return,
+            _ if !state.is_with(&key, link, answer.epoch) => return,
             (Outcome::Moved, _) => {
                 // Until there is another owner, or this one is one again.
                 state.table.retry_later(&key, Instant::now());
@@ -282,9 +287,10 @@ impl<W> Sends<W> {
 }
 
 impl<W> State<W> {
-    /// A sender that has named the message is told at once, and tries again itself; whatever it has said
-    /// behind that goes back with it, to stay in order. For one that has not, which would show the
-    /// message as failed, it is tried again here. Returns those that are given back.
+    /// A sender that has named the message is told at once, and tries again itself. Everything that it
+    /// sent after that message is given back too, to stay in order. A sender that has not named the
+    /// message would show it as failed: for this sender it is tried again here. Returns the
+    /// messages given back.
     fn cannot_be_stored_now(&mut self, key: &Key) -> Vec<Entry<Waiting<W>>> {
         let session = match self.table.entry(key) {
             Some(entry) if entry.waiter.is_named => entry.waiter.session,
@@ -293,36 +299,37 @@ impl<W> State<W> {
                 return Vec::new();
             }
         };
-        let mut line = self.table.from(key);
-        line.retain(|key| {
+        let mut queue = self.table.from(key);
+        queue.retain(|key| {
             let waiting = self.table.entry(key).map(|entry| &entry.waiter);
             waiting.is_some_and(|waiting| waiting.is_named && waiting.session == session)
         });
-        self.give_back(&line)
+        self.give_back(&queue)
     }
 
-    /// Takes out messages that their senders are to send again, in order.
+    /// Takes out messages that their senders are to send again. They are returned in order.
     fn give_back(&mut self, keys: &[Key]) -> Vec<Entry<Waiting<W>>> {
         let mut entries = Vec::with_capacity(keys.len());
         for key in keys {
             let Some(entry) = self.table.take(key) else { continue };
             if entry.waiter.is_named {
-                let line = (entry.waiter.session, entry.submit.conversation);
-                self.given_back.get_or_insert_mut(line, Vec::new).push(key.id);
+                let queue = (entry.waiter.session, entry.submit.conversation);
+                self.given_back.get_or_insert_mut(queue, Vec::new).push(key.id);
             }
             entries.push(entry);
         }
         entries
     }
 
-    /// Whether a message may go on. Until one of those that were given back comes again, whatever
-    /// arrives was sent before the sender knew, and is given back too. A sender begins again with
-    /// the first that it still wants to send, so the first to come again is the one to go on with.
+    /// Whether a message may go on. Until one of the messages that were given back comes again, every
+    /// message that arrives was sent before the sender knew of that, and is given back too. A sender
+    /// begins again with the first message that it still wants to send, so the first one that comes
+    /// again is the one to go on with.
     fn is_in_turn(&mut self, session: u64, conversation: u64, id: ClientMsgId) -> bool {
-        let line = (session, conversation);
-        let Some(given_back) = self.given_back.get_mut(&line) else { return true };
+        let queue = (session, conversation);
+        let Some(given_back) = self.given_back.get_mut(&queue) else { return true };
         if given_back.contains(&id) || given_back.len() >= self.given_back_max {
-            self.given_back.pop(&line);
+            self.given_back.pop(&queue);
             return true;
         }
         given_back.push(id);
@@ -331,7 +338,8 @@ impl<W> State<W> {
 
     /// Whether the frame of a message repeats one of the same session that is not answered.
     fn is_repeated(&self, session: u64, submit: &Submit) -> bool {
-        self.table.any_in_line(submit.sender, submit.conversation, |entry| {
+        let queue = Queue { sender: UserId(submit.sender), conversation: submit.conversation };
+        self.table.any_in_queue(queue, |entry| {
             entry.waiter.session == session && entry.submit.fingerprint == submit.fingerprint
         })
     }
@@ -344,7 +352,7 @@ impl<W> State<W> {
     }
 
     /// Whether a message was handed over on this link in this epoch, and not to another owner since.
-    fn is_with(&self, key: &Key, (link, epoch): (&Link, Option<u64>)) -> bool {
+    fn is_with(&self, key: &Key, link: &Link, epoch: Option<u64>) -> bool {
         let submit = self.table.submit(key);
         let owner = submit.and_then(|submit| owner_of(&self.owners, submit.conversation));
         owner.is_some_and(|owner| {
@@ -370,8 +378,8 @@ impl<W> State<W> {
 }
 
 fn ended<W>(entry: Entry<Waiting<W>>, end: End) -> Ended<W> {
-    let Entry { submit, waiter: Waiting { is_named, waiter, .. }, .. } = entry;
-    Ended { submit, is_named, waiter, end }
+    let Entry { submit, waiter: Waiting { is_named, waiter, .. }, since, .. } = entry;
+    Ended { submit, is_named, waiter, since, end }
 }
 
 fn partition(owners: &[Option<Owner<Link>>], conversation: u64) -> Option<u32> {

@@ -54,7 +54,7 @@ impl Far {
         let any = SocketAddr::from(([127, 0, 0, 1], 0));
         let (far, handler) = Self::new();
         let (us, options) = (identity(Role::DbProxy, name), LinkOptions::default());
-        let accepts = [Role::MsgServer, Role::ApiServer];
+        let accepts = [Role::MsgServer, Role::ApiServer, Role::Consumer];
         let addr = link::listen(any, us, &accepts, handler, options, shutdown).await.unwrap();
         (far, addr)
     }

@@ -1,5 +1,7 @@
 //! What administrators do: users, passwords, groups, and the users of a demonstration.
 
+mod consumers;
+
 use std::time::Duration;
 
 use fold::admission::Change;
@@ -13,9 +15,10 @@ use proto::client::GroupType;
 use proto::cluster::Kind;
 use proto::cluster::wire::admin_request::What;
 use proto::cluster::wire::{
-    AdminAnswer, AdminRequest, DemoUsers, GroupChange, GroupCreate, GroupDelete, GroupLine,
-    GroupList, Reason, SessionInfo, SessionLine, Sessions, SessionsRequest, UserAdd, UserDisable,
-    UserKick, UserLine, UserList, UserPassword, UserSessions, UserTicket, UserUnlock,
+    AdminAnswer, AdminRequest, ConsumerForget, ConsumerList, DemoUsers, GroupChange, GroupCreate,
+    GroupDelete, GroupLine, GroupList, Reason, SessionInfo, SessionLine, Sessions, SessionsRequest,
+    UserAdd, UserDisable, UserKick, UserLine, UserList, UserPassword, UserSessions, UserTicket,
+    UserUnlock,
 };
 use proto::ids::{ConversationId, GroupId, UserId};
 use store::{NewUser, StoreError, UserChange, UserRow};
@@ -61,6 +64,8 @@ pub(crate) async fn answer(
         Some(What::UserUnlock(unlock)) => admin.unlock(unlock).await,
         Some(What::UserSessions(of)) => admin.sessions(of).await,
         Some(What::UserTicket(ticket)) => admin.ticket(ticket).await,
+        Some(What::ConsumerList(ConsumerList {})) => admin.list_consumers().await,
+        Some(What::ConsumerForget(forget)) => admin.forget_consumer(forget).await,
         None => Err("this db_proxy does not know the request: upgrade it".into()),
     };
     result.unwrap_or_else(|problem| {
@@ -111,6 +116,18 @@ fn say(error: impl std::fmt::Display) -> String {
 }
 
 impl Admin<'_> {
+    async fn list_consumers(&self) -> Done {
+        let consumers = consumers::list(self.partitions.stores()).await.map_err(say)?;
+        Ok(AdminAnswer { consumers, ..done() })
+    }
+
+    async fn forget_consumer(&self, ConsumerForget { name }: ConsumerForget) -> Done {
+        if consumers::forget(self.partitions.stores(), &name).await.map_err(say)? {
+            return Ok(done());
+        }
+        Err(format!("there is no consumer {name}").into())
+    }
+
     async fn add_user(&self, add: UserAdd) -> Done {
         check_name(&add.name).map_err(|problem| format!("a login name {problem}"))?;
         if add.nick.as_ref().is_some_and(|nick| nick.len() > NICK_LEN_MAX) {

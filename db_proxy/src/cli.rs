@@ -1,25 +1,18 @@
-//! What the program can do besides serving: the words before the flags.
-//!
-//! | Command | |
-//! |---|---|
-//! | (none) | serves |
-//! | `migrate` | brings the databases to the version of this program, and ends |
-//! | `create-topic [--replicas N] [--retention-days N]` | makes the topic in Kafka, if it is not there |
-//! | `log inspect [--from OFFSET] [--count N] [--partition N]` | prints what is in the log, without what people wrote |
-//! | `log verify [--partition N]` | reads the whole log; exits with 1 if something is damaged |
-//! | `log replay --consumer NAME --from OFFSET [--partition N]` | lets another consumer of the topic go on from there |
+//! What the program can do besides serving: its commands.
 //!
 //! Those on the log may be used while a db_proxy runs, and change nothing of it.
 
 use std::error::Error;
-use std::ffi::{OsStr, OsString};
 use std::io::{self, BufWriter, Write};
 use std::process::ExitCode;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
+use clap::builder::NonEmptyStringValueParser;
+use clap::{Args, Subcommand};
 use daemon::BoxError;
-use daemon::run::{run_command, run_with_args};
+use daemon::config::Flags;
+use daemon::run::{read_arguments, run_command, run_with};
 use proto::ids::Offset;
 
 use crate::config::Config;
@@ -27,138 +20,121 @@ use crate::log_tools;
 use crate::log_tools::health::Health;
 use crate::log_tools::records::{Replay, Shown};
 
-/// The command line is wrong: trying again will not help.
-const EXIT_CONFIG: u8 = 78; // EX_CONFIG of sysexits.h
+#[derive(Debug, PartialEq, Eq, Subcommand)]
+enum Command {
+    /// Brings the databases to the version of this program, and ends
+    Migrate,
+    /// Makes the topic in Kafka, if it is not there
+    CreateTopic(TopicArgs),
+    /// Looks into the log, whether a db_proxy runs or not, and changes nothing of it
+    #[command(subcommand)]
+    Log(LogCommand),
+}
 
-/// Runs what the arguments, without the program's name, ask for.
-pub fn main(args: impl IntoIterator<Item = OsString>) -> ExitCode {
-    let mut args = args.into_iter().peekable();
-    if args.next_if(|word| word == "migrate").is_some() {
-        return run_command(args, crate::migrate);
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Args)]
+struct TopicArgs {
+    /// How many brokers have each record; 3 if not given
+    #[arg(long, value_name = "N")]
+    replicas: Option<usize>,
+    /// How long a record stays; 7 if not given
+    #[arg(long, value_name = "N")]
+    retention_days: Option<u64>,
+}
+
+#[derive(Debug, PartialEq, Eq, Subcommand)]
+enum LogCommand {
+    /// Prints what is in the log, without what people wrote
+    Inspect {
+        /// The first record that is listed
+        #[arg(long, value_name = "OFFSET")]
+        from: Option<u64>,
+        /// How many records are listed
+        #[arg(long, value_name = "N")]
+        count: Option<u64>,
+        /// Of this partition of a topic alone
+        #[arg(long, value_name = "N")]
+        partition: Option<u32>,
+    },
+    /// Reads the whole log; exits with 1 if something is damaged
+    Verify {
+        /// Of this partition of a topic alone
+        #[arg(long, value_name = "N")]
+        partition: Option<u32>,
+    },
+    /// Lets another consumer of the topic go on from there
+    Replay {
+        /// Its consumer group
+        #[arg(long, value_name = "NAME", value_parser = NonEmptyStringValueParser::new())]
+        consumer: String,
+        /// The next record that it reads
+        #[arg(long, value_name = "OFFSET")]
+        from: u64,
+        /// In this partition of the topic alone
+        #[arg(long, value_name = "N")]
+        partition: Option<u32>,
+    },
+}
+
+/// Runs what the command line asks for.
+pub fn main() -> ExitCode {
+    match read_arguments::<Config, Command>() {
+        Ok((flags, None)) => run_with(flags, crate::run),
+        Ok((flags, Some(Command::Migrate))) => run_command(flags, crate::migrate),
+        Ok((flags, Some(Command::CreateTopic(new)))) => create_topic(flags, new),
+        Ok((flags, Some(Command::Log(command)))) => log(flags, command),
+        Err(code) => code,
     }
-    if args.next_if(|word| word == "log").is_some() {
-        return log(args).unwrap_or_else(|why| {
-            // If that fails, there is no other place to write to.
-            writeln!(io::stderr(), "db_proxy log: {why}").ok();
-            ExitCode::from(EXIT_CONFIG)
-        });
-    }
-    if args.next_if(|word| word == "create-topic").is_some() {
-        return create_topic(args).unwrap_or_else(|why| {
-            writeln!(io::stderr(), "db_proxy create-topic: {why}").ok();
-            ExitCode::from(EXIT_CONFIG)
-        });
-    }
-    run_with_args(args, crate::run)
 }
 
 #[cfg(feature = "kafka")]
-fn create_topic(args: impl Iterator<Item = OsString>) -> Result<ExitCode, String> {
+fn create_topic(flags: Flags, args: TopicArgs) -> ExitCode {
     use std::time::Duration;
 
     use record_log::kafka::NewTopic;
 
-    let (numbers, flags) = take_numbers(args, ["--replicas", "--retention-days"])?;
     let mut new = NewTopic::default();
-    let [replicas, days] = numbers;
-    if let Some(replicas) = replicas {
-        new.replicas = usize::try_from(replicas).unwrap_or(usize::MAX);
+    if let Some(replicas) = args.replicas {
+        new.replicas = replicas;
     }
-    if let Some(days) = days {
+    if let Some(days) = args.retention_days {
         new.retention = Duration::from_hours(days.saturating_mul(24));
     }
-    Ok(run_command(flags, move |config: Config| crate::site::create_topic(config, new)))
+    run_command(flags, move |config: Config| crate::site::create_topic(config, new))
 }
 
 #[cfg(not(feature = "kafka"))]
-fn create_topic(_args: impl Iterator<Item = OsString>) -> Result<ExitCode, String> {
-    Err("this db_proxy was built without Kafka: build it with `--features kafka`".to_owned())
+fn create_topic(flags: Flags, _args: TopicArgs) -> ExitCode {
+    run_command(flags, async |_config: Config| {
+        let why = "this db_proxy was built without Kafka: build it with `--features kafka`";
+        Err(daemon::StartRefused(why.to_owned()).into())
+    })
 }
 
-fn log(mut args: impl Iterator<Item = OsString>) -> Result<ExitCode, String> {
-    match args.next().as_deref().and_then(OsStr::to_str) {
-        Some("inspect") => {
-            let (shown, flags) = take_shown(args)?;
-            Ok(look(flags, move |config, out| log_tools::inspect(config, shown, out)))
+fn log(flags: Flags, command: LogCommand) -> ExitCode {
+    match command {
+        LogCommand::Inspect { from, count, partition } => {
+            let shown = Shown { from: from.map(Offset), count, partition };
+            look(flags, move |config, out| log_tools::inspect(config, shown, out))
         }
-        Some("verify") => {
-            let (shown, flags) = take_shown(args)?;
-            Ok(look(flags, move |config, out| log_tools::verify(config, shown, out)))
+        LogCommand::Verify { partition } => {
+            let shown = Shown { partition, ..Shown::default() };
+            look(flags, move |config, out| log_tools::verify(config, shown, out))
         }
-        Some("replay") => replay(args),
-        _ => {
-            Err("there is inspect [--from OFFSET] [--count N], verify, and replay --consumer NAME \
-                  --from OFFSET; each for one partition of a topic with --partition N"
-                .to_owned())
-        }
+        LogCommand::Replay { consumer, from, partition } => look(flags, move |config, out| {
+            let replay = Replay { consumer: &consumer, from: Offset(from), partition };
+            log_tools::replay(config, replay, out)
+        }),
     }
-}
-
-fn replay(args: impl Iterator<Item = OsString>) -> Result<ExitCode, String> {
-    let ([consumer], others) = take_flags(args, ["--consumer"]);
-    let (shown, flags) = take_shown(others.into_iter())?;
-    let consumer =
-        consumer.filter(|name| !name.is_empty()).ok_or("replay needs --consumer NAME")?;
-    let from = shown.from.ok_or("replay needs --from OFFSET")?;
-    Ok(look(flags, move |config, out| {
-        let replay = Replay { consumer: &consumer, from, partition: shown.partition };
-        log_tools::replay(config, replay, out)
-    }))
-}
-
-/// Takes the flags that say what is listed from those that every command has.
-fn take_shown(args: impl Iterator<Item = OsString>) -> Result<(Shown, Vec<OsString>), String> {
-    let ([from, count, partition], others) =
-        take_numbers(args, ["--from", "--count", "--partition"])?;
-    let partition = partition.map(|number| u32::try_from(number).unwrap_or(u32::MAX));
-    Ok((Shown { from: from.map(Offset), count, partition }, others))
-}
-
-/// As [`take_flags`], of flags that have numbers.
-fn take_numbers<const N: usize>(
-    args: impl Iterator<Item = OsString>,
-    names: [&str; N],
-) -> Result<([Option<u64>; N], Vec<OsString>), String> {
-    let (values, others) = take_flags(args, names);
-    let mut numbers = [None; N];
-    for ((number, value), name) in numbers.iter_mut().zip(values).zip(names) {
-        let Some(value) = value else { continue };
-        *number = Some(value.parse().map_err(|_| format!("{name} needs a number"))?);
-    }
-    Ok((numbers, others))
-}
-
-/// Takes the flags `names`, which have values, from the others. The last of each counts.
-fn take_flags<const N: usize>(
-    mut args: impl Iterator<Item = OsString>,
-    names: [&str; N],
-) -> ([Option<String>; N], Vec<OsString>) {
-    let (mut values, mut others) = ([const { None }; N], Vec::new());
-    while let Some(arg) = args.next() {
-        let text = arg.to_str().unwrap_or_default();
-        let (flag, value) = match text.split_once('=') {
-            Some((flag, value)) => (flag, Some(value.to_owned())),
-            None => (text, None),
-        };
-        let named = names.iter().zip(&mut values).find(|(name, _value)| **name == flag);
-        let Some((_name, place)) = named else {
-            others.push(arg);
-            continue;
-        };
-        let next = || args.next().and_then(|value| value.into_string().ok());
-        *place = value.or_else(next).or_else(|| Some(String::new()));
-    }
-    (values, others)
 }
 
 /// Runs a command that prints something, and says by its exit code what it has found.
 fn look(
-    args: impl IntoIterator<Item = OsString>,
+    flags: Flags,
     command: impl FnOnce(&Config, &mut dyn Write) -> Result<Health, BoxError> + Send + 'static,
 ) -> ExitCode {
     let damaged = Arc::new(AtomicBool::new(false));
     let found = Arc::clone(&damaged);
-    let code = run_command(args, |config: Config| async move {
+    let code = run_command(flags, |config: Config| async move {
         let work = move || {
             let mut out = BufWriter::new(io::stdout().lock());
             let health = command(&config, &mut out)?;
@@ -184,24 +160,64 @@ fn is_enough(error: &BoxError) -> bool {
 
 #[cfg(test)]
 mod tests {
+    use std::ffi::OsString;
+
     use super::*;
 
-    #[test]
-    fn the_flags_of_a_list_may_stand_among_the_others() {
-        let args = ["--set", "a=1", "--from", "7", "--count=3", "--config", "x"];
-        let (shown, others) = take_shown(args.into_iter().map(OsString::from)).unwrap();
-        assert_eq!(shown, Shown { from: Some(Offset(7)), count: Some(3), partition: None });
-        assert_eq!(others, ["--set", "a=1", "--config", "x"]);
+    fn read(words: &[&str]) -> Result<Option<Command>, String> {
+        let read = Flags::read::<Command>("db_proxy", words.iter().map(OsString::from));
+        let read = read.map_err(|error| error.to_string())?;
+        let (_flags, command) = read.expect("it asks for more than a text");
+        Ok(command)
     }
 
     #[test]
-    fn a_word_or_number_that_means_nothing_is_answered_with_what_there_is() {
-        let asked = |words: &[&str]| log(words.iter().map(OsString::from)).unwrap_err();
-        assert!(asked(&["repeat"]).contains("inspect"));
-        assert!(asked(&["replay"]).contains("--consumer"));
-        assert!(asked(&["replay", "--consumer", "push"]).contains("--from"));
-        assert!(asked(&[]).contains("verify"));
-        assert!(asked(&["inspect", "--from"]).contains("--from"));
-        assert!(asked(&["inspect", "--count", "many"]).contains("--count"));
+    fn every_command_is_understood_with_its_own_flags_among_those_of_the_settings() {
+        let topic =
+            |replicas, retention_days| Command::CreateTopic(TopicArgs { replicas, retention_days });
+        let inspect = LogCommand::Inspect { from: Some(7), count: Some(3), partition: None };
+        let consumer = "push".to_owned();
+        let replay = LogCommand::Replay { consumer, from: 9, partition: Some(2) };
+        for (words, expected) in [
+            ("", None),
+            ("--config x --set a=1", None),
+            ("migrate", Some(Command::Migrate)),
+            ("migrate --set a=1 --config x --check", Some(Command::Migrate)),
+            ("create-topic", Some(topic(None, None))),
+            (
+                "create-topic --replicas 3 --set a=1 --retention-days=9",
+                Some(topic(Some(3), Some(9))),
+            ),
+            ("log inspect --set a=1 --from 7 --count=3 --config x", Some(Command::Log(inspect))),
+            (
+                "log verify --partition 4",
+                Some(Command::Log(LogCommand::Verify { partition: Some(4) })),
+            ),
+            ("log replay --from 9 --consumer push --partition 2", Some(Command::Log(replay))),
+        ] {
+            let words: Vec<&str> = words.split_whitespace().collect();
+            assert_eq!(read(&words), Ok(expected), "{words:?}");
+        }
+    }
+
+    #[test]
+    fn what_is_not_understood_is_named_in_one_line() {
+        for (words, named) in [
+            ("repeat", "'repeat'"),
+            ("log", "inspect"),
+            ("log repeat", "'repeat'"),
+            ("log inspect --from", "--from"),
+            ("log inspect --count many", "--count"),
+            ("log replay --from 3", "--consumer"),
+            ("log replay --consumer push", "--from"),
+            ("log replay --from 3 --consumer=", "--consumer"),
+            ("migrate --from 3", "--from"),
+            // It would be without effect there.
+            ("--config x migrate", "migrate"),
+        ] {
+            let split: Vec<&str> = words.split_whitespace().collect();
+            let why = read(&split).expect_err(words);
+            assert!(why.contains(named) && why.lines().count() == 1, "{words}: {why}");
+        }
     }
 }

@@ -4,8 +4,9 @@
 //! What cannot be answered completely is "unavailable", never a short or an empty list.
 
 use bytes::Bytes;
-use proto::Command;
+use proto::StorageCommand;
 use proto::cluster::wire::{Answer, Ask};
+use proto::command::Answerer;
 
 use crate::commands::asker::Asker;
 use crate::commands::reply::{NoReply, Reply, ignored, not_owner, unavailable};
@@ -24,7 +25,8 @@ pub(crate) mod reply;
 
 /// Answers one request.
 pub(crate) async fn answer(asker: &Asker, command: u32, body: Bytes) -> Answer {
-    let Some(command) = command_of(command) else { return ignored() };
+    // A gateway of a newer release may ask what is not known here.
+    let Some(command) = StorageCommand::from_number(command) else { return ignored() };
     match reply(asker, command, body).await {
         Ok(mut answer) => {
             answer.by = std::mem::take(&mut asker.by.lock());
@@ -36,16 +38,13 @@ pub(crate) async fn answer(asker: &Asker, command: u32, body: Bytes) -> Answer {
     }
 }
 
-/// Whether a request is about users rather than conversations, and so for the login side.
-pub(crate) fn is_of_users(ask: &Ask) -> bool {
-    command_of(ask.command).is_some_and(Command::is_about_users)
+/// Whether a request is for the login side.
+pub(crate) fn is_for_logins(ask: &Ask) -> bool {
+    let command = StorageCommand::from_number(ask.command);
+    command.is_some_and(|command| command.answerer() == Answerer::LoginSide)
 }
 
-fn command_of(number: u32) -> Option<Command> {
-    u16::try_from(number).ok().and_then(Command::from_number)
-}
-
-async fn reply(asker: &Asker, command: Command, body: Bytes) -> Reply {
+async fn reply(asker: &Asker, command: StorageCommand, body: Bytes) -> Reply {
     #[cfg(feature = "faults")]
     mutants::be_late(command).await;
     #[cfg(feature = "faults")]
@@ -53,28 +52,27 @@ async fn reply(asker: &Asker, command: Command, body: Bytes) -> Reply {
         return Ok(nothing);
     }
     match command {
-        Command::MessageListRequest => history::page(asker, body).await,
-        Command::LatestMessageIdRequest => history::latest(asker, body).await,
-        Command::MessagesByIdRequest => history::by_id(asker, body).await,
-        Command::UnreadCountRequest => lists::unread(asker).await,
-        Command::RecentSessionsRequest => lists::recent(asker, body).await,
-        Command::ReadAck => lists::read_ack(asker, body).await,
-        Command::RemoveSessionRequest => lists::remove_session(asker, body).await,
-        Command::NormalGroupsRequest => groups::normal(asker).await,
-        Command::GroupInfoRequest => groups::info(asker, body).await,
-        Command::GroupCreateRequest => groups::create(asker, body).await,
-        Command::GroupChangeMembersRequest => groups::change_members(asker, body).await,
-        Command::GroupDeleteRequest => groups::delete(asker, body).await,
-        Command::GroupMuteRequest => groups::mute(asker, body).await,
-        Command::AllUsersRequest => people::all_users(asker, body).await,
-        Command::UsersInfoRequest => people::users_info(asker, body).await,
-        Command::DepartmentsRequest => people::departments(asker, body).await,
-        Command::ChangeSignatureRequest => people::change_signature(asker, body).await,
-        Command::ChangeAvatarRequest => people::change_avatar(asker, body).await,
-        Command::DeviceTokenRequest => people::device_token(asker, body).await,
-        Command::LogoutRequest => people::logout(asker).await,
-        Command::SetPushShieldRequest => people::set_push_shield(asker, body).await,
-        Command::GetPushShieldRequest => people::push_shield(asker).await,
-        _ => Err(NoReply::Ignored),
+        StorageCommand::MessageListRequest => history::page(asker, body).await,
+        StorageCommand::LatestMessageIdRequest => history::latest(asker, body).await,
+        StorageCommand::MessagesByIdRequest => history::by_id(asker, body).await,
+        StorageCommand::UnreadCountRequest => lists::unread(asker).await,
+        StorageCommand::RecentSessionsRequest => lists::recent(asker, body).await,
+        StorageCommand::ReadAck => lists::read_ack(asker, body).await,
+        StorageCommand::RemoveSessionRequest => lists::remove_session(asker, body).await,
+        StorageCommand::NormalGroupsRequest => groups::normal(asker).await,
+        StorageCommand::GroupInfoRequest => groups::info(asker, body).await,
+        StorageCommand::GroupCreateRequest => groups::create(asker, body).await,
+        StorageCommand::GroupChangeMembersRequest => groups::change_members(asker, body).await,
+        StorageCommand::GroupDeleteRequest => groups::delete(asker, body).await,
+        StorageCommand::GroupMuteRequest => groups::mute(asker, body).await,
+        StorageCommand::AllUsersRequest => people::all_users(asker, body).await,
+        StorageCommand::UsersInfoRequest => people::users_info(asker, body).await,
+        StorageCommand::DepartmentsRequest => people::departments(asker, body).await,
+        StorageCommand::ChangeSignatureRequest => people::change_signature(asker, body).await,
+        StorageCommand::ChangeAvatarRequest => people::change_avatar(asker, body).await,
+        StorageCommand::DeviceTokenRequest => people::device_token(asker, body).await,
+        StorageCommand::LogoutRequest => people::logout(asker).await,
+        StorageCommand::SetPushShieldRequest => people::set_push_shield(asker, body).await,
+        StorageCommand::GetPushShieldRequest => people::push_shield(asker).await,
     }
 }

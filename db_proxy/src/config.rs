@@ -85,7 +85,7 @@ pub struct KafkaConfig {
 #[serde(deny_unknown_fields, default)]
 #[expect(clippy::struct_field_names, reason = "a bound says so")]
 pub struct LimitsConfig {
-    /// Changes that wait for the log. Beyond, the sender is told to try again.
+    /// Changes that wait for the log. If there are more, the sender is told to try again.
     pub queue_max: usize,
     /// Changes that wait for a look into the store, and adds of members that are held.
     pub waiting_max: usize,

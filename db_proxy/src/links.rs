@@ -17,9 +17,9 @@ use parking_lot::Mutex;
 use partition::publisher::seconds;
 use partition::{self, Reply};
 use proto::cluster::wire::{
-    AdminAnswer, AdminRequest, Answer, Ask, AskStatus, FetchRequest, Fetched, Follow, Memberships,
-    MembershipsRequest, Origin, Outcome, Resume, Submit, SubmitAnswer, TokenAnswer, TokenQuestion,
-    Verified, Verify, token_answer,
+    AdminAnswer, AdminRequest, Answer, Ask, AskStatus, Consume, FetchRequest, Fetched, Follow,
+    Handled, Memberships, MembershipsRequest, Origin, Outcome, Resume, Submit, SubmitAnswer,
+    TokenAnswer, TokenQuestion, Verified, Verify, token_answer,
 };
 use proto::cluster::{Kind, device_class};
 use proto::ids::{ClientMsgId, ConversationId, Offset, UserId};
@@ -252,7 +252,7 @@ trait Question: prost::Message + Default + 'static {
 
 impl Question for Ask {
     fn is_for_logins(&self) -> bool {
-        commands::is_of_users(self)
+        commands::is_for_logins(self)
     }
 }
 
@@ -300,7 +300,7 @@ impl LinkHandler for Links {
                 self.partitions.gateway_up(link);
                 self.kicks.gateway_up(link);
             }
-            Role::ApiServer | Role::Admin => self.partitions.asker_up(link),
+            Role::ApiServer | Role::Consumer | Role::Admin => self.partitions.asker_up(link),
             Role::LoginServer | Role::RouteServer | Role::DbProxy => {}
         }
     }
@@ -316,6 +316,17 @@ impl LinkHandler for Links {
             _ if role == Role::Admin => {
                 link.reset("an administrator asks what only gateways may");
             }
+            Some(Kind::Consume) if role == Role::Consumer => {
+                if let Some(consume) = link.read::<Consume>(&frame) {
+                    self.partitions.consume(link, consume);
+                }
+            }
+            Some(Kind::Handled) if role == Role::Consumer => {
+                if let Some(handled) = link.read::<Handled>(&frame) {
+                    self.partitions.handled(link, &handled);
+                }
+            }
+            _ if role == Role::Consumer => link.reset("a consumer asks what only gateways may"),
             Some(Kind::Submit) => {
                 if let Some(submit) = link.read::<Submit>(&frame) {
                     self.submit(link, &submit);

@@ -1,5 +1,6 @@
 //! Looking into the log of a db_proxy, whether it runs or not: `db_proxy log inspect`, `log verify` and
-//! `log replay`. Of a log in files by `log_tools/files.rs`, of a topic by `log_tools/kafka.rs`.
+//! `log replay`. A log in files is looked into by `log_tools/files.rs`, a topic by
+//! `log_tools/kafka.rs`.
 //!
 //! # Invariants
 //!

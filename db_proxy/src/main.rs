@@ -6,5 +6,5 @@ use std::process::ExitCode;
 static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
 
 fn main() -> ExitCode {
-    db_proxy::cli::main(std::env::args_os().skip(1))
+    db_proxy::cli::main()
 }

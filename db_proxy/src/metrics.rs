@@ -8,7 +8,9 @@
 use daemon::Metrics;
 use daemon::metrics::{Counter, EncodeLabelSet, Family, Gauge};
 use partition::Ended;
-use partition::metrics::{FollowersMetrics, OneMetrics, PartitionMetrics, StoreWriterMetrics};
+use partition::metrics::{
+    ConsumersMetrics, FollowersMetrics, OneMetrics, PartitionMetrics, StoreWriterMetrics,
+};
 
 /// Which partition a number is of.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, EncodeLabelSet)]
@@ -21,7 +23,7 @@ struct Why {
     why: &'static str,
 }
 
-/// Of the consumer group that shares the partitions out.
+/// The metrics of the consumer group that shares the partitions out.
 #[derive(Debug, Clone)]
 pub(crate) struct GroupMetrics {
     lost: Family<Why, Counter>,
@@ -71,7 +73,7 @@ impl GroupMetrics {
     }
 }
 
-/// Of the owned partitions: counters of all of them together, and how far each is.
+/// The metrics of the owned partitions: counters of all of them together, and how far each is.
 #[derive(Debug, Clone)]
 pub(crate) struct OwnedMetrics {
     /// Their counters are those of all owned partitions.
@@ -81,6 +83,8 @@ pub(crate) struct OwnedMetrics {
     log_full: Family<Of, Gauge>,
     stored_offset: Family<Of, Gauge>,
     followers: Family<Of, Gauge>,
+    consumers: Family<Of, Gauge>,
+    consumers_behind: Family<Of, Gauge>,
 }
 
 impl OwnedMetrics {
@@ -92,6 +96,11 @@ impl OwnedMetrics {
             log_full: gauges("log_full", "1 while the log has no room for new records"),
             stored_offset: gauges("store_offset", "Log offset up to which all is stored"),
             followers: gauges("followers", "Gateways that follow what changes"),
+            consumers: gauges("consumers", "Consumers of the log that are linked"),
+            consumers_behind: gauges(
+                "consumers_behind",
+                "Records that the consumer furthest behind has not handled",
+            ),
             one: OneMetrics::new(metrics),
             group: GroupMetrics::new(metrics),
         }
@@ -106,6 +115,7 @@ impl OwnedMetrics {
     pub(crate) fn of(&self, partition: u32) -> OneMetrics {
         let gauge = |family: &Family<Of, Gauge>| family.get_or_create(&Of { partition }).clone();
         let Self { offset, log_full, stored_offset, followers, .. } = self;
+        let Self { consumers, consumers_behind, .. } = self;
         OneMetrics {
             partition: PartitionMetrics {
                 offset: gauge(offset),
@@ -120,6 +130,11 @@ impl OwnedMetrics {
                 followers: gauge(followers),
                 ..self.one.followers.clone()
             },
+            consumers: ConsumersMetrics {
+                served: gauge(consumers),
+                behind: gauge(consumers_behind),
+                ..self.one.consumers.clone()
+            },
         }
     }
 
@@ -127,13 +142,15 @@ impl OwnedMetrics {
     pub(crate) fn forget(&self, partition: u32) {
         let GroupMetrics { lag, margin, .. } = &self.group;
         let Self { offset, log_full, stored_offset, followers, .. } = self;
-        for family in [offset, log_full, stored_offset, followers, lag, margin] {
+        let Self { consumers, consumers_behind, .. } = self;
+        let of_log = [offset, log_full, stored_offset, lag, margin];
+        for family in of_log.into_iter().chain([followers, consumers, consumers_behind]) {
             family.remove(&Of { partition });
         }
     }
 }
 
-/// Of requests.
+/// The metrics of requests.
 #[derive(Debug, Clone)]
 pub(crate) struct RequestMetrics {
     /// Requests answered.

@@ -1,20 +1,21 @@
-//! An ownership of a partition, from its beginning to its end: its thread, its store worker, and what
-//! gateways follow.
+//! An ownership of a partition, from its beginning to its end: its thread, its store worker, what
+//! gateways follow, and what consumers read.
 
 use std::future::pending;
 use std::sync::Arc;
 
 use cache::Cache;
-use daemon::Shutdown;
+use daemon::{Readiness, Shutdown};
 use fold::effects::EPOCH_EVERY;
 use parking_lot::Mutex;
+use partition::consumers::{self, Consumers, Source};
 use partition::followers::{self, Followers};
 use partition::last_clock::LastClock;
 use partition::open::OpenPartition;
 use partition::publisher::Publisher;
 use partition::stall::StallDetector;
 use partition::store_writer::{self, StopStoreWriter};
-use partition::{Ended, HOLD, Limits, Owner};
+use partition::{Ended, HOLD, Limits, Owner, STALLED_AFTER};
 use proto::cluster::wire::Owned;
 
 use crate::metrics::OwnedMetrics;
@@ -32,6 +33,8 @@ pub(crate) struct Shared {
     pub(crate) last_clock: LastClock,
     /// It may be away while this daemon serves.
     pub(crate) store_is_remote: bool,
+    /// Where the threads of partitions show that they move.
+    pub(crate) readiness: Readiness,
     /// The daemon's.
     pub(crate) shutdown: Shutdown,
 }
@@ -41,7 +44,7 @@ pub(crate) struct Ownership {
     pub(crate) served: Arc<Served>,
     /// Until it is stopped.
     store_writer: Mutex<Option<StopStoreWriter>>,
-    /// Of this ownership.
+    /// The tasks of this ownership.
     shutdown: Shutdown,
 }
 
@@ -51,7 +54,8 @@ impl Shared {
         let OpenPartition { log, state, epoch, owner: name } = opened;
         let shutdown = self.shutdown.child();
         let metrics = self.metrics.of(partition);
-        let state = state.with_cache(Arc::clone(&self.cache), log.id());
+        let (log_id, tails) = (log.id(), log.tails());
+        let state = state.with_cache(Arc::clone(&self.cache), log_id);
         let state = if self.store_is_remote { state.remembering_groups() } else { state };
         let owned = Owned { partition, epoch };
         let confirmed = self.stalls.confirmed();
@@ -67,6 +71,7 @@ impl Shared {
             metrics: metrics.partition,
             confirmed: confirmed.clone(),
             last_clock: self.last_clock,
+            pulse: self.readiness.pulse("a partition's thread", STALLED_AFTER),
         };
         let partition = owner.start(&shutdown);
         let store_writer = store_writer::start(
@@ -77,7 +82,10 @@ impl Shared {
         );
         let followers = Followers::new(partition.state().clone(), owned, metrics.followers);
         followers.watch(followers::TELL_EVERY, &shutdown);
-        let served = Served { owned, partition, followers, confirmed };
+        let source = Source { state: partition.state().clone(), owned, log: log_id, tails };
+        let consumers = Consumers::new(source, metrics.consumers, &shutdown);
+        consumers.watch(consumers::WATCH_EVERY);
+        let served = Served { owned, partition, followers, consumers, confirmed };
         let served = self.partitions.add(served);
         Ownership { served, store_writer: Mutex::new(Some(store_writer)), shutdown }
     }

@@ -13,9 +13,10 @@ use std::sync::Arc;
 use daemon::{Link, LinkError, LinkTable};
 use parking_lot::RwLock;
 use partition::Partition;
+use partition::consumers::Consumers;
 use partition::followers::Followers;
 use partition::stall::{Confirmed, StallDetector};
-use proto::cluster::wire::{Follow, Owned, Ownership};
+use proto::cluster::wire::{Consume, Follow, Handled, Owned, Ownership};
 use proto::cluster::{Kind, partition_of};
 use proto::ids::ConversationId;
 use store::Store;
@@ -29,6 +30,8 @@ pub(crate) struct Served {
     pub(crate) partition: Partition,
     /// The gateways that follow it.
     pub(crate) followers: Arc<Followers>,
+    /// The consumers that read its log.
+    pub(crate) consumers: Arc<Consumers>,
     /// When its log was last read.
     pub(crate) confirmed: Confirmed,
 }
@@ -39,7 +42,7 @@ pub(crate) struct Partitions {
     /// By partition.
     stores: Vec<Arc<dyn Store>>,
     gateways: Arc<LinkTable>,
-    /// Those who ask and are told of nothing but who owns what.
+    /// The daemons that ask questions and are told nothing but which db_proxy owns what.
     askers: LinkTable,
     /// Whether logins are served here.
     logins: bool,
@@ -137,11 +140,26 @@ impl Partitions {
         }
     }
 
-    /// A gateway follows a partition. If that is not owned here, nothing is done: the gateway is told who
-    /// owns what, and asks the owner.
+    /// A gateway follows a partition. If the partition is not owned here, nothing is done: the
+    /// gateway is told which db_proxy owns what, and asks the owner.
     pub(crate) fn follow(&self, link: &Link, follow: &Follow) {
         if let Some(served) = self.owned(follow.partition) {
             served.followers.follow(link, follow);
+        }
+    }
+
+    /// A consumer asks for a partition's records. If that is not owned here, nothing is done, as in
+    /// [`Self::follow`].
+    pub(crate) fn consume(&self, link: &Link, consume: Consume) {
+        if let Some(served) = self.owned(consume.partition) {
+            served.consumers.consume(link, consume);
+        }
+    }
+
+    /// A consumer has handled records of a partition. The next owner is told by the consumer itself.
+    pub(crate) fn handled(&self, link: &Link, handled: &Handled) {
+        if let Some(served) = self.owned(handled.partition) {
+            served.consumers.handled(link, handled);
         }
     }
 
@@ -152,7 +170,7 @@ impl Partitions {
         self.gateways.add(link);
     }
 
-    /// A daemon is linked that is told of nothing but who owns what.
+    /// A daemon is linked that is told nothing but which db_proxy owns what.
     pub(crate) fn asker_up(&self, link: &Link) {
         let table = self.served.read();
         tell(link, &self.ownership(&table));
@@ -165,6 +183,7 @@ impl Partitions {
         self.askers.remove(link);
         for served in self.served.read().values() {
             served.followers.down(link);
+            served.consumers.down(link);
         }
     }
 

@@ -6,8 +6,11 @@ use std::time::Duration;
 use cache::Cache;
 #[cfg(feature = "kafka")]
 use daemon::StartRefused;
+use daemon::follow;
 use daemon::link::LinkMetrics;
-use daemon::{BoxError, Context, LinkOptions, LinkTable, Metrics, Role, Serving, Shutdown};
+use daemon::{
+    BoxError, Context, LinkOptions, LinkTable, Metrics, Readiness, Role, Serving, Shutdown,
+};
 use logins::LoginMetrics;
 use logins::kicks::Kicks;
 use logins::login::guesses::Guesses;
@@ -20,7 +23,6 @@ use partition::metrics::PublishMetrics;
 use partition::publisher::Publisher;
 use partition::stall::StallDetector;
 use store::Store;
-use tokio::sync::watch;
 use tracing::info_span;
 
 use crate::commands::group_limits::GroupLimits;
@@ -40,8 +42,8 @@ const LAST_REQUESTS: Duration = Duration::from_millis(50);
 /// gateways can connect: with an embedded log, everything that was acknowledged before is folded by
 /// then.
 pub async fn run(context: Context<Config>) -> Result<Serving, BoxError> {
-    let Context { settings: config, shutdown, reloads, metrics, boot } = context;
-    let identity = config.cluster.link_identity(Role::DbProxy, boot)?;
+    let identity = context.link_identity(Role::DbProxy, |config| &config.cluster)?;
+    let Context { settings: config, shutdown, reloads, metrics, .. } = context;
     let Site { stores, logs } = site::find(&config, &metrics).await?;
     let store = stores.first().map(Arc::clone).ok_or("there is no partition")?;
     let cache = site::cache(&config.cache, &metrics, &shutdown).await?;
@@ -50,23 +52,18 @@ pub async fn run(context: Context<Config>) -> Result<Serving, BoxError> {
     let publisher = Publisher::new(Arc::clone(&gateways), PublishMetrics::new(&metrics));
     publisher.watch(&shutdown);
     let options = LinkOptions::counted(LinkMetrics::register(&metrics));
-    let routes = route_servers(&config, reloads, &shutdown);
-    let handler = Arc::clone(&publisher);
-    daemon::link::dial(
-        routes,
-        identity.clone(),
-        Role::RouteServer,
-        handler,
-        options.clone(),
-        &shutdown,
-    );
+    let routes = follow::part(info_span!("targets"), &reloads, &shutdown, |config: &Config| {
+        &config.route_servers
+    });
+    let (this, handler) = (identity.clone(), Arc::clone(&publisher));
+    daemon::link::dial(routes, this, Role::RouteServer, handler, options.clone(), &shutdown);
 
     let stalls = StallDetector::default();
     // An embedded log has one owner, however long the process was stalled.
     let watched = config.kafka.is_used().then(|| stalls.clone());
     let partitions =
         Partitions::new(stores, Arc::clone(&gateways), config.has(DbRole::Login), watched);
-    let partitions = Arc::new(partitions);
+    let (partitions, readiness) = (Arc::new(partitions), Readiness::default());
     let shared = Shared {
         partitions: Arc::clone(&partitions),
         publisher,
@@ -76,6 +73,7 @@ pub async fn run(context: Context<Config>) -> Result<Serving, BoxError> {
         stalls,
         last_clock: last_clock(&logs, &config, &shutdown),
         store_is_remote: !config.store.mysql.is_empty(),
+        readiness: readiness.clone(),
         shutdown: shutdown.clone(),
     };
     let owners = own(shared, logs, &config, &identity.name).await?;
@@ -88,21 +86,22 @@ pub async fn run(context: Context<Config>) -> Result<Serving, BoxError> {
     let addr = daemon::link::listen(
         config.link_addr,
         identity,
-        &[Role::MsgServer, Role::ApiServer, Role::Admin],
+        &[Role::MsgServer, Role::ApiServer, Role::Consumer, Role::Admin],
         Arc::new(links.clone()),
         options,
         &shutdown,
     )
     .await?;
     let drain = drain(links, owners);
-    Ok(Serving::new("db_proxy").listens("links", addr).drain(drain))
+    Ok(Serving::new("db_proxy").listens("links", addr).ready(readiness).drain(drain))
 }
 
 /// By now the folder of an embedded log is there, and this process has it alone.
 fn last_clock(logs: &Logs, config: &Config, shutdown: &Shutdown) -> LastClock {
-    match logs {
-        Logs::Embedded(_) => LastClock::begin(&config.data_dir, shutdown),
-        _ => LastClock::default(),
+    if let Logs::Embedded(_) = logs {
+        LastClock::begin(&config.data_dir, shutdown)
+    } else {
+        LastClock::default()
     }
 }
 
@@ -210,34 +209,10 @@ async fn drain(links: Links, owners: Owners) {
     }
 }
 
-/// The configured route_servers, and again whenever the settings are read again.
-fn route_servers(
-    config: &Config,
-    mut reloads: watch::Receiver<Arc<Config>>,
-    shutdown: &Shutdown,
-) -> watch::Receiver<Vec<String>> {
-    let (targets, routes) = watch::channel(config.route_servers.clone());
-    let stop = shutdown.clone();
-    shutdown.spawn(info_span!("reload"), async move {
-        loop {
-            tokio::select! {
-                () = stop.begun() => return,
-                changed = reloads.changed() => if changed.is_err() { return },
-            }
-            let list = reloads.borrow_and_update().route_servers.clone();
-            targets.send_if_modified(|current| {
-                let differs = *current != list;
-                *current = list;
-                differs
-            });
-        }
-    });
-    routes
-}
-
 #[cfg(test)]
 mod tests {
     use daemon::{Running, Secret};
+    use partition::STALLED_AFTER;
     use tempfile::TempDir;
 
     use super::*;
@@ -259,6 +234,15 @@ mod tests {
             let context = Context::fixed(config.clone(), shutdown.clone());
             let serving = run(context).await.expect("it starts");
             assert!(serving.addr("links").is_some());
+            tokio::time::pause();
+            // The thread of the partition may show in between that it moves.
+            let mut stalled = Vec::new();
+            for _try in 0..100 {
+                tokio::time::advance(2 * STALLED_AFTER).await;
+                stalled.extend(serving.ready.stalled());
+            }
+            tokio::time::resume();
+            assert!(stalled.contains(&"a partition's thread"), "it is looked after");
             let running = Running { serving, shutdown: shutdown.clone() };
             running.stop(Duration::from_secs(20)).await.expect("every task has ended");
             assert!(!shutdown.failed(), "nothing ended too early");

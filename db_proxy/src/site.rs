@@ -6,8 +6,8 @@
 //!   has would be read as if they had never been.
 //! - A store that cannot be reached yet is waited for; one that cannot be used ends the start.
 
-use std::fs::{self, File};
-use std::io::{self, Write};
+use std::fs;
+use std::io;
 use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
@@ -15,7 +15,7 @@ use std::time::Duration;
 use cache::CacheMetrics;
 use cache::redis::{CacheError, RedisCache};
 use cache::{Cache, MemoryCache};
-use daemon::{BoxError, Metrics, Shutdown, StartRefused};
+use daemon::{BoxError, Metrics, Shutdown, StartRefused, files};
 use partition::open::{self, OpenError, OpenPartition};
 use record_log::embedded::{EmbeddedLog, Options, Prepared};
 use store::ReplicaMetrics;
@@ -197,18 +197,8 @@ fn remember_kind(config: &Config) -> Result<(), OpenError> {
     if file.exists() {
         return Ok(());
     }
-    put(&file, &format!("{}\n", kind(config)))
+    files::replace(&file, format!("{}\n", kind(config)).as_bytes())
         .map_err(|error| OpenError::Failed(format!("{}: {error}", file.display())))
-}
-
-/// Makes a file that is whole or not there, whenever the power is cut.
-fn put(file: &Path, text: &str) -> io::Result<()> {
-    let new = file.with_extension("new");
-    let mut opened = File::create(&new)?;
-    opened.write_all(text.as_bytes())?;
-    opened.sync_all()?;
-    fs::rename(&new, file)?;
-    file.parent().map_or(Ok(()), |folder| File::open(folder)?.sync_all())
 }
 
 fn check_kind(folder: &Path, asked: &str) -> Result<(), OpenError> {

@@ -3,7 +3,7 @@
 use serde::Serialize;
 
 use crate::config::Config;
-use crate::gateways::{Choice, Place};
+use crate::gateways::{Choice, ClientAddress};
 
 const NOWHERE: u32 = 1;
 const FULL: u32 = 2;
@@ -37,7 +37,7 @@ struct Refusal<'a> {
 /// The body of an answer.
 pub(crate) fn json(choice: &Choice<'_>, config: &Config) -> String {
     match *choice {
-        Choice::Given(_name, place) => encode(&success(place, config)),
+        Choice::Given { address, .. } => encode(&success(address, config)),
         Choice::Nowhere => encode(&Refusal {
             code: NOWHERE,
             msg: "No chat server is running. Please try again later.",
@@ -49,15 +49,15 @@ pub(crate) fn json(choice: &Choice<'_>, config: &Config) -> String {
     }
 }
 
-fn success<'a>(place: &'a Place, config: &'a Config) -> Success<'a> {
+fn success<'a>(address: &'a ClientAddress, config: &'a Config) -> Success<'a> {
     let Config { msfs_prior, msfs_backup, discovery, .. } = config;
     Success {
         code: 0,
         msg: "",
-        prior_ip: &place.host,
-        backup_ip: place.backup_host.as_ref().unwrap_or(&place.host),
-        port: place.port.to_string(),
-        tls_port: place.tls_port.map(|port| port.to_string()),
+        prior_ip: &address.host,
+        backup_ip: address.backup_host.as_ref().unwrap_or(&address.host),
+        port: address.port.to_string(),
+        tls_port: address.tls_port.map(|port| port.to_string()),
         msfs_prior,
         msfs_backup: if msfs_backup.is_empty() { msfs_prior } else { msfs_backup },
         discovery,

@@ -11,16 +11,16 @@ use serde::Deserialize;
 pub struct Config {
     /// Where clients ask without TLS. Only on the machine itself, unless `allow_plain` is set.
     pub http_addr: Option<SocketAddr>,
-    /// Lets `http_addr` be reached from other machines. Whoever is in between can then send clients
-    /// to a gateway of his own; old clients know nothing better.
+    /// Lets `http_addr` be reached from other machines. An attacker in between can then send clients to
+    /// a false gateway. Old clients know only plain HTTP.
     #[serde(default)]
     pub allow_plain: bool,
     /// Where clients ask with TLS.
     pub tls: Option<ListenTlsConfig>,
     /// Where gateways connect.
     pub link_addr: SocketAddr,
-    /// Connections of clients held at once, on each of the two ports. Beyond, the one that has sent
-    /// nothing for longest makes way. Each costs up to 24 KiB.
+    /// Connections of clients held at once, on each of the two ports. Beyond that number, the one that
+    /// has sent nothing for longest makes way. Each costs up to 24 KiB.
     #[serde(default = "default_connections_max")]
     pub connections_max: usize,
     /// The same from one address (IPv6: one /64) other than loopback; 0 is no limit.

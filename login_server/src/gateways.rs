@@ -9,9 +9,9 @@
 //! - A gateway that is full, draining, not ready, or silent for more than [`SILENCE_MAX`] is never given.
 //! - Every client that was sent to a gateway counts as one connection there until the gateway's next
 //!   report.
-//! - A gateway has one entry, made by its newest link; and a name has one gateway. Another process of
-//!   that name is refused for as long as the first one reports, unless it is where the first one was:
-//!   then it is the same gateway, started again.
+//! - A gateway is in the table once, as its newest link says; and a name has one gateway. Another
+//!   process of that name is refused for as long as the first one reports, unless it is where the first
+//!   one was: then it is the same gateway, started again.
 //!
 //! No socket, no clock, no chance of its own: time and random numbers are arguments.
 
@@ -39,14 +39,15 @@ pub(crate) struct Source {
 pub(crate) enum Verdict {
     /// It counts.
     Taken,
-    /// It does not: a gateway of this name reports already, at that place.
-    NameTaken(Place),
+    /// It does not: a gateway of this name reports already, with that address.
+    NameTaken(ClientAddress),
 }
 
-/// Where clients connect.
+/// Where clients connect to a gateway.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub(crate) struct Place {
+pub(crate) struct ClientAddress {
     pub(crate) host: String,
+    /// A second one for the same.
     pub(crate) backup_host: Option<String>,
     pub(crate) port: u16,
     pub(crate) tls_port: Option<u16>,
@@ -55,8 +56,11 @@ pub(crate) struct Place {
 /// To which gateway a client is sent.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Choice<'a> {
-    /// To the one of this name and place.
-    Given(&'a str, &'a Place),
+    Given {
+        /// Its `cluster.name`.
+        name: &'a str,
+        address: &'a ClientAddress,
+    },
     /// There are gateways, but none has room.
     Full,
     /// There is no gateway that clients can log in on.
@@ -69,7 +73,7 @@ pub(crate) struct Totals {
     pub(crate) gateways: usize,
     /// Those of the gateways that may be given.
     pub(crate) open: usize,
-    /// Those of the gateways on which nobody can log in, as they say themselves.
+    /// Those of the gateways on which no user can log in, as they say themselves.
     pub(crate) not_ready: usize,
     pub(crate) connections: u64,
     pub(crate) connections_max: u64,
@@ -78,14 +82,14 @@ pub(crate) struct Totals {
 /// What the gateways have reported.
 #[derive(Debug, Default)]
 pub(crate) struct Gateways {
-    entries: Vec<Entry>,
+    gateways: Vec<Gateway>,
 }
 
 #[derive(Debug)]
-struct Entry {
+struct Gateway {
     name: String,
     source: Source,
-    place: Place,
+    address: ClientAddress,
     connections: u32,
     connections_max: u32,
     draining: bool,
@@ -103,11 +107,11 @@ impl Gateways {
         source: Source,
         now: Instant,
     ) -> Result<Verdict, &'static str> {
-        let place = Place::parse(&report)?;
-        let entry = Entry {
+        let address = ClientAddress::parse(&report)?;
+        let gateway = Gateway {
             name: report.name,
             source,
-            place,
+            address,
             connections: report.connections,
             connections_max: report.connections_max,
             draining: report.draining,
@@ -115,33 +119,34 @@ impl Gateways {
             given: 0,
             reported: now,
         };
-        if let Some(known) = self.entries.iter().find(|known| known.name == entry.name) {
+        if let Some(known) = self.gateways.iter().find(|known| known.name == gateway.name) {
             if known.source.boot == source.boot && known.source.link > source.link {
-                // Said on a link that has been replaced already.
+                // It came on a link that has been replaced already.
                 return Ok(Verdict::Taken);
             }
-            if known.keeps_its_name_from(&entry, now) {
-                let place = known.place.clone();
+            if known.keeps_its_name_from(&gateway, now) {
+                let address = known.address.clone();
                 self.lost(source.link);
-                return Ok(Verdict::NameTaken(place));
+                return Ok(Verdict::NameTaken(address));
             }
         }
-        self.entries.retain(|other| other.source.link == source.link || other.name != entry.name);
-        match self.entries.iter_mut().find(|other| other.source.link == source.link) {
-            Some(known) => *known = entry,
-            None => self.entries.push(entry),
+        self.gateways
+            .retain(|other| other.source.link == source.link || other.name != gateway.name);
+        match self.gateways.iter_mut().find(|other| other.source.link == source.link) {
+            Some(known) => *known = gateway,
+            None => self.gateways.push(gateway),
         }
         Ok(Verdict::Taken)
     }
 
-    /// A link is down: whoever reported there is gone.
+    /// A link is down: the gateway that reported there is gone.
     pub(crate) fn lost(&mut self, link: u64) {
-        self.entries.retain(|entry| entry.source.link != link);
+        self.gateways.retain(|gateway| gateway.source.link != link);
     }
 
     /// Forgets gateways that are silent.
     pub(crate) fn expire(&mut self, now: Instant) {
-        self.entries.retain(|entry| !entry.is_silent(now));
+        self.gateways.retain(|gateway| !gateway.is_silent(now));
     }
 
     /// Chooses a gateway for a client. `random(n)` returns a number below `n`.
@@ -150,9 +155,9 @@ impl Gateways {
         now: Instant,
         mut random: impl FnMut(usize) -> usize,
     ) -> Choice<'_> {
-        let open = self.entries.iter().filter(|entry| entry.is_open(now)).count();
+        let open = self.gateways.iter().filter(|gateway| gateway.is_open(now)).count();
         let (one, other) = match open {
-            0 => return self.none(now),
+            0 => return self.why_none(now),
             1 => (0, 0),
             _ => {
                 let (one, other) = (random(open), random(open - 1));
@@ -161,10 +166,10 @@ impl Gateways {
             }
         };
         let index = self.less_full(self.nth_open(one, now), self.nth_open(other, now));
-        match self.entries.get_mut(index) {
-            Some(entry) => {
-                entry.given = entry.given.saturating_add(1);
-                Choice::Given(&entry.name, &entry.place)
+        match self.gateways.get_mut(index) {
+            Some(gateway) => {
+                gateway.given = gateway.given.saturating_add(1);
+                Choice::Given { name: &gateway.name, address: &gateway.address }
             }
             None => Choice::Nowhere,
         }
@@ -173,35 +178,37 @@ impl Gateways {
     /// How much the gateways hold together.
     pub(crate) fn totals(&self, now: Instant) -> Totals {
         let mut totals = Totals::default();
-        for entry in &self.entries {
+        for gateway in &self.gateways {
             totals.gateways += 1;
-            totals.open += usize::from(entry.is_open(now));
-            totals.not_ready += usize::from(!entry.is_ready);
-            totals.connections += u64::from(entry.connections);
-            totals.connections_max += u64::from(entry.connections_max);
+            totals.open += usize::from(gateway.is_open(now));
+            totals.not_ready += usize::from(!gateway.is_ready);
+            totals.connections += u64::from(gateway.connections);
+            totals.connections_max += u64::from(gateway.connections_max);
         }
         totals
     }
 
     /// Whether there is a gateway that clients can log in on, full or not.
     pub(crate) fn is_any_ready(&self, now: Instant) -> bool {
-        let there = |entry: &Entry| entry.is_ready && !entry.draining && !entry.is_silent(now);
-        self.entries.iter().any(there)
+        self.gateways
+            .iter()
+            .any(|gateway| gateway.is_ready && !gateway.draining && !gateway.is_silent(now))
     }
 
     /// Why no gateway is open.
-    fn none(&self, now: Instant) -> Choice<'static> {
+    fn why_none(&self, now: Instant) -> Choice<'static> {
         if self.is_any_ready(now) { Choice::Full } else { Choice::Nowhere }
     }
 
-    /// The place in the table of the open gateway number `number`.
+    /// The index in the table of the open gateway number `number`, from 0.
     fn nth_open(&self, number: usize, now: Instant) -> usize {
-        let mut open = self.entries.iter().enumerate().filter(|(_index, entry)| entry.is_open(now));
+        let mut open =
+            self.gateways.iter().enumerate().filter(|(_index, gateway)| gateway.is_open(now));
         open.nth(number).map_or(usize::MAX, |(index, _entry)| index)
     }
 
     fn less_full(&self, one: usize, other: usize) -> usize {
-        match (self.entries.get(one), self.entries.get(other)) {
+        match (self.gateways.get(one), self.gateways.get(other)) {
             (Some(first), Some(second)) if second.is_less_full_than(first) => other,
             (None, _) => other,
             _ => one,
@@ -209,7 +216,7 @@ impl Gateways {
     }
 }
 
-impl Entry {
+impl Gateway {
     fn is_silent(&self, now: Instant) -> bool {
         now.saturating_duration_since(self.reported) > SILENCE_MAX
     }
@@ -223,15 +230,15 @@ impl Entry {
 
     /// Whether a report in this one's name comes from another gateway, and this one still lives.
     fn keeps_its_name_from(&self, other: &Self, now: Instant) -> bool {
-        // Two cannot listen at one place. Of two processes there, the one with the newer link is the
-        // one that runs.
-        let is_restart = other.place == self.place && other.source.link > self.source.link;
+        // Two processes cannot listen at one address. Of two that report it, the one with the newer link
+        // is the one that runs.
+        let is_restart = other.address == self.address && other.source.link > self.source.link;
         other.source.boot != self.source.boot
             && !is_restart
             && now.saturating_duration_since(self.reported) <= NAME_KEPT
     }
 
-    /// Connections, counting those who are on their way.
+    /// Connections, and clients that are on their way.
     fn expected(&self) -> u64 {
         u64::from(self.connections) + u64::from(self.given)
     }
@@ -245,7 +252,7 @@ impl Entry {
     }
 }
 
-impl Place {
+impl ClientAddress {
     fn parse(report: &LoadReport) -> Result<Self, &'static str> {
         let port = |number: u32| match u16::try_from(number) {
             Ok(port) if port != 0 => Ok(port),
@@ -301,7 +308,7 @@ mod tests {
 
     fn given(choice: Choice<'_>) -> Option<&str> {
         match choice {
-            Choice::Given(name, _place) => Some(name),
+            Choice::Given { name, .. } => Some(name),
             Choice::Full | Choice::Nowhere => None,
         }
     }
@@ -424,24 +431,24 @@ mod tests {
         for s in 0..5 {
             gateways.report(load("a", 3, 10), on(1), at(s)).unwrap();
             let refused = gateways.report(second(8001), other, at(s)).unwrap();
-            assert!(matches!(refused, Verdict::NameTaken(place) if place.port == 8000));
+            assert!(matches!(refused, Verdict::NameTaken(address) if address.port == 8000));
             assert_eq!(gateways.totals(at(s)).connections, 3);
         }
         gateways.lost(1);
         assert_eq!(gateways.report(second(8001), other, at(6)), Ok(Verdict::Taken));
         let back = gateways.report(load("a", 3, 10), Source { link: 3, boot: 1 }, at(6)).unwrap();
-        assert!(matches!(back, Verdict::NameTaken(place) if place.port == 8001));
+        assert!(matches!(back, Verdict::NameTaken(address) if address.port == 8001));
     }
 
     #[test]
     fn a_gateway_that_was_started_again_has_its_name_at_once_where_it_was_and_soon_elsewhere() {
         let start = Instant::now();
         let mut gateways = table(start, [load("a", 3, 10)]);
-        // The old link is half dead: nobody has noticed yet.
+        // The old link is half dead, which has not shown yet.
         let again = Source { link: 2, boot: 2 };
         assert_eq!(gateways.report(second(8000), again, start), Ok(Verdict::Taken));
         let late = gateways.report(load("a", 3, 10), on(1), start).unwrap();
-        assert!(matches!(late, Verdict::NameTaken(_)), "the process that is no more");
+        assert!(matches!(late, Verdict::NameTaken(_)), "the process that has ended");
         gateways.lost(1);
         assert_eq!(gateways.totals(start).gateways, 1);
 
@@ -453,7 +460,7 @@ mod tests {
     }
 
     #[test]
-    fn a_gateway_that_takes_the_name_of_another_loses_its_own_place() {
+    fn a_gateway_that_takes_the_name_of_another_loses_its_own_entry() {
         let now = Instant::now();
         let mut gateways = table(now, [load("a", 0, 10)]);
         let other = Source { link: 2, boot: 2 };

@@ -1,40 +1,26 @@
-//! One client's connection: one request, one answer.
+//! What is asked of a login server by HTTP, and what it answers: one request on each connection.
 //!
-//! # What bounds it
-//!
-//! - Memory: a header of 8 KiB, a body of 16 KiB, which is read and dropped.
-//! - Time: 3 s for the TLS handshake, for the header and for the body, each; 10 s in all; when the daemon
-//!   stops, 2 s.
-//! - Connections: the accept loop's places. A connection makes way for others if it is silent for longer
-//!   than all others.
-//!
-//! What a client has sent is never repeated to it.
+//! No answer repeats what the client has sent.
 
-use std::convert::Infallible;
 use std::sync::Arc;
 use std::time::Duration;
 
-use daemon::places::Heard;
-use daemon::{Guest, Shutdown};
-use http_body_util::{BodyExt, Full, Limited};
-use hyper::body::{Body, Bytes, Incoming};
-use hyper::header::{ALLOW, CONNECTION, CONTENT_TYPE, HeaderValue};
-use hyper::server::conn::http1;
-use hyper::service::service_fn;
-use hyper::{Method, Request, Response, StatusCode};
-use hyper_util::rt::{TokioIo, TokioTimer};
-use tokio::io::{AsyncRead, AsyncWrite};
+use axum::Router;
+use axum::body::{Body, HttpBody};
+use axum::extract::{Request, State};
+use axum::http::header::{ALLOW, CONNECTION, CONTENT_TYPE, HeaderValue};
+use axum::http::{Method, StatusCode};
+use axum::response::Response;
+use daemon::http::HttpLimits;
 use tokio::sync::watch;
 use tokio::time::timeout;
-use tracing::debug;
 
 use crate::answer;
 use crate::config::Config;
 use crate::metrics::LoginMetrics;
 use crate::reports::Reports;
 
-/// The least that hyper can do.
-const HEADER_LEN_MAX: usize = 8 << 10;
+/// A body is read and dropped.
 const BODY_LEN_MAX: usize = 16 << 10;
 /// For the TLS handshake, for the header, and for the body, each.
 const PART_LIMIT: Duration = Duration::from_secs(3);
@@ -42,6 +28,15 @@ const PART_LIMIT: Duration = Duration::from_secs(3);
 const CONNECTION_LIMIT: Duration = Duration::from_secs(10);
 /// For requests in flight when the daemon stops.
 const LAST_REQUEST_LIMIT: Duration = Duration::from_secs(2);
+
+/// What one connection may take.
+pub(crate) const LIMITS: HttpLimits = HttpLimits {
+    part: PART_LIMIT,
+    connection: CONNECTION_LIMIT,
+    last_requests: LAST_REQUEST_LIMIT,
+    header_len: 8 << 10,
+    one_request: true,
+};
 
 /// What the path of a request for a gateway begins with; TeamTalk never looked further.
 const PATH: &str = "/msg_server";
@@ -52,66 +47,19 @@ pub(crate) struct Http {
     pub(crate) reports: Arc<Reports>,
     pub(crate) settings: watch::Receiver<Arc<Config>>,
     pub(crate) metrics: LoginMetrics,
-    pub(crate) shutdown: Shutdown,
 }
 
 impl Http {
-    /// Serves one connection, which is what `secure` makes of its socket: itself, or TLS on it.
-    pub(crate) async fn serve<S, F>(self, guest: Guest, secure: impl FnOnce(Heard) -> F)
-    where
-        S: AsyncRead + AsyncWrite + Unpin,
-        F: Future<Output = std::io::Result<S>>,
-    {
-        self.metrics.connections.inc();
-        let Guest { socket, place, .. } = guest;
-        let handshake = secure(Heard::new(socket, place.clone()));
-        let serve = async {
-            match timeout(PART_LIMIT, handshake).await {
-                Ok(Ok(socket)) => self.talk(socket).await,
-                Ok(Err(error)) => debug!(%error, "no TLS"),
-                Err(_elapsed) => debug!("no TLS in time"),
-            }
-        };
-        match timeout(CONNECTION_LIMIT, place.unless_told(serve)).await {
-            Ok(Some(())) => {}
-            Ok(None) => debug!("made way for others"),
-            Err(_elapsed) => debug!("took too long"),
-        }
+    /// All paths are answered in one place: clients write more behind the one that is looked at.
+    pub(crate) fn router(self) -> Router {
+        Router::new()
+            .fallback(async |State(http): State<Self>, request: Request| http.answer(request).await)
+            .with_state(self)
     }
 
-    async fn talk(&self, socket: impl AsyncRead + AsyncWrite + Unpin) {
-        let connection = http1::Builder::new()
-            .timer(TokioTimer::new())
-            .header_read_timeout(PART_LIMIT)
-            .max_buf_size(HEADER_LEN_MAX)
-            .keep_alive(false)
-            // Clients of the kind that compares headers letter by letter.
-            .title_case_headers(true)
-            .serve_connection(
-                TokioIo::new(socket),
-                service_fn(async |request| Ok::<_, Infallible>(self.answer(request).await)),
-            );
-        let mut connection = std::pin::pin!(connection);
-        let served = tokio::select! {
-            served = connection.as_mut() => Some(served),
-            () = self.shutdown.begun() => None,
-        };
-        let served = if let Some(served) = served {
-            Ok(served)
-        } else {
-            connection.as_mut().graceful_shutdown();
-            timeout(LAST_REQUEST_LIMIT, connection).await
-        };
-        match served {
-            Ok(Ok(())) => {}
-            Ok(Err(error)) => debug!(%error, "gone before the answer"),
-            Err(_elapsed) => debug!("not done when the daemon stopped"),
-        }
-    }
-
-    async fn answer(&self, request: Request<Incoming>) -> Response<Full<Bytes>> {
+    async fn answer(&self, request: Request) -> Response {
         let (head, body) = request.into_parts();
-        if let Err(status) = swallow(body).await {
+        if let Err(status) = discard(body).await {
             self.metrics.other_requests.inc();
             return text(status, "no body is expected\n");
         }
@@ -126,7 +74,7 @@ impl Http {
             return refusal;
         }
         if asks_for_gateway {
-            self.reports.first().await;
+            self.reports.wait_for_a_gateway().await;
             let settings = Arc::clone(&self.settings.borrow());
             let json = self.reports.choose(|choice| answer::json(choice, &settings));
             // The type that TeamTalk clients are set up for, although this is JSON.
@@ -140,7 +88,7 @@ impl Http {
 }
 
 /// Reads a body and drops it, so that the client has done writing when it is answered.
-async fn swallow(body: Incoming) -> Result<(), StatusCode> {
+async fn discard(body: Body) -> Result<(), StatusCode> {
     if body.is_end_stream() {
         return Ok(());
     }
@@ -148,19 +96,19 @@ async fn swallow(body: Incoming) -> Result<(), StatusCode> {
     if body.size_hint().lower() > BODY_LEN_MAX as u64 {
         return Err(StatusCode::PAYLOAD_TOO_LARGE);
     }
-    match timeout(PART_LIMIT, Limited::new(body, BODY_LEN_MAX).collect()).await {
+    match timeout(PART_LIMIT, axum::body::to_bytes(body, BODY_LEN_MAX)).await {
         Ok(Ok(_dropped)) => Ok(()),
         Ok(Err(_too_long_or_broken)) => Err(StatusCode::PAYLOAD_TOO_LARGE),
         Err(_elapsed) => Err(StatusCode::REQUEST_TIMEOUT),
     }
 }
 
-fn text(status: StatusCode, text: &'static str) -> Response<Full<Bytes>> {
-    response(status, "text/plain;charset=utf-8", Bytes::from_static(text.as_bytes()))
+fn text(status: StatusCode, text: &'static str) -> Response {
+    response(status, "text/plain;charset=utf-8", text.into())
 }
 
-fn response(status: StatusCode, kind: &'static str, body: Bytes) -> Response<Full<Bytes>> {
-    let mut response = Response::new(Full::new(body));
+fn response(status: StatusCode, kind: &'static str, body: Body) -> Response {
+    let mut response = Response::new(body);
     *response.status_mut() = status;
     response.headers_mut().insert(CONTENT_TYPE, HeaderValue::from_static(kind));
     response.headers_mut().insert(CONNECTION, HeaderValue::from_static("close"));

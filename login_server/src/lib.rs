@@ -7,8 +7,9 @@
 //! # How the modules know each other
 //!
 //! ```text
-//! http ──┬──► reports ──► gateways     what the gateways say; which one is next, without IO
-//!        └──► answer                   that, as the JSON that clients read
+//! links ───────► reports ──► gateways     what the gateways report; which one is next, without IO
+//! http ──┬─────► reports
+//!        └─────► answer                   the choice, as the JSON that clients read
 //! ```
 //!
 //! # Invariants
@@ -20,22 +21,24 @@ mod answer;
 mod config;
 mod gateways;
 mod http;
+mod links;
 mod metrics;
 mod reports;
 
 use std::sync::Arc;
 use std::time::Duration;
 
-use daemon::accept::{self, Acceptor, Doors};
+use daemon::accept::{self, Doors};
+use daemon::http::HttpPort;
 use daemon::link::{self, LinkMetrics, LinkOptions, Role};
 use daemon::places::PlaceMetrics;
 use daemon::tls::RenewedTls;
-use daemon::{BoxError, Context, Serving, Settings, Shutdown};
-use tokio::time::MissedTickBehavior;
+use daemon::{BoxError, Context, Serving, Settings, ticks};
 use tracing::info_span;
 
 pub use config::Config;
 use http::Http;
+use links::Links;
 use metrics::LoginMetrics;
 use reports::Reports;
 
@@ -45,13 +48,13 @@ const TICK: Duration = Duration::from_secs(1);
 /// Starts a login server: binds, and runs until shutdown begins. Its addresses are those for
 /// `links`, and, as far as the settings have them, for `http` and `https`.
 pub async fn run(context: Context<Config>) -> Result<Serving, BoxError> {
-    let Context { settings, shutdown, reloads, metrics, boot } = context;
-    let identity = settings.cluster.link_identity(Role::LoginServer, boot)?;
+    let identity = context.link_identity(Role::LoginServer, |config| &config.cluster)?;
+    let Context { settings, shutdown, reloads, metrics, .. } = context;
     let login_metrics = LoginMetrics::register(&metrics);
     let reports = Arc::new(Reports::new(login_metrics.clone()));
 
     let options = LinkOptions::counted(LinkMetrics::register(&metrics));
-    let handler = Arc::clone(&reports);
+    let handler = Arc::new(Links::new(Arc::clone(&reports)));
     let accepts = [Role::MsgServer];
     let addr =
         link::listen(settings.link_addr, identity, &accepts, handler, options, &shutdown).await?;
@@ -60,9 +63,9 @@ pub async fn run(context: Context<Config>) -> Result<Serving, BoxError> {
     let http = Http {
         reports: Arc::clone(&reports),
         settings: reloads.clone(),
-        metrics: login_metrics,
-        shutdown: shutdown.clone(),
+        metrics: login_metrics.clone(),
     };
+    let router = http.router();
     let doors = Doors {
         places: settings.connections_max,
         places_per_address: settings.connections_per_ip_max,
@@ -72,39 +75,22 @@ pub async fn run(context: Context<Config>) -> Result<Serving, BoxError> {
     };
     let ports = usize::from(settings.http_addr.is_some()) + usize::from(settings.tls.is_some());
     accept::compare_with_files(settings.connections_max.saturating_mul(ports));
+    let bind = |addr| {
+        let port = HttpPort::bind(addr, doors.clone(), http::LIMITS)?;
+        Ok::<_, BoxError>(port.counted(login_metrics.connections.clone()))
+    };
     if let Some(addr) = settings.http_addr {
-        let listener = accept::bind(addr)?;
-        serving = serving.listens("http", listener.local_addr()?);
-        let acceptor = Acceptor::new(listener, doors.clone());
-        let http = http.clone();
-        let serve = move |guest| http.clone().serve(guest, async |socket| Ok(socket));
-        shutdown.spawn_vital(info_span!("http"), acceptor.run(shutdown.clone(), serve));
+        let port = bind(addr)?;
+        serving = serving.listens("http", port.addr()?);
+        port.spawn(info_span!("http"), &shutdown, router.clone());
     }
     if let Some(files) = &settings.tls {
         let tls = RenewedTls::read(files)?;
-        let listener = accept::bind(files.listen)?;
-        serving = serving.listens("https", listener.local_addr()?);
-        let acceptor = Acceptor::new(listener, doors);
-        let current = Arc::clone(&tls);
-        let serve = move |guest| {
-            let tls = current.acceptor();
-            http.clone().serve(guest, async move |socket| tls.accept(socket).await)
-        };
-        shutdown.spawn_vital(info_span!("https"), acceptor.run(shutdown.clone(), serve));
-        let follow = tls.follow(reloads, |settings| settings.tls.as_ref(), shutdown.clone());
-        shutdown.spawn_vital(info_span!("certificate"), follow);
+        let port = bind(files.listen)?.with_tls(Arc::clone(&tls));
+        serving = serving.listens("https", port.addr()?);
+        port.spawn(info_span!("https"), &shutdown, router);
+        tls.follow(&reloads, &shutdown, |settings| settings.tls.as_ref());
     }
-    shutdown.spawn_vital(info_span!("tick"), tick(reports, shutdown.clone()));
+    ticks::spawn(info_span!("tick"), TICK, &shutdown, move || reports.tick());
     Ok(serving)
-}
-
-async fn tick(reports: Arc<Reports>, shutdown: Shutdown) {
-    let mut ticks = tokio::time::interval(TICK);
-    ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
-    loop {
-        tokio::select! {
-            () = shutdown.begun() => return,
-            _tick = ticks.tick() => reports.tick(),
-        }
-    }
 }

@@ -58,7 +58,7 @@ impl LoginMetrics {
     /// Counts an answer.
     pub(crate) fn answered(&self, choice: &Choice<'_>) {
         let result = match choice {
-            Choice::Given(name, _place) => {
+            Choice::Given { name, .. } => {
                 self.given.get_or_create(&[("gateway", (*name).to_owned())]).inc();
                 "given"
             }

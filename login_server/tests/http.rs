@@ -228,7 +228,23 @@ async fn without_room_or_gateways_the_answer_is_a_code_and_a_text() {
     gateway.report(&load("g1"));
     login.json_with_code(0).await;
     gateway.shutdown.close_links();
-    login.json_with_code(1).await;
+    // A link that is up and silent keeps its gateway for five seconds.
+    let lost = timeout(Duration::from_secs(4), login.json_with_code(1));
+    lost.await.expect("a gateway is gone with its link");
+}
+
+#[tokio::test]
+async fn a_client_that_asks_before_the_first_report_waits_for_it() {
+    let login = Login::start().await;
+    let gateway = login.gateway("g1").await;
+    let mut early = TcpStream::connect(login.addr("http")).await.unwrap();
+    early.write_all(GET.as_bytes()).await.unwrap();
+    // By the time that another request is answered, the first has been read.
+    login.ask("GET /healthz HTTP/1.1\r\nHost: x\r\n\r\n").await;
+    gateway.report(&load("g1"));
+    let answer = ask(early, "").await;
+    let json: Value = serde_json::from_str(body(&answer)).unwrap();
+    assert_eq!(json["code"], 0, "{answer}");
 }
 
 #[tokio::test]
@@ -285,7 +301,7 @@ async fn a_header_or_body_beyond_its_limit_is_refused() {
     assert!(garbage.starts_with("HTTP/1.1 400 ") || garbage.is_empty(), "{garbage}");
 }
 
-/// Time is paused: it jumps to the next timer whenever everybody waits.
+/// Time is paused: it jumps to the next timer whenever all tasks wait.
 #[tokio::test(start_paused = true)]
 async fn a_client_that_dawdles_is_let_go() {
     let login = Login::start().await;
@@ -304,7 +320,7 @@ async fn a_client_that_dawdles_is_let_go() {
 
 /// More connections that say nothing than there are places.
 #[tokio::test]
-async fn one_host_that_holds_all_places_keeps_nobody_out() {
+async fn one_host_that_holds_all_places_keeps_no_other_out() {
     const SILENT: usize = 4_500;
     daemon::process_limits::raise_files_limit();
     let (places, silent) = match daemon::process_limits::files_max() {

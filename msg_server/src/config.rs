@@ -22,7 +22,7 @@ pub struct Config {
     pub listen: Option<SocketAddr>,
     /// Where clients connect with TLS.
     pub tls: Option<ListenTlsConfig>,
-    /// Allows `listen` to be an address that other machines reach. Old clients need it: whoever can
+    /// Allows `listen` to be an address that other machines reach. Old clients need it: anybody who can
     /// listen on the way reads what they send.
     pub allow_plain: bool,
     /// What clients are told to connect to: a host or an address. The listening address if not set.
@@ -164,22 +164,22 @@ impl Default for LimitsConfig {
 
 impl LimitsConfig {
     /// From the connection to the accepted login.
-    pub fn login_limit(&self) -> Duration {
+    pub(crate) fn login_limit(&self) -> Duration {
         Duration::from_secs(self.login_limit_s)
     }
 
     /// From one byte of a frame to the next; before the login from its first byte to its last.
-    pub fn partial_frame_limit(&self) -> Duration {
+    pub(crate) fn partial_frame_limit(&self) -> Duration {
         Duration::from_secs(self.partial_frame_limit_s)
     }
 
     /// Without progress in writing to a client.
-    pub fn write_limit(&self) -> Duration {
+    pub(crate) fn write_limit(&self) -> Duration {
         Duration::from_secs(self.write_limit_s)
     }
 
     /// Silence of a client of that class: 0 PC, 1 mobile.
-    pub fn idle_limit(&self, device_class: u32) -> Duration {
+    pub(crate) fn idle_limit(&self, device_class: u32) -> Duration {
         let seconds =
             if device_class == 0 { self.idle_pc_limit_s } else { self.idle_mobile_limit_s };
         Duration::from_secs(seconds)

@@ -13,7 +13,7 @@
 //!
 //! # Invariants
 //!
-//! - A record of an owner that is none any more is refused: the newest epoch of its partition counts.
+//! - A record of an owner that was replaced is refused: the newest epoch of its partition counts.
 //! - Of one conversation, records are delivered in the order of the log, each once, and none before
 //!   one that is missing ([`progress`]). One task at a time writes those of a conversation.
 //! - The session that a message came from never gets it: it gets the answer.
@@ -23,15 +23,15 @@
 //!
 //! - `conversations_max` conversations are remembered that changed after the cursors ([`progress`]).
 //!   Each partition has the same share, since conversations spread evenly over them.
-//! - Behind a gap, 256 records of a conversation wait at most ([`crate::seen`]).
+//! - Behind a gap, 256 records of a conversation wait at most ([`seen`]).
 //! - [`pages::FETCHES_MAX`] pages are fetched at a time.
 //! - What was taken and not delivered is never more than what came in one read.
 
 mod batch;
-mod beginners;
 mod cursor;
 mod delivered;
 mod fanout;
+mod joiners;
 mod members;
 mod pages;
 mod parcel;
@@ -39,6 +39,7 @@ mod progress;
 mod record;
 mod repair;
 mod resync;
+mod seen;
 mod shared;
 
 use std::sync::Arc;
@@ -46,13 +47,14 @@ use std::sync::atomic::{AtomicBool, Ordering};
 
 use daemon::Link;
 use proto::cluster::wire::{Changes, Publish};
+use proto::ids::ConversationId;
 use tracing::{debug, warn};
 
 use crate::metrics::GapEnd;
 use crate::parts::Parts;
-use crate::seen::Verdict;
 use cursor::Following;
 use record::Record;
+use seen::Verdict;
 use shared::Shared;
 
 pub(crate) use batch::Batch;
@@ -111,18 +113,23 @@ impl Delivery {
     /// Takes a record; its conversation is added to `batch` if something is to be delivered.
     pub(crate) fn take_publish(&self, publish: Publish, batch: &mut Batch) {
         let Shared { parts, delivered, .. } = &*self.shared;
-        let conversation = publish.conversation;
-        let Some(partition) = parts.partitions.of(conversation) else { return };
-        if publish.partition != partition {
+        batch.begin();
+        if parts.partitions.count() == 0 {
+            return;
+        }
+        let conversation = ConversationId::from_number(publish.conversation);
+        let belongs =
+            conversation.filter(|one| parts.partitions.of(*one) == Some(publish.partition));
+        let Some(conversation) = belongs else {
             self.misplaced(&publish);
             parts.metrics.misplaced_publishes.inc();
             return;
-        }
-        if !parts.partitions.is_current(partition, publish.epoch) {
+        };
+        if !parts.partitions.is_current(publish.partition, publish.epoch) {
             parts.metrics.stale_publishes.inc();
             return;
         }
-        let record = Record::read(parts, publish, false);
+        let record = Record::read(parts, conversation, publish, false);
         match delivered.take(record, || parts.floor(conversation)) {
             Verdict::Delivered { closed } => {
                 if closed {
@@ -135,7 +142,7 @@ impl Delivery {
             }
             Verdict::Held { opened: false } => {}
             Verdict::Held { opened: true } => {
-                debug!(conversation, "a gap");
+                debug!(conversation = conversation.number(), "a gap");
                 repair::start(&self.shared, conversation, repair::LATE);
             }
         }

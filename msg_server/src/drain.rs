@@ -9,10 +9,10 @@ use std::time::Duration;
 use tokio::time::{Instant, sleep};
 use tracing::{info, info_span};
 
-use crate::closing::CloseReason;
+use crate::client::closing::CloseReason;
+use crate::client::waves::close_in_waves;
+use crate::cluster::load::Load;
 use crate::gateway::Gateway;
-use crate::load::Load;
-use crate::waves::close_in_waves;
 
 /// Until the login_servers have heard that we drain, they may still send clients.
 const HEARD: Duration = Duration::from_millis(100);

@@ -10,17 +10,18 @@ use db_client::owners::{ASK_LIMIT, Asked, Asker};
 use parking_lot::Mutex;
 use prost::Message;
 use proto::cluster::wire::{AskStatus, Forward, InterestChange, Kick};
+use proto::ids::UserId;
 use proto::seat::Judgement;
-use proto::{Command, client, encode_message};
+use proto::{Command, StorageCommand, client, encode_message};
 use tokio::time::{Instant, sleep};
 use tracing::Span;
 
 use crate::delivery::Delivery;
-use crate::marks::{Mark, Marks};
-use crate::news::News;
 use crate::parts::Parts;
-use crate::presence::Presence;
-use crate::session::Session;
+use crate::sessions::session::Session;
+use crate::updates::marks::{Mark, Marks};
+use crate::updates::news::News;
+use crate::updates::presence::Presence;
 
 /// How soon a gateway that stops tries the read marks again that storage has not taken.
 const MARKS_PAUSE: Duration = Duration::from_millis(50);
@@ -96,7 +97,7 @@ impl Gateway {
             push(self.parts.registry.all());
         } else {
             for &user in &forward.users {
-                push(self.parts.registry.sessions_of(user));
+                push(self.parts.registry.sessions_of(UserId(user)));
             }
         }
     }
@@ -104,13 +105,13 @@ impl Gateway {
     /// Pushes a message to a user's other sessions, here and everywhere.
     pub(crate) fn tell_others(&self, by: Asker, command: Command, message: &impl Message) {
         let forward = Forward {
-            users: vec![by.user],
+            users: vec![by.user.0],
             everybody: None,
             except: Some(by.origin),
             device_class: None,
             frame: encode_message(command, 0, message),
         };
-        self.forward(&forward, u64::from(by.user));
+        self.forward(&forward, u64::from(by.user.0));
     }
 
     /// Pushes a message to every session there is.
@@ -129,13 +130,13 @@ impl Gateway {
     /// stays, and everybody is told its new epoch.
     pub(crate) fn kicked(&self, kick: &Kick) {
         if let Some(before) = kick.verified_before {
-            self.parts.kicks.note(kick.user, before, Instant::now());
+            self.parts.kicks.note(UserId(kick.user), before, Instant::now());
         }
         let order = self.parts.hub.in_order();
         let now_us = self.parts.now_us();
         let mut ended = Vec::new();
         let mut add_users = Vec::new();
-        for session in self.parts.registry.sessions_of(kick.user) {
+        for session in self.parts.registry.sessions_of(UserId(kick.user)) {
             match session.judge(kick, now_us) {
                 Judgement::Stays => {}
                 Judgement::Rises => add_users.push(session.claim(now_us)),
@@ -157,7 +158,7 @@ impl Gateway {
     }
 
     /// Stores what a user has read and is not stored yet.
-    pub(crate) async fn flush_marks(&self, user: u32, until: Instant) {
+    pub(crate) async fn flush_marks(&self, user: UserId, until: Instant) {
         let marks = self.marks.lock().flush(user, Instant::now());
         for mark in marks {
             self.store_mark(mark, until).await;
@@ -167,7 +168,7 @@ impl Gateway {
     /// What is done every 100 ms.
     pub(crate) fn tick(self: &Arc<Self>) {
         let now = Instant::now();
-        self.parts.sends.tick(now);
+        self.parts.unanswered.tick(now);
         self.tell_due_news();
         let marks = self.marks.lock().due(now);
         if !marks.is_empty() {
@@ -181,19 +182,20 @@ impl Gateway {
     /// Gives up our interest in groups that nobody here is in, and lets the hub check the rest.
     pub(crate) fn tidy_interest(&self) {
         let order = self.parts.hub.in_order();
-        let remove_groups = self.parts.registry.take_empty_groups();
-        if !remove_groups.is_empty() {
+        let empty = self.parts.registry.take_empty_groups();
+        if !empty.is_empty() {
+            let remove_groups = empty.into_iter().map(|group| group.0).collect();
             order.tell(&InterestChange { remove_groups, ..InterestChange::default() });
         }
         drop(order);
         self.parts.hub.send_checksums(&self.parts.registry);
     }
 
-    /// Hands read marks to storage. Those that nobody can take now are tried again later, and keep
+    /// Hands read marks to storage. Those that no owner can take now are tried again later, and keep
     /// no others waiting.
     pub(crate) async fn store_marks(&self, marks: Vec<Mark>) {
         for mark in marks {
-            if self.parts.storage.is_served(mark.by, Command::ReadAck, &mark.ack()) {
+            if self.parts.storage.is_served(mark.by, StorageCommand::ReadAck, &mark.ack()) {
                 self.store_mark(mark, Instant::now() + ASK_LIMIT).await;
             } else {
                 self.put_back(mark);
@@ -203,11 +205,11 @@ impl Gateway {
 
     /// Hands a read mark to storage, and tells the user's other sessions what has changed: not before
     /// storage has it for good, so that nobody is told what may still get lost. If it is not stored,
-    /// or nobody waits any more for that, it is tried again later.
+    /// or this future is dropped before, it is tried again later.
     async fn store_mark(&self, mark: Mark, until: Instant) {
         let mut unstored = Unstored::new(self, mark);
         let Mark { by, session_type, session_id, msg_id, .. } = mark;
-        let asked = Asked::of(Command::ReadAck, mark.ack());
+        let asked = Asked::of(StorageCommand::ReadAck, mark.ack());
         let Ok(answer) = self.parts.storage.ask(by, asked, until).await else {
             return;
         };
@@ -216,7 +218,7 @@ impl Gateway {
         }
         unstored.mark = None;
         if answer.changed() {
-            let user_id = by.user;
+            let user_id = by.user.0;
             let notify = client::ReadNotify { user_id, session_id, msg_id, session_type };
             self.tell_others(by, Command::ReadNotify, &notify);
         }

@@ -4,30 +4,41 @@
 //! its requests on, and delivers what others send it. It stores nothing: a message is handed to
 //! storage, and its sender is told "stored" only after storage has said so.
 //!
+//! # What is where
+//!
+//! | Folder | In it |
+//! |---|---|
+//! | [`client`] | one client's connection, from accept to close |
+//! | [`sessions`] | the clients that are logged in here |
+//! | [`commands`] | what a client may ask, how much of it, and what it is answered |
+//! | [`submission`] | a message on its way from its sender to storage |
+//! | [`delivery`] | messages on their way from the log to the sessions here |
+//! | [`updates`] | read marks, presence, signatures and pictures |
+//! | [`cluster`] | the links to other daemons |
+//!
 //! # How the modules know each other
 //!
 //! ```text
-//! listener ──► connection ──► service ──┬──► commands, sending             what a client may do
-//!                                       ├──► allowances, costs, limits     and how much of it
-//!                                       └──► login, requests ──┐
-//!                                                              ▼
-//! peers ──────► ownership ────────────────────────────────► gateway ──► marks, news
-//! what others   what follows when                              │
-//! say           a partition moves                              ▼
-//!                                                     delivery, presence   what clients hear of others
-//!                                                              │
-//!                                                              ▼
-//! outbox ◄── session ◄── registry ◄───────────────────────── parts ──► hub, storage, sends
-//!
-//! storage ──► claims, partitions, routing, merging       whom a question goes to
+//! listener ──► connection ──► client_commands ──┬──► routing, message_rules      what a client may do
+//!                                               ├──► terms                       what storage is asked
+//!                                               ├──► allowances, costs, limits   and how much of it
+//!                                               └──► login, answers ──┐
+//!                                                                     ▼
+//! links ──────► ownership ───────────────────────────────────────► gateway ──► marks, news
+//! what others   what follows when                                     │
+//! say           a partition moves                                     ▼
+//!                                                            delivery, presence   what clients hear
+//!                                                                     │           of others
+//!                                                                     ▼
+//! outbox ◄── session ◄── registry ◄──────────────────────────────── parts ──► hub, unanswered, db_client
 //! ```
 //!
 //! Arrows lead one way: no module knows one that knows it, directly or through others. What needs
 //! several parts is given [`Parts`](parts::Parts); what needs delivery, presence, marks or news as well
 //! is given the [`Gateway`](gateway::Gateway).
 //!
-//! Start reading at `connection`, then `service`; for the way back at `delivery`; for clusters of
-//! several db_proxies at `ownership`.
+//! Start reading at [`client::connection`], then [`commands::client_commands`]; for the way back at
+//! [`delivery`]; for clusters of several db_proxies at `cluster::ownership`.
 //!
 //! # Invariants
 //!
@@ -38,55 +49,23 @@
 //!   push comes after its answer.
 //! - A client that does not read loses its connection. It costs no other client anything.
 
-mod allowances;
-mod answer_parts;
-mod closing;
+mod client;
+mod cluster;
 mod commands;
 mod config;
-mod connection;
-mod connections;
-mod costs;
-mod counted;
 mod delivery;
 mod drain;
-mod frames;
-mod frames_told;
 mod gateway;
-mod hub;
-mod kicks;
-mod limits;
-mod listener;
-mod load;
-mod logbook;
-mod login;
-mod marks;
-mod membership;
 mod metrics;
-mod news;
-mod outbox;
-mod ownership;
-mod partial;
 mod parts;
-mod peers;
-mod presence;
-mod profiles;
-mod readiness;
-mod refusals;
-mod registry;
-mod requests;
-mod seen;
-mod sending;
-mod sends;
-mod service;
-mod session;
+mod sessions;
 mod start;
+mod submission;
 mod timers;
-mod tokens;
-mod watched;
-mod waves;
+mod updates;
 
 #[cfg(test)]
 mod tests;
 
 pub use config::{Config, LimitsConfig};
-pub use start::run;
+pub use start::serve;

@@ -1,10 +1,10 @@
 //! What the gateway counts.
 
 use daemon::Metrics;
-use daemon::metrics::{Counter, EncodeLabelSet, EncodeLabelValue, Family, Gauge};
+use daemon::metrics::{Counter, EncodeLabelSet, EncodeLabelValue, Family, Gauge, Histogram};
 use daemon::places::PlaceMetrics;
 
-use crate::closing::CloseReason;
+use crate::client::closing::CloseReason;
 
 /// The gateway's figures.
 #[derive(Debug, Clone, Default)]
@@ -47,6 +47,9 @@ pub(crate) struct GatewayMetrics {
     pub(crate) news_joined: Counter,
     pub(crate) slowed: Family<SlowedLabel, Counter>,
     pub(crate) too_long: Counter,
+    pub(crate) acknowledge: Histogram,
+    pub(crate) login: Histogram,
+    pub(crate) delivery: Histogram,
 }
 
 /// Why a connection was closed.
@@ -111,6 +114,7 @@ impl GatewayMetrics {
         let new = Self { places: PlaceMetrics::register(page), ..Self::default() };
         new.register_clients(page);
         new.register_cluster(page);
+        new.register_durations(page);
         new
     }
 
@@ -158,7 +162,7 @@ impl GatewayMetrics {
         counter("duplicates", "Messages that came a second time.", &self.duplicates);
         counter(
             "stale_publishes",
-            "Messages of an owner that is none any more.",
+            "Messages of an owner that was replaced.",
             &self.stale_publishes,
         );
         let help = "Messages of a partition that their conversation does not belong to.";
@@ -184,6 +188,19 @@ impl GatewayMetrics {
         let help = "Signals between clients that found no route_server.";
         counter("forwards_lost", help, &self.forwards_lost);
         page.register("gaps", "Gaps in conversations, by what closed them.", self.gaps.clone());
+    }
+
+    /// How long things take.
+    fn register_durations(&self, page: &Metrics) {
+        let seconds = |name, help, metric: &Histogram| page.register(name, help, metric.clone());
+        let help = "From handing a message to storage to its client's answer that it is stored, as that \
+                    is written or queued.";
+        seconds("acknowledge_seconds", help, &self.acknowledge);
+        let help = "From the request of a login to its answer, whatever that says.";
+        seconds("login_seconds", help, &self.login);
+        let help = "From what one read of a link has brought of messages to all of it being written to \
+                    the clients here, or queued for them.";
+        seconds("delivery_seconds", help, &self.delivery);
     }
 
     pub(crate) fn send_ended(&self, outcome: SendEnd) {

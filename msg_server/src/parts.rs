@@ -1,5 +1,5 @@
-//! What everything above works with: who is here, whom the gateway is linked to, what is under way and
-//! what is counted.
+//! What everything above works with: which sessions are here, which daemons are linked, what is under
+//! way and what is counted.
 //!
 //! # How the parts know each other
 //!
@@ -16,19 +16,19 @@ use proto::ids::ConversationId;
 use tokio::time::Instant;
 use tracing::Span;
 
-use crate::allowances::{Allowances, Rates};
+use crate::client::connections::Connections;
+use crate::client::outbox::OutboxPool;
+use crate::cluster::hub::Hub;
+use crate::commands::allowances::{Allowances, Rates};
+use crate::commands::limits::Rate;
 use crate::config::{Config, LimitsConfig};
-use crate::connections::Connections;
-use crate::frames::EndedFrames;
-use crate::hub::Hub;
-use crate::kicks::Kicks;
-use crate::limits::Rate;
-use crate::logbook::Logbook;
 use crate::metrics::GatewayMetrics;
-use crate::outbox::OutboxPool;
-use crate::registry::Registry;
-use crate::sends::Sends;
-use crate::session::{Login, Session};
+use crate::sessions::kicks::Kicks;
+use crate::sessions::logbook::Logbook;
+use crate::sessions::registry::Registry;
+use crate::sessions::session::{Login, Session};
+use crate::submission::frames::EndedFrames;
+use crate::submission::unanswered::Unanswered;
 
 /// Signals that one client passes on in a second, and at once. They are not stored, so they have a
 /// limit of their own; beyond it they are dropped.
@@ -52,7 +52,7 @@ pub(crate) struct Parts {
     pub(crate) hub: Hub,
     pub(crate) partitions: Arc<Partitions>,
     pub(crate) storage: Owners,
-    pub(crate) sends: Sends,
+    pub(crate) unanswered: Unanswered,
     pub(crate) frames: EndedFrames,
     pub(crate) allowances: Allowances,
     started: Instant,
@@ -75,7 +75,7 @@ impl Parts {
             hub: Hub::default(),
             storage: Owners::new(Arc::clone(&partitions)),
             partitions,
-            sends: Sends::new(&limits, metrics.clone()),
+            unanswered: Unanswered::new(&limits, metrics.clone()),
             frames: EndedFrames::default(),
             allowances: Allowances::default(),
             started: Instant::now(),
@@ -114,13 +114,12 @@ impl Parts {
     }
 
     /// The smallest floor of those here who are in a conversation.
-    pub(crate) fn floor(&self, conversation: u64) -> Option<u64> {
-        let parties = ConversationId::from_number(conversation)?.parties();
-        self.registry.floor(parties, self.partition_of(conversation))
+    pub(crate) fn floor(&self, conversation: ConversationId) -> Option<u64> {
+        self.registry.floor(conversation.parties(), self.partition_of(conversation))
     }
 
     /// The partition of a conversation. Not asked before it is known how many there are.
-    pub(crate) fn partition_of(&self, conversation: u64) -> u32 {
+    pub(crate) fn partition_of(&self, conversation: ConversationId) -> u32 {
         self.partitions.of(conversation).unwrap_or(0)
     }
 }

@@ -3,12 +3,12 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use tokio::time::{MissedTickBehavior, interval};
+use daemon::ticks;
 use tracing::info_span;
 
+use crate::cluster::load::Load;
+use crate::cluster::readiness::StorageReadiness;
 use crate::gateway::Gateway;
-use crate::load::Load;
-use crate::readiness::StorageReadiness;
 
 /// How often sends and read marks are looked at.
 const TICK: Duration = Duration::from_millis(100);
@@ -22,33 +22,21 @@ const INTEREST_TICKS: u64 = 100;
 
 /// Starts the clock. It goes on while the gateway drains, since sends still need it.
 pub(crate) fn spawn(gateway: &Arc<Gateway>, load: &Arc<Load>, storage: Arc<StorageReadiness>) {
-    let (gateway, load) = (Arc::clone(gateway), Arc::clone(load));
-    let shutdown = gateway.parts.shutdown.clone();
-    let closing = shutdown.clone();
-    shutdown.spawn_link(info_span!("timers"), async move {
-        tokio::select! {
-            () = closing.closing_links() => {}
-            () = run(&gateway, &load, &storage) => {}
-        }
-    });
-}
-
-async fn run(gateway: &Arc<Gateway>, load: &Load, storage: &StorageReadiness) {
-    let mut ticks = interval(TICK);
-    ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
-    for tick in 1_u64.. {
-        ticks.tick().await;
+    let (shutdown, load) = (gateway.parts.shutdown.clone(), Arc::clone(load));
+    let (gateway, mut tick) = (Arc::clone(gateway), 0_u64);
+    ticks::spawn(info_span!("timers"), TICK, &shutdown, move || {
+        tick += 1;
         gateway.tick();
         storage.look(&gateway.parts.storage);
         if tick.is_multiple_of(LOAD_TICKS) {
             load.tell(gateway.parts.connections.len());
-            show(gateway);
+            show(&gateway);
         }
         if tick.is_multiple_of(INTEREST_TICKS) {
             gateway.tidy_interest();
             gateway.parts.allowances.tidy(gateway.parts.now_us());
         }
-    }
+    });
 }
 
 fn show(gateway: &Gateway) {

@@ -69,8 +69,14 @@ kinds! {
     Resume = 0x020d,
     /// Gateway to db_proxy: [`wire::TokenQuestion`], answered by [`wire::TokenAnswer`].
     Token = 0x020e,
+    /// Consumer to db_proxy: [`wire::Consume`], answered by nothing but records.
+    Consume = 0x020f,
+    /// db_proxy to consumer: [`wire::Records`].
+    Records = 0x0210,
+    /// Consumer to db_proxy: [`wire::Handled`].
+    Handled = 0x0211,
     /// db_proxy to route_server: [`wire::Publish`], answered by [`wire::PublishAck`]. To a gateway,
-    /// from either: the same message, answered by nobody.
+    /// from either: the same message, without an answer.
     Publish = 0x0301,
     /// Gateway to route_server: [`wire::InterestTable`].
     InterestTable = 0x0302,
@@ -88,6 +94,17 @@ kinds! {
     PresenceChanges = 0x0308,
     /// Gateway to route_server: [`wire::StatusRequest`], answered by [`wire::Status`].
     Status = 0x0309,
+}
+
+/// How many [`wire::Records`] may be on their way to a consumer before it has said that it handled the
+/// first of them.
+pub const RECORDS_UNHANDLED_MAX: usize = 4;
+
+/// Whether a consumer of the log may have this name: 1 to 64 letters, digits, `_`, `-` and `.`, so that it
+/// is the same in files, metrics and commands.
+pub fn is_consumer_name(name: &str) -> bool {
+    let is_plain = |byte: u8| byte.is_ascii_alphanumeric() || b"_-.".contains(&byte);
+    (1..=64).contains(&name.len()) && name.bytes().all(is_plain)
 }
 
 /// The device class of a client kind: 0 PC, 1 mobile (TeamTalk protocol, login: value >> 4).
@@ -142,6 +159,7 @@ const fn mix(value: u64) -> u64 {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::client::RefuseReason;
 
     #[test]
     fn every_kind_is_found_by_its_number() {
@@ -150,6 +168,23 @@ mod tests {
             assert!(kind.number() < 0xff00, "{kind:?} lies in the link's own range");
         }
         assert_eq!(Kind::from_number(0), None);
+    }
+
+    /// Gateways pass the number on as it is.
+    #[test]
+    fn a_reason_has_the_number_and_the_name_that_clients_know() {
+        let without = |name: &'static str| name.trim_start_matches("REFUSE_REASON_");
+        let mut reasons = 0;
+        for number in 1..=1_000 {
+            let inside = wire::Reason::try_from(number).ok().map(|reason| reason.as_str_name());
+            let outside = RefuseReason::try_from(number).ok().map(|reason| reason.as_str_name());
+            assert_eq!(inside, outside.map(without), "{number}");
+            reasons += usize::from(inside.is_some());
+        }
+        assert!(reasons >= 12, "they are found: {reasons}");
+        // To clients 0 says "not now", which is no reason for a refusal.
+        assert_eq!(wire::Reason::try_from(0), Ok(wire::Reason::None));
+        assert!(RefuseReason::try_from(0).is_err());
     }
 
     #[test]

@@ -11,8 +11,8 @@
 //!    u32      u16       u16    u16       u16       u16   u16        length - 16 bytes
 //! ```
 //!
-//! All numbers are big-endian. `length` counts the header and the body. `seq` is chosen by whoever
-//! asks and repeated in the answer; a push carries 0. Version, flag, service and reserved are read
+//! All numbers are big-endian. `length` counts the header and the body. `seq` is chosen by the side
+//! that asks and repeated in the answer; a push carries 0. Version, flag, service and reserved are read
 //! whatever they are, since clients disagree about them; we write 1, 0, `command >> 8` and 0.
 //!
 //! # Invariants
@@ -21,7 +21,7 @@
 //!   panic.
 //! - A length is checked, against the connection's limit and the command's, before anything is
 //!   allocated for it, and then memory grows with the bytes that come, not with the promise.
-//! - After a [`FrameError`] nobody knows where the next frame starts: the connection must close.
+//! - After a [`FrameError`] it is unknown where the next frame starts: the connection must close.
 
 use std::io;
 
@@ -49,6 +49,11 @@ impl Frame {
     /// Returns the command, if this build knows it.
     pub fn known_command(&self) -> Option<Command> {
         Command::from_number(self.command)
+    }
+
+    /// Returns whether this is a frame with that command.
+    pub fn is(&self, command: Command) -> bool {
+        self.command == command.number()
     }
 
     /// Reads the body as an `M`. Fields that are missing read as 0 or empty, required or not.

@@ -4,7 +4,7 @@ use std::fmt;
 
 use crate::client::SessionType;
 
-/// A user's number. 0 is nobody: real users start at 1.
+/// A user's number. 0 means no user: real users start at 1.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Default)]
 pub struct UserId(pub u32);
 
@@ -47,7 +47,7 @@ pub struct ClientMsgId(pub [u8; 16]);
 impl fmt::Display for ClientMsgId {
     /// As hex digits: how a message is named in every daemon's log.
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        self.0.iter().try_for_each(|byte| write!(f, "{byte:02x}"))
+        write!(f, "{:032x}", u128::from_be_bytes(self.0))
     }
 }
 
@@ -76,7 +76,7 @@ pub enum Parties {
 
 impl ConversationId {
     /// The conversation of two users, the same whichever is named first. `None` if one of them is
-    /// nobody or both are the same user.
+    /// user 0 or both are the same user.
     pub fn single(one: UserId, other: UserId) -> Option<Self> {
         let (low, high) = if one < other { (one, other) } else { (other, one) };
         (low.0 != 0 && low != high).then(|| Self(u64::from(low.0) << 32 | u64::from(high.0)))
@@ -113,7 +113,7 @@ impl ConversationId {
         self.0
     }
 
-    /// Who talks here.
+    /// The two users, or the group, that this is the conversation of.
     pub fn parties(self) -> Parties {
         match high_half(self.0) {
             0 => Parties::Group(GroupId(low_half(self.0))),
@@ -175,7 +175,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn two_users_have_one_conversation_whoever_is_named_first() {
+    fn two_users_have_one_conversation_whichever_is_named_first() {
         let one = ConversationId::single(UserId(7), UserId(3)).unwrap();
         assert_eq!(Some(one), ConversationId::single(UserId(3), UserId(7)));
         assert_eq!(one.parties(), Parties::Single(UserId(3), UserId(7)));

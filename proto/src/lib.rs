@@ -32,5 +32,8 @@ pub mod log {
     include!(concat!(env!("OUT_DIR"), "/talkhub.log.rs"));
 }
 
-pub use command::{Command, Direction, State};
+pub use command::{
+    Command, Direction, EarlyCommand, GatewayCommand, MergedCommand, PushCommand, ServedBy, State,
+    StorageCommand,
+};
 pub use frame::{Frame, FrameError, encode_message};

@@ -3,7 +3,8 @@
 /// Length of the header that every frame starts with, and so the least length of a frame.
 pub const HEADER_LEN: usize = 16;
 
-/// The largest frame that a connection may send before its login: nobody has vouched for it yet.
+/// The largest frame that a connection may send before its login: until then it is not known to be a
+/// user's.
 pub const LIMIT_BEFORE_LOGIN: usize = 4 * KIB;
 
 /// The largest frame that a logged-in client may send. Voice messages are the largest there are.

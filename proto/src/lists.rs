@@ -1,8 +1,8 @@
 //! How a list fits a frame to a client, or several: of sessions, each with its newest message, or of
 //! groups.
 //!
-//! Who makes a list and who merges the lists of several cut it by the same rules: what a client gets
-//! does not depend on how many db_proxies there are.
+//! A db_proxy that makes a list and a daemon that merges the lists of several cut it by the same
+//! rules: what a client gets does not depend on how many db_proxies there are.
 //!
 //! # Invariants
 //!
@@ -44,7 +44,7 @@ const RECORDS_OVERHEAD: usize = 64;
 /// What a record takes besides itself.
 const RECORD_OVERHEAD: usize = 8;
 
-/// Stands for a text that does not fit any more.
+/// Stands for a text that no longer fits.
 const TOO_LONG: &str = "…";
 
 /// Whether a session is still to be told, after the part that ended as `told` says. `place` is the
@@ -172,7 +172,7 @@ mod tests {
     }
 
     #[test]
-    fn what_was_made_to_fit_is_not_changed_by_whoever_merges_it() {
+    fn what_was_made_to_fit_is_not_changed_by_merging_it() {
         for (kind, mut data) in [(VOICE, text(9)), (TEXT, text(LIMIT_TO_CLIENT)), (TEXT, text(90))]
         {
             Room::of_sessions(1).fit(kind, &mut data);

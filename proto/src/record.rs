@@ -1,5 +1,7 @@
 //! One record of a partition's log, as every reader gets it, and the checksum that it has in every log.
 
+use std::fmt;
+
 use bytes::{BufMut as _, Bytes};
 
 use crate::ids::Offset;
@@ -7,6 +9,13 @@ use crate::ids::Offset;
 /// Tells one log from another, so that a store is never paired with the wrong one.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct LogId(pub [u8; 16]);
+
+impl fmt::Display for LogId {
+    /// As 32 hex digits.
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{:032x}", u128::from_be_bytes(self.0))
+    }
+}
 
 /// One record, as it was appended.
 #[derive(Debug, Clone, PartialEq, Eq)]

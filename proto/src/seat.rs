@@ -84,8 +84,8 @@ impl Standing {
 
     /// Gives the session its first epoch: `epoch`, the time of day at which it came, but more than that
     /// of every session here which it displaces. `others` are those of the same user and class on this
-    /// gateway, where it is exactly known who came later: either it displaces all of them, or it is over
-    /// itself. So of one user and class at most one session of a gateway is not over.
+    /// gateway, where it is exactly known which came later: either it displaces all of them, or it
+    /// is over itself. So of one user and class at most one session of a gateway is not over.
     pub fn enter(&mut self, epoch: u64, others: impl IntoIterator<Item = Self>) {
         self.epoch = epoch;
         for other in others {
@@ -230,7 +230,7 @@ mod tests {
         let later = settled();
         let mut late = Standing::new(900);
         assert!(!late.displaces(&later) && later.displaces(&late));
-        // Even if its clock says more, and the route_servers tell it of somebody before both.
+        // Even if its clock says more, and the route_servers tell it of a session before both.
         late.enter(5_000, [later]);
         assert!(late.epoch < later.epoch);
         let answer = Rival { below: 700, came_us: Some(100) };

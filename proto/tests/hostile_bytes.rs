@@ -1,4 +1,4 @@
-//! Bytes that nobody sane sends: whatever they are, they are read or refused, and cost no more
+//! Bytes that no correct client sends: whatever they are, they are read or refused, and cost no more
 //! than a few times their own size.
 
 use std::path::Path;
@@ -115,7 +115,7 @@ fn nesting_without_end_is_refused() {
         let body = Bytes::from(vec![0x0b; 500_000]);
         assert!(command.reencode(body).is_err(), "{command:?}");
     }
-    // A field that nobody knows, opened again and again, and closed as often.
+    // An unknown field, opened again and again, and closed as often.
     let groups = [[0xfb, 0x01].repeat(100_000), [0xfc, 0x01].repeat(100_000)].concat();
     assert!(framed(Command::Heartbeat, groups.into()).parse::<client::Heartbeat>().is_err());
 }
@@ -179,7 +179,7 @@ fn a_text_that_is_not_utf8_is_refused() {
 }
 
 #[test]
-fn an_enum_may_hold_a_number_that_nobody_knows() {
+fn an_enum_may_hold_an_unknown_number() {
     let ack: client::ReadAck =
         framed(Command::ReadAck, Bytes::from_static(b"\x08\x01\x10\x02\x18\x03\x20\x00"))
             .parse()

@@ -6,7 +6,7 @@
 //! No socket, no clock.
 
 use proto::cluster::wire::{Forward, Kick, Publish};
-use proto::ids::{ConversationId, Parties};
+use proto::ids::{ConversationId, Parties, UserId};
 
 use crate::interest::{Interest, Slot};
 
@@ -20,23 +20,23 @@ pub(crate) struct Fanout {
 }
 
 impl Fanout {
-    /// A folded record: both users' gateways or the group's, those of whoever was added or removed,
-    /// the gateway it came from, and every unknown one.
+    /// A folded record: the gateways of both users or of the group, those of the users who were added or
+    /// removed, the gateway it came from, and every unknown one.
     pub(crate) fn publish(&mut self, interest: &Interest, publish: &Publish) -> &[Slot] {
         self.begin(interest);
         match ConversationId::from_number(publish.conversation).map(ConversationId::parties) {
             Some(Parties::Single(low, high)) => {
-                self.add_user(interest, low.0, None);
-                self.add_user(interest, high.0, None);
+                self.add_user(interest, low, None);
+                self.add_user(interest, high, None);
             }
             Some(Parties::Group(group)) => {
-                self.add_all(interest.gateways_of_group(group.0));
+                self.add_all(interest.gateways_of_group(group));
             }
-            // No conversation has this number, so nobody can be interested in it.
+            // No conversation has this number, so no gateway can be interested in it.
             None => {}
         }
         for &user in publish.added.iter().chain(&publish.removed) {
-            self.add_user(interest, user, None);
+            self.add_user(interest, UserId(user), None);
         }
         if let Some(slot) = publish.origin.and_then(|origin| interest.by_boot(origin.gateway_boot))
         {
@@ -52,7 +52,7 @@ impl Fanout {
         }
         self.begin(interest);
         for &user in &forward.users {
-            self.add_user(interest, user, forward.device_class);
+            self.add_user(interest, UserId(user), forward.device_class);
         }
         &self.recipients
     }
@@ -60,11 +60,11 @@ impl Fanout {
     /// The gateways with a session that the kick ends.
     pub(crate) fn kick(&mut self, interest: &Interest, kick: &Kick) -> &[Slot] {
         self.begin(interest);
-        for claim in interest.claims(kick.user) {
-            let class = kick.device_class.is_none_or(|class| claim.device_class() == class);
-            let epoch = kick.below_epoch.is_none_or(|below| claim.epoch < below);
+        for session in interest.sessions(UserId(kick.user)) {
+            let class = kick.device_class.is_none_or(|class| session.device_class() == class);
+            let epoch = kick.below_epoch.is_none_or(|below| session.epoch < below);
             if class && epoch {
-                self.add(claim.slot);
+                self.add(session.slot());
             }
         }
         &self.recipients
@@ -73,7 +73,7 @@ impl Fanout {
     /// Every connected gateway.
     pub(crate) fn everybody(&mut self, interest: &Interest) -> &[Slot] {
         self.begin(interest);
-        for slot in interest.all() {
+        for slot in interest.connected() {
             self.add(slot);
         }
         &self.recipients
@@ -86,10 +86,10 @@ impl Fanout {
         self.add_all(interest.unknown());
     }
 
-    fn add_user(&mut self, interest: &Interest, user: u32, class: Option<u32>) {
-        for claim in interest.claims(user) {
-            if class.is_none_or(|class| claim.device_class() == class) {
-                self.add(claim.slot);
+    fn add_user(&mut self, interest: &Interest, user: UserId, class: Option<u32>) {
+        for session in interest.sessions(user) {
+            if class.is_none_or(|class| session.device_class() == class) {
+                self.add(session.slot());
             }
         }
     }
@@ -112,10 +112,12 @@ impl Fanout {
 
 #[cfg(test)]
 mod tests {
-    use super::*;
     use bytes::Bytes;
-    use proto::cluster::wire::{Origin, UserInterest};
-    use proto::ids::{GroupId, UserId};
+    use proto::cluster::wire::Origin;
+    use proto::ids::GroupId;
+
+    use super::*;
+    use crate::interest::Announcement;
 
     const NOBODY: [u64; 0] = [];
     const ANDROID: u32 = 0x12;
@@ -128,20 +130,21 @@ mod tests {
         let slots: Vec<Slot> = (1..=4).map(|boot| interest.connect(boot)).collect();
         for (user, &slot) in (1..).zip(&slots) {
             interest.begin(slot);
-            interest.add_user(slot, &session(user, u64::from(user), WINDOWS), 0);
+            interest.add_session(slot, &session(user, u64::from(user), WINDOWS), 0);
         }
-        interest.add_user(slots[3], &session(1, 11, ANDROID), 0);
-        interest.add_user(slots[1], &session(2, 12, ANDROID), 0);
-        interest.add_group(slots[2], 9);
-        interest.add_group(slots[3], 9);
+        interest.add_session(slots[3], &session(1, 11, ANDROID), 0);
+        interest.add_session(slots[1], &session(2, 12, ANDROID), 0);
+        interest.add_group(slots[2], GroupId(9));
+        interest.add_group(slots[3], GroupId(9));
         for slot in slots {
             interest.complete(slot);
         }
         interest
     }
 
-    fn session(user: u32, session: u64, client_type: u32) -> UserInterest {
-        UserInterest { user, session, client_type, epoch: 10 * session, age_us: None }
+    fn session(user: u32, session: u64, client_type: u32) -> Announcement {
+        let epoch = 10 * session;
+        Announcement { user: UserId(user), session, client_type, epoch, age_us: None }
     }
 
     fn boots(interest: &Interest, recipients: &[Slot]) -> Vec<u64> {
@@ -196,7 +199,7 @@ mod tests {
     }
 
     #[test]
-    fn whoever_was_added_or_removed_hears_of_it() {
+    fn users_who_were_added_or_removed_hear_of_it() {
         let (interest, mut fanout) = (table(), Fanout::default());
         let change = Publish { added: vec![1], removed: vec![2, 77], ..group(9) };
         assert_eq!(boots(&interest, fanout.publish(&interest, &change)), [1, 2, 3, 4]);
@@ -215,7 +218,7 @@ mod tests {
     }
 
     #[test]
-    fn a_number_that_is_no_conversation_reaches_nobody() {
+    fn a_number_that_is_no_conversation_reaches_no_gateway() {
         let (interest, mut fanout) = (table(), Fanout::default());
         let nothing = Publish { conversation: 0, ..Publish::default() };
         assert_eq!(boots(&interest, fanout.publish(&interest, &nothing)), NOBODY);

@@ -1,4 +1,4 @@
-//! The hub's process. Everything it does is in the library: start reading at `lib.rs`.
+//! The process of route_server. Everything it does is in the library: start reading at `lib.rs`.
 
 use std::process::ExitCode;
 

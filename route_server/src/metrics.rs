@@ -7,7 +7,7 @@ use crate::interest::Size;
 
 /// The figures of one replica.
 #[derive(Debug, Clone)]
-pub(crate) struct HubMetrics {
+pub(crate) struct ReplicaMetrics {
     pub(crate) publishes: Counter,
     pub(crate) forwards: Counter,
     pub(crate) copies: Counter,
@@ -22,7 +22,7 @@ pub(crate) struct HubMetrics {
     groups: Gauge,
 }
 
-impl HubMetrics {
+impl ReplicaMetrics {
     /// Shows the figures on `page`.
     pub(crate) fn register(page: &Metrics) -> Self {
         Self {

@@ -4,6 +4,7 @@
 //! Nothing is decided here: db_proxy checks names, passwords and members, and says what is wrong.
 
 mod bar;
+mod consumers;
 mod password;
 mod sessions;
 pub(crate) mod ticket;
@@ -19,8 +20,9 @@ use daemon::config::ClusterTlsConfig;
 use daemon::{ClusterConfig, Role};
 use proto::cluster::wire::admin_request::What;
 use proto::cluster::wire::{
-    AdminAnswer, GroupChange, GroupCreate, GroupDelete, GroupLine, GroupList, UserAdd, UserDisable,
-    UserKick, UserLine, UserList, UserPassword, UserSessions, UserTicket, UserUnlock,
+    AdminAnswer, ConsumerForget, ConsumerList, GroupChange, GroupCreate, GroupDelete, GroupLine,
+    GroupList, UserAdd, UserDisable, UserKick, UserLine, UserList, UserPassword, UserSessions,
+    UserTicket, UserUnlock,
 };
 use tokio::time::{Instant, sleep};
 
@@ -79,6 +81,9 @@ enum Asked {
     /// Groups: create, add, remove, delete, list
     #[command(subcommand)]
     Group(GroupCommand),
+    /// Consumers of the log: list, forget
+    #[command(subcommand)]
+    Consumer(consumers::Command),
 }
 
 #[derive(Debug, Subcommand)]
@@ -204,7 +209,7 @@ fn ask(args: &AdminArgs, asked: &Asked) -> Result<(), Failure> {
     })
 }
 
-/// The db_proxies, and how to prove to them who we are.
+/// The db_proxies, and what proves to them that this command may administer them.
 #[derive(Debug)]
 struct Target {
     db: Vec<String>,
@@ -250,6 +255,7 @@ enum Ready {
     /// What to ask, and what to say when it is done.
     Once(What, String),
     Users,
+    Consumers,
     Sessions(String),
     Ticket(UserTicket),
     Groups,
@@ -283,14 +289,8 @@ impl Ready {
                 format!("password of {name} changed"),
             ),
             Asked::User(UserCommand::List) => Self::Users,
-            Asked::User(UserCommand::Disable { name }) => Self::Once(
-                What::UserDisable(UserDisable { name: name.clone(), enable: Some(false) }),
-                format!("user {name} disabled"),
-            ),
-            Asked::User(UserCommand::Enable { name }) => Self::Once(
-                What::UserDisable(UserDisable { name: name.clone(), enable: Some(true) }),
-                format!("user {name} enabled"),
-            ),
+            Asked::User(UserCommand::Disable { name }) => Self::disable(name, true),
+            Asked::User(UserCommand::Enable { name }) => Self::disable(name, false),
             Asked::User(UserCommand::Unlock { name }) => Self::Once(
                 What::UserUnlock(UserUnlock { name: name.clone() }),
                 format!("delays of {name} lifted"),
@@ -320,7 +320,20 @@ impl Ready {
             }
             Asked::Group(GroupCommand::Delete { group }) => Self::Delete(group.clone()),
             Asked::Group(GroupCommand::List) => Self::Groups,
+            Asked::Consumer(consumers::Command::List) => Self::Consumers,
+            Asked::Consumer(consumers::Command::Forget { name }) => Self::Once(
+                What::ConsumerForget(ConsumerForget { name: name.clone() }),
+                format!("consumer {name} forgotten"),
+            ),
         })
+    }
+
+    fn disable(name: &str, disable: bool) -> Self {
+        let done = if disable { "disabled" } else { "enabled" };
+        Self::Once(
+            What::UserDisable(UserDisable { name: name.to_owned(), enable: Some(!disable) }),
+            format!("user {name} {done}"),
+        )
     }
 
     /// Carries it out. Returns what a person wants to read of it.
@@ -346,6 +359,10 @@ impl Ready {
                 let head = format!("{:>8}  {:<28} {:>8} {:>8}", "id", "name", "members", "creator");
                 let groups = all_groups(link).await?;
                 Ok(table(head, groups.iter().map(group_line)))
+            }
+            Self::Consumers => {
+                let answer = link.ask(What::ConsumerList(ConsumerList {})).await?;
+                Ok(table(consumers::head(), answer.consumers.iter().map(consumers::line)))
             }
             Self::Delete(group) => {
                 let (number, name) = find_group(link, &group).await?;
@@ -452,55 +469,4 @@ async fn find_group(link: &AdminLink, named: &str) -> Result<(u32, String), Fail
 }
 
 #[cfg(test)]
-mod tests {
-    use clap::Parser;
-
-    use super::*;
-    use crate::admin_link::testing::DbProxy;
-
-    #[derive(Debug, Parser)]
-    struct Cli {
-        #[command(flatten)]
-        args: AdminArgs,
-    }
-
-    fn parse(line: &str) -> Result<AdminArgs, String> {
-        Cli::try_parse_from(line.split(' '))
-            .map(|cli| cli.args)
-            .map_err(|error| error.render().to_string())
-    }
-
-    #[test]
-    fn the_place_of_the_cluster_may_be_said_before_or_after_the_command() {
-        for line in ["admin --data d user list", "admin user list --data d"] {
-            assert_eq!(parse(line).unwrap().data, Path::new("d"));
-        }
-        let error = parse("admin group add everyone").unwrap_err();
-        assert!(error.contains("<MEMBERS>"), "{error}");
-    }
-
-    #[test]
-    fn without_a_running_cluster_the_error_says_what_to_do() {
-        let temp = tempfile::tempdir().unwrap();
-        let args = parse(&format!("admin --data {} user list", temp.path().display())).unwrap();
-        let error = Target::find(&args).unwrap_err().to_string();
-        assert!(error.contains("no cluster of `talkhub up` runs"), "{error}");
-        assert!(error.contains("--db"), "{error}");
-    }
-
-    #[test]
-    fn several_db_proxies_may_be_named() {
-        let args = parse("admin --db one:1,two:2 --cluster-key-file key user list").unwrap();
-        assert_eq!(Target::find(&args).unwrap().db, ["one:1", "two:2"]);
-    }
-
-    #[tokio::test]
-    async fn a_name_that_is_on_no_list_is_looked_for_for_a_second() {
-        let (mut db_proxy, link) = DbProxy::linked().await;
-        let none = AdminAnswer { done: true, ..AdminAnswer::default() };
-        let answer = async move { db_proxy.answer(Duration::from_secs(1), &none).await };
-        let (found, ()) = tokio::join!(find_group(&link, "strangers"), answer);
-        let failure = found.unwrap_err().to_string();
-        assert_eq!(failure, "there is no group called strangers");
-    }
-}
+mod tests;

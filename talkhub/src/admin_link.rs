@@ -31,12 +31,13 @@ pub(crate) struct AdminLink {
 }
 
 impl AdminLink {
-    /// Connects to the db_proxies at `addrs` (`host:port`) as `identity`. Of several, some may be
-    /// away.
+    /// Connects to the db_proxies at `addrs` (`host:port`) as `identity`. If there are several,
+    /// some may be down.
     pub(crate) async fn connect(addrs: &[String], identity: Identity) -> Result<Self, Failure> {
         let (mut there, mut failed) = (Vec::new(), Vec::new());
         for addr in addrs {
-            // Dialing goes on for ever and says little: that nobody listens is said here, at once.
+            // Dialing goes on for ever and says little. So if nothing listens there, it is said
+            // here, at once.
             match TcpStream::connect(addr).await {
                 Ok(_listens) => there.push(addr.clone()),
                 Err(error) => failed.push(format!("{addr}: {error}")),
@@ -100,9 +101,9 @@ mod tests {
     use super::testing::{DbProxy, identity};
     use super::*;
 
-    /// Time is paused: it jumps to the next timer whenever everybody waits.
+    /// Time is paused: it jumps to the next timer whenever all tasks wait.
     #[tokio::test(start_paused = true)]
-    async fn whoever_listens_and_says_nothing_is_left_after_five_seconds() {
+    async fn a_listener_that_says_nothing_is_given_up_after_five_seconds() {
         let listener = TcpListener::bind(("127.0.0.1", 0)).await.unwrap();
         let addrs = [listener.local_addr().unwrap().to_string()];
         let mut silent = Vec::new();
@@ -118,6 +119,40 @@ mod tests {
         let failure = connected.unwrap_err().to_string();
         assert!(failure.contains("it is not a db_proxy"), "{failure}");
         assert_eq!(began.elapsed().as_secs(), 5);
+    }
+
+    #[tokio::test]
+    async fn each_address_without_a_listener_is_named_at_once() {
+        let listeners = [
+            TcpListener::bind(("127.0.0.1", 0)).await.unwrap(),
+            TcpListener::bind(("127.0.0.1", 0)).await.unwrap(),
+        ];
+        let addrs = listeners.map(|listener| listener.local_addr().unwrap().to_string());
+        let connected = AdminLink::connect(&addrs, identity(Role::Admin)).await;
+        let failure = connected.unwrap_err().to_string();
+        assert!(failure.starts_with("cannot connect to db_proxy at 127.0.0.1:"), "{failure}");
+        assert!(addrs.iter().all(|addr| failure.contains(addr)), "{failure}");
+        assert!(failure.contains("refused"), "{failure}");
+    }
+
+    #[tokio::test]
+    async fn what_db_proxy_refuses_is_a_failure_with_its_text() {
+        let (mut db_proxy, link) = DbProxy::linked().await;
+        for (done, error, expected) in [
+            (true, Some("all the same"), Ok(Some(7))),
+            (false, Some("the name is taken"), Err("the name is taken")),
+            (false, Some(""), Err("db_proxy has refused")),
+            (false, None, Err("db_proxy has refused")),
+        ] {
+            let error = error.map(str::to_owned);
+            let answer = AdminAnswer { done, error, id: Some(7), ..AdminAnswer::default() };
+            let list = What::UserList(UserList { after: None, count: Some(3) });
+            let (told, asked) = tokio::join!(link.ask(list.clone()), db_proxy.asked(&answer));
+            assert_eq!(asked, list);
+            let told = told.map(|answer| answer.id).map_err(|failure| failure.to_string());
+            assert_eq!(told, expected.map_err(str::to_owned));
+        }
+        link.close().await;
     }
 
     #[tokio::test]

@@ -14,7 +14,7 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use clap::Args;
-use client::{Client, Event, Events, Message, Options, Outcome, Servers, Session, TlsConfig};
+use client::{Client, Conversation, Event, Events, Message, Options, Outcome, Servers, TlsConfig};
 use futures_util::future::BoxFuture;
 use futures_util::stream::{FuturesUnordered, StreamExt};
 use jiff::tz::TimeZone;
@@ -66,7 +66,7 @@ pub struct ChatArgs {
     ca: Option<PathBuf>,
 }
 
-/// Chats until the end of standard input, or until somebody ends it.
+/// Chats until the end of standard input, or until the user or the server ends it.
 pub fn run(args: &ChatArgs) -> Result<(), Failure> {
     let runtime = tokio::runtime::Builder::new_current_thread()
         .enable_all()
@@ -76,9 +76,10 @@ pub fn run(args: &ChatArgs) -> Result<(), Failure> {
         let (client, events) = Client::start(options(args)?)
             .await
             .map_err(|error| Failure::new(format!("cannot start: {error}")))?;
-        Chat::new(client, args.user.clone()).run(events, &args.to).await
+        let screen = Box::new(io::stdout());
+        Chat::new(client, args.user.clone(), screen).run(events, &args.to).await
     });
-    // A thread may still wait for a line that nobody types any more.
+    // A thread may still wait for a line that will never be typed.
     runtime.shutdown_background();
     done
 }
@@ -86,7 +87,7 @@ pub fn run(args: &ChatArgs) -> Result<(), Failure> {
 fn options(args: &ChatArgs) -> Result<Options, Failure> {
     let from_env = || env::var("TALKHUB_PASSWORD").ok().filter(|password| !password.is_empty());
     let password = args.password.clone().or_else(from_env);
-    // Whoever has something else to show may have no password.
+    // A user who has a ticket or a token may have no password.
     let has_other =
         args.ticket.is_some() || args.token_file.as_ref().is_some_and(|file| file.exists());
     let default = if has_other { "" } else { DEMO_PASSWORD };
@@ -131,18 +132,19 @@ enum Happening {
 
 /// A conversation that was found, with its newest messages, the oldest first.
 struct Entered {
-    session: Session,
+    conversation: Conversation,
     history: Vec<Message>,
 }
 
 /// One conversation on the screen.
 struct Chat {
     client: Client,
+    screen: Box<dyn Write>,
     own_name: String,
     zone: TimeZone,
     people: People,
     /// None until it was found.
-    session: Option<Session>,
+    conversation: Option<Conversation>,
     /// The newest message on the screen.
     shown: MsgId,
     /// Messages that came before the history did.
@@ -157,18 +159,19 @@ struct Chat {
     is_online: bool,
     /// Whether it has been said that there is no connection.
     is_told: bool,
-    /// Who has written elsewhere, and has been named.
-    elsewhere: HashSet<Session>,
+    /// Other conversations that had a message and have been named on the screen.
+    elsewhere: HashSet<Conversation>,
 }
 
 impl Chat {
-    fn new(client: Client, own_name: String) -> Self {
+    fn new(client: Client, own_name: String, screen: Box<dyn Write>) -> Self {
         Self {
             client,
+            screen,
             own_name,
             zone: TimeZone::system(),
             people: People::default(),
-            session: None,
+            conversation: None,
             shown: MsgId(0),
             held: Vec::new(),
             own: HashSet::new(),
@@ -192,7 +195,7 @@ impl Chat {
         let entering = enter(&client, to);
         tokio::pin!(entering);
         loop {
-            let is_in = self.session.is_some();
+            let is_in = self.conversation.is_some();
             let happening = tokio::select! {
                 _signal = interrupt.recv() => Happening::Interrupted,
                 _signal = terminate.recv() => Happening::Interrupted,
@@ -232,12 +235,12 @@ impl Chat {
     }
 
     async fn entered(&mut self, entered: Entered) -> Result<(), Failure> {
-        let Entered { session, history } = entered;
+        let Entered { conversation, history } = entered;
         let senders: Vec<UserId> = history.iter().map(|message| message.from).collect();
         self.people.learn_all(&self.client.clone(), &senders).await;
-        self.session = Some(session);
+        self.conversation = Some(conversation);
         if history.is_empty() {
-            say("— no messages yet; what you type is sent, Ctrl-D ends")?;
+            self.say("— no messages yet; what you type is sent, Ctrl-D ends")?;
         }
         for message in history {
             self.message(message).await?;
@@ -254,18 +257,18 @@ impl Chat {
                 self.people.learn(&user);
                 self.is_online = true;
                 if std::mem::take(&mut self.is_told) {
-                    say("— connected")?;
+                    self.say("— connected")?;
                 }
             }
             Some(Event::Disconnected { reason, .. }) => {
                 // Once for each loss, not for each attempt.
                 if !std::mem::replace(&mut self.is_told, true) {
                     let what = if self.is_online { "connection lost" } else { "cannot connect" };
-                    say(&format!("— {what} ({reason}); trying again"))?;
+                    self.say(&format!("— {what} ({reason}); trying again"))?;
                 }
                 self.is_online = false;
             }
-            Some(Event::Message(message)) if self.session.is_none() => {
+            Some(Event::Message(message)) if self.conversation.is_none() => {
                 if self.held.len() == HELD_MAX {
                     self.held.remove(0);
                 }
@@ -285,7 +288,7 @@ impl Chat {
 
     /// Shows a message, if it is of this conversation and not on the screen yet.
     async fn message(&mut self, message: Message) -> Result<(), Failure> {
-        if Some(message.session) != self.session {
+        if Some(message.conversation) != self.conversation {
             return self.other_session(&message).await;
         }
         if message.msg_id <= self.shown {
@@ -298,39 +301,40 @@ impl Chat {
         }
         let client = self.client.clone();
         let sender = self.people.name(&client, message.from).await;
-        say(&screen::message(&message, &sender, &self.zone))?;
-        let (session, msg_id) = (message.session, message.msg_id);
+        let line = screen::message(&message, &sender, &self.zone);
+        self.say(&line)?;
+        let (conversation, msg_id) = (message.conversation, message.msg_id);
         self.under_way.push(Box::pin(async move {
             // A mark that gets lost is made good by the next one.
-            client.mark_read(session, msg_id).await.ok();
+            client.mark_read(conversation, msg_id).await.ok();
             Done::Marked
         }));
         Ok(())
     }
 
     async fn other_session(&mut self, message: &Message) -> Result<(), Failure> {
-        if !self.elsewhere.insert(message.session) {
+        if !self.elsewhere.insert(message.conversation) {
             return Ok(());
         }
         let client = self.client.clone();
-        let text = match message.session {
-            Session::User(user) => {
+        let text = match message.conversation {
+            Conversation::User(user) => {
                 let name = self.people.name(&client, user).await;
                 format!("— there is news in another conversation: --to {name}")
             }
-            Session::Group(group) => {
+            Conversation::Group(group) => {
                 format!("— there is news in another conversation: --to group:{}", group.0)
             }
         };
-        say(&printable(&text))
+        self.say(&printable(&text))
     }
 
     fn typed(&mut self, line: String) {
-        let Some(session) = self.session else { return };
+        let Some(conversation) = self.conversation else { return };
         if line.trim().is_empty() {
             return;
         }
-        let sending = self.client.send_text(session, &line);
+        let sending = self.client.send_text(conversation, &line);
         let id = sending.client_msg_id();
         self.own.insert(id);
         self.unanswered += 1;
@@ -348,7 +352,7 @@ impl Chat {
         } else {
             self.unsent += 1;
         }
-        say(&screen::outcome(&outcome, &line))
+        self.say(&screen::outcome(&outcome, &line))
     }
 
     /// The input is at its end: what was typed gets its answers.
@@ -369,6 +373,13 @@ impl Chat {
         self.end()
     }
 
+    fn say(&mut self, line: &str) -> Result<(), Failure> {
+        let screen = &mut self.screen;
+        writeln!(screen, "{line}")
+            .and_then(|()| screen.flush())
+            .map_err(|error| Failure::new(format!("cannot write to standard output: {error}")))
+    }
+
     fn end(self) -> Result<(), Failure> {
         match self.unsent {
             0 => Ok(()),
@@ -382,40 +393,13 @@ impl Chat {
 
 /// Finds the conversation and what was said last.
 async fn enter(client: &Client, to: &Target) -> Result<Entered, Failure> {
-    let session = to.find(client).await?;
-    let mut history = persist(|| client.history(session, None, HISTORY)).await?;
+    let conversation = to.find(client).await?;
+    let mut history = persist(|| client.history(conversation, None, HISTORY)).await?;
     history.sort_by_key(|message| message.msg_id);
-    Ok(Entered { session, history })
-}
-
-fn say(line: &str) -> Result<(), Failure> {
-    let mut stdout = io::stdout();
-    writeln!(stdout, "{line}")
-        .and_then(|()| stdout.flush())
-        .map_err(|error| Failure::new(format!("cannot write to standard output: {error}")))
+    Ok(Entered { conversation, history })
 }
 
 #[cfg(test)]
-mod tests {
-    use tokio::time::Instant;
-
-    use super::*;
-
-    /// There is no server. Time is paused: it jumps to the next timer whenever everybody waits.
-    #[tokio::test(start_paused = true)]
-    async fn at_the_end_of_the_input_answers_are_waited_for_for_ten_seconds() {
-        let nowhere = Options::new(Servers::Gateways(Vec::new()), "anna", "password");
-        let (client, events) = Client::start(nowhere).await.unwrap();
-        let mut chat = Chat::new(client, "anna".to_owned());
-        chat.session = Some(Session::user(2));
-        // Else it would be said between the lines of the tests.
-        chat.is_told = true;
-        chat.typed("one".to_owned());
-        chat.typed("two".to_owned());
-        let began = Instant::now();
-        let finished = timeout(Duration::from_mins(1), chat.finish(events)).await;
-        let failure = finished.expect("it ends").unwrap_err().to_string();
-        assert!(failure.starts_with("2 lines were not sent"), "{failure}");
-        assert_eq!(began.elapsed().as_secs(), 10);
-    }
-}
+mod testing;
+#[cfg(test)]
+mod tests;

@@ -11,7 +11,7 @@ pub const EXIT_CONFIG: u8 = 78; // EX_CONFIG of sysexits.h
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Failure {
     code: u8,
-    /// Empty if somebody else has said it already.
+    /// Empty if it has been printed already.
     text: String,
 }
 
@@ -59,5 +59,26 @@ impl std::error::Error for Failure {}
 impl From<daemon::ConfigError> for Failure {
     fn from(error: daemon::ConfigError) -> Self {
         Self::config(error.to_string())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_failure_is_one_line_whatever_it_is_made_of() {
+        let shown = Failure::new("  first\n\n  second \r\nthird\n").to_string();
+        assert_eq!(shown, "first; second; third");
+        assert_eq!(Failure::said_by_daemon().to_string(), "");
+    }
+
+    #[test]
+    fn only_what_a_restart_will_not_help_ends_with_78() {
+        assert_eq!(Failure::new("x").code(), 1);
+        let wrong = daemon::ConfigError::new("listen", "must be set");
+        for failure in [Failure::config("x"), Failure::said_by_daemon(), wrong.into()] {
+            assert_eq!(failure.code(), 78, "{failure:?}");
+        }
     }
 }

@@ -27,6 +27,37 @@ mod tests {
         print("more than anybody wants to read", writer).unwrap();
     }
 
+    /// Cannot be written to, or only not to its end.
+    struct Full {
+        at: &'static str,
+    }
+
+    impl Write for Full {
+        fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+            if self.at == "write" {
+                Err(io::ErrorKind::StorageFull.into())
+            } else {
+                Ok(bytes.len())
+            }
+        }
+
+        fn flush(&mut self) -> io::Result<()> {
+            if self.at == "flush" { Err(io::ErrorKind::StorageFull.into()) } else { Ok(()) }
+        }
+    }
+
+    #[test]
+    fn a_text_is_a_line_and_one_that_was_not_written_is_an_error() {
+        let mut line = Vec::new();
+        print("text", &mut line).unwrap();
+        assert_eq!(line, b"text\n");
+        for at in ["write", "flush"] {
+            let error = print("text", Full { at }).unwrap_err();
+            assert_eq!(error.kind(), io::ErrorKind::StorageFull, "{at}");
+        }
+        print("text", Full { at: "never" }).unwrap();
+    }
+
     #[test]
     fn names_cannot_move_the_cursor() {
         assert_eq!(printable("a\u{1b}[2Jb"), "a\u{fffd}[2Jb");

@@ -24,7 +24,7 @@ pub mod storage;
 
 use std::env;
 use std::io::{self, Write};
-use std::net::TcpListener;
+use std::net::{Ipv6Addr, TcpListener};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
@@ -117,8 +117,12 @@ impl UpArgs {
         }
         self.storage.check()?;
         let Some(host) = &self.advertise else { return Ok(()) };
-        if host.is_empty() || host.contains(['/', ' ', '[']) {
-            return Err(Failure::config("--advertise must be a host name or an IP address"));
+        // A colon belongs to an address of version 6, or to a port, which each daemon has of its own.
+        let has_port = host.contains(':') && host.parse::<Ipv6Addr>().is_err();
+        if host.is_empty() || has_port || host.contains(['/', ' ', '[']) {
+            return Err(Failure::config(
+                "--advertise must be a host name or an IP address, without a port",
+            ));
         }
         let here = host == "localhost"
             || host.parse::<std::net::IpAddr>().is_ok_and(|ip| ip.is_loopback());
@@ -300,7 +304,7 @@ async fn announce(
     status.db.clone_from(&plan.db);
     folder.write_status(&status.json())?;
     let mut stdout = io::stdout();
-    // Whoever closed our standard output does not want to know; the cluster runs all the same.
+    // If standard output was closed, nothing reads this; the cluster runs all the same.
     stdout.write_all(text.as_bytes()).and_then(|()| stdout.flush()).ok();
     Ok(())
 }
@@ -466,6 +470,79 @@ mod tests {
         parse("up --advertise chat.example --allow-plain").unwrap().check().unwrap();
         let tls = "up --advertise chat.example --tls-cert c.pem --tls-key k.pem";
         parse(tls).unwrap().check().unwrap();
-        parse("up --advertise localhost").unwrap().check().unwrap();
+        for here in ["localhost", "127.0.0.2", "::1"] {
+            parse(&format!("up --advertise {here}")).unwrap().check().unwrap();
+        }
+    }
+
+    #[test]
+    fn what_clients_are_told_is_a_host_and_no_port() {
+        for wrong in ["chat.example:8000", "192.0.2.1:8000", "[2001:db8::1]", "h/x", "::1:x"] {
+            let refusal = refusal(&format!("up --advertise {wrong} --allow-plain"));
+            assert!(refusal.contains("without a port"), "{wrong}: {refusal}");
+        }
+        for right in ["chat.example", "192.0.2.1", "2001:db8::1"] {
+            parse(&format!("up --advertise {right} --allow-plain")).unwrap().check().unwrap();
+        }
+    }
+
+    #[test]
+    fn what_was_asked_for_is_what_is_planned() {
+        let temp = tempfile::tempdir().unwrap();
+        let folder = Folder::open(&temp.path().join("data")).unwrap();
+        for file in ["cert.pem", "key.pem"] {
+            std::fs::write(temp.path().join(file), "").unwrap();
+        }
+        let at = temp.path().display();
+        let line = format!(
+            "up --port-base 9000 --gateways 3 --routes 4 --db-proxies 2 --mysql m1 --mysql m2 \
+             --redis r --kafka k:1 --kafka-unsafe --advertise chat.example --allow-plain \
+             --tls-cert {at}/../{}/cert.pem --tls-key {at}/key.pem",
+            temp.path().file_name().unwrap().display(),
+        );
+        let wanted = parse(&line).unwrap().wanted(&folder).unwrap();
+        assert_eq!((wanted.ports, wanted.gateways), (Ports::from_base(9000).unwrap(), 3));
+        assert_eq!((wanted.routes, wanted.db_proxies), (4, 2));
+        assert_eq!(
+            (wanted.mysql, wanted.redis.as_deref()),
+            (vec!["m1".into(), "m2".into()], Some("r"))
+        );
+        let kafka = wanted.kafka.unwrap();
+        assert_eq!(
+            (kafka.bootstrap.as_str(), kafka.partitions, kafka.allow_unsafe),
+            ("k:1", 8, true)
+        );
+        assert_eq!((wanted.advertise.as_deref(), wanted.allow_plain), (Some("chat.example"), true));
+        // A daemon may run elsewhere, so that a path must not hang on where `up` does.
+        let real = temp.path().canonicalize().unwrap();
+        assert_eq!(wanted.tls.unwrap().cert, real.join("cert.pem"));
+        assert_eq!((wanted.key_file, wanted.db_folder), (folder.key_file(), folder.db()));
+
+        let missing = parse("up --tls-cert /nowhere/c.pem --tls-key /nowhere/k.pem").unwrap();
+        let failure = missing.wanted(&folder).unwrap_err();
+        assert_eq!(failure.code(), crate::failure::EXIT_CONFIG);
+        assert!(failure.to_string().starts_with("/nowhere/c.pem: "), "{failure}");
+        let few = parse("up --mysql m --kafka k:1 --kafka-partitions 4").unwrap();
+        let kafka = few.wanted(&folder).unwrap().kafka.unwrap();
+        assert_eq!((kafka.partitions, kafka.allow_unsafe), (4, false));
+    }
+
+    #[tokio::test]
+    async fn a_port_that_is_taken_is_named_with_what_it_was_for() {
+        let temp = tempfile::tempdir().unwrap();
+        let folder = Arc::new(Folder::open(temp.path()).unwrap());
+        let taken = TcpListener::bind("127.0.0.1:0").unwrap();
+        let addr = taken.local_addr().unwrap();
+        // The port of its first gateway.
+        let ports = Ports::from_base(addr.port()).expect("the kernel gives out no such high ports");
+        let args = parse("up").unwrap();
+        let mut wanted = args.wanted(&folder).unwrap();
+        wanted.ports = ports;
+        let mut plan = wanted.plan();
+        plan.daemons.retain(|daemon| daemon.name == "msg_server-1");
+        let failure = start(&args, &wanted, (&plan, &folder)).await.unwrap_err().to_string();
+        let expected = format!("cannot listen on {addr} (clients of msg_server-1): ");
+        assert!(failure.starts_with(&expected), "{failure}");
+        assert!(failure.ends_with("choose other ports with --port-base"), "{failure}");
     }
 }

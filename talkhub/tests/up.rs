@@ -24,7 +24,7 @@ fn talkhub() -> Command {
     command
 }
 
-/// The first port of a range in which nobody listens, below those that the kernel gives out. Tests
+/// The first port of a range in which nothing listens, below those that the kernel gives out. Tests
 /// that run at once, of this process or of another, begin at other places.
 fn free_base() -> u16 {
     static TAKEN: AtomicU16 = AtomicU16::new(0);

@@ -265,6 +265,12 @@ impl Cluster {
         pid
     }
 
+    /// Lets a daemon read its settings again.
+    pub fn reload(&self, name: &str) {
+        let pid = wait_for(&format!("{name} runs"), || self.folder.pid(name));
+        kill_process(pid, Signal::HUP).expect("it is ours");
+    }
+
     /// Returns when another process than `old` is this daemon, and says that it is ready. Blocks.
     pub fn wait_restarted(&self, name: &str, old: Pid) {
         wait_for(&format!("{name} is started again"), || {
@@ -313,7 +319,7 @@ impl Cluster {
     fn wait_ended(mut self, began: Instant) -> Ended {
         let up = &mut self.up;
         let status = wait_for("the cluster ends", || up.try_wait().expect("it was started"));
-        // What is left of `self` has nothing to kill any more.
+        // What is left of `self` has nothing left to kill.
         let programs = self.folder.programs.clone();
         let empty = TempDir::new_in(scratch()).expect("make a folder");
         let folder = std::mem::replace(&mut self.folder, Folder { root: empty, programs });
@@ -471,7 +477,7 @@ pub(crate) fn pause() {
     thread::sleep(POLL);
 }
 
-/// Asks an admin page; `None` if nobody answers.
+/// Asks an admin page; `None` if there is no answer.
 pub(crate) fn get(admin: SocketAddr, path: &str) -> Option<String> {
     let limit = Duration::from_secs(2);
     let mut socket = TcpStream::connect_timeout(&admin, limit).ok()?;

@@ -1,7 +1,7 @@
 //! People who talk without a pause, with a client that keeps its side of the promise, and take down
 //! everything that they say and hear.
 //!
-//! Each of them says something to his neighbours and to his groups in turn, a few messages ahead of
+//! Each of them says something to their neighbours and their groups in turn, a few messages ahead of
 //! what has been acknowledged, whatever happens to the cluster meanwhile: mostly what others have said
 //! too, sometimes a voice message or something long, now and then very much at once. Some have old
 //! phones, which speak as well, or an old PC instead of the library. Others enter a group and leave it,
@@ -13,7 +13,7 @@
 //! old ──> mouth ──> words    old clients, which say one thing at a time
 //!   │
 //! notices                    what is told besides messages, and what comes to the library
-//! outsiders                  who enter and leave
+//! outsiders                  people who enter and leave
 //! reading                    everything once more, in the end
 //!     └──> shared            the record, and how far everybody is
 //! ```
@@ -58,24 +58,24 @@ use talker::{Talker, listen};
 
 /// Between two messages of one of them. Slower than a gateway's limit.
 const PAUSE: Duration = Duration::from_millis(30);
-/// How long everything that was said may take to be acknowledged and to reach everybody, once
-/// nothing is hurt any more.
+/// How long everything that was said may take to be acknowledged and to reach everybody, after the
+/// last fault has ended.
 const SETTLE_LIMIT: Duration = Duration::from_mins(1);
-/// Between two messages of those who enter a group and leave it.
+/// The pause between two messages of the people who enter a group and leave it.
 const OUTSIDERS_PAUSE: Duration = Duration::from_millis(500);
-/// Those of the people who take down who is online.
+/// How many of the people record which users are online.
 const WATCHERS: u32 = 2;
 /// The longest wait of a client before it connects again.
 const RECONNECT_MAX: Duration = Duration::from_secs(1);
 /// What a failed test shows of a list.
 const SHOWN_MAX: usize = 20;
 
-/// Who talks, and how.
+/// Which people talk, and how.
 #[derive(Debug, Clone)]
 pub struct CrowdOptions {
     /// The login endpoint.
     pub login: String,
-    /// Whom to believe, where TLS is spoken.
+    /// Which certificates to believe, where TLS is spoken.
     pub tls: Option<TlsConfig>,
     /// How many talk, at least two: the first demo users.
     pub people: u32,
@@ -140,7 +140,7 @@ pub struct Summary {
     pub acked: usize,
     /// Connections that were lost and made again.
     pub reconnects: usize,
-    /// Messages that somebody was shown, live or by repair.
+    /// Messages that a client handed out, live or by repair.
     pub heard: usize,
 }
 
@@ -249,7 +249,7 @@ impl Crowd {
         }
     }
 
-    /// Lets everybody do what he is there for.
+    /// Starts every client's tasks.
     fn begin(&mut self, options: &CrowdOptions) {
         let handle = self.runtime.handle().clone();
         for (user, client) in &self.clients {
@@ -317,8 +317,8 @@ impl Crowd {
         self.shared.recorder.record(What::Counters { retries, repairs });
     }
 
-    /// Waits until everybody has everything that is acknowledged by now, however he gets it. Returns
-    /// how long that took. Blocks.
+    /// Waits until everybody has everything that is acknowledged by now, in whichever way it comes.
+    /// Returns how long that took. Blocks.
     pub fn settle(&self, limit: Duration) -> Duration {
         let began = Instant::now();
         let heads = self.shared.heads();
@@ -379,8 +379,8 @@ impl Crowd {
         Duration::from_micros(found.expect("something is acknowledged in time") - after_us)
     }
 
-    /// For each user, the longest time between two moments in which he waited for acknowledgements
-    /// and none came.
+    /// For each user, the longest time during which they waited for acknowledgements and none
+    /// came.
     pub fn stalls(&self, within: Range<Duration>) -> BTreeMap<u32, Duration> {
         let stalls = self.shared.recorder.read(|events| history::stalls(events, micros(&within)));
         stalls.into_iter().map(|(user, us)| (user, Duration::from_micros(us))).collect()
@@ -451,7 +451,7 @@ impl Crowd {
         clients.clear();
     }
 
-    /// Keeps the history for whoever wants to know what happened.
+    /// Keeps the history, so that it can be looked into later.
     fn save(&self) -> PathBuf {
         static SAVED: AtomicU64 = AtomicU64::new(0);
         let number = SAVED.fetch_add(1, Ordering::Relaxed);
@@ -469,7 +469,7 @@ fn old_clients(options: &CrowdOptions) -> Vec<(DeviceId, Habits)> {
     let phones = (1..=options.listeners.min(options.people)).map(|user| {
         let numbers = Some(if user % 2 == 0 { Numbers::One } else { Numbers::FromOne });
         let kinds = PHONES[user as usize % PHONES.len()];
-        // One of them stays, so that somebody hears everything on one connection.
+        // One of them stays, so that one client hears everything on one connection.
         let wanders = user % 3 != 1;
         ((user, PHONE), Habits { kinds, numbers, wanders, stays: true })
     });

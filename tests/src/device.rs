@@ -7,7 +7,9 @@
 use std::collections::{BTreeMap, VecDeque};
 use std::time::{Duration, Instant};
 
-use client::{ClientType, Connection, Draft, Login, LoginError, SendReply, Session, TlsConfig};
+use client::{
+    ClientType, Connection, Conversation, Draft, Login, LoginError, SendReply, TlsConfig,
+};
 use proto::client::{
     Hello, LatestMessageIdReply, LatestMessageIdRequest, LoginResult, MessageData, MessageInfo,
     MessageListReply, MessageListRequest, ReadAck, TimeReply, TimeRequest, UnreadCountReply,
@@ -24,10 +26,14 @@ const PAGE: u32 = 100;
 const AGAIN: Duration = Duration::from_millis(50);
 
 /// A page of history from `begin` (0 for the newest) downwards.
-pub(crate) fn page_request(session: Session, begin: u32, count: u32) -> MessageListRequest {
+pub(crate) fn page_request(
+    conversation: Conversation,
+    begin: u32,
+    count: u32,
+) -> MessageListRequest {
     MessageListRequest {
-        session_type: session.session_type().into(),
-        session_id: session.number(),
+        session_type: conversation.session_type().into(),
+        session_id: conversation.number(),
         msg_id_begin: begin,
         msg_count: count,
         ..MessageListRequest::default()
@@ -109,14 +115,14 @@ impl Device {
     }
 
     /// Sends a text and returns the number that it was acknowledged with.
-    pub async fn say(&mut self, to: Session, text: &str) -> u32 {
+    pub async fn say(&mut self, to: Conversation, text: &str) -> u32 {
         let draft = Draft::text(to, text).without_id();
         let reply = self.connection.send_message(&draft).await;
         let SendReply::Ack(ack) = reply.expect("a message is acknowledged") else {
             panic!("a client without the hello gets an ack that it knows");
         };
         assert_eq!(ack.user_id, self.user, "the ack names the author");
-        assert_eq!(ack.session_id, to.number(), "the ack names the session");
+        assert_eq!(ack.session_id, to.number(), "the ack names the conversation");
         assert_eq!(ack.session_type, i32::from(to.session_type()), "and its type");
         ack.msg_id
     }
@@ -152,8 +158,8 @@ impl Device {
         }
     }
 
-    /// Waits for a message with this text, and checks where it was said and by whom.
-    pub async fn hears(&mut self, from: u32, to: Session, text: &str) -> MessageData {
+    /// Waits for a message with this text, and checks its conversation and its sender.
+    pub async fn hears(&mut self, from: u32, to: Conversation, text: &str) -> MessageData {
         let data = proto::text::encrypt(text);
         let message: MessageData = self
             .push_that(Command::MessageData, |message: &MessageData| message.msg_data == data)
@@ -163,7 +169,7 @@ impl Device {
         assert_eq!(
             message.msg_type,
             i32::from(client::Kind::Text.message_type(to)),
-            "it is a text of its kind of session"
+            "it is a text of its kind of conversation"
         );
         assert_eq!(message.attach_data, None, "what is for servers never goes to clients");
         assert_eq!(message.client_msg_id, None, "nor what old clients do not know");
@@ -197,29 +203,34 @@ impl Device {
         self.kept.push_back(frame);
     }
 
-    /// The unread counts, by session.
-    pub async fn unread(&mut self) -> BTreeMap<Session, u32> {
+    /// The unread counts, by conversation.
+    pub async fn unread(&mut self) -> BTreeMap<Conversation, u32> {
         let reply: UnreadCountReply =
             self.ask(Command::UnreadCountRequest, &UnreadCountRequest::default()).await;
         assert_eq!(reply.user_id, self.user);
-        let counts: BTreeMap<Session, u32> = reply
+        let counts: BTreeMap<Conversation, u32> = reply
             .sessions
             .iter()
             .map(|unread| {
                 proto::text::decrypt(&unread.latest_msg_data).expect("iOS can decrypt it");
-                let session = Session::from_wire(unread.session_type, unread.session_id);
-                (session.expect("a known type"), unread.unread_count)
+                let conversation = Conversation::from_wire(unread.session_type, unread.session_id);
+                (conversation.expect("a known type"), unread.unread_count)
             })
             .collect();
-        assert_eq!(counts.len(), reply.sessions.len(), "each session is there once");
+        assert_eq!(counts.len(), reply.sessions.len(), "each conversation is there once");
         assert_eq!(counts.values().sum::<u32>(), reply.total_count, "the total is the sum");
         assert!(counts.values().all(|count| *count > 0), "what is read is not listed");
         counts
     }
 
     /// One page of history, the newest first. What does not fit one frame follows in others.
-    pub async fn page(&mut self, session: Session, begin: u32, count: u32) -> Vec<MessageInfo> {
-        let request = page_request(session, begin, count);
+    pub async fn page(
+        &mut self,
+        conversation: Conversation,
+        begin: u32,
+        count: u32,
+    ) -> Vec<MessageInfo> {
+        let request = page_request(conversation, begin, count);
         let seq = self.send(Command::MessageListRequest, &request).await;
         let end = self.send(Command::TimeRequest, &TimeRequest {}).await;
         let mut messages: Vec<MessageInfo> = Vec::new();
@@ -236,7 +247,7 @@ impl Device {
             assert_eq!(frame.known_command(), Some(Command::MessageListReply));
             let reply: MessageListReply = frame.parse().expect("a page can be read");
             assert_eq!(reply.user_id, self.user);
-            assert_eq!((reply.session_id, reply.msg_id_begin), (session.number(), begin));
+            assert_eq!((reply.session_id, reply.msg_id_begin), (conversation.number(), begin));
             messages.extend(reply.messages);
         }
         assert!(messages.is_sorted_by(|one, next| one.msg_id > next.msg_id), "newest first");
@@ -245,15 +256,15 @@ impl Device {
     }
 
     /// The whole history that this user may see, the newest first.
-    pub async fn history(&mut self, session: Session) -> Vec<MessageInfo> {
-        let mut all = self.page(session, 0, PAGE).await;
+    pub async fn history(&mut self, conversation: Conversation) -> Vec<MessageInfo> {
+        let mut all = self.page(conversation, 0, PAGE).await;
         let mut last = all.len();
         while last > 0 {
             let oldest = all.last().map_or(0, |message| message.msg_id);
             if oldest <= 1 {
                 break;
             }
-            let page = self.page(session, oldest - 1, PAGE).await;
+            let page = self.page(conversation, oldest - 1, PAGE).await;
             last = page.len();
             all.extend(page);
         }
@@ -261,17 +272,17 @@ impl Device {
     }
 
     /// The texts of a whole history, the oldest first.
-    pub async fn texts(&mut self, session: Session) -> Vec<String> {
-        let history = self.history(session).await;
+    pub async fn texts(&mut self, conversation: Conversation) -> Vec<String> {
+        let history = self.history(conversation).await;
         let text = |info: &MessageInfo| proto::text::decrypt(&info.msg_data).expect("a text");
         history.iter().rev().map(text).collect()
     }
 
     /// The number of the newest message.
-    pub async fn latest(&mut self, session: Session) -> u32 {
+    pub async fn latest(&mut self, conversation: Conversation) -> u32 {
         let request = LatestMessageIdRequest {
-            session_type: session.session_type().into(),
-            session_id: session.number(),
+            session_type: conversation.session_type().into(),
+            session_id: conversation.number(),
             ..LatestMessageIdRequest::default()
         };
         let reply: LatestMessageIdReply = self.ask(Command::LatestMessageIdRequest, &request).await;
@@ -279,17 +290,17 @@ impl Device {
     }
 
     /// Says that everything up to `msg_id` is read. Has no answer.
-    pub async fn read(&mut self, session: Session, msg_id: u32) {
+    pub async fn read(&mut self, conversation: Conversation, msg_id: u32) {
         let mark = ReadAck {
             user_id: 0,
-            session_id: session.number(),
+            session_id: conversation.number(),
             msg_id,
-            session_type: session.session_type().into(),
+            session_type: conversation.session_type().into(),
         };
         self.send(Command::ReadAck, &mark).await;
     }
 
-    /// Waits until the gateway has closed the connection. Returns the pushes that nobody waited
+    /// Waits until the gateway has closed the connection. Returns the pushes that the test did not wait
     /// for.
     pub async fn closed(mut self) -> Vec<Frame> {
         let frames = self.connection.expect_close(PATIENCE).await;

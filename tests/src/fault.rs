@@ -242,7 +242,7 @@ fn has_held(report: &Report) -> bool {
 
 /// Tells a person, on standard error.
 pub fn say(text: impl Display) {
-    // Not by a macro: nobody may be listening any more.
+    // Not by a macro, which panics if standard error is closed.
     writeln!(std::io::stderr(), "{text}").ok();
 }
 

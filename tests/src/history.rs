@@ -4,7 +4,7 @@
 //! recorder ──► event ──► names      what happened, one line of JSON each
 //!    crowd        │
 //!                 ▼
-//!               index ──► entitled      what can be looked up, and who may and must get what
+//!               index ──► entitled      what can be looked up, and which users may and must get what
 //!                 │           │
 //!                 ▼           ▼
 //!               check ──► order, stored, view, …      the rules, H1 to H14
@@ -14,9 +14,9 @@
 //! generate                                  histories in which nothing is wrong
 //! ```
 //!
-//! Whoever runs something writes down, through a [`Recorder`], what it is about to do, what came of
-//! it, and what it saw; in the end, what everybody has and what the histories say. [`check()`] then
-//! holds all of it against the promises. The program `talkhub-check` does the same to a file.
+//! A test or scenario writes down, through a [`Recorder`], what it is about to do, what came of it, and
+//! what it saw; in the end, what every device has and what the histories say. [`check()`] then checks
+//! all of it against the promises. The program `talkhub-check` does the same to a file.
 //!
 //! Only the recorder knows a clock or a file; everything else is pure.
 

@@ -2,7 +2,7 @@
 //!
 //! ```text
 //! cluster ──► programs   builds the programs once, and gives each cluster links of its own
-//!    │  └───► ports      a range that nobody uses
+//!    │  └───► ports      a range that is not in use
 //!    ▼
 //! crowd                  many people who talk without a pause
 //!    │

@@ -14,7 +14,7 @@ use std::ops::Range;
 use std::time::{Duration, Instant};
 
 use backends::{Kafka, MariaDb};
-use client::{ClientType, Connection, ConnectionError, Draft, Session, hello};
+use client::{ClientType, Connection, ConnectionError, Conversation, Draft, hello};
 use proto::Command;
 use proto::client::{SendOutcome, SendResult};
 use proto::frame::encode_message;
@@ -23,7 +23,10 @@ use tokio::task::JoinSet;
 use tokio::time::{MissedTickBehavior, interval_at};
 
 use crate::fault::{hold, percentile};
+use crate::site::Setting;
 use crate::{KafkaLog, Options, PASSWORD, PATIENCE, Site, SiteOptions, wait_until};
+
+pub mod fanout;
 
 /// A hundred bytes.
 const TEXT: &str = "0123456789012345678901234567890123456789012345678901234567890123456789012345678901234567890123456789";
@@ -156,7 +159,10 @@ pub fn measure(behind: Behind, options: &LoadOptions) -> Line {
     let kafka = (behind == Behind::Kafka).then(|| Kafka::start(1));
     let site = Site::start(&site_of(options, database.as_ref(), kafka.as_ref()));
     let runtime = Runtime::new().expect("start a runtime");
-    let clients = runtime.block_on(log_in(&site, options));
+    let connections = (1..).zip(runtime.block_on(log_in(&site, options.clients)));
+    let talker =
+        |(user, connection)| Talker::new(connection, Conversation::user(options.clients + user));
+    let clients: Vec<_> = connections.map(talker).collect();
 
     let until = Instant::now() + WARM_UP + options.lasts;
     let window = options.window;
@@ -198,56 +204,65 @@ fn site_of(
         cluster.kafka = Some(KafkaLog { bootstrap, partitions: 8, is_unsafe: true });
         cluster.db_proxies = options.db_proxies;
     }
-    // What one person may do is not what is measured.
+    SiteOptions { cluster, settings: unlimited(options.window), ..SiteOptions::default() }
+}
+
+/// Settings under which a client may send as fast as it can, with `window` messages unanswered: what one
+/// person may do is not what is measured.
+fn unlimited(window: u32) -> Vec<Setting> {
     let limit = |key, value: u32| ("msg_server", "limits", key, value.to_string());
-    let settings = vec![
+    vec![
         limit("sends_per_s", 1_000_000),
         limit("sends_burst", 1_000_000),
         limit("sent_bytes_per_s", 1_000_000_000),
         limit("sent_bytes_burst", 1_000_000_000),
-        limit("unanswered_max", options.window.max(32)),
-    ];
-    SiteOptions { cluster, settings, ..SiteOptions::default() }
+        limit("unanswered_max", window.max(32)),
+    ]
 }
 
-/// One who sends.
-struct Talker {
-    connection: Connection,
-    to: Session,
-    /// When each answer came, and how long it took.
-    answers: Vec<(Instant, Duration)>,
-    turned_away: u64,
-}
-
-async fn log_in(site: &Site, options: &LoadOptions) -> Vec<Talker> {
-    let mut talkers = Vec::new();
-    for user in 1..=options.clients {
+/// Logs the first users in, by turns on each gateway.
+async fn log_in(site: &Site, users: u32) -> Vec<Connection> {
+    let mut connections = Vec::new();
+    for user in 1..=users {
         let gateway = &site.gateways[user as usize % site.gateways.len()];
         let mut connection = Connection::connect(gateway, None).await.expect("a gateway listens");
         connection.set_limit(PATIENCE);
         let name = format!("u{user}");
         let login = connection.login(&name, PASSWORD, ClientType::Windows, Some(hello())).await;
         login.expect("everybody is let in");
-        let to = Session::user(options.clients + user);
-        talkers.push(Talker { connection, to, answers: Vec::new(), turned_away: 0 });
+        connections.push(connection);
     }
-    talkers
+    connections
+}
+
+/// A client that sends.
+struct Talker {
+    connection: Connection,
+    to: Conversation,
+    /// When each answer came, and how long it took.
+    answers: Vec<(Instant, Duration)>,
+    turned_away: u64,
 }
 
 /// Lets all of them do something at the same time.
-async fn all<F>(talkers: Vec<Talker>, what: impl Fn(Talker) -> F) -> Vec<Talker>
+async fn all<T, F>(clients: Vec<T>, what: impl Fn(T) -> F) -> Vec<T>
 where
-    F: Future<Output = Result<Talker, ConnectionError>> + Send + 'static,
+    T: Send + 'static,
+    F: Future<Output = Result<T, ConnectionError>> + Send + 'static,
 {
-    let mut tasks: JoinSet<_> = talkers.into_iter().map(what).collect();
-    let mut talkers = Vec::new();
+    let mut tasks: JoinSet<_> = clients.into_iter().map(what).collect();
+    let mut clients = Vec::new();
     while let Some(ended) = tasks.join_next().await {
-        talkers.push(ended.expect("nobody panics").expect("connections stay open"));
+        clients.push(ended.expect("nobody panics").expect("connections stay open"));
     }
-    talkers
+    clients
 }
 
 impl Talker {
+    const fn new(connection: Connection, to: Conversation) -> Self {
+        Self { connection, to, answers: Vec::new(), turned_away: 0 }
+    }
+
     fn message(&mut self, bytes: &mut Vec<u8>) {
         let draft = Draft::text(self.to, TEXT);
         let seq = self.connection.next_seq();
@@ -272,26 +287,30 @@ impl Talker {
         }
     }
 
+    /// Sends so many messages at once, and waits for all answers.
+    async fn burst(&mut self, messages: u32) -> Result<(), ConnectionError> {
+        let mut bytes = Vec::new();
+        for _message in 0..messages {
+            self.message(&mut bytes);
+        }
+        let sent = Instant::now();
+        self.connection.send_bytes(&bytes).await?;
+        for _message in 0..messages {
+            self.answer(sent).await?;
+        }
+        Ok(())
+    }
+
     /// Sends as many as may be unanswered, waits for all answers, and begins again.
     async fn saturate(mut self, window: u32, until: Instant) -> Result<Self, ConnectionError> {
-        let mut bytes = Vec::new();
         while Instant::now() < until {
-            bytes.clear();
-            for _message in 0..window {
-                self.message(&mut bytes);
-            }
-            let sent = Instant::now();
-            self.connection.send_bytes(&bytes).await?;
-            for _message in 0..window {
-                self.answer(sent).await?;
-            }
+            self.burst(window).await?;
         }
         Ok(self)
     }
 
-    /// Sends one after another, as a person does who waits for the answer.
+    /// Sends one after another, as a person who waits for the answer does.
     async fn pace(mut self, every: Duration, until: Instant) -> Result<Self, ConnectionError> {
-        let mut bytes = Vec::new();
         // Not all at once: each begins somewhere else.
         let number = self.to.number();
         let first = every / PHASES * (number % PHASES);
@@ -299,11 +318,7 @@ impl Talker {
         ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
         while Instant::now() < until {
             ticks.tick().await;
-            bytes.clear();
-            self.message(&mut bytes);
-            let sent = Instant::now();
-            self.connection.send_bytes(&bytes).await?;
-            self.answer(sent).await?;
+            self.burst(1).await?;
         }
         Ok(self)
     }

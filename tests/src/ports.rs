@@ -1,4 +1,4 @@
-//! Finds ports for a cluster that nobody uses.
+//! Finds unused ports for a cluster.
 
 use std::net::{Ipv4Addr, TcpListener};
 

@@ -7,7 +7,7 @@ use std::sync::Arc;
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
-use client::{ClientType, Connection, Draft, SendReply, Session};
+use client::{ClientType, Connection, Conversation, Draft, SendReply};
 use proto::Command;
 use proto::client::{MessageData, MessageListReply};
 use tokio::runtime::Builder;
@@ -158,10 +158,10 @@ async fn log_in(gateway: &str, user: u32) -> Connection {
 
 /// Says one thing after another, each under an id of its own, until it is acknowledged.
 async fn speak(gateway: &str, (me, other): (u32, u32), told: &watch::Sender<Told>) {
-    let session = Session::user(other);
+    let conversation = Conversation::user(other);
     let mut connection = log_in(gateway, me).await;
     for number in 0_u64.. {
-        let draft = Draft::text(session, &format!("probe {number}")).without_id();
+        let draft = Draft::text(conversation, &format!("probe {number}")).without_id();
         loop {
             let began = Instant::now();
             match connection.send_message(&draft).await {
@@ -205,8 +205,8 @@ async fn read_missed(
     last: &mut u32,
     told: &watch::Sender<Told>,
 ) -> Result<(), ()> {
-    let session = Session::user(other);
-    let request = page_request(session, 0, PAGE);
+    let conversation = Conversation::user(other);
+    let request = page_request(conversation, 0, PAGE);
     let reply: MessageListReply =
         connection.call(Command::MessageListRequest, &request).await.map_err(|_error| ())?;
     let now = Instant::now();

@@ -91,7 +91,7 @@ fn built_with_faults() -> &'static Path {
             profile_folder().parent().expect("a profile is in the target folder").join("faults");
         let mut command = cargo_build();
         command.args(["--features", "faults"]).arg("--target-dir").arg(&target);
-        // Nobody debugs them, and the tables take longest to write.
+        // They are not debugged, and the tables take longest to write.
         command.env("CARGO_PROFILE_DEV_DEBUG", "false");
         run(command);
         target.join("debug")

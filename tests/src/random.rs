@@ -21,7 +21,7 @@ impl Random {
         Self::from_seed(seed)
     }
 
-    /// A seed that nobody has chosen.
+    /// A new seed, from the clock.
     pub fn new_seed() -> u64 {
         let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
         u64::from(now.subsec_nanos()) << 20 ^ now.as_secs()

@@ -30,6 +30,10 @@ const STOP_LIMIT: Duration = Duration::from_secs(15);
 /// Those first that the others dial.
 const START_ORDER: [&str; 4] = ["route_server", "login_server", "db_proxy", "msg_server"];
 
+/// A setting to change: daemon (the beginning of its name), table, key, and value as in TOML. An empty
+/// table is the top of the file.
+pub(crate) type Setting = (&'static str, &'static str, &'static str, String);
+
 /// What a site is made of.
 #[derive(Debug, Clone, Default)]
 pub struct SiteOptions {
@@ -37,9 +41,8 @@ pub struct SiteOptions {
     pub cluster: Options,
     /// Lays every link between daemons, and the clients' way to each gateway, through wires.
     pub wires: bool,
-    /// Settings to change: daemon (the beginning of its name), table, key, and value as in TOML. An
-    /// empty table is the top of the file.
-    pub settings: Vec<(&'static str, &'static str, &'static str, String)>,
+    /// Settings to change.
+    pub settings: Vec<Setting>,
     /// Variables of every daemon's environment.
     pub env: Vec<(&'static str, String)>,
     /// Where db_proxy keeps its data, if not in the site's own folder: on a volume of its own. Only
@@ -258,12 +261,12 @@ impl Site {
         pid_of(child.unwrap_or_else(|| panic!("{name} runs")))
     }
 
-    /// The metrics page of a daemon; `None` if nobody answers.
+    /// The metrics page of a daemon; `None` if there is no answer.
     pub fn metrics(&self, name: &str) -> Option<String> {
         get(self.daemon(name).admin, "/metrics")
     }
 
-    /// What a daemon's admin page answers to this path, with the head; `None` if nobody answers.
+    /// What a daemon's admin page answers to this path, with the head; `None` if there is no answer.
     pub fn page(&self, name: &str, path: &str) -> Option<String> {
         get(self.daemon(name).admin, path)
     }
@@ -281,8 +284,9 @@ impl Site {
         }
     }
 
-    /// One number of that page, or their sum where it has labels; 0 if nobody answers, or nothing was
-    /// counted. A daemon that has just started has not all of its metrics yet: they are waited for.
+    /// One number of that page, or their sum where it has labels; 0 if there is no answer, or
+    /// nothing was counted. A daemon that has just started has not all of its metrics yet: they are
+    /// waited for.
     pub fn metric(&self, name: &str, metric: &str) -> u64 {
         let began = Instant::now();
         loop {
@@ -458,7 +462,7 @@ fn move_folder(from: &Path, to: &Path) {
     copy().unwrap_or_else(|error| panic!("move {} to {}: {error}", from.display(), to.display()));
 }
 
-/// Whether a page has a metric, counted or not. The empty page, of nobody, has all.
+/// Whether a page has a metric, counted or not. The empty page, when there was no answer, has all.
 fn has_metric(page: &str, metric: &str) -> bool {
     let name = metric.split_once('{').map_or(metric, |(name, _labels)| name);
     let parts = ["_total", "_count", "_sum", "_bucket"];

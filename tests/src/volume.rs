@@ -70,7 +70,7 @@ impl Volume {
         run("python3", &["-c", CUT], &self.path()).expect("the power can be cut");
     }
 
-    /// Brings it back after a cut. Nobody may have a file of it open.
+    /// Brings it back after a cut. No process may have a file of it open.
     pub fn come_back(&self) {
         self.unmount().expect("the volume can be unmounted");
         self.mount().expect("the volume can be mounted again");
@@ -85,7 +85,7 @@ impl Volume {
         let mut file = open.expect("a file to fill the volume with");
         let length = |file: &File| file.metadata().map_or(0, |metadata| metadata.len());
         let before = length(&file);
-        // Blocks that nobody writes are quick to take.
+        // Blocks that are never written are quick to take.
         let take = |from: u64| {
             let (from, step) = (from.to_string(), STEP.to_string());
             run("fallocate", &["--offset", &from, "--length", &step], &self.filler())

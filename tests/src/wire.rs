@@ -2,7 +2,7 @@
 //! them up, or breaks the connection.
 //!
 //! A wire has a direction: forward is from the daemon that dials to the one that listens. A direction
-//! that is cut takes nothing any more, as if the packets were lost: no end is told, connections made
+//! that is cut takes nothing, as if the packets were lost: neither end is told, connections made
 //! meanwhile stay without an answer, and what was on its way arrives after the cut, as TCP sends it
 //! again.
 //!
@@ -27,7 +27,7 @@ use crate::Random;
 /// What is read and passed on at once.
 const CHUNK: usize = 64 << 10;
 
-/// Who is linked to whom.
+/// Which daemon is linked to which.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
 pub struct Ends {
     /// The one that dials.
@@ -81,7 +81,7 @@ struct Control {
     manner: Manner,
     /// Connections made under an earlier number are broken.
     generation: u64,
-    /// Connections made under an earlier number pass nothing on any more, and nobody is told.
+    /// Connections made under an earlier number pass nothing on, and neither end is told.
     frozen_before: u64,
 }
 
@@ -146,8 +146,8 @@ impl Wires {
         self.wire(ends).control.send_modify(|control| control.generation += 1);
     }
 
-    /// Leaves the connections that there are half-open: nothing passes any more, nobody is told. New
-    /// ones work.
+    /// Leaves the existing connections half-open: nothing passes from then on, and neither end is told.
+    /// New ones work.
     pub fn freeze(&self, ends: &Ends) {
         self.wire(ends).control.send_modify(|control| {
             control.generation += 1;

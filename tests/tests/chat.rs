@@ -1,7 +1,7 @@
 //! What people do: talk to each other through different gateways, in pairs and in groups, online
 //! and offline, with one device or two.
 
-use client::{Draft, Session};
+use client::{Conversation, Draft};
 use proto::Command;
 use proto::client::{MessageData, ReadNotify};
 use tests::{Cluster, Device};
@@ -13,16 +13,16 @@ async fn two_people_talk_through_two_gateways_in_both_directions() {
     let mut ben = Device::pc(&cluster.gateways[1], 2).await;
     for round in 0..5 {
         let (asked, answered) = (format!("question {round}"), format!("answer {round}"));
-        assert_eq!(anna.say(Session::user(2), &asked).await, 2 * round + 1);
-        let heard = ben.hears(1, Session::user(2), &asked).await;
+        assert_eq!(anna.say(Conversation::user(2), &asked).await, 2 * round + 1);
+        let heard = ben.hears(1, Conversation::user(2), &asked).await;
         assert_eq!(heard.msg_id, 2 * round + 1, "both sides count alike");
-        assert_eq!(ben.say(Session::user(1), &answered).await, 2 * round + 2);
-        let heard = anna.hears(2, Session::user(1), &answered).await;
+        assert_eq!(ben.say(Conversation::user(1), &answered).await, 2 * round + 2);
+        let heard = anna.hears(2, Conversation::user(1), &answered).await;
         assert_eq!(heard.msg_id, 2 * round + 2, "both sides count alike");
     }
-    let mine = anna.texts(Session::user(2)).await;
+    let mine = anna.texts(Conversation::user(2)).await;
     assert_eq!(mine.len(), 10);
-    assert_eq!(mine, ben.texts(Session::user(1)).await, "there is one history");
+    assert_eq!(mine, ben.texts(Conversation::user(1)).await, "there is one history");
     anna.heard_nothing(Command::MessageData).await;
     ben.heard_nothing(Command::MessageData).await;
 }
@@ -34,13 +34,13 @@ async fn messages_sent_without_waiting_keep_their_order() {
     let mut ben = Device::pc(&cluster.gateways[1], 2).await;
     let texts: Vec<String> = (1..=150).map(|number| format!("line {number}")).collect();
     for text in &texts {
-        let draft = Draft::text(Session::user(2), text).without_id();
+        let draft = Draft::text(Conversation::user(2), text).without_id();
         anna.connection().post_message(&draft).await.expect("send a message");
     }
     for (msg_id, text) in (1..).zip(&texts) {
-        assert_eq!(ben.hears(1, Session::user(2), text).await.msg_id, msg_id);
+        assert_eq!(ben.hears(1, Conversation::user(2), text).await.msg_id, msg_id);
     }
-    assert_eq!(ben.texts(Session::user(1)).await, texts);
+    assert_eq!(ben.texts(Conversation::user(1)).await, texts);
 }
 
 #[tokio::test]
@@ -54,7 +54,7 @@ async fn a_group_message_reaches_all_members_on_both_gateways_but_not_the_sessio
     for user in 2..=10 {
         members.push(Device::pc(if user % 2 == 0 { here } else { there }, user).await);
     }
-    let group = Session::group(1);
+    let group = Conversation::group(1);
     assert_eq!(author.say(group, "good morning").await, 1);
     for member in &mut members {
         assert_eq!(member.hears(1, group, "good morning").await.msg_id, 1);
@@ -68,22 +68,23 @@ async fn a_group_message_reaches_all_members_on_both_gateways_but_not_the_sessio
 }
 
 #[tokio::test]
-async fn who_was_offline_sees_exact_counts_fetches_the_messages_and_reads_them() {
+async fn a_user_who_was_offline_sees_exact_counts_fetches_the_messages_and_reads_them() {
     let cluster = Cluster::start();
     let mut anna = Device::pc(&cluster.gateways[0], 1).await;
     let mut carl = Device::pc(&cluster.gateways[1], 3).await;
     for number in 1..=7 {
-        assert_eq!(anna.say(Session::user(2), &format!("for ben {number}")).await, number);
+        assert_eq!(anna.say(Conversation::user(2), &format!("for ben {number}")).await, number);
     }
     for number in 1..=3 {
-        assert_eq!(carl.say(Session::user(2), &format!("from carl {number}")).await, number);
+        assert_eq!(carl.say(Conversation::user(2), &format!("from carl {number}")).await, number);
     }
     for number in 1..=4 {
-        anna.say(Session::group(1), &format!("for all {number}")).await;
+        anna.say(Conversation::group(1), &format!("for all {number}")).await;
     }
 
     let mut ben = Device::pc(&cluster.gateways[1], 2).await;
-    let [from_anna, from_carl, group] = [Session::user(1), Session::user(3), Session::group(1)];
+    let [from_anna, from_carl, group] =
+        [Conversation::user(1), Conversation::user(3), Conversation::group(1)];
     let unread = ben.unread().await;
     assert_eq!(unread, [(from_anna, 7), (from_carl, 3), (group, 4)].into());
     // As Windows does: as many as are unread, back from the newest.
@@ -95,7 +96,7 @@ async fn who_was_offline_sees_exact_counts_fetches_the_messages_and_reads_them()
     ben.read(from_anna, 7).await;
     ben.read(group, 2).await;
     assert_eq!(ben.unread().await, [(from_carl, 3), (group, 2)].into());
-    // An answer is his own, and is not unread; what came before it still is.
+    // Ben's answer is his own message, so it is not unread; what came before it still is.
     ben.say(from_carl, "later").await;
     assert_eq!(ben.unread().await, [(from_carl, 3), (group, 2)].into());
     ben.read(from_carl, 4).await;
@@ -110,21 +111,21 @@ async fn who_was_offline_sees_exact_counts_fetches_the_messages_and_reads_them()
 }
 
 #[tokio::test]
-async fn the_other_device_of_the_author_gets_what_he_says_and_what_he_read() {
+async fn the_other_device_of_the_author_gets_the_messages_and_read_marks_of_this_one() {
     let cluster = Cluster::start();
     let [here, there] = &cluster.gateways[..] else { panic!("there are two gateways") };
     let mut desk = Device::pc(here, 1).await;
     let mut phone = Device::mobile(there, 1).await;
     let mut ben = Device::pc(there, 2).await;
-    let with_ben = Session::user(2);
+    let with_ben = Conversation::user(2);
 
     assert_eq!(desk.say(with_ben, "from the desk").await, 1);
     assert_eq!(phone.hears(1, with_ben, "from the desk").await.msg_id, 1);
     assert_eq!(phone.say(with_ben, "from the phone").await, 2);
     assert_eq!(desk.hears(1, with_ben, "from the phone").await.msg_id, 2);
-    ben.say(Session::user(1), "which is it?").await;
+    ben.say(Conversation::user(1), "which is it?").await;
     for device in [&mut desk, &mut phone] {
-        let heard = device.hears(2, Session::user(1), "which is it?").await;
+        let heard = device.hears(2, Conversation::user(1), "which is it?").await;
         assert_eq!(heard.msg_id, 3);
         assert_eq!(device.unread().await, [(with_ben, 1)].into());
     }
@@ -147,17 +148,17 @@ async fn the_other_device_of_the_author_gets_what_he_says_and_what_he_read() {
 async fn a_long_history_is_complete_on_every_page() {
     let cluster = Cluster::start();
     let mut anna = Device::pc(&cluster.gateways[0], 1).await;
-    let session = Session::user(2);
+    let conversation = Conversation::user(2);
     // Some of them 60 KiB long, so that a page of 100 exceeds what Android takes in one frame.
     let text = |number: u32| {
         let len = if number.is_multiple_of(3) { 44_000 } else { 0 };
         format!("{number} {}", "x".repeat(len))
     };
     for number in 1..=120 {
-        assert_eq!(anna.say(session, &text(number)).await, number);
+        assert_eq!(anna.say(conversation, &text(number)).await, number);
     }
     let mut ben = Device::pc(&cluster.gateways[1], 2).await;
-    let texts = ben.texts(Session::user(1)).await;
+    let texts = ben.texts(Conversation::user(1)).await;
     assert_eq!(texts.len(), 120);
     for (number, found) in (1..).zip(&texts) {
         assert!(*found == text(number), "message {number} is as it was sent");
@@ -168,8 +169,8 @@ async fn a_long_history_is_complete_on_every_page() {
 async fn a_cluster_that_was_stopped_goes_on_where_it_was() {
     let cluster = Cluster::start();
     let mut anna = Device::pc(&cluster.gateways[0], 1).await;
-    anna.say(Session::user(2), "before").await;
-    anna.say(Session::group(1), "to all, before").await;
+    anna.say(Conversation::user(2), "before").await;
+    anna.say(Conversation::group(1), "to all, before").await;
     drop(anna);
     let ended = cluster.stop();
     assert_eq!(ended.status.code(), Some(0), "{}", ended.log);
@@ -177,9 +178,12 @@ async fn a_cluster_that_was_stopped_goes_on_where_it_was() {
     let cluster = ended.start_again(&tests::Options::default());
     let mut anna = Device::pc(&cluster.gateways[0], 1).await;
     let mut ben = Device::pc(&cluster.gateways[1], 2).await;
-    assert_eq!(ben.unread().await, [(Session::user(1), 1), (Session::group(1), 1)].into());
-    assert_eq!(anna.say(Session::user(2), "after").await, 2);
-    let heard: MessageData = ben.hears(1, Session::user(2), "after").await;
+    assert_eq!(
+        ben.unread().await,
+        [(Conversation::user(1), 1), (Conversation::group(1), 1)].into()
+    );
+    assert_eq!(anna.say(Conversation::user(2), "after").await, 2);
+    let heard: MessageData = ben.hears(1, Conversation::user(2), "after").await;
     assert_eq!(heard.msg_id, 2);
-    assert_eq!(ben.texts(Session::user(1)).await, ["before", "after"]);
+    assert_eq!(ben.texts(Conversation::user(1)).await, ["before", "after"]);
 }

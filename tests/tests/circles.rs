@@ -2,8 +2,8 @@
 //! moved with what is below it alone.
 //!
 //! What a file knows are the names that it takes from other files: in `use`, and in paths. A file that only
-//! re-exports a name does not know it; who takes the name from there knows the file that has it. Tests and
-//! what is compiled for them alone do not count.
+//! re-exports a name does not know it; a file that takes the name from there knows the file that
+//! has it. Tests and what is compiled for them alone do not count.
 
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::fs;

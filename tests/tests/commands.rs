@@ -1,6 +1,6 @@
-//! Every command that a client may send: what comes back, under which seq, and who else is told.
+//! Every command that a client may send: what comes back, under which seq, and which others are told.
 
-use client::{ClientType, Connection, Draft, Session};
+use client::{ClientType, Connection, Conversation, Draft};
 use proto::client::{
     AllUsersReply, AllUsersRequest, AvatarChangedNotify, ChangeAvatarReply, ChangeAvatarRequest,
     ChangeSignatureReply, ChangeSignatureRequest, DepartmentsReply, DepartmentsRequest,
@@ -18,7 +18,7 @@ use tests::{Cluster, Device, PASSWORD, PATIENCE};
 async fn every_request_is_answered_by_the_next_number_under_its_own_seq() {
     let cluster = Cluster::start();
     let mut phone = Device::mobile(&cluster.gateways[0], 1).await;
-    phone.say(Session::user(2), "so that there is something").await;
+    phone.say(Conversation::user(2), "so that there is something").await;
     // The body in hex, with the user id 0 that iOS sends.
     let requests: [(Command, &str); 22] = [
         (Command::DeviceTokenRequest, "0800120474657374"),
@@ -122,14 +122,20 @@ async fn sessions_are_listed_for_both_sides_and_come_back_with_the_next_message(
     let mut anna = Device::pc(&cluster.gateways[0], 1).await;
     let mut phone = Device::mobile(&cluster.gateways[1], 1).await;
     let mut ben = Device::pc(&cluster.gateways[1], 2).await;
-    assert_eq!(sessions(&mut anna).await, [], "a session without a message is left out");
-    anna.say(Session::user(2), "hello").await;
-    anna.say(Session::group(1), "hello, all").await;
-    assert_eq!(sessions(&mut anna).await, [(Session::user(2), 1), (Session::group(1), 1)]);
-    assert_eq!(sessions(&mut ben).await, [(Session::user(1), 1), (Session::group(1), 1)]);
+    assert_eq!(conversations(&mut anna).await, [], "a conversation without a message is left out");
+    anna.say(Conversation::user(2), "hello").await;
+    anna.say(Conversation::group(1), "hello, all").await;
+    assert_eq!(
+        conversations(&mut anna).await,
+        [(Conversation::user(2), 1), (Conversation::group(1), 1)]
+    );
+    assert_eq!(
+        conversations(&mut ben).await,
+        [(Conversation::user(1), 1), (Conversation::group(1), 1)]
+    );
 
     let request = RemoveSessionRequest {
-        session_type: Session::user(2).session_type().into(),
+        session_type: Conversation::user(2).session_type().into(),
         session_id: 2,
         ..RemoveSessionRequest::default()
     };
@@ -137,27 +143,27 @@ async fn sessions_are_listed_for_both_sides_and_come_back_with_the_next_message(
     assert_eq!((reply.user_id, reply.result_code, reply.session_id), (1, 0, 2));
     let told: SessionRemovedNotify = phone.push(Command::SessionRemovedNotify).await;
     assert_eq!((told.user_id, told.session_id), (1, 2));
-    assert_eq!(sessions(&mut anna).await, [(Session::group(1), 1)]);
-    assert_eq!(sessions(&mut ben).await.len(), 2, "it is gone for one side only");
-    assert_eq!(anna.texts(Session::user(2)).await, ["hello"], "the history stays");
+    assert_eq!(conversations(&mut anna).await, [(Conversation::group(1), 1)]);
+    assert_eq!(conversations(&mut ben).await.len(), 2, "it is gone for one side only");
+    assert_eq!(anna.texts(Conversation::user(2)).await, ["hello"], "the history stays");
     anna.heard_nothing(Command::SessionRemovedNotify).await;
     ben.heard_nothing(Command::SessionRemovedNotify).await;
 
-    ben.say(Session::user(1), "are you still there?").await;
-    anna.hears(2, Session::user(1), "are you still there?").await;
-    assert!(sessions(&mut anna).await.contains(&(Session::user(2), 2)));
-    assert_eq!(anna.unread().await, [(Session::user(2), 1)].into());
+    ben.say(Conversation::user(1), "are you still there?").await;
+    anna.hears(2, Conversation::user(1), "are you still there?").await;
+    assert!(conversations(&mut anna).await.contains(&(Conversation::user(2), 2)));
+    assert_eq!(anna.unread().await, [(Conversation::user(2), 1)].into());
 
     let all: RecentSessionsReply =
         anna.ask(Command::RecentSessionsRequest, &RecentSessionsRequest::default()).await;
-    let newest = all.sessions.iter().map(|session| session.updated_time).max();
+    let newest = all.sessions.iter().map(|conversation| conversation.updated_time).max();
     let since = RecentSessionsRequest {
         latest_update_time: newest.expect("there are some"),
         ..RecentSessionsRequest::default()
     };
     let again: RecentSessionsReply = anna.ask(Command::RecentSessionsRequest, &since).await;
     assert!(!again.sessions.is_empty(), "more may have been said in that very second");
-    assert!(again.sessions.iter().all(|session| Some(session.updated_time) == newest));
+    assert!(again.sessions.iter().all(|conversation| Some(conversation.updated_time) == newest));
     let latest_update_time = since.latest_update_time + 1;
     let since = RecentSessionsRequest { latest_update_time, ..since };
     let changed: RecentSessionsReply = anna.ask(Command::RecentSessionsRequest, &since).await;
@@ -176,20 +182,20 @@ async fn what_a_body_says_about_its_author_and_time_means_nothing() {
         create_time: 5,
         attach_data: Some("for servers only".into()),
         client_msg_id: Some("sixteen bytes!!!".into()),
-        ..Draft::text(Session::user(2), "guess who").to_wire()
+        ..Draft::text(Conversation::user(2), "guess who").to_wire()
     };
     let ack: proto::client::MessageAck =
         read_ack(anna.connection(), encode_message(Command::MessageData, 9, &forged)).await;
     assert_eq!((ack.user_id, ack.session_id, ack.msg_id), (1, 2, 1));
-    let heard = ben.hears(1, Session::user(2), "guess who").await;
+    let heard = ben.hears(1, Conversation::user(2), "guess who").await;
     assert!(heard.create_time > 1_000_000_000, "the time is the server's");
     carl.heard_nothing(Command::MessageData).await;
-    assert_eq!(ben.history(Session::user(1)).await[0].from_user_id, 1);
+    assert_eq!(ben.history(Conversation::user(1)).await[0].from_user_id, 1);
 
-    // Asking in somebody else's name gives one's own.
+    // Asking in another user's name gives the asker's own.
     let request = MessageListRequest {
         user_id: 2,
-        session_type: Session::user(1).session_type().into(),
+        session_type: Conversation::user(1).session_type().into(),
         session_id: 1,
         msg_id_begin: 0,
         msg_count: 10,
@@ -199,7 +205,7 @@ async fn what_a_body_says_about_its_author_and_time_means_nothing() {
     assert_eq!((reply.user_id, reply.messages.len()), (3, 0));
     let request = MessagesByIdRequest {
         user_id: 2,
-        session_type: Session::user(1).session_type().into(),
+        session_type: Conversation::user(1).session_type().into(),
         session_id: 1,
         msg_ids: vec![1],
         ..MessagesByIdRequest::default()
@@ -215,7 +221,7 @@ async fn messages_that_cannot_be_are_not_answered_and_not_stored() {
     let cluster = Cluster::start();
     let mut anna = Device::pc(&cluster.gateways[0], 1).await;
     let mut outsider = Device::pc(&cluster.gateways[1], 11).await;
-    let good = Draft::text(Session::user(2), "good").to_wire();
+    let good = Draft::text(Conversation::user(2), "good").to_wire();
     let bad = [
         MessageData { msg_data: bytes(""), ..good.clone() },
         MessageData { to_session_id: 1, ..good.clone() },
@@ -229,14 +235,14 @@ async fn messages_that_cannot_be_are_not_answered_and_not_stored() {
         anna.send(Command::MessageData, message).await;
     }
     outsider
-        .send(Command::MessageData, &Draft::text(Session::group(1), "let me in").to_wire())
+        .send(Command::MessageData, &Draft::text(Conversation::group(1), "let me in").to_wire())
         .await;
     // What is answered next is what was right.
-    assert_eq!(anna.say(Session::user(2), "good").await, 1);
-    assert_eq!(outsider.say(Session::user(2), "good").await, 1);
+    assert_eq!(anna.say(Conversation::user(2), "good").await, 1);
+    assert_eq!(outsider.say(Conversation::user(2), "good").await, 1);
     anna.heard_nothing(Command::MessageAck).await;
     outsider.heard_nothing(Command::MessageAck).await;
-    assert_eq!(anna.latest(Session::group(1)).await, 0);
+    assert_eq!(anna.latest(Conversation::group(1)).await, 0);
 }
 
 #[tokio::test]
@@ -247,7 +253,7 @@ async fn what_was_answered_is_not_repeated_but_said_again() {
     let frame = encode_message(
         Command::MessageData,
         4711,
-        &Draft::text(Session::user(2), "once").without_id().to_wire(),
+        &Draft::text(Conversation::user(2), "once").without_id().to_wire(),
     );
     let first = read_ack(anna.connection(), frame.clone()).await;
     let again = read_ack(anna.connection(), frame.clone()).await;
@@ -257,10 +263,10 @@ async fn what_was_answered_is_not_repeated_but_said_again() {
     let mut anna = Device::pc(&cluster.gateways[1], 1).await;
     assert_eq!(read_ack(anna.connection(), frame).await.msg_id, 3);
     for msg_id in 1..=3 {
-        assert_eq!(ben.hears(1, Session::user(2), "once").await.msg_id, msg_id);
+        assert_eq!(ben.hears(1, Conversation::user(2), "once").await.msg_id, msg_id);
     }
     ben.heard_nothing(Command::MessageData).await;
-    assert_eq!(ben.texts(Session::user(1)).await, ["once"; 3]);
+    assert_eq!(ben.texts(Conversation::user(1)).await, ["once"; 3]);
 }
 
 #[tokio::test]
@@ -335,13 +341,13 @@ async fn files_are_refused_in_the_form_that_clients_know() {
 async fn commands_that_are_not_for_clients_are_skipped() {
     let cluster = Cluster::start();
     let mut anna = Device::pc(&cluster.gateways[0], 1).await;
-    // A second login, something that only servers say, numbers that nobody knows.
+    // A second login, something that only servers say, unknown numbers.
     for command in [0x0103, 0x0104, 0x0702, 0x0801, 0xffff] {
         let frame = Frame { command, seq: 5, body: bytes("") };
         anna.connection().send_frame(&frame).await.expect("send a frame");
     }
     anna.send(Command::LoginRequest, &login("u2")).await;
-    anna.say(Session::user(3), "it is still me").await;
+    anna.say(Conversation::user(3), "it is still me").await;
     let asked = UsersStatusRequest { user_ids: vec![1, 2, 2, 4711], ..Default::default() };
     let reply: proto::client::UsersStatusReply =
         anna.ask(Command::UsersStatusRequest, &asked).await;
@@ -399,15 +405,19 @@ async fn next_answer(connection: &mut Connection, command: u16) -> Frame {
     }
 }
 
-/// Listed sessions with their newest ids, singles first.
-async fn sessions(device: &mut Device) -> Vec<(Session, u32)> {
+/// Listed conversations with their newest ids, singles first.
+async fn conversations(device: &mut Device) -> Vec<(Conversation, u32)> {
     let request = RecentSessionsRequest::default();
     let reply: RecentSessionsReply = device.ask(Command::RecentSessionsRequest, &request).await;
     assert_eq!(reply.user_id, device.user);
-    assert!(reply.sessions.is_sorted_by_key(|session| std::cmp::Reverse(session.updated_time)));
+    assert!(
+        reply
+            .sessions
+            .is_sorted_by_key(|conversation| std::cmp::Reverse(conversation.updated_time))
+    );
     let listed = reply.sessions.iter().map(|listed| {
-        let session = Session::from_wire(listed.session_type, listed.session_id);
-        (session.expect("a known type"), listed.latest_msg_id)
+        let conversation = Conversation::from_wire(listed.session_type, listed.session_id);
+        (conversation.expect("a known type"), listed.latest_msg_id)
     });
     let mut listed: Vec<_> = listed.collect();
     listed.sort_unstable();

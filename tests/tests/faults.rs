@@ -2,7 +2,7 @@
 
 use std::sync::{PoisonError, RwLock};
 
-/// Who needs the machine for himself writes; all others read.
+/// A scenario that needs the machine for itself takes the write lock; all others take the read lock.
 static MACHINE: RwLock<()> = RwLock::new(());
 
 fn check(scenario: &str) {
@@ -97,7 +97,7 @@ fn clients_that_never_read_harm_nobody() {
 }
 
 #[test]
-fn nobody_hears_or_reads_beyond_his_time_in_a_group() {
+fn no_user_hears_or_reads_beyond_the_time_in_a_group() {
     check("members");
 }
 

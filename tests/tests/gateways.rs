@@ -1,6 +1,6 @@
 //! One user on two gateways: logins at the same moment, and a gateway that dies.
 
-use client::Session;
+use client::Conversation;
 use proto::client::{KickNotify, KickReason, MessageData, ReadNotify};
 use proto::{Command, Frame};
 use tests::{Cluster, Device};
@@ -29,8 +29,8 @@ async fn of_two_logins_at_the_same_moment_on_two_gateways_exactly_one_stays() {
             assert_eq!(kick, Some(Command::KickNotify), "round {round}: the one before them");
         }
         let text = format!("round {round}");
-        ben.say(Session::user(1), &text).await;
-        winner.hears(2, Session::user(1), &text).await;
+        ben.say(Conversation::user(1), &text).await;
+        winner.hears(2, Conversation::user(1), &text).await;
         winner.heard_nothing(Command::MessageData).await;
         winner.heard_nothing(Command::KickNotify).await;
         last = Some(winner);
@@ -40,8 +40,8 @@ async fn of_two_logins_at_the_same_moment_on_two_gateways_exactly_one_stays() {
 /// Says two things to user 1, who has heard both.
 async fn two_messages(ben: &mut Device, phone: &mut Device) {
     for text in ["one", "two"] {
-        ben.say(Session::user(1), text).await;
-        let heard: MessageData = phone.hears(2, Session::user(1), text).await;
+        ben.say(Conversation::user(1), text).await;
+        let heard: MessageData = phone.hears(2, Conversation::user(1), text).await;
         assert!(heard.msg_id > 0, "it is numbered");
     }
 }
@@ -53,8 +53,8 @@ async fn what_another_device_was_told_is_read_survives_the_gateway() {
     let (mut phone, mut pc) = (Device::mobile(here, 1).await, Device::pc(there, 1).await);
     let mut ben = Device::pc(there, 2).await;
     two_messages(&mut ben, &mut phone).await;
-    phone.read(Session::user(2), 1).await;
-    phone.read(Session::user(2), 2).await;
+    phone.read(Conversation::user(2), 1).await;
+    phone.read(Conversation::user(2), 2).await;
     pc.push_that(Command::ReadNotify, |told: &ReadNotify| told.msg_id == 2).await;
     cluster.kill_and_wait("msg_server-1");
     let mut pc = Device::pc(there, 1).await;
@@ -69,8 +69,8 @@ async fn marks_that_were_read_before_an_answer_survive_the_gateway() {
     let mut ben = Device::pc(there, 2).await;
     two_messages(&mut ben, &mut phone).await;
     // Both within a second, and then an answer to something else: the gateway has come that far.
-    phone.read(Session::user(2), 1).await;
-    phone.read(Session::user(2), 2).await;
+    phone.read(Conversation::user(2), 1).await;
+    phone.read(Conversation::user(2), 2).await;
     phone.forget().await;
     cluster.kill_and_wait("msg_server-1");
     let mut pc = Device::pc(there, 1).await;

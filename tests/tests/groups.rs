@@ -1,6 +1,6 @@
-//! Groups: who makes them, who changes them, who hears of it, and what outsiders get.
+//! Groups: which users may make and change them, which hear of it, and what outsiders get.
 
-use client::{Draft, SendReply, Session, hello};
+use client::{Conversation, Draft, SendReply, hello};
 use proto::Command;
 use proto::client::{
     ClientType, GroupChange, GroupChangeMembersReply, GroupChangeMembersRequest, GroupCreateReply,
@@ -19,11 +19,11 @@ async fn a_user_makes_a_group_and_all_members_hear_its_messages() {
     let mut ben = Device::pc(there, 2).await;
     let mut carl = Device::mobile(here, 3).await;
     let group = create(&mut anna, &[1, 2, 3, 2]).await;
-    let session = Session::group(group);
-    anna.say(session, "welcome").await;
+    let conversation = Conversation::group(group);
+    anna.say(conversation, "welcome").await;
     for member in [&mut ben, &mut carl] {
-        assert_eq!(member.hears(1, session, "welcome").await.msg_id, 1);
-        assert_eq!(member.unread().await, [(session, 1)].into());
+        assert_eq!(member.hears(1, conversation, "welcome").await.msg_id, 1);
+        assert_eq!(member.unread().await, [(conversation, 1)].into());
     }
     let record = info(&mut ben, group, 0).await.expect("a member may look");
     assert_eq!((record.version, record.creator_id), (1, 1));
@@ -43,9 +43,9 @@ async fn members_come_and_go_and_everybody_concerned_is_told() {
     let mut ben = Device::pc(there, 2).await;
     let mut carl = Device::pc(there, 3).await;
     let group = create(&mut anna, &[1, 2]).await;
-    let session = Session::group(group);
-    anna.say(session, "before carl").await;
-    ben.hears(1, session, "before carl").await;
+    let conversation = Conversation::group(group);
+    anna.say(conversation, "before carl").await;
+    ben.hears(1, conversation, "before carl").await;
 
     // Every member may add, and only the ids that are really new count.
     let reply = change(&mut ben, group, GroupChange::Add, &[3, 1]).await;
@@ -60,11 +60,11 @@ async fn members_come_and_go_and_everybody_concerned_is_told() {
     ben.heard_nothing(Command::GroupMembersNotify).await;
     assert_eq!(info(&mut carl, group, 1).await.expect("a newer version").version, 2);
 
-    // Who came later hears what is said from then on, and sees nothing from before.
-    anna.say(session, "hello carl").await;
-    carl.hears(1, session, "hello carl").await;
-    assert_eq!(carl.texts(session).await, ["hello carl"]);
-    assert_eq!(carl.unread().await, [(session, 1)].into());
+    // A member who came later hears what is said from then on, and sees nothing from before.
+    anna.say(conversation, "hello carl").await;
+    carl.hears(1, conversation, "hello carl").await;
+    assert_eq!(carl.texts(conversation).await, ["hello carl"]);
+    assert_eq!(carl.unread().await, [(conversation, 1)].into());
 
     let reply = change(&mut anna, group, GroupChange::Remove, &[3]).await;
     assert_eq!((reply.result_code, reply.changed_ids), (0, vec![3]));
@@ -76,8 +76,8 @@ async fn members_come_and_go_and_everybody_concerned_is_told() {
             .await;
         assert_eq!((told.user_id, told.changed_ids, told.current_ids), (1, vec![3], vec![1, 2]));
     }
-    anna.say(session, "without carl").await;
-    ben.hears(1, session, "without carl").await;
+    anna.say(conversation, "without carl").await;
+    ben.hears(1, conversation, "without carl").await;
     carl.heard_nothing(Command::MessageData).await;
     assert_sees_nothing(&mut carl, group).await;
     assert_eq!(carl.unread().await, [].into());
@@ -94,9 +94,9 @@ async fn old_clients_hear_of_a_deleted_group_as_of_a_removal_and_it_is_gone() {
     anna.login("u1", PASSWORD, ClientType::Mac, Some(hello())).await.expect("u1 logs in");
     let mut annas_phone = Device::mobile(here, 1).await;
     let group = create(&mut annas_phone, &[1, 2, 3]).await;
-    let session = Session::group(group);
-    annas_phone.say(session, "soon over").await;
-    ben.hears(1, session, "soon over").await;
+    let conversation = Conversation::group(group);
+    annas_phone.say(conversation, "soon over").await;
+    ben.hears(1, conversation, "soon over").await;
 
     // An old client cannot ask for it, nor can a member who has not made the group.
     let request = GroupDeleteRequest { group_id: group };
@@ -123,7 +123,7 @@ async fn outsiders_get_nothing_and_change_nothing() {
     let cluster = Cluster::start();
     let mut anna = Device::pc(&cluster.gateways[0], 1).await;
     let mut stranger = Device::pc(&cluster.gateways[1], 11).await;
-    anna.say(Session::group(1), "among ourselves").await;
+    anna.say(Conversation::group(1), "among ourselves").await;
     assert_sees_nothing(&mut stranger, 1).await;
     for (kind, ids) in [(GroupChange::Add, &[11][..]), (GroupChange::Remove, &[2])] {
         let reply = change(&mut stranger, 1, kind, ids).await;
@@ -197,8 +197,8 @@ async fn muting_is_remembered_and_delivery_goes_on() {
         assert_eq!(info(&mut ben, 1, 0).await.expect("the group").muted, muted);
         assert_eq!(info(&mut anna, 1, 0).await.expect("the group").muted, 0, "for him alone");
     }
-    anna.say(Session::group(1), "still heard").await;
-    ben.hears(1, Session::group(1), "still heard").await;
+    anna.say(Conversation::group(1), "still heard").await;
+    ben.hears(1, Conversation::group(1), "still heard").await;
 }
 
 #[tokio::test]
@@ -209,24 +209,24 @@ async fn a_client_with_the_extension_is_told_why_a_message_is_refused() {
     let login = connection.login("u11", PASSWORD, ClientType::Mac, Some(hello())).await;
     assert!(login.expect("u11 logs in").hello.is_some(), "the server knows the extension");
     let cases = [
-        (Session::group(1), RefuseReason::NotMember),
+        (Conversation::group(1), RefuseReason::NotMember),
         // A stranger does not learn which groups there are.
-        (Session::group(4711), RefuseReason::NotMember),
-        (Session::user(4711), RefuseReason::NoSuchPeer),
-        (Session::user(11), RefuseReason::Self_),
+        (Conversation::group(4711), RefuseReason::NotMember),
+        (Conversation::user(4711), RefuseReason::NoSuchPeer),
+        (Conversation::user(11), RefuseReason::Self_),
     ];
-    for (session, reason) in cases {
-        let draft = Draft::text(session, "may I?");
+    for (conversation, reason) in cases {
+        let draft = Draft::text(conversation, "may I?");
         let reply = connection.send_message(&draft).await.expect("an answer");
-        let SendReply::Result(result) = reply else { panic!("{session:?}: {reply:?}") };
-        assert_eq!(result.outcome(), SendOutcome::Refused, "{session:?}: {result:?}");
-        assert_eq!(result.reason, Some(reason.into()), "{session:?}: {result:?}");
+        let SendReply::Result(result) = reply else { panic!("{conversation:?}: {reply:?}") };
+        assert_eq!(result.outcome(), SendOutcome::Refused, "{conversation:?}: {result:?}");
+        assert_eq!(result.reason, Some(reason.into()), "{conversation:?}: {result:?}");
         assert_eq!(
             Some(&result.client_msg_id[..]),
             draft.client_msg_id.as_ref().map(|id| &id.0[..])
         );
     }
-    let draft = Draft::text(Session::user(1), "may I?");
+    let draft = Draft::text(Conversation::user(1), "may I?");
     for draft in [draft.clone(), draft.again()] {
         let reply = connection.send_message(&draft).await.expect("an answer");
         let SendReply::Result(result) = reply else { panic!("{reply:?}") };
@@ -288,11 +288,11 @@ async fn normal_groups(device: &mut Device) -> Vec<(u32, u32)> {
 }
 
 async fn assert_sees_nothing(device: &mut Device, group: u32) {
-    let session = Session::group(group);
-    assert_eq!(device.history(session).await, []);
-    assert_eq!(device.latest(session).await, 0);
+    let conversation = Conversation::group(group);
+    assert_eq!(device.history(conversation).await, []);
+    assert_eq!(device.latest(conversation).await, 0);
     let request = MessagesByIdRequest {
-        session_type: session.session_type().into(),
+        session_type: conversation.session_type().into(),
         session_id: group,
         msg_ids: (1..=10).collect(),
         ..MessagesByIdRequest::default()

@@ -1,10 +1,10 @@
-//! Bytes that no client of good will sends: they cost their own connection, and nobody else
+//! Bytes that no correct client sends: they cost their own connection, and no other client
 //! notices.
 
 use std::time::{Duration, Instant};
 
 use bytes::Bytes;
-use client::{ClientType, Connection, Session};
+use client::{ClientType, Connection, Conversation};
 use proto::client::LoginRequest;
 use proto::limits::{LIMIT_AFTER_LOGIN, LIMIT_BEFORE_LOGIN};
 use proto::{Command, Frame, encode_message};
@@ -85,13 +85,13 @@ async fn bodies_that_cannot_be_read_are_skipped() {
             device.connection().send_frame(&frame).await.expect("send a frame");
         }
     }
-    assert!(device.say(Session::user(6), "and still served").await > 0);
-    // What is not for a gateway is skipped too, ten times a minute; then it is no mistake any more.
+    assert!(device.say(Conversation::user(6), "and still served").await > 0);
+    // What is not for a gateway is skipped too, ten times a minute; more than that is no mistake.
     let junk = Frame { command: 0x0504, seq: 1, body: Bytes::new() };
     for _junk in 0..10 {
         device.connection().send_frame(&junk).await.expect("send a frame");
     }
-    device.say(Session::user(6), "and still").await;
+    device.say(Conversation::user(6), "and still").await;
     for _junk in 0..10 {
         device.connection().send_frame(&junk).await.ok();
     }
@@ -144,7 +144,7 @@ async fn frames_that_come_byte_by_byte_or_all_at_once_are_the_same() {
 }
 
 #[tokio::test]
-async fn who_says_nothing_before_the_login_is_let_go() {
+async fn a_client_that_says_nothing_before_the_login_is_let_go() {
     let mut bystanders = Bystanders::new().await;
     let began = Instant::now();
     let mut silent = bystanders.connect().await;
@@ -157,14 +157,14 @@ async fn who_says_nothing_before_the_login_is_let_go() {
 }
 
 #[tokio::test]
-async fn a_client_that_never_reads_costs_nobody_else() {
+async fn a_client_that_never_reads_costs_no_other_client() {
     let mut bystanders = Bystanders::new().await;
     let mut deaf = Device::pc(bystanders.gateway(), 7).await;
     let mut author = Device::pc(bystanders.gateway(), 8).await;
     let mut other = Device::pc(bystanders.gateway(), 9).await;
     // More than the kernel and the outbox hold together; nothing of it is read.
     let text = "x".repeat(45_000);
-    let group = Session::group(1);
+    let group = Conversation::group(1);
     for number in 1..=250 {
         assert_eq!(author.say(group, &text).await, number);
         assert_eq!(other.hears(8, group, &text).await.msg_id, number, "others hear all of it");
@@ -179,16 +179,16 @@ async fn a_client_that_never_reads_costs_nobody_else() {
 }
 
 #[tokio::test]
-async fn who_sends_faster_than_his_limit_is_slowed_down_and_loses_nothing() {
+async fn a_client_that_sends_faster_than_its_limit_is_slowed_down_and_loses_nothing() {
     let mut bystanders = Bystanders::new().await;
     let mut fast = Device::pc(bystanders.gateway(), 5).await;
     let began = Instant::now();
     // The burst is 200, and then 50 a second.
     for number in 1..=300 {
-        let draft = client::Draft::text(Session::user(6), &format!("{number}")).without_id();
+        let draft = client::Draft::text(Conversation::user(6), &format!("{number}")).without_id();
         fast.connection().post_message(&draft).await.expect("send a message");
     }
-    assert_eq!(fast.say(Session::user(6), "301").await, 301);
+    assert_eq!(fast.say(Conversation::user(6), "301").await, 301);
     let took = began.elapsed();
     assert!(took >= Duration::from_millis(1_500), "it took {took:?}");
     bystanders.notice_nothing().await;
@@ -236,10 +236,10 @@ impl Bystanders {
         for _exchange in 0..3 {
             self.said += 1;
             let text = format!("exchange {}", self.said);
-            self.one.say(Session::user(20), &text).await;
-            self.other.hears(19, Session::user(20), &text).await;
-            self.other.say(Session::user(19), &text).await;
-            self.one.hears(20, Session::user(19), &text).await;
+            self.one.say(Conversation::user(20), &text).await;
+            self.other.hears(19, Conversation::user(20), &text).await;
+            self.other.say(Conversation::user(19), &text).await;
+            self.one.hears(20, Conversation::user(19), &text).await;
         }
     }
 }

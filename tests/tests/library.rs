@@ -5,7 +5,7 @@ use std::collections::HashMap;
 use std::path::Path;
 
 use client::{
-    Client, Event, Events, FileOutbox, Message, Options, Outcome, Servers, Session, StartFrom,
+    Client, Conversation, Event, Events, FileOutbox, Message, Options, Outcome, Servers, StartFrom,
 };
 use proto::ids::{GroupId, MsgId, UserId};
 use tempfile::TempDir;
@@ -20,12 +20,12 @@ async fn two_programs_talk_through_the_login_server() {
     assert_eq!(anna.online().await.expect("she gets in").user_id, 1);
     assert_eq!(ben.online().await.expect("he gets in").user_id, 2);
 
-    let (with_ben, with_anna) = (Session::user(2), Session::user(1));
+    let (with_ben, with_anna) = (Conversation::user(2), Conversation::user(1));
     for number in 1..=10 {
         let text = format!("line {number}");
         assert_eq!(ok(anna.send_text(with_ben, &text).await), 2 * number - 1);
         let heard = message(&mut bens).await;
-        assert_eq!((heard.session, heard.msg_id.0), (with_anna, 2 * number - 1));
+        assert_eq!((heard.conversation, heard.msg_id.0), (with_anna, 2 * number - 1));
         assert_eq!(heard.text().as_deref(), Ok(text.as_str()));
         assert_eq!(ok(ben.send_text(with_anna, &text).await), 2 * number);
         // Her own messages are handed out too, in their place.
@@ -35,9 +35,9 @@ async fn two_programs_talk_through_the_login_server() {
     }
 
     let group = anna.create_group("climbing", &[UserId(1), UserId(2)]).await.expect("a new group");
-    assert_eq!(ok(anna.send_text(Session::Group(group), "welcome").await), 1);
-    assert_eq!(message(&mut bens).await.session, Session::Group(group));
-    let nowhere = Session::Group(GroupId(4711));
+    assert_eq!(ok(anna.send_text(Conversation::Group(group), "welcome").await), 1);
+    assert_eq!(message(&mut bens).await.conversation, Conversation::Group(group));
+    let nowhere = Conversation::Group(GroupId(4711));
     let refused = ben.send_text(nowhere, "hello?").await;
     assert!(matches!(refused, Outcome::Refused(Some(_))), "{refused:?}");
 }
@@ -48,15 +48,15 @@ async fn what_was_missed_comes_in_order_and_once() {
     let (ben, mut bens) = start(options(&cluster, 2)).await;
     ben.online().await.expect("he gets in");
     let mut anna = Device::pc(&cluster.gateways[0], 1).await;
-    anna.say(Session::user(2), "while he is there").await;
+    anna.say(Conversation::user(2), "while he is there").await;
     assert_eq!(message(&mut bens).await.msg_id.0, 1);
     drop((ben, bens));
 
     for number in 2..=150 {
-        anna.say(Session::user(2), &format!("{number}")).await;
+        anna.say(Conversation::user(2), &format!("{number}")).await;
     }
     // The program knows how far it had come.
-    let marks = HashMap::from([(Session::user(1), MsgId(1))]);
+    let marks = HashMap::from([(Conversation::user(1), MsgId(1))]);
     let (_ben, mut bens) = start(Options { marks, ..options(&cluster, 2) }).await;
     for number in 2..=150 {
         let heard = message(&mut bens).await;
@@ -71,11 +71,11 @@ async fn messages_without_an_answer_outlive_the_program_and_are_stored_once() {
     let cluster = Cluster::start();
     let (anna, events) = start(with_outbox(&cluster, &outbox)).await;
     anna.online().await.expect("she gets in");
-    assert_eq!(ok(anna.send_text(Session::user(2), "answered").await), 1);
+    assert_eq!(ok(anna.send_text(Conversation::user(2), "answered").await), 1);
 
     let ended = cluster.stop();
     let unanswered: Vec<_> = ["one", "two", "three"]
-        .map(|text| anna.send_text(Session::user(2), text))
+        .map(|text| anna.send_text(Conversation::user(2), text))
         .into_iter()
         .collect();
     drop((anna, events));
@@ -94,14 +94,14 @@ async fn messages_without_an_answer_outlive_the_program_and_are_stored_once() {
         }
     }
     assert_eq!(sent, [2, 3, 4], "in the order in which they were said");
-    assert_eq!(ok(anna.send_text(Session::user(2), "new").await), 5);
+    assert_eq!(ok(anna.send_text(Conversation::user(2), "new").await), 5);
     let mut ben = Device::pc(&cluster.gateways[0], 2).await;
-    let history = ben.texts(Session::user(1)).await;
+    let history = ben.texts(Conversation::user(1)).await;
     assert_eq!(history, ["answered", "one", "two", "three", "new"]);
 }
 
 #[tokio::test]
-async fn whoever_is_thrown_out_does_not_come_back_by_itself() {
+async fn a_client_that_is_thrown_out_does_not_come_back_by_itself() {
     let cluster = Cluster::start();
     let (first, mut events) = start(options(&cluster, 1)).await;
     first.online().await.expect("she gets in");
@@ -116,7 +116,7 @@ async fn whoever_is_thrown_out_does_not_come_back_by_itself() {
         }
     }
     assert_eq!(timeout(PATIENCE, events.next()).await.expect("it ends"), None);
-    second.say(Session::user(2), "not disturbed").await;
+    second.say(Conversation::user(2), "not disturbed").await;
 }
 
 fn options(cluster: &Cluster, user: u32) -> Options {

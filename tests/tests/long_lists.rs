@@ -3,7 +3,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use client::{ClientType, Draft, Session};
+use client::{ClientType, Conversation, Draft};
 use proto::client::{
     AllUsersReply, AllUsersRequest, MessageListReply, MessageListRequest, TimeRequest,
 };
@@ -52,7 +52,7 @@ async fn a_long_history_of_large_messages_is_walked_back_to_its_beginning() {
     let mut anna = Device::pc(&cluster.gateways[0], 1).await;
     for number in 1..=MESSAGES {
         let audio = vec![u8::try_from(number).expect("few"); 60_000];
-        let voice = Draft::voice(Session::user(2), 9, &audio).without_id();
+        let voice = Draft::voice(Conversation::user(2), 9, &audio).without_id();
         anna.connection().send_message(&voice).await.expect("it is acknowledged");
     }
     for client_type in CLIENTS {
@@ -101,7 +101,7 @@ async fn twelve_thousand_colleagues_are_known_after_one_login() {
         let seq = if client_type == ClientType::Windows { 0 } else { 40 };
         let request = AllUsersRequest::default();
         let asked = (Command::AllUsersRequest, seq);
-        // What the client keeps: who is there, and the stamp to ask with next time.
+        // What the client keeps: the known users, and the stamp to ask with next time.
         let (mut known, mut stamp) = (BTreeSet::new(), 0);
         for frame in frames(&mut device, asked, &request).await {
             let reply: AllUsersReply = frame.parse().expect("users");
@@ -123,7 +123,7 @@ async fn twelve_thousand_colleagues_are_known_after_one_login() {
 }
 
 #[tokio::test]
-async fn who_takes_the_first_frame_only_knows_all_colleagues_after_asking_twice() {
+async fn a_client_that_takes_only_the_first_frame_knows_all_colleagues_after_asking_twice() {
     const USERS: u32 = 12_000;
     let cluster = Cluster::start_with(&Options { users: USERS, ..Options::default() });
     // iOS asks twice when its store is empty, and does not wait for the first answer.

@@ -2,7 +2,7 @@
 
 use std::time::{Duration, Instant};
 
-use client::{LoginError, Session};
+use client::{Conversation, LoginError};
 use proto::Command;
 use proto::client::{KickNotify, KickReason, LoginResult};
 use tests::{Cluster, Device, PASSWORD};
@@ -29,8 +29,8 @@ async fn a_changed_password_ends_both_devices_within_a_second_and_others_notice_
         assert_eq!(result, i32::from(LoginResult::BadCredentials));
         Device::try_log_in(gateway, "u1", "battery staple").await.expect("the new one");
     }
-    ben.say(Session::user(3), "still here").await;
-    carl.hears(2, Session::user(3), "still here").await;
+    ben.say(Conversation::user(3), "still here").await;
+    carl.hears(2, Conversation::user(3), "still here").await;
     ben.heard_nothing(Command::KickNotify).await;
     carl.heard_nothing(Command::KickNotify).await;
 }

@@ -1,11 +1,11 @@
-//! Which gateways the login endpoint gives out: those that can log somebody in, one for each name.
+//! Which gateways the login endpoint gives out: those that can log a user in, one for each name.
 
 use std::collections::BTreeMap;
 use std::time::{Duration, Instant};
 
 use tests::{Ends, Manner, Options, PATIENCE, Site, SiteOptions};
 
-/// As often as somebody tried it who found that one answer in three was wrong.
+/// How often it is asked: as often as in the try that found one answer in three to be wrong.
 const ASKS: usize = 50;
 
 fn site(gateways: u16, settings: Vec<(&'static str, &'static str, &'static str, String)>) -> Site {
@@ -86,7 +86,7 @@ fn a_restarted_login_server_waits_for_the_first_report_and_a_cold_gateway_is_giv
     site.kill("login_server");
     site.launch("login_server");
     site.wait_ready("login_server");
-    // It has no report yet, or only just: a client is not told that there is nobody.
+    // It has no report yet, or only just: a client is not told that there is no gateway.
     assert!(site.ask_login().is_ok());
 
     site.kill("msg_server-1");

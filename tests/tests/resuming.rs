@@ -122,7 +122,7 @@ async fn a_token_logs_in_on_any_gateway_and_across_restarts_without_a_hash() {
 }
 
 #[tokio::test]
-async fn a_token_that_was_replaced_ends_the_sessions_and_tokens_of_whoever_has_a_copy() {
+async fn a_replaced_token_that_is_shown_again_ends_all_sessions_and_tokens_of_its_family() {
     let cluster = Cluster::start();
     let [here, there] = &cluster.gateways[..] else { panic!("there are two gateways") };
     let (connection, stolen) = log_in(here, 1).await;

@@ -1,6 +1,6 @@
-//! Who may log in, what a login does to the user's other devices, and who is told.
+//! Which users may log in, what a login does to the user's other devices, and which devices are told.
 
-use client::{ClientType, Connection, LoginError, Session};
+use client::{ClientType, Connection, Conversation, LoginError};
 use proto::client::{
     KickNotify, KickPcReply, KickPcRequest, KickReason, LoginResult, LogoutReply, LogoutRequest,
     PcStatusNotify, UserStatus, UserStatusNotify, UsersStatusReply, UsersStatusRequest,
@@ -19,11 +19,11 @@ async fn a_login_of_the_same_class_on_another_gateway_throws_the_first_one_out()
 
     // The newer one is whole: it sends, and it is sent to.
     let mut ben = Device::pc(here, 2).await;
-    second.say(Session::user(2), "still here").await;
-    ben.hears(1, Session::user(2), "still here").await;
-    ben.say(Session::user(1), "good").await;
-    second.hears(2, Session::user(1), "good").await;
-    phone.hears(2, Session::user(1), "good").await;
+    second.say(Conversation::user(2), "still here").await;
+    ben.hears(1, Conversation::user(2), "still here").await;
+    ben.say(Conversation::user(1), "good").await;
+    second.hears(2, Conversation::user(1), "good").await;
+    phone.hears(2, Conversation::user(1), "good").await;
     second.heard_nothing(Command::KickNotify).await;
     phone.heard_nothing(Command::KickNotify).await;
 }
@@ -49,8 +49,8 @@ async fn of_many_logins_in_a_row_exactly_the_last_one_stays() {
         assert_kicked(device, KickReason::DuplicateLogin).await;
     }
     let mut ben = Device::pc(&cluster.gateways[0], 2).await;
-    ben.say(Session::user(1), "are you there?").await;
-    last.hears(2, Session::user(1), "are you there?").await;
+    ben.say(Conversation::user(1), "are you there?").await;
+    last.hears(2, Conversation::user(1), "are you there?").await;
     last.heard_nothing(Command::KickNotify).await;
 }
 
@@ -73,7 +73,7 @@ async fn the_phone_throws_the_pc_out_and_the_pc_cannot_do_that() {
             told.status == i32::from(UserStatus::Offline)
         })
         .await;
-    // There is none any more, and that is no failure.
+    // There is none left to kick, and that is no failure.
     let reply: KickPcReply = phone.ask(Command::KickPcRequest, &request).await;
     assert_eq!(reply.result_code, 0);
 }
@@ -121,10 +121,10 @@ async fn a_logout_is_answered_ends_the_connection_and_is_told_to_others() {
     assert_eq!(reply.result_code, 0);
     anna.closed().await;
     assert_eq!(told(&mut watcher, 1).await, UserStatus::Offline);
-    // Nobody is left who could get this, and it waits.
-    watcher.say(Session::user(1), "gone already?").await;
+    // No device of the user is left that could get this, and it waits.
+    watcher.say(Conversation::user(1), "gone already?").await;
     let mut anna = Device::pc(&cluster.gateways[0], 1).await;
-    assert_eq!(anna.unread().await, [(Session::user(2), 1)].into());
+    assert_eq!(anna.unread().await, [(Conversation::user(2), 1)].into());
 }
 
 #[tokio::test]
@@ -171,7 +171,7 @@ async fn nothing_comes_before_the_login_answer() {
             client_version: None,
         };
         let seq = connection.send(Command::LoginRequest, &request).await.expect("send");
-        ben.say(Session::user(1), &format!("message {round}")).await;
+        ben.say(Conversation::user(1), &format!("message {round}")).await;
         let first: Frame = connection.next_frame(tests::PATIENCE).await.expect("an answer");
         assert_eq!(first.known_command(), Some(Command::LoginReply), "{first:?}");
         assert_eq!(first.seq, seq);

@@ -4,7 +4,7 @@ use std::fs;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-use client::{Draft, Session};
+use client::{Conversation, Draft};
 use proto::Command;
 use tests::{Cluster, Device, Ended, Options, Programs, run_program, snapshot};
 
@@ -22,7 +22,7 @@ async fn it_is_ready_within_seconds_and_stops_with_0_when_told_to() {
     // What was sent before the signal is acknowledged or not, but never half.
     let mut sent = Vec::new();
     for number in 0..50 {
-        let draft = Draft::text(Session::user(2), &format!("{number}")).without_id();
+        let draft = Draft::text(Conversation::user(2), &format!("{number}")).without_id();
         sent.push(anna.connection().post_message(&draft).await.expect("send"));
     }
     let ended = cluster.stop();
@@ -35,7 +35,7 @@ async fn it_is_ready_within_seconds_and_stops_with_0_when_told_to() {
 
     let cluster = ended.start_again(&Options::default());
     let mut anna = Device::pc(&cluster.gateways[0], 1).await;
-    let history = anna.texts(Session::user(2)).await;
+    let history = anna.texts(Conversation::user(2)).await;
     for (number, seq) in sent.iter().enumerate() {
         let stored = history.contains(&number.to_string());
         assert!(stored || !acked.contains(seq), "message {number} was acknowledged");
@@ -44,7 +44,7 @@ async fn it_is_ready_within_seconds_and_stops_with_0_when_told_to() {
 }
 
 #[test]
-fn a_data_folder_in_use_is_refused_and_whoever_uses_it_goes_on() {
+fn a_data_folder_in_use_is_refused_and_the_cluster_that_uses_it_goes_on() {
     let cluster = Cluster::start();
     let data = cluster.data().display().to_string();
     let (code, said) =
@@ -52,7 +52,7 @@ fn a_data_folder_in_use_is_refused_and_whoever_uses_it_goes_on() {
     assert_eq!(code, EXIT_CONFIG, "{said}");
     assert_one_line(&said, &["in use", &data]);
 
-    // And by db_proxy itself, whoever started it.
+    // And by db_proxy itself, however it was started.
     let conf = fs::read_to_string(cluster.data().join("conf/db_proxy.toml")).expect("settings");
     let elsewhere: Vec<String> = conf
         .lines()
@@ -70,7 +70,7 @@ fn a_data_folder_in_use_is_refused_and_whoever_uses_it_goes_on() {
     let runtime = tokio::runtime::Runtime::new().expect("a runtime");
     runtime.block_on(async {
         let mut anna = Device::pc(&cluster.gateways[0], 1).await;
-        anna.say(Session::user(2), "not disturbed").await;
+        anna.say(Conversation::user(2), "not disturbed").await;
     });
     assert_eq!(cluster.stop().status.code(), Some(0));
 }
@@ -142,12 +142,12 @@ fn when_the_one_that_started_them_is_killed_the_daemons_end_and_a_new_start_find
     let runtime = tokio::runtime::Runtime::new().expect("a runtime");
     runtime.block_on(async {
         let mut anna = Device::pc(&cluster.gateways[0], 1).await;
-        anna.say(Session::user(2), "before").await;
+        anna.say(Conversation::user(2), "before").await;
     });
     let cluster = cluster.kill_starter().start_again(&Options::default());
     runtime.block_on(async {
         let mut ben = Device::pc(&cluster.gateways[0], 2).await;
-        assert_eq!(ben.texts(Session::user(1)).await, ["before"]);
+        assert_eq!(ben.texts(Conversation::user(1)).await, ["before"]);
     });
 }
 
@@ -156,7 +156,7 @@ fn refuses_newer(make_newer: impl FnOnce(&Path)) {
     let runtime = tokio::runtime::Runtime::new().expect("a runtime");
     runtime.block_on(async {
         let mut anna = Device::pc(&cluster.gateways[0], 1).await;
-        anna.say(Session::user(2), "something to keep").await;
+        anna.say(Conversation::user(2), "something to keep").await;
     });
     let ended: Ended = cluster.stop();
     assert_eq!(ended.status.code(), Some(0), "{}", ended.log);

@@ -7,8 +7,8 @@ use std::path::{Path, PathBuf};
 /// Longest source file, tests and blank lines included. Past this, a file has two subjects.
 const FILE_LINES_MAX: usize = 600;
 
-/// Our own crates: the folder, the name, and whom each may know. Daemons never know each other: they meet
-/// in `proto`. The tests of some need real servers, which `backends` starts.
+/// Our own crates: the folder, the name, and the crates each may know. Daemons never know each
+/// other: they meet in `proto`. The tests of some need real servers, which `backends` starts.
 const CRATES: [(&str, &str, &[&str]); 17] = [
     ("proto", "proto", &[]),
     ("daemon", "daemon", &["proto"]),

@@ -2,8 +2,9 @@
 
 use std::fs;
 use std::path::PathBuf;
+use std::time::Duration;
 
-use client::{ClientType, Connection, Servers, Session, TlsConfig};
+use client::{ClientType, Connection, Conversation, Servers, TlsConfig};
 use rcgen::{BasicConstraints, CertificateParams, CertifiedIssuer, IsCa, KeyPair};
 use tempfile::TempDir;
 use tests::{Cluster, Crowd, Device, Options, PASSWORD, PATIENCE, wait_until};
@@ -21,16 +22,16 @@ async fn people_log_in_and_talk_over_tls_and_to_those_without() {
     let mut old_phone = Device::mobile(&cluster.gateways[1], 2).await;
     for number in 1..=20 {
         let text = format!("secret {number}");
-        assert_eq!(anna.say(Session::user(2), &text).await, 2 * number - 1);
-        ben.hears(1, Session::user(2), &text).await;
-        old_phone.hears(1, Session::user(2), &text).await;
-        assert_eq!(ben.say(Session::user(1), &text).await, 2 * number);
-        anna.hears(2, Session::user(1), &text).await;
+        assert_eq!(anna.say(Conversation::user(2), &text).await, 2 * number - 1);
+        ben.hears(1, Conversation::user(2), &text).await;
+        old_phone.hears(1, Conversation::user(2), &text).await;
+        assert_eq!(ben.say(Conversation::user(1), &text).await, 2 * number);
+        anna.hears(2, Conversation::user(1), &text).await;
     }
     let long = "x".repeat(40_000);
-    anna.say(Session::group(1), &long).await;
-    ben.hears(1, Session::group(1), &long).await;
-    assert_eq!(ben.texts(Session::user(1)).await.len(), 40);
+    anna.say(Conversation::group(1), &long).await;
+    ben.hears(1, Conversation::group(1), &long).await;
+    assert_eq!(ben.texts(Conversation::user(1)).await.len(), 40);
 }
 
 #[test]
@@ -64,9 +65,9 @@ async fn the_wrong_authority_and_plain_text_get_nowhere() {
     assert!(login.is_err(), "nobody logs in without TLS there: {login:?}");
     let turned = Connection::connect(&cluster.gateways[0], Some(&files.believed())).await;
     assert!(turned.is_err(), "the plain port speaks no TLS");
-    // Those who do it right notice nothing.
+    // Clients that do it right notice nothing.
     let mut right = Device::log_in_over(gateway, Some(&files.believed()), 1, ClientType::Mac).await;
-    right.say(Session::user(2), "still here").await;
+    right.say(Conversation::user(2), "still here").await;
     // What was opened and is not closed is what is open, whatever became of it.
     drop(plain);
     let number = |name: &str| cluster.metric("msg_server-1", &format!("talkhub_msg_server_{name}"));
@@ -93,6 +94,29 @@ async fn a_client_with_tls_never_falls_back_to_plain_text() {
     }
 }
 
+#[tokio::test]
+async fn both_ports_show_a_new_certificate_once_they_are_told_to_reload() {
+    let files = Files::new();
+    let cluster = files.cluster(20);
+    let gateway = &cluster.gateways_tls[0];
+    let mut early = Device::log_in_over(gateway, Some(&files.believed()), 1, ClientType::Mac).await;
+    files.write();
+    let believed = files.believed();
+    let looks_up = async || client::lookup(&cluster.login_tls, Some(&believed)).await.is_ok();
+    let connects = async || Connection::connect(gateway, Some(&believed)).await.is_ok();
+    assert!(!looks_up().await && !connects().await, "not before they are told");
+    for name in ["login_server", "msg_server-1"] {
+        cluster.reload(name);
+    }
+    let both_show_it = async {
+        while !looks_up().await || !connects().await {
+            tokio::time::sleep(Duration::from_millis(20)).await;
+        }
+    };
+    tokio::time::timeout(PATIENCE, both_show_it).await.expect("the new certificate is shown");
+    assert_eq!(early.say(Conversation::user(2), "still here").await, 1);
+}
+
 /// An authority, and a certificate of it for this machine.
 struct Files {
     folder: TempDir,
@@ -100,8 +124,14 @@ struct Files {
 
 impl Files {
     fn new() -> Self {
+        let files = Self { folder: TempDir::new().expect("make a folder") };
+        files.write();
+        files
+    }
+
+    /// Makes new ones in their place.
+    fn write(&self) {
         const FINE: &str = "certificates can be made";
-        let folder = TempDir::new().expect(FINE);
         let mut authority = CertificateParams::new(Vec::new()).expect(FINE);
         authority.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
         let key = KeyPair::generate().expect(FINE);
@@ -115,9 +145,8 @@ impl Files {
             ("key.pem", key.serialize_pem()),
         ];
         for (name, text) in files {
-            fs::write(folder.path().join(name), text).expect(FINE);
+            fs::write(self.path(name), text).expect(FINE);
         }
-        Self { folder }
     }
 
     fn path(&self, name: &str) -> PathBuf {

@@ -15,7 +15,7 @@ use super::timers::Due;
 use super::{End, Engine, NOTICES_MAX};
 use crate::call::CallError;
 use crate::event::Event;
-use crate::message::{Kind, Message, Outcome, Session};
+use crate::message::{Conversation, Kind, Message, Outcome};
 use crate::push::Push;
 use crate::timeline::Ask;
 
@@ -45,18 +45,18 @@ impl Engine {
             self.on_answer(frame, waits);
             return None;
         }
-        match frame.known_command() {
-            Some(Command::HelloReply) => self.is_extended = true,
-            Some(Command::Heartbeat) => {}
-            Some(Command::ResumeToken) => {
-                let kept = frame.parse::<ResumeToken>().ok().map(|given| given.token);
-                if let Some(kept) = kept.and_then(|token| self.keeper.take(token)) {
-                    self.on_kept(kept);
-                }
+        if frame.is(Command::HelloReply) {
+            self.is_extended = true;
+        } else if frame.is(Command::ResumeToken) {
+            let kept = frame.parse::<ResumeToken>().ok().map(|given| given.token);
+            if let Some(kept) = kept.and_then(|token| self.keeper.take(token)) {
+                self.on_kept(kept);
             }
+        } else if frame.is(Command::SendResult) {
             // The answer to a try that was given up; the outcome counts all the same.
-            Some(Command::SendResult) => self.on_send_result(&frame, None),
-            _ => return self.on_push(frame),
+            self.on_send_result(&frame, None);
+        } else if !frame.is(Command::Heartbeat) {
+            return self.on_push(frame);
         }
         None
     }
@@ -88,11 +88,13 @@ impl Engine {
                 self.sync.unread = reply.map(|reply| reply.sessions);
                 self.after_sync_answer(self.sync.unread.is_some());
             }
-            Waits::Latest(session) => {
+            Waits::Latest(conversation) => {
                 self.questions = self.questions.saturating_sub(1);
                 let reply = parse::<LatestMessageIdReply>(&frame, Command::LatestMessageIdReply);
                 if let Some(reply) = reply {
-                    self.timelines.on_head(session, reply.latest_msg_id);
+                    self.timelines.on_head(conversation, reply.latest_msg_id);
+                } else if !is_final(&frame) {
+                    self.head_failed(conversation);
                 }
             }
             Waits::Heartbeat => {}
@@ -100,19 +102,18 @@ impl Engine {
     }
 
     fn on_message_answer(&mut self, frame: &Frame, id: ClientMsgId) {
-        match frame.known_command() {
-            Some(Command::SendResult) => self.on_send_result(frame, Some(id)),
-            Some(Command::MessageAck) => {
-                // The form without the extension does not tell the time.
-                let ack: MessageAck = frame.parse().unwrap_or_default();
-                self.on_stored(id, ack.msg_id, 0);
-            }
-            Some(Command::Refused) => {
-                let refused: Refused = frame.parse().unwrap_or_default();
-                let reason = i32::try_from(refused.reason).unwrap_or_default();
-                self.on_refused(id, reason);
-            }
-            _ => self.on_unknown(id, frame.seq),
+        if frame.is(Command::SendResult) {
+            self.on_send_result(frame, Some(id));
+        } else if frame.is(Command::MessageAck) {
+            // The form without the extension does not tell the time.
+            let ack: MessageAck = frame.parse().unwrap_or_default();
+            self.on_stored(id, ack.msg_id, 0);
+        } else if frame.is(Command::Refused) {
+            let refused: Refused = frame.parse().unwrap_or_default();
+            let reason = i32::try_from(refused.reason).unwrap_or_default();
+            self.on_refused(id, reason);
+        } else {
+            self.on_unknown(id, frame.seq);
         }
     }
 
@@ -134,7 +135,7 @@ impl Engine {
         let msg_id = MsgId(msg_id);
         if msg_id.0 != 0 {
             self.timelines.on_message(Message {
-                session: entry.unsent.session,
+                conversation: entry.unsent.conversation,
                 msg_id,
                 from: self.me,
                 create_time,
@@ -152,7 +153,7 @@ impl Engine {
         }
     }
 
-    /// Nobody knows what became of a try: once more, with the same id.
+    /// It is unknown what became of a try: the message is sent once more, with the same id.
     fn on_unknown(&mut self, id: ClientMsgId, seq: u16) {
         if !self.is_extended && self.outgoing.tries(id) >= TRIES_MAX {
             if let Some(entry) = self.outgoing.take(id) {
@@ -160,8 +161,8 @@ impl Engine {
             }
             return;
         }
-        if let Some((session, until)) = self.outgoing.retry(id, seq, Instant::now()) {
-            self.timers.set(until, Due::Lane(session));
+        if let Some((conversation, until)) = self.outgoing.retry(id, seq, Instant::now()) {
+            self.timers.set(until, Due::Lane(conversation));
         }
     }
 
@@ -169,7 +170,8 @@ impl Engine {
         self.questions = self.questions.saturating_sub(1);
         if let Some(reply) = parse::<MessageListReply>(frame, Command::MessageListReply) {
             let read = |info| {
-                Message::from_history(info, ask.session).unwrap_or_else(|| odd(info, ask.session))
+                Message::from_history(info, ask.conversation)
+                    .unwrap_or_else(|| odd(info, ask.conversation))
             };
             self.timelines.on_page(ask, reply.messages.iter().map(read).collect());
         } else if is_final(frame) {
@@ -182,7 +184,13 @@ impl Engine {
     fn page_failed(&mut self, ask: Ask, is_silent: bool) {
         self.timelines.on_page_failed(ask, is_silent);
         let wait = self.limits.retry.wait(QUESTION_FAILURES);
-        self.timers.set(Instant::now() + wait, Due::Gap(ask.session));
+        self.timers.set(Instant::now() + wait, Due::Gap(ask.conversation));
+    }
+
+    /// The server cannot say now how far a conversation reaches.
+    fn head_failed(&mut self, conversation: Conversation) {
+        let wait = self.limits.retry.wait(QUESTION_FAILURES);
+        self.timers.set(Instant::now() + wait, Due::Head(conversation));
     }
 
     fn after_sync_answer(&mut self, is_good: bool) {
@@ -215,8 +223,9 @@ impl Engine {
                     self.on_no_answer(waits, seq);
                 }
             }
-            Due::Lane(session) => self.outgoing.wake(session),
-            Due::Gap(session) => self.timelines.on_gap_due(session),
+            Due::Lane(conversation) => self.outgoing.wake(conversation),
+            Due::Gap(conversation) => self.timelines.on_gap_due(conversation),
+            Due::Head(conversation) => self.heads.push_back(conversation),
             Due::Heartbeat => {
                 self.ask(Command::Heartbeat, &Heartbeat {}, Waits::Heartbeat);
                 self.timers.set(now + self.limits.heartbeat, Due::Heartbeat);
@@ -234,9 +243,9 @@ impl Engine {
                 self.page_failed(ask, true);
             }
             Waits::Recent | Waits::Unread => self.after_sync_answer(false),
-            Waits::Latest(session) => {
+            Waits::Latest(conversation) => {
                 self.questions = self.questions.saturating_sub(1);
-                self.heads.push_back(session);
+                self.heads.push_back(conversation);
             }
             // With too many events waiting for the program nothing is read, and silence tells
             // nothing.
@@ -247,7 +256,7 @@ impl Engine {
 }
 
 fn parse<M: prost::Message + Default>(frame: &Frame, command: Command) -> Option<M> {
-    if frame.known_command() == Some(command) { frame.parse().ok() } else { None }
+    if frame.is(command) { frame.parse().ok() } else { None }
 }
 
 /// Whether the server says that this user may not read a conversation at all.
@@ -268,14 +277,36 @@ fn is_final(frame: &Frame) -> bool {
 
 /// A message of the history whose type this build does not know. Its number counts, so it is
 /// handed out as it is.
-fn odd(info: &proto::client::MessageInfo, session: Session) -> Message {
+fn odd(info: &proto::client::MessageInfo, conversation: Conversation) -> Message {
     Message {
-        session,
+        conversation,
         msg_id: MsgId(info.msg_id),
         from: proto::ids::UserId(info.from_user_id),
         create_time: info.create_time,
         kind: Kind::Text,
         data: info.msg_data.clone(),
         client_msg_id: None,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use proto::encode_message;
+
+    use super::*;
+
+    #[test]
+    fn only_a_user_who_may_never_read_a_conversation_is_denied_it_for_good() {
+        let refused = |reason: u32, command| {
+            let refused = Refused { command: Command::MessageListRequest.number().into(), reason };
+            let mut bytes = bytes::BytesMut::from(&encode_message(command, 1, &refused)[..]);
+            proto::frame::decode(&mut bytes, 1 << 10).unwrap().expect("a whole frame")
+        };
+        let denied: Vec<u32> =
+            (0..20).filter(|&reason| is_final(&refused(reason, Command::Refused))).collect();
+        // No member, blocked, no such user, no such group, oneself.
+        assert_eq!(denied, [1, 2, 3, 4, 9]);
+        assert!(!is_final(&refused(1, Command::MessageListReply)), "it is no refusal");
+        assert!(!is_final(&refused(u32::MAX, Command::Refused)));
     }
 }

@@ -1,4 +1,4 @@
-//! Who waits for which answer.
+//! What waits for which answer.
 
 use std::collections::HashMap;
 
@@ -8,7 +8,7 @@ use tokio::sync::oneshot;
 
 use super::timers::TimerKey;
 use crate::call::CallError;
-use crate::message::Session;
+use crate::message::Conversation;
 use crate::timeline::Ask;
 
 /// What an answer is for.
@@ -25,7 +25,7 @@ pub(super) enum Waits {
     /// The list of unread conversations.
     Unread,
     /// The newest message of a conversation.
-    Latest(Session),
+    Latest(Conversation),
     /// A sign of life.
     Heartbeat,
 }
@@ -65,5 +65,47 @@ impl Pending {
     /// Takes out everything.
     pub(super) fn drain(&mut self) -> impl Iterator<Item = Waits> {
         self.waiting.drain().map(|(_, (waits, _))| waits)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use tokio::time::Instant;
+
+    use super::super::timers::{Due, Timers};
+    use super::*;
+
+    /// Requests that wait, with these seqs.
+    fn waiting(seqs: impl IntoIterator<Item = u16>) -> Pending {
+        let (mut pending, mut timers) = (Pending::default(), Timers::default());
+        for seq in seqs {
+            let timer = timers.set(Instant::now(), Due::Answer(seq));
+            pending.insert(seq, Waits::Heartbeat, timer);
+        }
+        pending
+    }
+
+    #[test]
+    fn a_seq_is_never_zero_and_never_that_of_a_request_that_waits() {
+        let mut pending = waiting([1, 2, 4, u16::MAX]);
+        assert_eq!([(); 3].map(|()| pending.next_seq()), [3, 5, 6]);
+        pending.last_seq = u16::MAX - 2;
+        assert_eq!(
+            [(); 2].map(|()| pending.next_seq()),
+            [u16::MAX - 1, 3],
+            "0, 1 and 2 are passed"
+        );
+        assert!(pending.remove(4).is_some() && pending.remove(4).is_none());
+        assert_eq!(pending.next_seq(), 4, "it is free again");
+    }
+
+    #[test]
+    fn at_1024_that_wait_the_program_has_to_wait_too() {
+        let mut pending = waiting(1..=1023);
+        assert!(!pending.is_full());
+        pending = waiting(1..=1024);
+        assert!(pending.is_full());
+        assert_eq!(pending.drain().count(), 1024);
+        assert!(!pending.is_full());
     }
 }

@@ -28,7 +28,7 @@ enum Happening {
     /// A token is where it outlives the connection.
     Kept(Bytes),
     Link(LinkEvent),
-    /// There is room for an event, or nobody takes any.
+    /// There is room for an event, or the program takes no more events.
     Room(bool),
     Due,
 }
@@ -190,7 +190,7 @@ impl Engine {
         let rest = std::iter::from_fn(|| self.timelines.next_delivery().map(event_of));
         for event in self.notices.into_iter().chain(rest).chain([last]) {
             if self.ends.events.send(event).await.is_err() {
-                return; // Nobody listens.
+                return; // The program takes no more events.
             }
         }
     }
@@ -199,6 +199,8 @@ impl Engine {
 fn event_of(delivery: Delivery) -> Event {
     match delivery {
         Delivery::Message(message) => Event::Message(message),
-        Delivery::Skipped { session, first, last } => Event::Skipped { session, first, last },
+        Delivery::Skipped { conversation, first, last } => {
+            Event::Skipped { conversation, first, last }
+        }
     }
 }

@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 
 use tokio::time::Instant;
 
-use crate::message::Session;
+use crate::message::Conversation;
 
 /// What is to be done at a time.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -12,9 +12,11 @@ pub(super) enum Due {
     /// The answer to this seq has not come.
     Answer(u16),
     /// The pause of a conversation's messages is over.
-    Lane(Session),
+    Lane(Conversation),
     /// A gap had its time to close by itself.
-    Gap(Session),
+    Gap(Conversation),
+    /// The newest message of a conversation is to be asked for again.
+    Head(Conversation),
     /// The server must hear from us.
     Heartbeat,
     /// The list of conversations is to be asked for again.
@@ -82,5 +84,21 @@ mod tests {
         assert_eq!(timers.pop(now), Some(Due::Sync));
         assert_eq!(timers.pop(now), None);
         assert_eq!(timers.pop(now + Duration::from_secs(2)), Some(Due::Heartbeat));
+    }
+
+    /// Time is paused: it jumps to the next timer whenever all tasks wait.
+    #[tokio::test(start_paused = true)]
+    async fn the_next_thing_is_waited_for_and_nothing_for_ever() {
+        let began = Instant::now();
+        let mut timers = Timers::default();
+        for seconds in [3, 2, 5] {
+            timers.set(began + Duration::from_secs(seconds), Due::Sync);
+        }
+        timers.next().await;
+        assert_eq!(began.elapsed(), Duration::from_secs(2));
+        timers.clear();
+        assert_eq!(timers.pop(began + Duration::from_secs(9)), None);
+        let waited = tokio::time::timeout(Duration::from_mins(10), timers.next()).await;
+        assert!(waited.is_err(), "there is nothing to wait for");
     }
 }

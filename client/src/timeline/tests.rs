@@ -5,7 +5,7 @@ use bytes::Bytes;
 use super::*;
 use crate::message::Kind;
 
-const PEER: Session = Session::user(2);
+const PEER: Conversation = Conversation::user(2);
 
 #[test]
 fn messages_in_order_are_handed_out_at_once() {
@@ -228,7 +228,7 @@ fn what_is_not_taken_is_dropped_and_fetched_again() {
     let many = 3000;
     let mut lines = listed(&[]);
     for id in 1..=many {
-        lines.on_message(message(id)); // Nobody takes anything.
+        lines.on_message(message(id)); // Nothing is taken out meanwhile.
     }
     let held = lines.lines.get(&PEER).unwrap().held.len();
     assert!(held <= HELD_MAX, "{held} held");
@@ -279,7 +279,93 @@ fn whatever_order_things_come_in_each_message_is_handed_out_once_and_in_order() 
     }
 }
 
-const OTHER: Session = Session::group(2);
+#[test]
+fn after_a_list_that_was_cut_off_what_is_unread_is_where_a_new_conversation_begins() {
+    let mut lines = Timelines::new(StartFrom::Newest, &HashMap::new());
+    lines.on_list(&[], false);
+    lines.on_lost();
+    // It may have been there before, and only not been listed.
+    lines.on_list(&[Listed { conversation: PEER, latest: 9, unread: 2 }], false);
+    assert_eq!(serve(&mut lines, &(1..=9).collect::<Vec<_>>()), ["8", "9"]);
+    // One that is in no list at all begins with the message that shows it.
+    lines.on_message(Message { conversation: OTHER, ..message(5) });
+    assert_eq!(drain(&mut lines), ["5"]);
+    assert!(lines.take_gaps().is_empty());
+    // More unread than there is: nothing is below the first.
+    let third = Conversation::user(3);
+    lines.on_list(&[Listed { conversation: third, latest: 2, unread: 7 }], false);
+    assert_eq!(lines.next_ask().map(|ask| (ask.begin, ask.count)), Some((2, 2)));
+}
+
+#[test]
+fn a_head_that_is_told_is_asked_for_at_once_and_one_that_is_known_is_not() {
+    let mut lines = listed(&[listing(5)]);
+    for known in [0, 4, 5] {
+        lines.on_head(PEER, known);
+        assert_eq!(lines.next_ask(), None, "{known}");
+    }
+    lines.on_head(PEER, 7);
+    assert!(lines.take_gaps().is_empty(), "it will not close by itself");
+    let ask = lines.next_ask().unwrap();
+    assert_eq!((ask.begin, ask.count), (7, 2));
+    assert_eq!(lines.next_ask(), None, "once");
+    lines.on_page(ask, page(ask, &[6, 7], 100));
+    assert_eq!(drain(&mut lines), ["6", "7"]);
+}
+
+#[test]
+fn a_page_holds_a_hundred_and_a_window_no_more() {
+    let mut lines = listed(&[listing(10)]);
+    lines.on_head(PEER, 500);
+    let ask = lines.next_ask().unwrap();
+    assert_eq!((ask.begin, ask.count), (110, 100), "from the mark upwards");
+    let history: Vec<u32> = (1..=500).collect();
+    lines.on_page(ask, page(ask, &history, 40));
+    assert_eq!(drain(&mut lines), [""; 0], "what is below comes first");
+    let rest = lines.next_ask().unwrap();
+    assert_eq!((rest.begin, rest.count), (70, 60), "downwards within the window");
+    // What is not of the page is not taken: above it, and below the mark.
+    let mut answer = page(rest, &history, 100);
+    answer.extend([message(10), message(300)]);
+    lines.on_page(rest, answer);
+    let expected: Vec<String> = (11..=110).map(|id| id.to_string()).collect();
+    assert_eq!(drain(&mut lines), expected);
+    assert!(lines.lines[&PEER].held.is_empty(), "what was not asked for is not kept");
+    assert_eq!(lines.next_ask().map(|ask| ask.begin), Some(210));
+}
+
+#[test]
+fn what_comes_by_itself_while_a_page_is_asked_for_is_handed_out_once() {
+    let mut lines = listed(&[]);
+    lines.on_message(message(4));
+    lines.on_gap_due(PEER);
+    let ask = lines.next_ask().unwrap();
+    for id in [2, 1, 3] {
+        lines.on_message(message(id));
+    }
+    assert_eq!(drain(&mut lines), ["1", "2", "3", "4"]);
+    lines.on_page(ask, page(ask, &[1, 2, 3, 4], 100));
+    assert_eq!(drain(&mut lines), [""; 0]);
+    lines.on_message(message(5));
+    assert_eq!(drain(&mut lines), ["5"]);
+}
+
+#[test]
+fn conversations_do_not_wait_for_each_other() {
+    let mut lines = listed(&[]);
+    lines.on_message(message(3));
+    lines.on_message(Message { conversation: OTHER, ..message(1) });
+    assert_eq!(drain(&mut lines), ["1"], "of the other one");
+    assert_eq!(lines.take_gaps(), [PEER]);
+    // The same id in another conversation, or of another sender, is another message.
+    let id = Some(ClientMsgId([9; 16]));
+    lines.on_message(Message { client_msg_id: id, conversation: OTHER, ..message(2) });
+    let from = UserId(3);
+    lines.on_message(Message { client_msg_id: id, conversation: OTHER, from, ..message(3) });
+    assert_eq!(drain(&mut lines), ["2", "3"]);
+}
+
+const OTHER: Conversation = Conversation::group(2);
 
 /// Conversations after a first list.
 fn listed(list: &[Listed]) -> Timelines {
@@ -289,12 +375,12 @@ fn listed(list: &[Listed]) -> Timelines {
 }
 
 fn listing(latest: u32) -> Listed {
-    Listed { session: PEER, latest, unread: 0 }
+    Listed { conversation: PEER, latest, unread: 0 }
 }
 
 fn message(id: u32) -> Message {
     Message {
-        session: PEER,
+        conversation: PEER,
         msg_id: MsgId(id),
         from: UserId(2),
         create_time: 0,

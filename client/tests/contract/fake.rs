@@ -4,7 +4,7 @@ use std::fmt::Debug;
 use std::time::Duration;
 
 use client::{
-    Backoff, Client, Connection, Event, Events, Limits, Message, Options, Servers, Session,
+    Backoff, Client, Connection, Conversation, Event, Events, Limits, Message, Options, Servers,
 };
 use proto::client::{
     HelloReply, KickNotify, LoginReply, LoginResult, MessageData, MessageInfo, MessageListReply,
@@ -21,7 +21,7 @@ pub(crate) const PATIENCE: Duration = Duration::from_secs(10);
 /// The user that logs in.
 pub(crate) const ME: UserId = UserId(1);
 /// The user that the user talks with.
-pub(crate) const PEER: Session = Session::user(2);
+pub(crate) const PEER: Conversation = Conversation::user(2);
 
 /// Where clients connect to.
 #[derive(Debug)]
@@ -49,14 +49,14 @@ impl Gateway {
     }
 
     /// Starts a client and serves it up to the list of conversations.
-    pub(crate) async fn client(&self, list: &[(Session, u32)]) -> (Client, Events, Served) {
+    pub(crate) async fn client(&self, list: &[(Conversation, u32)]) -> (Client, Events, Served) {
         self.client_with(self.options(), list).await
     }
 
     pub(crate) async fn client_with(
         &self,
         options: Options,
-        list: &[(Session, u32)],
+        list: &[(Conversation, u32)],
     ) -> (Client, Events, Served) {
         let (client, mut events) = Client::start(options).await.unwrap();
         let mut served = self.accept().await;
@@ -109,16 +109,16 @@ impl Served {
     }
 
     /// Tells the client which conversations there are: those, up to those numbers.
-    pub(crate) async fn list(&mut self, list: &[(Session, u32)]) {
+    pub(crate) async fn list(&mut self, list: &[(Conversation, u32)]) {
         let recent = self.next_of(Command::RecentSessionsRequest).await;
         let unread = self.next_of(Command::UnreadCountRequest).await;
-        let session = |&(session, latest): &(Session, u32)| RecentSession {
-            session_id: session.number(),
-            session_type: session.session_type().into(),
+        let conversation = |&(conversation, latest): &(Conversation, u32)| RecentSession {
+            session_id: conversation.number(),
+            session_type: conversation.session_type().into(),
             latest_msg_id: latest,
             ..Default::default()
         };
-        let sessions = list.iter().map(session).collect();
+        let sessions = list.iter().map(conversation).collect();
         let reply = RecentSessionsReply { user_id: ME.0, sessions, attach_data: None };
         self.answer(&recent, Command::RecentSessionsReply, &reply).await;
         let reply = UnreadCountReply { user_id: ME.0, ..Default::default() };

@@ -2,9 +2,11 @@
 
 #![expect(clippy::unwrap_used, reason = "a helper that fails fails its test")]
 
+mod asking;
 mod connecting;
 mod fake;
 mod receiving;
 mod resuming;
 mod sending;
 mod tls;
+mod trouble;

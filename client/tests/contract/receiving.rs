@@ -3,9 +3,10 @@
 use std::collections::HashMap;
 use std::pin::pin;
 use std::sync::{Arc, Mutex};
+use std::time::{Duration, Instant};
 
 use crate::fake::{Gateway, PEER, next, numbers, within};
-use client::{Event, Options, Outcome, Push, Session, StartFrom, Watcher};
+use client::{Backoff, Conversation, Event, Options, Outcome, Push, StartFrom, Watcher};
 use proto::client::{
     LatestMessageIdReply, MessageListReply, PeerSignal, RefuseReason, Refused, TimeReply,
 };
@@ -23,7 +24,7 @@ async fn messages_come_once_and_in_order_whatever_the_pushes_do() {
     let message = crate::fake::message(&mut events).await;
     assert_eq!(message.msg_id.0, 10);
     assert_eq!(message.text().as_deref(), Ok("text 10"));
-    assert_eq!(message.session, PEER);
+    assert_eq!(message.conversation, PEER);
 }
 
 /// Takes down what it sees.
@@ -91,7 +92,7 @@ async fn numbers_that_the_history_does_not_have_are_told() {
     served.push_messages([5]).await;
     served.answer_history(&[1, 4, 5]).await;
     served.answer_history(&[1, 4, 5]).await;
-    let skipped = Event::Skipped { session: PEER, first: MsgId(2), last: MsgId(3) };
+    let skipped = Event::Skipped { conversation: PEER, first: MsgId(2), last: MsgId(3) };
     assert_eq!(next(&mut events).await, skipped);
     assert_eq!(numbers(&mut events, 2).await, [4, 5]);
 }
@@ -115,6 +116,23 @@ async fn history_that_is_refused_for_now_is_asked_for_again() {
     served.answer(&frame, Command::Refused, &refused).await;
     assert!(matches!(next(&mut events).await, Event::Skipped { first: MsgId(4), .. }));
     assert_eq!(numbers(&mut events, 1).await, [5]);
+}
+
+#[tokio::test]
+async fn history_that_is_refused_for_now_is_not_asked_for_again_at_once() {
+    let gateway = Gateway::start().await;
+    let mut options = gateway.options();
+    let pause = Duration::from_millis(300);
+    options.limits.retry = Backoff::new(pause, pause);
+    let (_client, _events, mut served) = gateway.client_with(options, &[(PEER, 1)]).await;
+    served.push_messages([3]).await;
+    let frame = served.next_of(Command::MessageListRequest).await;
+    let (refused_at, refused) = (Instant::now(), Refused { command: 0x0309, reason: 0 });
+    served.answer(&frame, Command::Refused, &refused).await;
+    served.answer_history(&[1, 2, 3]).await;
+    // A pause is half as long at least.
+    let after = refused_at.elapsed();
+    assert!(after >= pause / 2, "{after:?}");
 }
 
 #[tokio::test]
@@ -155,7 +173,7 @@ async fn a_program_that_knows_where_it_stopped_goes_on_there() {
 
 #[tokio::test]
 async fn no_more_than_four_questions_about_history_are_under_way() {
-    let many: Vec<_> = (100..106).map(|user| (Session::user(user), 1)).collect();
+    let many: Vec<_> = (100..106).map(|user| (Conversation::user(user), 1)).collect();
     let gateway = Gateway::start().await;
     let options = Options { start_from: StartFrom::Beginning, ..gateway.options() };
     let (client, _events, mut served) = gateway.client_with(options, &many).await;
@@ -282,7 +300,7 @@ async fn a_program_that_dropped_its_events_can_still_send() {
 
 #[tokio::test]
 async fn a_list_that_is_cut_off_is_completed_by_asking() {
-    let many: Vec<_> = (1000..1100).map(|user| (Session::user(user), 5)).collect();
+    let many: Vec<_> = (1000..1100).map(|user| (Conversation::user(user), 5)).collect();
     let gateway = Gateway::start().await;
     let marks = HashMap::from([(PEER, MsgId(7))]);
     let options = Options { marks, ..gateway.options() };

@@ -4,12 +4,15 @@ use std::fs;
 use std::time::Duration;
 
 use crate::fake::{Gateway, PEER, next, options, show, within};
-use client::{CallError, Client, Event, FileOutbox, Limits, NotSent, Options, Outcome, Session};
+use client::{
+    CallError, Client, Conversation, Event, FileOutbox, Limits, NotSent, Options, Outcome,
+};
 use proto::Command;
 use proto::client::{
     MessageAck, RefuseReason, Refused, TimeReply, TimeRequest, UnreadCountRequest,
 };
 use proto::ids::MsgId;
+use proto::limits::MESSAGE_BODY_MAX;
 
 #[tokio::test]
 async fn a_message_has_its_outcome_when_the_server_has_stored_it() {
@@ -32,7 +35,7 @@ async fn a_message_has_its_outcome_when_the_server_has_stored_it() {
 async fn after_a_reconnect_everything_unanswered_comes_again_in_order_before_anything_new() {
     let gateway = Gateway::start().await;
     let (client, _events, mut served) = gateway.client(&[]).await;
-    let group = Session::group(9);
+    let group = Conversation::group(9);
 
     let mut sendings: Vec<_> = ["1", "2", "3", "4"].map(|t| client.send_text(PEER, t)).into();
     sendings.push(client.send_text(group, "g1"));
@@ -120,7 +123,7 @@ async fn a_refused_message_is_not_sent_again() {
     let gateway = Gateway::start().await;
     let (client, _events, mut served) = gateway.client(&[]).await;
 
-    let refused = client.send_text(Session::group(5), "no");
+    let refused = client.send_text(Conversation::group(5), "no");
     let message = served.message().await;
     served.refuse(&message, RefuseReason::NotMember).await;
     assert_eq!(within(refused).await, Outcome::Refused(Some(RefuseReason::NotMember)));
@@ -262,6 +265,17 @@ async fn a_request_that_the_server_would_not_take_is_not_sent() {
 
     let voice = client.send(PEER, client::Kind::Voice, vec![0; 500_000].into());
     assert_eq!(within(voice).await, Outcome::Refused(Some(RefuseReason::TooLarge)));
+}
+
+#[tokio::test]
+async fn the_longest_message_that_a_server_takes_is_sent() {
+    let gateway = Gateway::start().await;
+    let (client, _events, mut served) = gateway.client(&[]).await;
+    let voice = client.send(PEER, client::Kind::Voice, vec![7; MESSAGE_BODY_MAX].into());
+    let message = served.message().await;
+    assert_eq!(message.1.msg_data.len(), MESSAGE_BODY_MAX);
+    served.accept(&message, 1).await;
+    assert!(matches!(within(voice).await, Outcome::Ok { .. }));
 }
 
 fn with_limits(mut options: Options, change: impl FnOnce(&mut Limits)) -> Options {

@@ -1,4 +1,4 @@
-//! TLS: whom a client believes, and that it never does without.
+//! TLS: which servers a client believes, and that it never goes on without TLS.
 
 use std::sync::Arc;
 

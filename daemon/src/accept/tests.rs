@@ -6,14 +6,14 @@ use tracing::Span;
 use super::*;
 use crate::places::Heard;
 
-/// A port with so many places, none of which anybody gives up.
+/// A port with so many places, none of which is given up.
 fn listening(slots_max: usize) -> (Acceptor, SocketAddr) {
     let listener = bind("127.0.0.1:0".parse().unwrap()).unwrap();
     let addr = listener.local_addr().unwrap();
     (Acceptor::new(listener, Doors::new(slots_max)), addr)
 }
 
-/// Serves each connection until its client has gone. Nobody gives way.
+/// Serves each connection until its client has gone. No connection gives way.
 fn start(acceptor: Acceptor, shutdown: &Shutdown) -> tokio::sync::mpsc::Receiver<()> {
     let (served, servings) = tokio::sync::mpsc::channel(16);
     let accept = acceptor.run(shutdown.clone(), move |guest: Guest| {
@@ -87,7 +87,13 @@ async fn a_cancelled_token_stops_accepting_and_keeps_the_connections() {
 
 #[test]
 fn only_a_shortage_pauses_the_loop() {
-    assert!(is_shortage(&io::Error::from_raw_os_error(24)), "EMFILE");
+    // Files of this process and of the machine, buffers, memory.
+    for shortage in [24, 23, 105, 12] {
+        assert!(is_shortage(&io::Error::from_raw_os_error(shortage)), "{shortage}");
+    }
+    for other in [103, 104, 4, 1] {
+        assert!(!is_shortage(&io::Error::from_raw_os_error(other)), "{other}");
+    }
     assert!(!is_shortage(&io::Error::from(io::ErrorKind::ConnectionAborted)));
 }
 
@@ -124,7 +130,7 @@ async fn line(socket: &mut TcpStream) -> String {
 }
 
 #[tokio::test]
-async fn silent_connections_make_way_for_whoever_comes_next() {
+async fn silent_connections_make_way_for_the_next_client() {
     let shutdown = Shutdown::default();
     let addr = echo(Doors::new(16), &shutdown);
     let mut silent = Vec::new();
@@ -144,7 +150,7 @@ async fn silent_connections_make_way_for_whoever_comes_next() {
 }
 
 #[tokio::test]
-async fn a_listed_proxy_says_where_the_client_is_and_nobody_else_can() {
+async fn only_a_listed_proxy_can_say_where_the_client_is() {
     let shutdown = Shutdown::default();
     let proxies = vec!["127.0.0.0/8".parse().unwrap()];
     let metrics = PlaceMetrics::default();
@@ -203,4 +209,63 @@ fn the_last_numbers_of_files_are_not_for_clients() {
     let kept = i32::try_from(FILES_KEPT).unwrap();
     spare(max - kept - 1).unwrap();
     assert!(is_shortage(&spare(max - kept).unwrap_err()));
+}
+
+/// Time is paused: it jumps to the next timer whenever all tasks wait.
+#[tokio::test(start_paused = true)]
+async fn a_proxy_that_dawdles_is_let_go_after_three_seconds_and_one_that_leaves_is_no_fault() {
+    let shutdown = Shutdown::default();
+    let metrics = PlaceMetrics::default();
+    let proxies = vec!["127.0.0.1".parse().unwrap()];
+    let doors = Doors { proxies, metrics: metrics.clone(), ..Doors::new(16) };
+    let addr = echo(doors, &shutdown);
+    // A health check: it connects, and leaves.
+    drop(TcpStream::connect(addr).await.unwrap());
+    let began = tokio::time::Instant::now();
+    let mut socket = TcpStream::connect(addr).await.unwrap();
+    socket.write_all(b"PROXY TCP4 192.0.2.7").await.unwrap();
+    assert_eq!(socket.read(&mut [0; 1]).await.unwrap_or(0), 0, "closed without an answer");
+    let took = began.elapsed();
+    let limit = Duration::from_secs(3);
+    assert!((limit..limit + Duration::from_millis(100)).contains(&took), "{took:?}");
+    assert_eq!(metrics.bad_proxy_headers.get(), 1, "the one that dawdled");
+    shutdown.begin();
+    shutdown.drain(Duration::from_secs(5)).await.unwrap();
+}
+
+#[tokio::test]
+async fn a_proxy_that_waits_with_its_header_makes_way_too() {
+    let shutdown = Shutdown::default();
+    let metrics = PlaceMetrics::default();
+    let proxies = vec!["127.0.0.1".parse().unwrap()];
+    let doors = Doors { proxies, metrics: metrics.clone(), ..Doors::new(2) };
+    let addr = echo(doors, &shutdown);
+    let mut silent = Vec::new();
+    for _connection in 0..6 {
+        silent.push(TcpStream::connect(addr).await.unwrap());
+    }
+    let mut next = TcpStream::connect(addr).await.unwrap();
+    next.write_all(b"PROXY TCP4 192.0.2.7 192.0.2.1 5 6\r\n").await.unwrap();
+    assert_eq!(line(&mut next).await, "192.0.2.7");
+    assert!(metrics.gave_way.get() >= 5, "{}", metrics.gave_way.get());
+    assert_eq!(metrics.bad_proxy_headers.get(), 0);
+    shutdown.begin();
+}
+
+#[tokio::test]
+async fn connections_of_links_outlive_the_beginning_of_the_end() {
+    let shutdown = Shutdown::default();
+    let (acceptor, addr) = listening(8);
+    let (served, mut servings) = tokio::sync::mpsc::channel(8);
+    let serve = move |guest: Guest| {
+        let served = served.clone();
+        async move { served.send(guest).await.expect("the test holds them") }
+    };
+    shutdown.spawn_link(Span::none(), acceptor.run_in(Group::Links, shutdown.clone(), serve));
+    shutdown.begin();
+    let _client = TcpStream::connect(addr).await.unwrap();
+    let guest = servings.recv().await.unwrap();
+    assert!(guest.peer.ip().is_loopback());
+    shutdown.drain(Duration::from_secs(5)).await.unwrap();
+    TcpStream::connect(addr).await.expect_err("the loop has ended, and with it the listener");
 }

@@ -16,8 +16,8 @@ pub struct ProcessConfig {
     pub log_level: String,
     /// How a log line looks.
     pub log_format: LogFormat,
-    /// Where `/healthz`, `/readyz` and `/metrics` are served; nowhere if not set. Anybody who
-    /// reaches the address can read them.
+    /// Where `/healthz`, `/readyz` and `/metrics` are served; nowhere if not set. Everyone who can
+    /// reach the address can read them.
     pub metrics_addr: Option<SocketAddr>,
     /// Lets `metrics_addr` be reached from other machines.
     pub allow_remote_metrics: bool,

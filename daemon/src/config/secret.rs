@@ -49,7 +49,7 @@ pub(super) fn check_key(named: &str, key: &Secret) -> Result<(), ConfigError> {
     Ok(())
 }
 
-/// Reads a secret from a file that nobody but its owner may read; `named` is the setting that names it.
+/// Reads a secret from a file that only its owner may read; `named` is the setting that names the file.
 /// Refused if it is shorter than a cluster's key may be.
 pub fn read_secret(named: &str, file: &Path) -> Result<Secret, ConfigError> {
     let refuse =

@@ -33,7 +33,7 @@ pub enum Mutant {
     /// db_proxy: after a start the fold begins at the end of the log instead of behind what is
     /// stored. What was not stored yet is lost (H1), and numbers are given out again (H3).
     ReplayFromEnd,
-    /// db_proxy: the rows of every 50th batch are not written, and nobody cares: progress moves on.
+    /// db_proxy: the rows of every 50th batch are not written, but its progress moves on all the same.
     /// Once out of memory, messages are missing (H1) and the history has holes (H5).
     IgnoreInsertError,
     /// route_server and msg_server: a session that ends takes the user's other sessions out of the
@@ -51,9 +51,9 @@ pub enum Mutant {
     /// db_proxy: a record that cannot be read is a torn tail wherever it is, and the log is cut
     /// there. It serves instead of refusing, and what the store does not have yet is lost (H1).
     TruncateMidLog,
-    /// db_proxy: who is no member of a group may write there all the same (H8).
+    /// db_proxy: a user who is no member of a group may write there all the same (H8).
     FormerMembersWrite,
-    /// db_proxy: who joins a group may read what was said before (H8).
+    /// db_proxy: a user who joins a group may read what was said before (H8).
     JoinersReadAll,
     /// db_proxy: the times of messages are those of the second before or after, so that they go back
     /// every other second (H4).
@@ -65,12 +65,12 @@ pub enum Mutant {
     /// db_proxy: every tenth read of history takes seven seconds, so that devices stay behind after a
     /// fault (H9).
     ReadsLate,
-    /// db_proxy: of every third change of members nobody is told (H14).
+    /// db_proxy: no client is told of every third change of members (H14).
     NoticesForgotten,
     /// msg_server: of some messages that are stored their senders are told that they may not write
     /// there (H6, H11).
     RefusedIsStored,
-    /// msg_server: nobody is thrown out by a later login (H13).
+    /// msg_server: a later login ends no earlier session (H13).
     TwoSeats,
 }
 

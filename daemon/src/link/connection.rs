@@ -188,7 +188,7 @@ fn make_room(buffer: &mut BytesMut) {
     }
 }
 
-/// Gives every whole frame to whom it is for.
+/// Gives every whole frame to the caller or handler that it is for.
 fn hand_over(
     link: &Link,
     buffer: &mut BytesMut,

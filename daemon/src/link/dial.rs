@@ -21,7 +21,7 @@ use crate::shutdown::Shutdown;
 use super::connection::{self, End, Socket};
 use super::handler::LinkHandler;
 use super::handshake::{self, BINDING_LABEL, Channel, Claim, HandshakeError};
-use super::identity::{Identity, Peer, Role, random_u64};
+use super::identity::{Identity, Peer, Role};
 use super::options::LinkOptions;
 
 /// How long a name may take to resolve.
@@ -127,7 +127,7 @@ impl Dialing {
 
     /// Keeps a link to `addr` until the token is cancelled.
     async fn keep(self: &Arc<Self>, addr: SocketAddr, until: CancellationToken) {
-        let mut backoff = Backoff::new(random_u64);
+        let mut backoff = Backoff::jittered();
         // What was complained about last: one line for each change, not for each attempt.
         let mut complaint = None;
         loop {
@@ -215,7 +215,7 @@ impl Dialing {
         let name = ServerName::try_from(self.expects.certificate_name())
             .map_err(|_name| HandshakeError::Certificate)?;
         // TLS itself checks that the certificate is for the role that is expected.
-        let mut socket = TlsConnector::from(Arc::clone(&tls.client)).connect(name, tcp).await?;
+        let mut socket = TlsConnector::from(tls.client()).connect(name, tcp).await?;
         let (_tcp, state) = socket.get_ref();
         let binding = state.export_keying_material(vec![0; 32], BINDING_LABEL, None);
         let channel = Channel {
@@ -264,3 +264,6 @@ async fn resolve(names: Vec<String>, resolved: &mut Resolved) {
         }
     }
 }
+
+#[cfg(test)]
+mod tests;

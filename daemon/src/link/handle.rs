@@ -84,7 +84,8 @@ struct Shared {
     reset: CancellationToken,
     /// Why it was reset.
     why: Mutex<Option<&'static str>>,
-    /// Who waits for which answer. Bounded by the callers' own limits: each waits for its answer.
+    /// The calls that wait for an answer, by number. Bounded by the callers' own limits, since each
+    /// caller waits for its answer.
     calls: Mutex<HashMap<u64, oneshot::Sender<LinkFrame>>>,
     next_call: AtomicU64,
     queue_bytes_max: usize,
@@ -126,7 +127,7 @@ impl Link {
         self.shared.id
     }
 
-    /// Who is at the other end.
+    /// The daemon at the other end.
     pub fn peer(&self) -> &Peer {
         &self.shared.peer
     }
@@ -166,7 +167,7 @@ impl Link {
     }
 
     /// Sends a question and waits for its answer, for at most `limit`. Cancel-safe: an answer that
-    /// nobody waits for is dropped.
+    /// no call waits for is dropped.
     pub async fn call<M: Message + Default>(
         &self,
         kind: u16,
@@ -189,8 +190,8 @@ impl Link {
         self.shared.calls.lock().insert(request, answer);
         let _forgotten_however_this_ends = Call { link: self, request };
         self.send(kind, request, message)?;
-        // The same number stands in the span of whoever answers: so a question is followed from one
-        // daemon's log into the other's.
+        // The span of the daemon that answers has the same number, so that a question can be followed
+        // from one daemon's log into the other's.
         debug!(peer = %self.peer().name, kind, request, "asked");
         match timeout(limit, waiting).await {
             Ok(Ok(frame)) => Ok(frame),
@@ -263,7 +264,7 @@ impl Link {
     }
 
     /// For the writer: swaps what is queued into `spare`, which must be empty; or, if nothing is,
-    /// remembers that the writer sleeps. `None` when nothing will be queued any more.
+    /// remembers that the writer sleeps. `None` when nothing more will be queued.
     pub(super) fn take(&self, spare: &mut Vec<u8>) -> Option<usize> {
         if spare.capacity() > SPARE_LEN_MAX {
             *spare = Vec::new();
@@ -292,7 +293,8 @@ impl Link {
         }
     }
 
-    /// For the reader: gives an answer to whoever waits for it, and returns what is for the handler.
+    /// For the reader: gives an answer to the call that waits for it, and returns what is for the
+    /// handler.
     pub(super) fn sort(&self, frame: LinkFrame) -> Option<LinkFrame> {
         if frame.kind >= OWN_KINDS {
             return None;
@@ -366,5 +368,145 @@ impl fmt::Debug for Link {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let Peer { role, name, .. } = &self.shared.peer;
         write!(f, "Link {} to {role} {name}", self.shared.id)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::pin::pin;
+    use std::task::Poll;
+
+    use bytes::Bytes;
+    use futures_util::poll;
+
+    use super::super::identity::Role;
+    use super::super::metrics::LinkMetrics;
+    use super::*;
+
+    fn link(queue_bytes_max: usize) -> Link {
+        let addr = "127.0.0.1:1".parse().unwrap();
+        let peer = Peer { role: Role::DbProxy, name: "db".to_owned(), boot: 1, addr };
+        Link::new(peer, queue_bytes_max, LinkMetrics::default().of(Role::DbProxy))
+    }
+
+    fn frame(kind: u16, answer: bool, request: u64, body: &'static [u8]) -> LinkFrame {
+        LinkFrame { kind, answer, request, body: Bytes::from_static(body) }
+    }
+
+    /// The request number of the question that was queued last.
+    fn asked(link: &Link) -> u64 {
+        let mut queued = Vec::new();
+        link.take(&mut queued).expect("the link is open");
+        let mut queued = bytes::BytesMut::from(&queued[..]);
+        let question = frame::split(&mut queued, frame::FRAME_LEN_MAX).unwrap().expect("a frame");
+        assert!(!question.answer);
+        question.request
+    }
+
+    const LONG: Duration = Duration::from_hours(1);
+
+    #[tokio::test(start_paused = true)]
+    async fn each_caller_gets_the_answer_to_its_own_question() {
+        let link = link(1 << 20);
+        let mut first = pin!(link.call::<String>(1, &(), LONG));
+        assert_eq!(poll!(first.as_mut()), Poll::Pending);
+        let of_first = asked(&link);
+        let mut second = pin!(link.call::<String>(1, &(), LONG));
+        assert_eq!(poll!(second.as_mut()), Poll::Pending);
+        let of_second = asked(&link);
+
+        assert_eq!(link.sort(frame(1, true, of_second, b"\x0a\x01b")), None);
+        assert_eq!(poll!(first.as_mut()), Poll::Pending);
+        assert_eq!(second.await, Ok("b".to_owned()));
+        assert_eq!(link.sort(frame(1, true, of_first, b"\x0a\x01a")), None);
+        assert_eq!(first.await, Ok("a".to_owned()));
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn only_answers_to_calls_are_kept_from_the_handler() {
+        let link = link(1 << 20);
+        let mut call = pin!(link.call::<()>(1, &(), LONG));
+        assert_eq!(poll!(call.as_mut()), Poll::Pending);
+        let request = asked(&link);
+        // A question of the peer's own that has the same number, and an answer to one of the handler's.
+        for other in [frame(1, false, request, b""), frame(1, true, request & !CALL, b"")] {
+            assert_eq!(link.sort(other.clone()), Some(other));
+            assert_eq!(poll!(call.as_mut()), Poll::Pending);
+        }
+        // No call waits for this one, and pings are the link's own.
+        assert_eq!(link.sort(frame(1, true, request + 1, b"")), None);
+        assert_eq!(link.sort(frame(OWN_KINDS, false, 0, b"")), None);
+        let last = frame(OWN_KINDS - 1, false, 0, b"");
+        assert_eq!(link.sort(last.clone()), Some(last));
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_call_that_cannot_be_sent_or_read_says_so() {
+        let small = link(100);
+        let long = "x".repeat(200);
+        assert_eq!(small.call::<()>(1, &long, LONG).await, Err(CallError::Full));
+        let wide = link(64 << 20);
+        let longer = "x".repeat(frame::FRAME_LEN_MAX);
+        assert_eq!(wide.call::<()>(1, &longer, LONG).await, Err(CallError::Malformed));
+        assert_eq!(wide.queued_bytes(), 0, "nothing of it is left behind");
+
+        let mut call = pin!(wide.call::<String>(1, &(), LONG));
+        assert_eq!(poll!(call.as_mut()), Poll::Pending);
+        wide.sort(frame(1, true, asked(&wide), b"\x0a\x05a"));
+        assert_eq!(call.await, Err(CallError::Malformed));
+        wide.close();
+        assert_eq!(wide.call::<()>(1, &(), LONG).await, Err(CallError::Closed));
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_call_that_is_over_leaves_nothing_behind() {
+        let link = link(1 << 20);
+        let began = tokio::time::Instant::now();
+        let limit = Duration::from_secs(3);
+        assert_eq!(link.call::<()>(1, &(), limit).await, Err(CallError::TimedOut));
+        assert_eq!(began.elapsed(), limit);
+        {
+            let mut given_up = pin!(link.call::<()>(1, &(), LONG));
+            assert_eq!(poll!(given_up.as_mut()), Poll::Pending);
+            assert_eq!(link.shared.calls.lock().len(), 1);
+        }
+        assert_eq!(link.shared.calls.lock().len(), 0);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn callers_are_told_at_once_when_a_link_goes_down() {
+        let link = link(1 << 20);
+        let began = tokio::time::Instant::now();
+        let went_down = async {
+            link.close();
+            link.fail_calls();
+        };
+        let (called, ()) = tokio::join!(link.call::<()>(1, &(), LONG), went_down);
+        assert_eq!(called, Err(CallError::Closed));
+        assert_eq!(began.elapsed(), Duration::ZERO);
+    }
+
+    #[test]
+    fn the_first_reason_for_a_reset_is_the_one_that_counts() {
+        let link = link(1 << 20);
+        assert_eq!(link.reset_reason(), "reset");
+        link.reset("a queue is full");
+        link.break_off("the peer has gone");
+        link.reset("again");
+        assert_eq!(link.reset_reason(), "a queue is full");
+        assert!(link.is_closed(), "it is about to be");
+    }
+
+    #[test]
+    fn what_the_writer_holds_counts_until_it_comes_for_more() {
+        let link = link(100);
+        link.send_raw(1, 0, &[0; 84]).unwrap();
+        let mut taken = Vec::new();
+        assert_eq!(link.take(&mut taken), Some(100));
+        assert_eq!(link.queued_bytes(), 100);
+        assert_eq!(link.send_raw(1, 0, b""), Err(LinkError::Full));
+        taken.clear();
+        assert_eq!(link.take(&mut taken), Some(0));
+        link.send_raw(1, 0, &[0; 84]).unwrap();
     }
 }

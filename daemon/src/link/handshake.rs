@@ -10,7 +10,7 @@
 //!
 //! Each mac is an HMAC-SHA256 with the cluster's key over the direction, everything that both have
 //! said, and under TLS a value that only the two ends of that TLS connection know. So neither a
-//! replay, nor a reflection, nor somebody who relays between two TLS connections gets through.
+//! replay, nor a reflection, nor an attacker who relays between two TLS connections gets through.
 //!
 //! The encoding and the macs are pure; at the end stand the two exchanges over a socket.
 
@@ -23,17 +23,21 @@ use rustls::server::ParsedCertificate;
 use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
 use tracing::debug;
 
-use super::frame::{self, HANDSHAKE_FRAME_LEN_MAX, HEADER_LEN, Head, LinkFrame};
-use super::identity::{Identity, Role, random_bytes};
+use crate::random::random_bytes;
 
-/// What both ends of a TLS connection derive from it, and nobody else can.
+use super::frame::{self, HANDSHAKE_FRAME_LEN_MAX, HEADER_LEN, Head, LinkFrame};
+use super::identity::{Identity, Role};
+
+/// The label of a value that both ends of a TLS connection derive from it, and no others can.
 pub(super) const BINDING_LABEL: &[u8] = b"EXPORTER-talkhub-link";
 
 const VERSION: u16 = 1;
 const NONCE_LEN: usize = 32;
 const MAC_LEN: usize = 32;
+/// How many bytes of a name are sent at most: its length is sent as one byte.
+const NAME_LEN_MAX: usize = 255;
 
-/// Who somebody says to be.
+/// What a peer says it is.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) struct Claim {
     pub(super) role: Role,
@@ -74,7 +78,7 @@ pub(super) enum HandshakeError {
 }
 
 impl HandshakeError {
-    /// Whether somebody must look: it will not go away by itself.
+    /// Whether an operator must look: it will not go away by itself.
     pub(super) fn is_refusal(&self) -> bool {
         matches!(
             self,
@@ -151,8 +155,9 @@ impl Transcript<'_> {
 
 /// Both `Hello` and `Challenge` begin like this.
 fn introduction(identity: &Identity) -> Vec<u8> {
-    let mut name = identity.name.as_bytes();
-    name = name.get(..255).unwrap_or(name);
+    // A half of a character would be no text to the peer.
+    let cut = identity.name.floor_char_boundary(NAME_LEN_MAX);
+    let name = identity.name.as_bytes().get(..cut).unwrap_or_default();
     let mut bytes = Vec::new();
     bytes.put_u16(VERSION);
     bytes.put_u8(identity.role as u8);
@@ -190,7 +195,7 @@ pub(super) fn parse_introduction(bytes: &mut Bytes) -> Result<Claim, HandshakeEr
     Ok(Claim { role, name, boot })
 }
 
-/// A `Challenge` without its mac, who says it, and the mac.
+/// A `Challenge` without its mac, what its sender says it is, and the mac.
 pub(super) fn parse_challenge(body: &Bytes) -> Result<(Bytes, Claim, Bytes), HandshakeError> {
     let signed_len = body.len().checked_sub(MAC_LEN).ok_or(HandshakeError::Malformed)?;
     let (signed, mac) = (body.slice(..signed_len), body.slice(signed_len..));
@@ -209,7 +214,8 @@ fn check_certificate(channel: &Channel, role: Role) -> Result<(), HandshakeError
     rustls::client::verify_server_name(&certificate, &name).map_err(wrong)
 }
 
-/// The dialer's side. `admit` sees who answers before the dialer proves itself, and may decline.
+/// The dialer's side. `admit` sees which daemon answers before the dialer proves itself, and may
+/// decline.
 pub(super) async fn dial<S: AsyncRead + AsyncWrite + Unpin>(
     socket: &mut S,
     identity: &Identity,
@@ -318,3 +324,6 @@ async fn read<S: AsyncRead + Unpin>(socket: &mut S, kind: u16) -> Result<Bytes, 
         }
     }
 }
+
+#[cfg(test)]
+mod tests;

@@ -1,15 +1,16 @@
-//! Who a daemon is, and how it proves it.
+//! What identifies a daemon, and how it proves that.
 
 use std::fmt;
 use std::net::SocketAddr;
 use std::path::Path;
 use std::sync::Arc;
 
+use parking_lot::RwLock;
 use ring::hmac;
-use ring::rand::SystemRandom;
 use rustls::{ClientConfig, ServerConfig};
 
 use crate::config::ConfigError;
+use crate::random::{random_bytes, random_u64};
 use crate::tls;
 
 /// What a daemon is for. The numbers are on the wire.
@@ -28,6 +29,8 @@ pub enum Role {
     Admin = 5,
     /// Sends and asks on behalf of programs.
     ApiServer = 6,
+    /// Reads the log.
+    Consumer = 7,
 }
 
 impl Role {
@@ -40,6 +43,7 @@ impl Role {
             4 => Some(Self::DbProxy),
             5 => Some(Self::Admin),
             6 => Some(Self::ApiServer),
+            7 => Some(Self::Consumer),
             _ => None,
         }
     }
@@ -53,6 +57,7 @@ impl Role {
             Self::DbProxy => "db_proxy",
             Self::Admin => "admin",
             Self::ApiServer => "api_server",
+            Self::Consumer => "consumer",
         }
     }
 
@@ -83,7 +88,7 @@ pub struct Identity {
     pub tls: Option<LinkTls>,
 }
 
-/// Who is at the other end of a link, as proven by the handshake.
+/// The daemon at the other end of a link, as proven by the handshake.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Peer {
     /// What it is for.
@@ -106,7 +111,7 @@ impl LinkKey {
         Self(Arc::new(hmac::Key::new(hmac::HMAC_SHA256, key)))
     }
 
-    /// A key that nobody outside this process can know; for daemons that share one.
+    /// A key that is known only inside this process; for daemons that share one process.
     pub fn random() -> Self {
         Self::new(&random_bytes::<32>())
     }
@@ -118,20 +123,47 @@ impl fmt::Debug for LinkKey {
     }
 }
 
-/// Certificates for both ends of links.
+/// Certificates for both ends of links. Clones share them.
 #[derive(Clone)]
-pub struct LinkTls {
-    pub(super) server: Arc<ServerConfig>,
-    pub(super) client: Arc<ClientConfig>,
+pub struct LinkTls(Arc<RwLock<Ends>>);
+
+/// What each end of a link shows and believes.
+struct Ends {
+    server: Arc<ServerConfig>,
+    client: Arc<ClientConfig>,
+}
+
+impl Ends {
+    fn read(cert: &Path, key: &Path, ca: &Path) -> Result<Self, ConfigError> {
+        Ok(Self {
+            server: tls::link_server_config(cert, key, ca)?,
+            client: tls::link_client_config(cert, key, ca)?,
+        })
+    }
 }
 
 impl LinkTls {
     /// Reads the daemon's certificate, its key, and the cluster's authority.
     pub fn load(cert: &Path, key: &Path, ca: &Path) -> Result<Self, ConfigError> {
-        Ok(Self {
-            server: tls::link_server_config(cert, key, ca)?,
-            client: tls::link_client_config(cert, key, ca)?,
-        })
+        Ok(Self(Arc::new(RwLock::new(Ends::read(cert, key, ca)?))))
+    }
+
+    /// Reads them again, for the handshakes that follow: links that are up stay. If that fails, those
+    /// that were read before stay in use.
+    pub(crate) fn renew(&self, cert: &Path, key: &Path, ca: &Path) -> Result<(), ConfigError> {
+        let ends = Ends::read(cert, key, ca)?;
+        *self.0.write() = ends;
+        Ok(())
+    }
+
+    /// For the next handshake of the listening end.
+    pub(super) fn server(&self) -> Arc<ServerConfig> {
+        Arc::clone(&self.0.read().server)
+    }
+
+    /// For the next handshake of the dialing end.
+    pub(super) fn client(&self) -> Arc<ClientConfig> {
+        Arc::clone(&self.0.read().client)
     }
 }
 
@@ -144,15 +176,4 @@ impl fmt::Debug for LinkTls {
 /// A random number for [`Identity::boot`].
 pub fn new_boot() -> u64 {
     random_u64()
-}
-
-pub(super) fn random_u64() -> u64 {
-    u64::from_be_bytes(random_bytes())
-}
-
-pub(super) fn random_bytes<const N: usize>() -> [u8; N] {
-    let mut bytes = [0; N];
-    ring::rand::SecureRandom::fill(&SystemRandom::new(), &mut bytes)
-        .expect("the kernel gives random bytes, or nothing here can be secure");
-    bytes
 }

@@ -96,7 +96,7 @@ impl Listening {
             let claim = handshake::listen(&mut socket, identity, &self.accepts, &channel).await?;
             return Ok((Socket::Plain(socket), claim));
         };
-        let mut socket = TlsAcceptor::from(Arc::clone(&tls.server)).accept(socket).await?;
+        let mut socket = TlsAcceptor::from(tls.server()).accept(socket).await?;
         let (_tcp, state) = socket.get_ref();
         let binding = state.export_keying_material(vec![0; 32], BINDING_LABEL, None);
         let certificate = state.peer_certificates().and_then(|chain| chain.first());
@@ -108,8 +108,9 @@ impl Listening {
         Ok((Socket::Tls(Box::new(TlsStream::Server(socket))), claim))
     }
 
-    /// A stranger can fail as often as he likes: what only he can be blamed for is at debug level,
-    /// and what an operator may have to mend is one line for each address and reason.
+    /// A stranger can fail as often as they like. So a failure that can only be the stranger's fault is
+    /// logged at debug level. What an operator may have to mend is one line for each address and
+    /// reason.
     fn note(&self, addr: SocketAddr, error: &HandshakeError) {
         if !error.is_refusal() {
             debug!(%addr, %error, "no link");

@@ -10,8 +10,8 @@ use super::identity::Role;
 
 type ByRole<M> = Family<[(&'static str, &'static str); 1], M>;
 
-/// The counters of all links of a daemon. Clones count together. The default counts where nobody
-/// looks.
+/// The counters of all links of a daemon. Clones count together. The counters of the default are not
+/// registered, so no metrics page shows them.
 #[derive(Debug, Clone, Default)]
 pub struct LinkMetrics {
     frames_in: ByRole<Counter>,

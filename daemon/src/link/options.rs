@@ -7,7 +7,8 @@ use super::metrics::LinkMetrics;
 /// Limits of links. The defaults are right for all but tests.
 #[derive(Debug, Clone)]
 pub struct LinkOptions {
-    /// Bytes that may wait to be written on one link. Beyond, [`LinkError::Full`](super::LinkError::Full).
+    /// Bytes that may wait to be written on one link. More is
+    /// [`LinkError::Full`](super::LinkError::Full).
     pub queue_bytes_max: usize,
     /// Links and strangers that a listener holds at once. More wait in the kernel's backlog.
     pub links_max: usize,

@@ -40,11 +40,6 @@ impl LinkTable {
         Arc::clone(&self.links.read())
     }
 
-    /// The newest link to the peer of that name.
-    pub fn by_name(&self, name: &str) -> Option<Link> {
-        self.links.read().iter().rev().find(|link| link.peer().name == name).cloned()
-    }
-
     /// The link of that number.
     pub fn by_id(&self, id: u64) -> Option<Link> {
         self.links.read().iter().find(|link| link.id() == id).cloned()
@@ -80,7 +75,7 @@ mod tests {
         assert!(table.add(&old).is_empty());
         assert!(table.add(&other).is_empty());
         assert_eq!(table.add(&new), std::slice::from_ref(&old));
-        assert_eq!(table.by_name("a"), Some(new.clone()));
+        assert_eq!(&*table.all(), [old.clone(), other.clone(), new.clone()]);
         assert!(table.remove(&old) && !table.remove(&old));
         assert_eq!(&*table.all(), [other, new.clone()]);
         assert_eq!(table.by_id(new.id()), Some(new));

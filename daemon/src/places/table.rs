@@ -1,10 +1,10 @@
-//! Who has a place, and who gives way. Pure: time is an argument.
+//! Which guests have a place, and which one gives way. Pure: time is an argument.
 //!
 //! # Invariants
 //!
 //! - There are never more guests than places.
 //! - The guest that is named to give way is one that may, has been silent for [`SILENT_MIN`], and is the one
-//!   that has been silent for longest; nobody is named twice.
+//!   that has been silent for longest; no guest is named twice.
 
 use std::collections::{BTreeMap, HashMap};
 use std::time::Duration;
@@ -13,8 +13,8 @@ use tokio::time::Instant;
 
 use crate::network::Origin;
 
-/// Nobody gives way before so much silence: what a client has sent may be on its way, or wait for its
-/// turn here when many come at once.
+/// A guest gives way only after so much silence: what a client has sent may be on its way, or wait for
+/// its turn here when many come at once.
 pub(super) const SILENT_MIN: Duration = Duration::from_millis(20);
 
 /// The guests of one port. `T` is how a guest is told to go.
@@ -47,14 +47,14 @@ struct Share {
     silent: BTreeMap<u64, u64>,
 }
 
-/// Who gives way to a newcomer.
+/// Which guest gives way to a newcomer.
 #[derive(Debug, PartialEq, Eq)]
 pub(crate) enum Way<T> {
     /// The one that is told so.
     Made(T),
-    /// Nobody yet: somebody may after this time.
+    /// None yet: one may be told to after this time.
     In(Duration),
-    /// Nobody may have to go.
+    /// None can be told to give way.
     Barred,
 }
 
@@ -81,8 +81,8 @@ impl<T: Clone> Table<T> {
         Some(id)
     }
 
-    /// Counts a guest for its origin. If that has too many, says who of them gives way; if nobody may,
-    /// the guest has to go itself.
+    /// Counts a guest for its origin. If the origin has too many, says which of them gives way; if none
+    /// can, the guest has to go itself.
     pub(super) fn belongs(&mut self, id: u64, origin: Origin, now: Instant) -> Option<Way<T>> {
         let guests = self.origins.get(&origin).map_or(0, |share| share.guests);
         let way = if self.per_origin > 0 && guests >= self.per_origin {
@@ -104,7 +104,7 @@ impl<T: Clone> Table<T> {
         way
     }
 
-    /// Who gives way to a newcomer when all places are taken.
+    /// Which guest gives way to a newcomer when all places are taken.
     pub(super) fn make_way(&mut self, now: Instant) -> Way<T> {
         let longest = self.silent.first_key_value().map(|(_since, id)| *id);
         self.way(longest, now)
@@ -140,7 +140,7 @@ impl<T: Clone> Table<T> {
         }
     }
 
-    /// A guest need not give way any more.
+    /// From now on a guest need not give way.
     pub(super) fn settle(&mut self, id: u64) {
         let Some(guest) = self.guests.get_mut(&id) else { return };
         let Some(since) = guest.since.take() else { return };

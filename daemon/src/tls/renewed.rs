@@ -5,9 +5,10 @@ use std::sync::Arc;
 use parking_lot::RwLock;
 use tokio::sync::watch;
 use tokio_rustls::TlsAcceptor;
-use tracing::{error, info};
+use tracing::{error, info, info_span};
 
 use crate::config::{ConfigError, ListenTlsConfig, Settings};
+use crate::follow;
 use crate::shutdown::Shutdown;
 
 /// The newest certificate that could be read. Connections that are open keep the one they began with.
@@ -32,27 +33,20 @@ impl RenewedTls {
         self.newest.read().clone()
     }
 
-    /// Reads the files that `pick` names again with each reload, until shutdown begins. Files that
-    /// cannot be used are told in one line, and the old certificate stays.
-    pub async fn follow<S: Settings>(
-        self: Arc<Self>,
-        mut reloads: watch::Receiver<Arc<S>>,
+    /// Reads the files that `pick` names again with each reload. Files that cannot be used are told in one
+    /// line, and the old certificate stays.
+    pub fn follow<S: Settings>(
+        self: &Arc<Self>,
+        reloads: &watch::Receiver<Arc<S>>,
+        shutdown: &Shutdown,
         pick: fn(&S) -> Option<&ListenTlsConfig>,
-        shutdown: Shutdown,
     ) {
-        loop {
-            tokio::select! {
-                () = shutdown.begun() => return,
-                changed = reloads.changed() => if changed.is_err() {
-                    // There will be no reload any more.
-                    return shutdown.begun().await;
-                },
+        let tls = Arc::clone(self);
+        follow::each_reload(info_span!("certificate"), reloads, shutdown, move |settings| {
+            if let Some(files) = pick(settings) {
+                tls.renew(files);
             }
-            let settings = Arc::clone(&reloads.borrow_and_update());
-            if let Some(files) = pick(&settings) {
-                self.renew(files);
-            }
-        }
+        });
     }
 
     fn renew(&self, files: &ListenTlsConfig) {
@@ -77,30 +71,10 @@ mod tests {
     use std::time::Duration;
 
     use rustls::pki_types::CertificateDer;
-    use serde::Deserialize;
     use tokio_rustls::TlsConnector;
-    use tracing::Span;
 
     use super::*;
-    use crate::config::ProcessConfig;
-
-    #[derive(Debug, Clone, Deserialize)]
-    struct Config {
-        tls: ListenTlsConfig,
-        process: ProcessConfig,
-    }
-
-    impl Settings for Config {
-        const NAME: &'static str = "test";
-
-        fn check(&self) -> Result<(), ConfigError> {
-            Ok(())
-        }
-
-        fn process(&self) -> &ProcessConfig {
-            &self.process
-        }
-    }
+    use crate::config::testing::TestConfig;
 
     /// Writes another certificate under the same name, and returns it.
     fn make(folder: &Path) -> CertificateDer<'static> {
@@ -110,7 +84,7 @@ mod tests {
         made.cert.der().clone()
     }
 
-    /// The certificate that a client sees who believes the one in the file.
+    /// The certificate that is seen by a client that believes the one in the file.
     async fn seen(tls: &RenewedTls, believed: &Path) -> Option<CertificateDer<'static>> {
         let (near, far) = tokio::io::duplex(16 << 10);
         let connector = TlsConnector::from(super::super::client_config(Some(believed)).unwrap());
@@ -129,11 +103,10 @@ mod tests {
         let first = make(folder.path());
         let listen = "127.0.0.1:0".parse().unwrap();
         let files = ListenTlsConfig { listen, cert: cert.clone(), key: key.clone() };
-        let config = Arc::new(Config { tls: files.clone(), process: ProcessConfig::default() });
+        let config = Arc::new(TestConfig { tls: Some(files.clone()), ..TestConfig::default() });
         let (reload, reloads) = watch::channel(Arc::clone(&config));
         let (tls, shutdown) = (RenewedTls::read(&files).unwrap(), Shutdown::default());
-        let follow = Arc::clone(&tls).follow(reloads, |config| Some(&config.tls), shutdown.clone());
-        shutdown.spawn(Span::none(), follow);
+        tls.follow(&reloads, &shutdown, |config: &TestConfig| config.tls.as_ref());
         assert_eq!(seen(&tls, &cert).await, Some(first));
 
         let second = make(folder.path());

@@ -1,9 +1,10 @@
 //! A client between db_proxies that do what the test says.
 
-use proto::client::{MessageListReply, MessageListRequest};
+use proto::client::{MessageListReply, MessageListRequest, RemoveSessionRequest};
 use proto::cluster::wire::admin_request::What;
 use proto::cluster::wire::{
-    Ask, AskStatus, DemoUsers, GroupChange, GroupCreate, Outcome, Owned, Reason, UserList,
+    Ask, AskStatus, DemoUsers, GroupChange, GroupCreate, Membership, Memberships,
+    MembershipsRequest, Outcome, Owned, Reached, Reason, UserList,
 };
 use proto::ids::GroupId;
 
@@ -23,6 +24,18 @@ impl Proxy {
         let owned = epoch.map(|epoch| Owned { partition: 0, epoch }).into_iter().collect();
         let ownership = Ownership { partitions: 1, owned, logins: true };
         self.link.send(Kind::Ownership.number(), 0, &ownership).unwrap();
+    }
+
+    /// Says what became of a change that it is asked for, as the owner of an epoch.
+    async fn answer_change(&mut self, epoch: u64, changed: bool) {
+        let frame = self.far.frame().await;
+        let answer = Answer {
+            status: AskStatus::Answered.into(),
+            changed: Some(changed),
+            by: vec![Owned { partition: 0, epoch }],
+            ..Answer::default()
+        };
+        self.link.answer(&frame, Kind::Ask.number(), &answer).unwrap();
     }
 
     /// The next message that is handed over.
@@ -63,6 +76,31 @@ async fn linked<const N: usize>(shutdown: &Shutdown) -> (Arc<DbClient>, [Proxy; 
         proxies.push(Proxy { far, link });
     }
     (client, proxies.try_into().ok().expect("as many as were made"))
+}
+
+/// A client, and the db_proxy that owns the only partition.
+async fn owned(shutdown: &Shutdown) -> (Arc<DbClient>, Proxy) {
+    let (client, [one]) = linked(shutdown).await;
+    one.says_it_owns(Some(1));
+    assert!(client.ready(soon()).await);
+    (client, one)
+}
+
+/// A question about the conversation with user 2.
+fn history() -> MessageListRequest {
+    MessageListRequest { session_type: 1, session_id: 2, ..Default::default() }
+}
+
+/// A client, and two db_proxies that own one partition each.
+async fn two_owners(shutdown: &Shutdown) -> (Arc<DbClient>, [Proxy; 2]) {
+    let (client, proxies) = linked(shutdown).await;
+    for (partition, proxy) in (0..).zip(&proxies) {
+        let owned = vec![Owned { partition, epoch: 1 }];
+        let ownership = Ownership { partitions: 2, owned, logins: true };
+        proxy.link.send(Kind::Ownership.number(), 0, &ownership).unwrap();
+    }
+    assert!(client.ready(soon()).await);
+    (client, proxies)
 }
 
 fn soon() -> Instant {
@@ -129,7 +167,7 @@ async fn a_message_that_cannot_be_stored_now_is_sent_again_by_the_same_name_and_
 }
 
 #[tokio::test]
-async fn a_message_that_nobody_answers_ends_by_its_time() {
+async fn a_message_that_no_db_proxy_answers_ends_by_its_time() {
     let shutdown = Shutdown::default();
     let (client, [one]) = linked(&shutdown).await;
     let until = Instant::now() + Duration::from_millis(50);
@@ -141,26 +179,124 @@ async fn a_message_that_nobody_answers_ends_by_its_time() {
     shutdown.drain(PATIENCE).await.unwrap();
 }
 
+/// What an owner answers to a question about its only partition.
+fn answer(epoch: u64) -> Answer {
+    Answer {
+        status: AskStatus::Answered.into(),
+        by: vec![Owned { partition: 0, epoch }],
+        ..Answer::default()
+    }
+}
+
 #[tokio::test]
-async fn a_request_is_asked_as_the_user_of_the_owner() {
+async fn a_question_that_no_db_proxy_can_be_asked_ends_at_once_or_by_its_time() {
+    let shutdown = Shutdown::default();
+    let (client, [one]) = linked(&shutdown).await;
+    let request = history();
+    let ask =
+        async |until| client.ask(ALICE, StorageCommand::MessageListRequest, &request, until).await;
+    let limit = Duration::from_millis(50);
+    // It is not known to how many partitions it might belong.
+    assert_eq!(client.partitions(), 0);
+    assert_eq!(ask(soon()).await.unwrap_err(), CallError::Closed);
+    one.says_it_owns(None);
+    assert!(!client.ready(Instant::now() + limit).await);
+    assert_eq!(client.partitions(), 1);
+    assert_eq!(ask(Instant::now() + limit).await.unwrap_err(), CallError::TimedOut);
+    let request = AdminRequest { what: Some(What::GroupCreate(GroupCreate::default())) };
+    let asking = client.administer(&request, Instant::now() + limit, Duration::ZERO);
+    assert_eq!(asking.await.unwrap_err(), CallError::TimedOut);
+    shutdown.drain(PATIENCE).await.unwrap();
+}
+
+#[tokio::test]
+async fn a_question_goes_to_the_next_owner_and_an_answer_of_the_last_one_does_not_count() {
+    let shutdown = Shutdown::default();
+    let (client, [mut one, mut other]) = linked(&shutdown).await;
+    one.says_it_owns(Some(1));
+    assert!(client.ready(soon()).await);
+    let request = history();
+    let asking = client.ask(ALICE, StorageCommand::MessageListRequest, &request, soon());
+    let answering = async {
+        one.far.frame().await;
+        // It says nothing from here on, and nobody waits for it.
+        other.says_it_owns(Some(2));
+        let frame = other.far.frame().await;
+        other.link.answer(&frame, Kind::Ask.number(), &answer(1)).unwrap();
+        let frame = other.far.frame().await;
+        other.link.answer(&frame, Kind::Ask.number(), &answer(2)).unwrap();
+    };
+    let (asked, ()) = tokio::join!(asking, answering);
+    assert_eq!(asked.unwrap().by[0].epoch, 2);
+    shutdown.drain(PATIENCE).await.unwrap();
+}
+
+#[tokio::test]
+async fn a_change_that_may_have_been_made_is_not_asked_for_again() {
+    let shutdown = Shutdown::default();
+    let (client, mut one) = owned(&shutdown).await;
+    for command in [StorageCommand::ChangeSignatureRequest, StorageCommand::RemoveSessionRequest] {
+        let request = RemoveSessionRequest { session_type: 1, session_id: 2, ..Default::default() };
+        let asking = client.ask(ALICE, command, &request, soon());
+        let answering = async {
+            one.far.frame().await;
+            one.link.reset("the test ends it");
+        };
+        let (asked, ()) = tokio::join!(asking, answering);
+        assert_eq!(asked.unwrap_err(), CallError::Closed, "{command:?}");
+        one.link = one.far.link().await;
+        one.says_it_owns(Some(1));
+        assert!(client.ready(soon()).await);
+    }
+    // What does the same twice is asked for again: nothing else comes.
+    let request = history();
+    let asking = client.ask(ALICE, StorageCommand::MessageListRequest, &request, soon());
+    let answering = async {
+        let ask: Ask = one.far.frame().await.parse().unwrap();
+        one.link.reset("the test ends it");
+        one.link = one.far.link().await;
+        one.says_it_owns(Some(1));
+        let frame = one.far.frame().await;
+        assert_eq!(frame.parse::<Ask>().unwrap(), ask);
+        one.link.answer(&frame, Kind::Ask.number(), &answer(1)).unwrap();
+    };
+    let (asked, ()) = tokio::join!(asking, answering);
+    asked.unwrap();
+    shutdown.drain(PATIENCE).await.unwrap();
+}
+
+#[tokio::test]
+async fn one_message_that_two_calls_send_is_stored_once_and_both_hear_of_it() {
     let shutdown = Shutdown::default();
     let (client, [mut one]) = linked(&shutdown).await;
     one.says_it_owns(Some(1));
-    assert!(client.ready(soon()).await);
-    let request = MessageListRequest { session_type: 1, session_id: 2, ..Default::default() };
-    let asking = client.ask(ALICE, Command::MessageListRequest, &request, soon());
+    let (first, second) = (client.send(message(1), soon()), client.send(message(1), soon()));
+    let answering = async {
+        let submit = one.submit().await;
+        one.answer(&submit, Outcome::Ok, Some(4));
+        // The one whose place was taken asks again.
+        let again = one.submit().await;
+        assert_eq!((again.client_msg_id.clone(), again.resend()), (submit.client_msg_id, true));
+        one.answer(&again, Outcome::Ok, Some(4));
+    };
+    let (first, second, ()) = tokio::join!(first, second, answering);
+    assert_eq!((first.unwrap().msg_id, second.unwrap().msg_id), (MsgId(4), MsgId(4)));
+    shutdown.drain(PATIENCE).await.unwrap();
+}
+
+#[tokio::test]
+async fn a_request_is_asked_as_the_user_of_the_owner() {
+    let shutdown = Shutdown::default();
+    let (client, mut one) = owned(&shutdown).await;
+    let request = history();
+    let asking = client.ask(ALICE, StorageCommand::MessageListRequest, &request, soon());
     let answering = async {
         let frame = one.far.frame().await;
         let ask: Ask = frame.parse().unwrap();
-        assert_eq!((ask.user, ask.command), (1, u32::from(Command::MessageListRequest.number())));
+        assert_eq!((ask.user, ask.command), (1, 0x0309));
         assert_eq!(MessageListRequest::decode(ask.body).unwrap(), request);
         let body = MessageListReply { msg_id_begin: 3, ..Default::default() }.encode_to_vec();
-        let answer = Answer {
-            status: AskStatus::Answered.into(),
-            body: Some(body.into()),
-            by: vec![Owned { partition: 0, epoch: 1 }],
-            ..Answer::default()
-        };
+        let answer = Answer { body: Some(body.into()), ..answer(1) };
         one.link.answer(&frame, Kind::Ask.number(), &answer).unwrap();
     };
     let (answer, ()) = tokio::join!(asking, answering);
@@ -169,8 +305,84 @@ async fn a_request_is_asked_as_the_user_of_the_owner() {
     shutdown.drain(PATIENCE).await.unwrap();
 }
 
+fn removal() -> RemoveSessionRequest {
+    RemoveSessionRequest { session_type: 1, session_id: 2, ..Default::default() }
+}
+
 #[tokio::test]
-async fn an_administrators_request_goes_to_who_has_what_it_is_about() {
+async fn what_may_have_been_carried_out_is_not_asked_for_again_and_a_read_is() {
+    let shutdown = Shutdown::default();
+    let (client, mut one) = owned(&shutdown).await;
+    let change = removal();
+    let changing = client.ask(ALICE, StorageCommand::RemoveSessionRequest, &change, soon());
+    let read = history();
+    let reading = client.ask(ALICE, StorageCommand::MessageListRequest, &read, soon());
+    let answering = async {
+        for _asked in 0..2 {
+            one.far.frame().await;
+        }
+        one.link.reset("the test ends it");
+        one.link = one.far.link().await;
+        one.says_it_owns(Some(1));
+        let frame = one.far.frame().await;
+        assert_eq!(frame.parse::<Ask>().unwrap().command, 0x0309);
+        one.link.answer(&frame, Kind::Ask.number(), &answer(1)).unwrap();
+    };
+    let (changed, read, ()) = tokio::join!(changing, reading, answering);
+    assert_eq!(changed, Err(CallError::Closed));
+    assert!(read.is_ok(), "{read:?}");
+    shutdown.drain(PATIENCE).await.unwrap();
+}
+
+#[tokio::test]
+async fn a_former_owner_is_believed_that_something_was_changed_and_not_that_nothing_was() {
+    let shutdown = Shutdown::default();
+    let (client, [mut one]) = linked(&shutdown).await;
+    one.says_it_owns(Some(2));
+    assert!(client.ready(soon()).await);
+    let change = removal();
+    let ask = || client.ask(ALICE, StorageCommand::RemoveSessionRequest, &change, soon());
+    let (answer, ()) = tokio::join!(ask(), one.answer_change(2, false));
+    assert_eq!(answer.unwrap().changed, Some(false), "the newest owner is believed that");
+    let answering = async {
+        one.answer_change(1, false).await;
+        one.answer_change(1, true).await;
+    };
+    let (answer, ()) = tokio::join!(ask(), answering);
+    assert_eq!(answer.unwrap().changed, Some(true));
+    shutdown.drain(PATIENCE).await.unwrap();
+}
+
+#[tokio::test]
+async fn a_users_groups_are_those_that_all_owners_name_once_all_name_them_completely() {
+    let shutdown = Shutdown::default();
+    let (client, [mut one, mut other]) = two_owners(&shutdown).await;
+    let answering = async {
+        for round in 0..2 {
+            for (proxy, partition) in [(&mut one, 0), (&mut other, 1)] {
+                let frame = proxy.far.frame().await;
+                let asked: MembershipsRequest = frame.parse().unwrap();
+                assert_eq!((asked.user, asked.partitions), (ALICE.0, vec![partition]));
+                let by = Owned { partition, epoch: 1 };
+                let upto_offset = 10 + u64::from(partition);
+                let memberships = Memberships {
+                    complete: round == 1 || partition == 0,
+                    groups: vec![Membership { group: 7 + partition, ..Membership::default() }],
+                    reached: vec![Reached { by, upto_offset }],
+                };
+                proxy.link.answer(&frame, Kind::Memberships.number(), &memberships).unwrap();
+            }
+        }
+    };
+    let (joined, ()) = tokio::join!(client.owners.memberships(ALICE), answering);
+    let joined = joined.unwrap();
+    let groups: Vec<u32> = joined.groups.iter().map(|one| one.group).collect();
+    assert_eq!((groups, joined.reached), (vec![7, 8], vec![10, 11]));
+    shutdown.drain(PATIENCE).await.unwrap();
+}
+
+#[tokio::test]
+async fn an_administrators_request_goes_to_the_db_proxy_that_has_what_it_is_about() {
     let shutdown = Shutdown::default();
     let (client, [mut logins, mut owner]) = linked(&shutdown).await;
     logins.says_it_owns(None);
@@ -207,13 +419,7 @@ async fn an_administrators_request_goes_to_who_has_what_it_is_about() {
 #[tokio::test]
 async fn what_one_owner_refuses_is_asked_of_the_next() {
     let shutdown = Shutdown::default();
-    let (client, [mut one, mut other]) = linked(&shutdown).await;
-    for (proxy, partition) in [(&one, 0), (&other, 1)] {
-        let owned = vec![Owned { partition, epoch: 1 }];
-        let ownership = Ownership { partitions: 2, owned, logins: true };
-        proxy.link.send(Kind::Ownership.number(), 0, &ownership).unwrap();
-    }
-    assert!(client.ready(soon()).await);
+    let (client, [mut one, mut other]) = two_owners(&shutdown).await;
     let request = AdminRequest { what: Some(What::DemoUsers(DemoUsers::default())) };
     let asking = client.administer(&request, soon(), Duration::ZERO);
     let answering = async {

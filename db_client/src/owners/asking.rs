@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use daemon::{CallError, Link};
-use proto::Command;
+use proto::StorageCommand;
 use proto::cluster::wire::admin_request::What;
 use proto::cluster::wire::{
     AdminAnswer, AdminRequest, Answer, Ask, AskStatus, FetchRequest, Fetched, GroupChange,
@@ -13,12 +13,12 @@ use proto::cluster::wire::{
     TokenAnswer, TokenQuestion, Verified, Verify,
 };
 use proto::cluster::{Kind, rendezvous_weight};
-use proto::ids::{ConversationId, GroupId};
+use proto::command::{Repeat, Route};
+use proto::ids::{ConversationId, GroupId, UserId};
 use tokio::time::Instant;
 
 use super::{Owners, PAUSE, Question, Round};
 use crate::merge::merge;
-use crate::routing::{Route, is_repeatable, route};
 
 /// How long a client's request may take: Android waits this long.
 pub const ASK_LIMIT: Duration = Duration::from_secs(8);
@@ -32,8 +32,9 @@ const TOKEN_LIMIT: Duration = Duration::from_secs(2);
 /// How long a login may wait for its groups: as long as for the rest that its client will ask.
 const MEMBERSHIPS_LIMIT: Duration = Duration::from_secs(8);
 
-/// How soon they are asked for again if they are not complete. That may be because of a move, which is
-/// noticed at once, or because the store is away, which then is not asked more often by all who wait.
+/// How soon they are asked for again if they are not complete. The reason may be a move, which is
+/// noticed at once, or a store that cannot be reached: then this keeps the waiting callers from
+/// asking it more often.
 const MEMBERSHIPS_PAUSE: Duration = Duration::from_secs(1);
 
 /// How long questions of our own may take, which are asked until they are answered.
@@ -43,7 +44,7 @@ const OWN_LIMIT: Duration = Duration::from_secs(5);
 #[derive(Debug, Clone)]
 pub struct Asked {
     /// The request.
-    pub command: Command,
+    pub command: StorageCommand,
     /// Its message, encoded.
     pub body: Bytes,
     /// Where the answer goes on, if its beginning was told before.
@@ -54,7 +55,7 @@ pub struct Asked {
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Asker {
     /// The user's number.
-    pub user: u32,
+    pub user: UserId,
     /// The kind of device, as the client protocol has it.
     pub client_type: u32,
     /// The session that the request came from; it hears the answer, and no notice beside it.
@@ -72,27 +73,28 @@ pub struct Joined {
 }
 
 impl Owners {
-    /// Asks whether a client is who it says.
+    /// Asks whether a user's name and password are right.
     pub async fn verify(&self, verify: &Verify) -> Result<Verified, CallError> {
         let question = Question::new(Kind::Verify, verify, Instant::now() + VERIFY_LIMIT);
         let key = rendezvous_weight(0, &verify.name);
         self.ask_one(question, || self.login_side(key), |_verified| true).await
     }
 
-    /// Asks whom a token or a ticket is for.
+    /// Asks which user a token or a ticket is for.
     pub async fn resume(&self, shown: &Resume) -> Result<Verified, CallError> {
         let until = Instant::now() + VERIFY_LIMIT;
         // A ticket whose answer was lost may have been used up.
         let repeatable = shown.ticket.is_none();
         let question = Question { repeatable, ..Question::new(Kind::Resume, shown, until) };
         let bytes = shown.token.as_ref().or(shown.ticket.as_ref());
-        // Any will do. The same for the same token, as long as it is there.
+        // Any db_proxy that serves logins will do. For the same token it is the same one while it
+        // is there.
         let key =
             bytes.and_then(|bytes| bytes.last_chunk()).map_or(0, |last| u64::from_be_bytes(*last));
         self.ask_one(question, || self.login_side(key), |_verified| true).await
     }
 
-    /// Asks what a session wants of tokens.
+    /// Asks a session's question about tokens.
     pub async fn token(&self, question: &TokenQuestion) -> Result<TokenAnswer, CallError> {
         let key = u64::from(question.user);
         let question = Question::new(Kind::Token, question, Instant::now() + TOKEN_LIMIT);
@@ -100,7 +102,7 @@ impl Owners {
     }
 
     /// Asks which groups a user is in; `None` if it cannot be said completely.
-    pub async fn memberships(&self, user: u32) -> Option<Joined> {
+    pub async fn memberships(&self, user: UserId) -> Option<Joined> {
         let all: Vec<u32> = (0..self.partitions.count()).collect();
         if all.is_empty() {
             return None;
@@ -108,7 +110,7 @@ impl Owners {
         let until = Instant::now() + MEMBERSHIPS_LIMIT;
         let (kind, pause) = (Kind::Memberships, MEMBERSHIPS_PAUSE);
         let round = Round { kind, partitions: &all, pause, until };
-        let question = |partitions| MembershipsRequest { user, partitions };
+        let question = |partitions| MembershipsRequest { user: user.0, partitions };
         let answers: Vec<Memberships> =
             self.ask_all(round, question, |answer, of| self.is_about(answer, of)).await.ok()?;
         let mut joined = Joined { groups: Vec::new(), reached: vec![0; all.len()] };
@@ -129,9 +131,9 @@ impl Owners {
     }
 
     /// Asks once which of the groups of one partition a user is in.
-    pub async fn memberships_in(&self, user: u32, partition: u32) -> Option<Vec<Membership>> {
+    pub async fn memberships_in(&self, user: UserId, partition: u32) -> Option<Vec<Membership>> {
         let link = self.owner(partition)?;
-        let request = MembershipsRequest { user, partitions: vec![partition] };
+        let request = MembershipsRequest { user: user.0, partitions: vec![partition] };
         let answer = link.call(Kind::Memberships.number(), &request, OWN_LIMIT).await;
         let answer: Memberships = answer.ok()?;
         self.is_about(&answer, &[partition]).then_some(answer.groups)
@@ -145,27 +147,30 @@ impl Owners {
 
     /// Asks once for messages as they were published.
     pub async fn fetch(&self, request: &FetchRequest) -> Result<Fetched, CallError> {
-        let partition = self.partitions.of(request.conversation).ok_or(CallError::Closed)?;
+        let conversation = ConversationId::from_number(request.conversation);
+        let partition = conversation.and_then(|one| self.partitions.of(one));
+        let partition = partition.ok_or(CallError::Closed)?;
         let link = self.owner(partition).ok_or(CallError::Closed)?;
         let fetched: Fetched = link.call(Kind::Fetch.number(), request, OWN_LIMIT).await?;
         let current = self.partitions.are_current(&fetched.by);
         if current && covers(&fetched.by, &[partition]) {
             Ok(fetched)
         } else {
-            // It is not the owner, or not any more: as if it had gone.
+            // It is not the owner, or is no longer the owner: treated as if its link were down.
             Err(CallError::Closed)
         }
     }
 
-    /// Has an administrator's request carried out. Its owner is asked what is about a group, one owner after
-    /// the other what makes or lists groups, and one that serves logins anything else.
+    /// Has an administrator's request carried out. A request about a group goes to the group's
+    /// owner. One that makes or lists groups, or is about consumers, goes to one owner after the
+    /// other until one carries it out. Everything else goes to a db_proxy that serves logins.
     ///
     /// It is asked until `until`, and the answer may take `grace` longer.
     ///
     /// # Errors
     ///
-    /// [`CallError::TimedOut`] if nobody could be asked until then, or the answer took too long. After any
-    /// error it is unknown whether the request was carried out.
+    /// [`CallError::TimedOut`] if no db_proxy could be asked until then, or the answer took too
+    /// long. After any error it is unknown whether the request was carried out.
     pub async fn administer(
         &self,
         request: &AdminRequest,
@@ -179,32 +184,40 @@ impl Owners {
             ) => ConversationId::group(GroupId(*group)),
             _ => None,
         };
-        let partition = about.and_then(|group| self.partitions.of(group.number()));
-        let is_of_groups = matches!(
+        let partition = about.and_then(|group| self.partitions.of(group));
+        let is_of_any_owner = matches!(
             request.what,
-            Some(What::GroupCreate(_) | What::GroupList(_) | What::DemoUsers(_))
+            Some(
+                What::GroupCreate(_)
+                    | What::GroupList(_)
+                    | What::DemoUsers(_)
+                    | What::ConsumerList(_)
+                    | What::ConsumerForget(_)
+            )
         );
         // The demonstration's group belongs to one of them: after a refusal the next one is asked.
         let turn = AtomicU32::new(0);
         let find = || match partition {
             Some(partition) => self.owner(partition),
-            None if is_of_groups => self.any_owner(turn.fetch_add(1, Ordering::Relaxed)),
+            None if is_of_any_owner => self.any_owner(turn.fetch_add(1, Ordering::Relaxed)),
             None => self.login_side(0),
         };
         let once = Question::new(Kind::Admin, request, until);
         let question = Question { repeatable: false, grace, ..once };
-        // What is not here was not done.
+        // A db_proxy that answers "not here" has done nothing.
         self.ask_one(question, find, |answer: &AdminAnswer| answer.not_here != Some(true)).await
     }
 
-    /// Whether somebody can be asked about a client's request now.
-    pub fn is_served(&self, asker: Asker, command: Command, body: &Bytes) -> bool {
-        match route(command, body, asker.user) {
+    /// Whether there is a db_proxy that can be asked about a client's request now.
+    pub fn is_served(&self, asker: Asker, command: StorageCommand, body: &Bytes) -> bool {
+        match command.route(body, asker.user) {
             Route::Conversation(conversation) => {
-                let partition = self.partitions.of(conversation.number());
+                let partition = self.partitions.of(conversation);
                 partition.is_some_and(|partition| self.is_owned(partition))
             }
-            _ => true,
+            Route::Everything(_) | Route::Conversations(..) | Route::Logins | Route::AnyOwner => {
+                true
+            }
         }
     }
 
@@ -216,38 +229,36 @@ impl Owners {
         until: Instant,
     ) -> Result<Answer, CallError> {
         let (user, command) = (asker.user, asked.command);
-        let route = route(command, &asked.body, user);
+        let route = command.route(&asked.body, user);
         let ask = asker.ask(asked);
-        let wanted = match &route {
+        let question = Question {
+            repeatable: command.repeat() == Repeat::Repeatable,
+            ..Question::new(Kind::Ask, &ask, until)
+        };
+        // Asked about several conversations, an owner stops at the first that does not fit.
+        let (merged, wanted, of_all) = match route {
             Route::Conversation(conversation) => {
-                let partition =
-                    self.partitions.of(conversation.number()).ok_or(CallError::Closed)?;
-                let find = || self.owner(partition);
-                return self.pass_on(&ask, Some(partition), until, find).await;
+                let partition = self.partitions.of(conversation).ok_or(CallError::Closed)?;
+                let question = Question { about: Some(partition), ..question };
+                return self.pass_on(question, || self.owner(partition)).await;
             }
             Route::Logins => {
-                let find = || self.login_side(u64::from(user));
-                return self.pass_on(&ask, None, until, find).await;
+                return self.pass_on(question, || self.login_side(u64::from(user.0))).await;
             }
             Route::AnyOwner => {
-                return self.pass_on(&ask, None, until, || self.any_owner(user)).await;
+                return self.pass_on(question, || self.any_owner(user.0)).await;
             }
-            Route::Everything => (0..self.partitions.count()).collect(),
-            Route::Conversations(conversations) => {
-                let partitions = conversations.iter().map(|one| self.partitions.of(one.number()));
-                let mut partitions: Vec<u32> = partitions.flatten().collect();
-                partitions.sort_unstable();
-                partitions.dedup();
-                partitions
+            Route::Everything(merged) => (merged, (0..self.partitions.count()).collect(), true),
+            Route::Conversations(merged, conversations) => {
+                (merged, self.partitions_of(&conversations), false)
             }
         };
         if wanted.is_empty() {
-            // Nobody has said what there is: of nothing, everything would be an empty list.
+            // No db_proxy has said yet how many partitions there are. Asking none of them would give an
+            // empty list, which would be wrong.
             return Err(CallError::Closed);
         }
         let round = Round { kind: Kind::Ask, partitions: &wanted, pause: PAUSE, until };
-        // Of several, an owner stops at the first that does not fit any more.
-        let of_all = route == Route::Everything;
         let question = |partitions| Ask { partitions, ..ask.clone() };
         let counts = |answer: &Answer, of: &[u32]| {
             self.partitions.are_current(&answer.by)
@@ -258,32 +269,37 @@ impl Owners {
                 }
         };
         let answers = self.ask_all(round, question, counts).await?;
-        Ok(merge(command, &ask, answers))
+        Ok(merge(merged, &ask, answers))
+    }
+
+    fn partitions_of(&self, conversations: &[ConversationId]) -> Vec<u32> {
+        let partitions = conversations.iter().map(|one| self.partitions.of(*one));
+        let mut partitions: Vec<u32> = partitions.flatten().collect();
+        partitions.sort_unstable();
+        partitions.dedup();
+        partitions
     }
 
     async fn pass_on(
         &self,
-        ask: &Ask,
-        about: Option<u32>,
-        until: Instant,
+        question: Question<'_, Ask>,
         find: impl Fn() -> Option<Link>,
     ) -> Result<Answer, CallError> {
-        let command = u16::try_from(ask.command).ok().and_then(Command::from_number);
-        let repeatable = command.is_some_and(is_repeatable);
+        let repeatable = question.repeatable;
         let counts = |answer: &Answer| {
             let current = self.partitions.are_current(&answer.by);
-            // Of what changes something, only "nothing was changed" may be out of date.
+            // If the request changes something, only the answer "nothing was changed" can be out of
+            // date.
             let may_be_old = !repeatable && answer.changed != Some(false);
             answer.status() != AskStatus::NotOwner && (current || may_be_old)
         };
-        let question = Question { repeatable, about, ..Question::new(Kind::Ask, ask, until) };
         self.ask_one(question, find, counts).await
     }
 }
 
 impl Asked {
     /// From the beginning.
-    pub fn of(command: Command, body: Bytes) -> Self {
+    pub fn of(command: StorageCommand, body: Bytes) -> Self {
         Self { command, body, rest: None }
     }
 }
@@ -293,10 +309,10 @@ impl Asker {
         let Asked { command, body, rest } = asked;
         let Self { user, client_type, origin } = self;
         Ask {
-            user,
+            user: user.0,
             client_type,
             origin,
-            command: u32::from(command.number()),
+            command: u32::from(command.command().number()),
             body,
             partitions: Vec::new(),
             rest,

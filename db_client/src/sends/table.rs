@@ -1,10 +1,10 @@
 //! The messages that storage has not answered yet.
 //!
-//! Pure: time is an argument, and whoever waits for the answer is a type of the caller's.
+//! Pure: time is an argument, and what waits for an answer has a type that the caller chooses.
 //!
 //! # Invariants
 //!
-//! - One entry for each `(sender, client_msg_id)`: a repeat only changes who waits for the answer.
+//! - One entry for each `(sender, client_msg_id)`: a repeat only replaces what waits for the answer.
 //! - Whenever messages are handed over again, it is in the order in which they first came.
 //! - While a message of one sender waits to be tried again, no later one of the same sender and
 //!   conversation is handed over before it.
@@ -13,7 +13,7 @@ use std::collections::{HashMap, VecDeque};
 use std::time::Duration;
 
 use proto::cluster::wire::Submit;
-use proto::ids::ClientMsgId;
+use proto::ids::{ClientMsgId, UserId};
 use tokio::time::Instant;
 
 /// The wait before the second try; it doubles.
@@ -24,18 +24,18 @@ const LAST_RETRY: Duration = Duration::from_secs(2);
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub struct Key {
     /// The sender's number.
-    pub sender: u32,
+    pub sender: UserId,
     /// The sender's name for it.
     pub id: ClientMsgId,
 }
 
-/// One unanswered message. `W` says who waits.
+/// One unanswered message. `W` is the type of what waits for the answer.
 #[derive(Debug)]
 pub(super) struct Entry<W> {
     pub(super) submit: Submit,
     pub(super) waiter: W,
     order: u64,
-    since: Instant,
+    pub(super) since: Instant,
     /// When it is handed over again; `None` while storage has it.
     retry_at: Option<Instant>,
     next_wait: Duration,
@@ -59,16 +59,21 @@ pub(super) enum Put<W> {
     Submit,
     /// It waits behind an earlier one.
     Waits,
-    /// It is there already; this one waited for its answer before.
+    /// It is there already. This is what waited for its answer before.
     Repeated(W),
-    /// Another message is there under its name. Given back.
+    /// Another message is there under its name. The message and its waiter are given back.
     Reused(Box<Submit>, W),
 }
 
-/// A sender and a conversation: what is said there must stay in order.
-type Line = (u32, u64);
+/// What is said in one queue must stay in order.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub(super) struct Queue {
+    pub(super) sender: UserId,
+    /// Its number, as it stands in the messages.
+    pub(super) conversation: u64,
+}
 
-/// The unanswered messages of one line.
+/// The unanswered messages of one queue.
 #[derive(Debug, Default)]
 struct Unanswered {
     /// In order.
@@ -81,7 +86,7 @@ struct Unanswered {
 #[derive(Debug)]
 pub(super) struct Table<W> {
     entries: HashMap<Key, Entry<W>>,
-    lines: HashMap<Line, Unanswered>,
+    queues: HashMap<Queue, Unanswered>,
     /// How many messages wait to be tried again.
     waiting: usize,
     next_order: u64,
@@ -90,7 +95,13 @@ pub(super) struct Table<W> {
 
 impl<W> Default for Table<W> {
     fn default() -> Self {
-        Self { entries: HashMap::new(), lines: HashMap::new(), waiting: 0, next_order: 0, bytes: 0 }
+        Self {
+            entries: HashMap::new(),
+            queues: HashMap::new(),
+            waiting: 0,
+            next_order: 0,
+            bytes: 0,
+        }
     }
 }
 
@@ -106,17 +117,17 @@ impl<W> Table<W> {
             }
             return Put::Repeated(std::mem::replace(&mut entry.waiter, waiter));
         }
-        let line = self.lines.entry((key.sender, submit.conversation)).or_default();
-        let behind = line.waiting > 0;
+        let queue = self.queues.entry(queue_of(&key, &submit)).or_default();
+        let behind = queue.waiting > 0;
         if behind {
-            line.waiting += 1;
+            queue.waiting += 1;
             self.waiting += 1;
         }
         self.bytes += submit.body.len();
         let retry_at = behind.then_some(now + FIRST_RETRY);
         let order = self.next_order;
         self.next_order += 1;
-        line.keys.push_back((order, key));
+        queue.keys.push_back((order, key));
         let entry = Entry { submit, waiter, order, since: now, retry_at, next_wait: FIRST_RETRY };
         self.entries.insert(key, entry);
         if behind { Put::Waits } else { Put::Submit }
@@ -126,8 +137,8 @@ impl<W> Table<W> {
     pub(super) fn take(&mut self, key: &Key) -> Option<Entry<W>> {
         let entry = self.entries.remove(key)?;
         self.bytes -= entry.submit.body.len();
-        let line = (key.sender, entry.submit.conversation);
-        if let Some(unanswered) = self.lines.get_mut(&line) {
+        let queue = queue_of(key, &entry.submit);
+        if let Some(unanswered) = self.queues.get_mut(&queue) {
             let place = unanswered.keys.binary_search_by_key(&entry.order, |(order, _key)| *order);
             if let Ok(place) = place {
                 unanswered.keys.remove(place);
@@ -137,20 +148,20 @@ impl<W> Table<W> {
                 self.waiting -= 1;
             }
             if unanswered.keys.is_empty() {
-                self.lines.remove(&line);
+                self.queues.remove(&queue);
             }
         }
         Some(entry)
     }
 
-    /// Lets a message wait: storage could not take it. Whether there is such a message.
+    /// Lets a message wait: storage could not take it. Returns whether there is such a message.
     pub(super) fn retry_later(&mut self, key: &Key, now: Instant) -> bool {
         let Some(entry) = self.entries.get_mut(key) else { return false };
         entry.is_handed_over_again();
         let was_waiting = entry.retry_at.replace(now + entry.next_wait).is_some();
         entry.next_wait = (entry.next_wait * 2).min(LAST_RETRY);
-        let line = (key.sender, entry.submit.conversation);
-        if !was_waiting && let Some(unanswered) = self.lines.get_mut(&line) {
+        let queue = queue_of(key, &entry.submit);
+        if !was_waiting && let Some(unanswered) = self.queues.get_mut(&queue) {
             unanswered.waiting += 1;
             self.waiting += 1;
         }
@@ -158,7 +169,7 @@ impl<W> Table<W> {
     }
 
     /// The messages whose time has come to be tried again, and those that wait behind them, in
-    /// order. None of them waits any more.
+    /// order. From then on none of them counts as waiting.
     pub(super) fn due(&mut self, now: Instant) -> Vec<Key> {
         if self.waiting == 0 {
             return Vec::new();
@@ -167,17 +178,16 @@ impl<W> Table<W> {
             .entries
             .iter()
             .filter(|(_key, entry)| entry.retry_at.is_some_and(|retry_at| retry_at <= now));
-        let mut lines: Vec<(u32, u64)> =
-            due.map(|(key, entry)| (key.sender, entry.submit.conversation)).collect();
-        lines.sort_unstable();
-        lines.dedup();
-        self.release(|line| lines.binary_search(line).is_ok())
+        let mut queues: Vec<Queue> = due.map(|(key, entry)| queue_of(key, &entry.submit)).collect();
+        queues.sort_unstable();
+        queues.dedup();
+        self.release(|queue| queues.binary_search(queue).is_ok())
     }
 
-    /// All messages of the conversations that are meant, in order, because the one who had them may
-    /// have forgotten them. Each is marked as a repeat, and none waits any more.
+    /// All messages of the conversations that are meant, in order, because the owner that had them may
+    /// have forgotten them. Each is marked as a repeat, and none counts as waiting from then on.
     pub(super) fn all_again(&mut self, is_meant: impl Fn(u64) -> bool) -> Vec<Key> {
-        self.release(|(_sender, conversation)| is_meant(*conversation));
+        self.release(|queue| is_meant(queue.conversation));
         let mut keys = Vec::new();
         for (key, entry) in &mut self.entries {
             if is_meant(entry.submit.conversation) {
@@ -189,17 +199,17 @@ impl<W> Table<W> {
         keys.into_iter().map(|(_order, key)| key).collect()
     }
 
-    /// Ends the waiting of whole lines, and names their waiting messages in order.
-    fn release(&mut self, is_released: impl Fn(&(u32, u64)) -> bool) -> Vec<Key> {
+    /// Ends the waiting of whole queues, and names their waiting messages in order.
+    fn release(&mut self, is_released: impl Fn(&Queue) -> bool) -> Vec<Key> {
         let mut released = Vec::new();
         for (key, entry) in &mut self.entries {
-            let line = (key.sender, entry.submit.conversation);
-            if entry.retry_at.is_some() && is_released(&line) {
+            let queue = queue_of(key, &entry.submit);
+            if entry.retry_at.is_some() && is_released(&queue) {
                 entry.retry_at = None;
                 released.push((entry.order, *key));
             }
         }
-        for (_line, unanswered) in self.lines.iter_mut().filter(|(line, _)| is_released(line)) {
+        for (_queue, unanswered) in self.queues.iter_mut().filter(|(queue, _)| is_released(queue)) {
             self.waiting -= unanswered.waiting;
             unanswered.waiting = 0;
         }
@@ -208,13 +218,14 @@ impl<W> Table<W> {
     }
 
     /// The messages that have been unanswered for `limit`, and all that came behind one of them in
-    /// its line, in order: stored before it, they would have overtaken it when it is sent again.
+    /// its queue, in order. If those behind it were stored first, they would overtake it when it is
+    /// sent again.
     pub(super) fn older_than(&self, limit: Duration, now: Instant) -> Vec<Key> {
         let mut old = Vec::new();
-        for unanswered in self.lines.values() {
+        for unanswered in self.queues.values() {
             let is_old =
                 |key: &Key| self.entries.get(key).is_some_and(|entry| now - entry.since >= limit);
-            // A repeat keeps its place, so the first of a line is its oldest.
+            // A repeat keeps its place, so the first of a queue is its oldest.
             if unanswered.keys.front().is_some_and(|(_order, key)| is_old(key)) {
                 old.extend(unanswered.keys.iter().copied());
             }
@@ -223,20 +234,20 @@ impl<W> Table<W> {
         old.into_iter().map(|(_order, key)| key).collect()
     }
 
-    /// A message and all that came behind it in its line, in order.
+    /// A message and all that came behind it in its queue, in order.
     pub(super) fn from(&self, key: &Key) -> Vec<Key> {
         let Some(entry) = self.entries.get(key) else { return Vec::new() };
-        let line = self.lines.get(&(key.sender, entry.submit.conversation));
-        let keys = line.into_iter().flat_map(|line| &line.keys);
+        let queue = self.queues.get(&queue_of(key, &entry.submit));
+        let keys = queue.into_iter().flat_map(|queue| &queue.keys);
         keys.filter(|(order, _key)| *order >= entry.order).map(|(_order, key)| *key).collect()
     }
 
-    /// What is handed over to an owner in this epoch: with whether anything of the message's line is
-    /// unanswered before it.
+    /// The message as it is handed over to the owner of this epoch. It says whether a message
+    /// before it in its queue is unanswered.
     pub(super) fn addressed(&mut self, key: &Key, epoch: u64, now: Instant) -> Option<&Submit> {
         let entry = self.entries.get_mut(key)?;
-        let line = self.lines.get(&(key.sender, entry.submit.conversation));
-        let first = line.and_then(|line| line.keys.front());
+        let queue = self.queues.get(&queue_of(key, &entry.submit));
+        let first = queue.and_then(|queue| queue.keys.front());
         entry.submit.first = Some(first.is_some_and(|(order, _key)| *order == entry.order));
         entry.submit.epoch = Some(epoch);
         if entry.submit.resend() && entry.submit.fingerprint.is_some() {
@@ -246,15 +257,10 @@ impl<W> Table<W> {
         Some(&entry.submit)
     }
 
-    /// Whether there is a message in a line of which this is true.
-    pub(super) fn any_in_line(
-        &self,
-        sender: u32,
-        conversation: u64,
-        is_it: impl Fn(&Entry<W>) -> bool,
-    ) -> bool {
-        let line = self.lines.get(&(sender, conversation));
-        let mut keys = line.into_iter().flat_map(|line| &line.keys);
+    /// Whether there is a message in a queue of which this is true.
+    pub(super) fn any_in_queue(&self, queue: Queue, is_it: impl Fn(&Entry<W>) -> bool) -> bool {
+        let queue = self.queues.get(&queue);
+        let mut keys = queue.into_iter().flat_map(|queue| &queue.keys);
         keys.any(|(_order, key)| self.entries.get(key).is_some_and(&is_it))
     }
 
@@ -274,6 +280,11 @@ impl<W> Table<W> {
     }
 }
 
+/// The queue that a message is in.
+fn queue_of(key: &Key, submit: &Submit) -> Queue {
+    Queue { sender: key.sender, conversation: submit.conversation }
+}
+
 #[cfg(test)]
 mod tests {
     use proptest::prelude::*;
@@ -281,7 +292,7 @@ mod tests {
     use super::*;
 
     fn key(sender: u32, id: u8) -> Key {
-        Key { sender, id: ClientMsgId([id; 16]) }
+        Key { sender: UserId(sender), id: ClientMsgId([id; 16]) }
     }
 
     fn submit(conversation: u64) -> Submit {
@@ -348,7 +359,7 @@ mod tests {
     }
 
     #[test]
-    fn a_repeat_changes_only_who_waits() {
+    fn a_repeat_changes_only_what_waits_for_the_answer() {
         let (mut table, now) = (Table::default(), Instant::now());
         assert_eq!(table.put(key(1, 1), submit(7), "old", now), Put::Submit);
         assert_eq!(table.put(key(1, 1), submit(7), "new", now), Put::Repeated("old"));
@@ -366,7 +377,7 @@ mod tests {
     }
 
     #[test]
-    fn whoever_is_given_up_takes_those_behind_him_along() {
+    fn a_message_that_is_given_up_takes_those_behind_it_along() {
         let (mut table, now) = (Table::default(), Instant::now());
         let limit = Duration::from_secs(10);
         table.put(key(1, 1), submit(7), (), now);
@@ -390,7 +401,7 @@ mod tests {
         assert!(table.submit(&key(1, 2)).unwrap().first());
     }
 
-    /// The counts that save a look at everything are those of what there is.
+    /// The running counts equal what counting all entries gives.
     fn check_counts(table: &Table<()>) {
         let waiting = |of: &dyn Fn(&Key, &Entry<()>) -> bool| {
             let waits =
@@ -398,14 +409,13 @@ mod tests {
             table.entries.iter().filter(waits).count()
         };
         assert_eq!(table.waiting, waiting(&|_key, _entry| true));
-        for (line, unanswered) in &table.lines {
-            let is_of =
-                |key: &Key, entry: &Entry<()>| (key.sender, entry.submit.conversation) == *line;
-            assert_eq!(unanswered.waiting, waiting(&is_of), "{line:?}");
-            assert!(!unanswered.keys.is_empty(), "{line:?} has nothing");
+        for (queue, unanswered) in &table.queues {
+            let is_of = |key: &Key, entry: &Entry<()>| queue_of(key, &entry.submit) == *queue;
+            assert_eq!(unanswered.waiting, waiting(&is_of), "{queue:?}");
+            assert!(!unanswered.keys.is_empty(), "{queue:?} has nothing");
         }
-        let lines = table.lines.values().map(|unanswered| unanswered.keys.len());
-        assert_eq!(lines.sum::<usize>(), table.entries.len());
+        let queues = table.queues.values().map(|unanswered| unanswered.keys.len());
+        assert_eq!(queues.sum::<usize>(), table.entries.len());
         let bytes = table.entries.values().map(|entry| entry.submit.body.len());
         assert_eq!(table.size(), (table.entries.len(), bytes.sum()));
     }
@@ -445,7 +455,8 @@ mod tests {
                         }
                     }
                     2 if !with_storage.is_empty() => {
-                        // Storage refuses one and, as it does, everything it was given after.
+                        // Storage refuses one message and, as a real one does, all it was given
+                        // after that.
                         let from = choice % with_storage.len();
                         for id in with_storage.split_off(from) {
                             table.retry_later(&key(1, id), now);
@@ -453,7 +464,7 @@ mod tests {
                         }
                     }
                     3 => {
-                        // Another owner: whatever the one before had is with nobody now.
+                        // Another owner: what the earlier owner had is lost.
                         with_storage.clear();
                         handed.clear();
                         given = table.all_again(|_all| true).iter().map(|key| key.id.0[0]).collect();
@@ -475,5 +486,57 @@ mod tests {
                 }
             }
         }
+    }
+
+    #[test]
+    fn another_kind_body_or_conversation_under_the_same_name_is_another_message() {
+        let (mut table, now) = (Table::default(), Instant::now());
+        table.put(key(1, 1), submit(7), "first", now);
+        let others = [
+            submit(8),
+            Submit { r#type: 2, ..submit(7) },
+            Submit { body: vec![1; 10].into(), ..submit(7) },
+        ];
+        for other in others {
+            let put = table.put(key(1, 1), other.clone(), "other", now);
+            assert_eq!(put, Put::Reused(Box::new(other), "other"));
+        }
+        assert_eq!(table.put(key(2, 1), submit(8), "somebody else", now), Put::Submit);
+        assert_eq!((table.entry(&key(1, 1)).unwrap().waiter, table.size()), ("first", (2, 20)));
+    }
+
+    #[test]
+    fn each_wait_is_twice_as_long_as_the_last_up_to_the_longest() {
+        let (mut table, mut now) = (Table::default(), Instant::now());
+        table.put(key(1, 1), submit(7), (), now);
+        for wait_ms in [200, 400, 800, 1_600, 2_000, 2_000] {
+            assert!(table.retry_later(&key(1, 1), now));
+            let wait = Duration::from_millis(wait_ms);
+            assert!(table.due(now + wait - Duration::from_millis(1)).is_empty(), "{wait_ms}");
+            now += wait;
+            assert_eq!(table.due(now), [key(1, 1)], "{wait_ms}");
+        }
+        assert!(!table.retry_later(&key(1, 2), now), "there is none");
+    }
+
+    /// A frame may have been repeated while its message waited, which its owner must look for.
+    #[test]
+    fn a_frame_that_goes_again_says_how_long_it_waited_and_that_it_may_repeat_another() {
+        let (mut table, now) = (Table::default(), Instant::now());
+        let framed = Submit { fingerprint: Some(5), ..submit(7) };
+        table.put(key(1, 1), framed, (), now);
+        table.put(key(1, 2), submit(8), (), now);
+        let later = now + Duration::from_millis(1_500);
+        for id in [1, 2] {
+            let submit = table.addressed(&key(1, id), 3, later).unwrap();
+            assert_eq!((submit.waited_ms, submit.may_repeat), (None, None), "{id} is new");
+        }
+        table.all_again(|_conversation| true);
+        let submit = table.addressed(&key(1, 1), 4, later).unwrap();
+        assert_eq!((submit.waited_ms, submit.may_repeat), (Some(1_500), Some(true)));
+        assert_eq!(submit.epoch, Some(4));
+        let submit = table.addressed(&key(1, 2), 4, later).unwrap();
+        assert_eq!((submit.waited_ms, submit.may_repeat), (None, None), "it has a name");
+        assert!(table.addressed(&key(1, 3), 4, later).is_none());
     }
 }

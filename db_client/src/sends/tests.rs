@@ -50,8 +50,16 @@ fn sends() -> Sends<u8> {
     sends
 }
 
+/// A db_proxy that owns the only partition, in epoch 5.
+async fn owned(shutdown: &Shutdown) -> (Sends<u8>, Proxy) {
+    let one = Proxy::start("one", shutdown).await;
+    let sends = sends();
+    sends.moved(&[one.owns(5)]);
+    (sends, one)
+}
+
 fn key(id: u8) -> Key {
-    Key { sender: 1, id: ClientMsgId([id; 16]) }
+    Key { sender: UserId(1), id: ClientMsgId([id; 16]) }
 }
 
 fn outgoing(id: u8, is_named: bool) -> Outgoing<u8> {
@@ -65,19 +73,20 @@ fn outgoing(id: u8, is_named: bool) -> Outgoing<u8> {
     Outgoing { submit, key: key(id), session: SESSION, is_named, waiter: id }
 }
 
-/// Who is told what.
+/// The waiter of an ended message, and what it is told.
 fn told(ended: &Ended<u8>) -> (u8, End) {
     (ended.waiter, ended.end)
 }
 
-/// Who is told what because of an answer.
+/// The waiters of the messages that an answer ends, and what each is told.
 fn answered(sends: &Sends<u8>, link: &Link, answer: &SubmitAnswer) -> Vec<(u8, End)> {
     let mut all = Vec::new();
     sends.answered(link, answer, |ended| all.push(told(&ended)));
     all
 }
 
-/// Who is told what at a tick, and how many are handed over again.
+/// The waiters of the messages that a tick ends, what each is told, and how many messages are handed
+/// over again.
 fn tick(sends: &Sends<u8>, now: Instant) -> (Vec<(u8, End)>, usize) {
     let mut all = Vec::new();
     let again = sends.tick(now, |ended| all.push(told(&ended)));
@@ -129,9 +138,7 @@ async fn what_is_unanswered_goes_to_the_next_owner_in_order_and_marked_as_sent_a
 async fn what_comes_behind_a_message_that_is_to_be_tried_again_is_given_back_until_it_comes_again()
 {
     let shutdown = Shutdown::default();
-    let mut one = Proxy::start("one", &shutdown).await;
-    let sends = sends();
-    sends.moved(&[one.owns(5)]);
+    let (sends, mut one) = owned(&shutdown).await;
     for id in [1, 2, 3] {
         assert!(matches!(sends.submit(outgoing(id, true)), Taken::UnderWay));
         one.next().await;
@@ -156,9 +163,7 @@ async fn what_comes_behind_a_message_that_is_to_be_tried_again_is_given_back_unt
 #[tokio::test]
 async fn a_message_without_a_name_is_tried_again_here_and_given_up_after_its_time() {
     let shutdown = Shutdown::default();
-    let mut one = Proxy::start("one", &shutdown).await;
-    let sends = sends();
-    sends.moved(&[one.owns(5)]);
+    let (sends, mut one) = owned(&shutdown).await;
     sends.submit(outgoing(1, false));
     one.next().await;
     let retry = answer(1, Outcome::Retry, None, 5);
@@ -174,7 +179,7 @@ async fn a_message_without_a_name_is_tried_again_here_and_given_up_after_its_tim
 }
 
 #[test]
-fn a_repeat_takes_the_place_of_who_waited_and_another_message_under_the_same_name_is_refused() {
+fn a_repeat_takes_over_the_wait_and_another_message_under_the_same_name_is_refused() {
     let sends = sends();
     sends.submit(outgoing(1, true));
     let again = Outgoing { waiter: 9, ..outgoing(1, true) };
@@ -233,4 +238,48 @@ fn a_sender_that_never_begins_again_loses_its_order_after_so_many_messages() {
     }
     assert!(state.is_in_turn(SESSION, 0, ClientMsgId([9; 16])), "eight are remembered");
     assert!(state.is_in_turn(SESSION, 0, ClientMsgId([10; 16])));
+}
+
+#[tokio::test]
+async fn what_an_owner_hands_back_waits_for_the_next_and_what_cannot_be_read_is_no_answer() {
+    let shutdown = Shutdown::default();
+    let (sends, mut one) = owned(&shutdown).await;
+    sends.submit(outgoing(1, true));
+    one.next().await;
+    let short =
+        SubmitAnswer { client_msg_id: vec![1; 15].into(), ..answer(1, Outcome::Ok, Some(9), 5) };
+    assert_eq!(answered(&sends, &one.link, &short), []);
+    assert_eq!(answered(&sends, &one.link, &answer(1, Outcome::Moved, None, 5)), []);
+    assert!(matches!(sends.submit(outgoing(2, true)), Taken::UnderWay), "it waits behind");
+    assert_eq!(tick(&sends, Instant::now()), (vec![], 0), "nobody is told, and it waits");
+    assert_eq!(sends.moved(&[one.owns(6)]), 2);
+    for id in [1, 2] {
+        let (next, submit) = one.next().await;
+        assert_eq!((next, submit.epoch, submit.resend()), (id, Some(6), true));
+    }
+    // "Stored" without a number says nothing: it is to be sent again, and what came behind it.
+    let unnumbered = SubmitAnswer { epoch: None, ..answer(1, Outcome::Ok, None, 6) };
+    assert_eq!(answered(&sends, &one.link, &unnumbered), [(1, End::Retry), (2, End::Retry)]);
+    shutdown.drain(PATIENCE).await.unwrap();
+}
+
+#[tokio::test]
+async fn of_another_session_or_without_a_name_nothing_is_given_back() {
+    let shutdown = Shutdown::default();
+    let (sends, mut one) = owned(&shutdown).await;
+    let elsewhere = Outgoing { session: SESSION + 1, ..outgoing(2, true) };
+    for outgoing in [outgoing(1, true), elsewhere, outgoing(3, false), outgoing(4, true)] {
+        sends.submit(outgoing);
+        one.next().await;
+    }
+    let retry = answer(1, Outcome::Retry, None, 5);
+    assert_eq!(answered(&sends, &one.link, &retry), [(1, End::Retry), (4, End::Retry)]);
+    assert!(sends.is_unanswered(&key(2)) && sends.is_unanswered(&key(3)));
+    assert_eq!(sends.size(), (2, 20));
+    let stored = answer(2, Outcome::Ok, Some(8), 5);
+    let stored = SubmitAnswer { create_time: Some(77), ..stored };
+    let end = End::Stored { msg_id: 8, create_time: Some(77) };
+    assert_eq!(answered(&sends, &one.link, &stored), [(2, end)]);
+    assert_eq!(sends.published(&key(2), 8).1, Some(SESSION + 1), "it is known who was told");
+    shutdown.drain(PATIENCE).await.unwrap();
 }

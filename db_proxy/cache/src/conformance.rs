@@ -41,7 +41,7 @@ macro_rules! suite {
             what_is_forgotten_counts_as_none,
             a_lift_forgets_what_is_of_the_name_and_nothing_else,
             a_profile_comes_back_as_it_was,
-            nobody_knows_what_was_not_kept,
+            what_was_not_kept_is_not_found,
             an_older_profile_never_replaces_a_newer_one,
             a_newer_profile_replaces_an_older_one,
             profiles_of_the_greatest_stamps_are_compared_as_numbers,
@@ -244,7 +244,7 @@ pub(super) async fn a_profile_comes_back_as_it_was(fresh: &impl Fresh) {
     }
 }
 
-pub(super) async fn nobody_knows_what_was_not_kept(fresh: &impl Fresh) {
+pub(super) async fn what_was_not_kept_is_not_found(fresh: &impl Fresh) {
     assert!(fresh.cache().profiles(&[]).await.is_empty());
     fresh.cache().keep_profiles(&[profile(1, 5, "one")]);
     fresh.settled().await;

@@ -3,7 +3,7 @@
 use daemon::Metrics;
 use daemon::metrics::{Counter, Gauge};
 
-/// Of a cache that is a server of its own.
+/// The metrics of a cache that is a server of its own.
 #[derive(Debug, Clone)]
 pub struct CacheMetrics {
     /// What was asked for and kept.

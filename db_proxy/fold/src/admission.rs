@@ -427,8 +427,8 @@ fn may_delete(conversation: &Conversation, group: GroupId, actor: Option<UserId>
     if actor.is_some_and(|actor| temporary && !conversation.has_member(actor)) {
         return Admission::Refused(Reason::NotMember);
     }
-    // For those who read the record without the state. Of a group that is too large for that the fold
-    // alone says who leaves.
+    // For readers of the record that do not have the state. If the group is too large for that, only
+    // the fold can say who leaves.
     let members = conversation.current_members();
     let named = if members.len() <= NAMED_MAX { members } else { Vec::new() };
     Admission::Append(record::Change::MembersChanged(log::MembersChanged {

@@ -144,8 +144,8 @@ impl Conversation {
             }
             self.members.insert(user, Member { join: head.next(), leave: None });
             if let Some(mark) = self.marks.get_mut(&user) {
-                // Nothing that was said before is visible, or unread. Nor do the user's own messages of
-                // that time count against what comes.
+                // Nothing that was said before is visible, or unread. The user's own messages of that
+                // time do not count against what comes, either.
                 mark.read = head;
                 mark.own_up_to_read = mark.own_total;
             }

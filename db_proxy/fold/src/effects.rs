@@ -24,7 +24,7 @@ use proto::record::LogRecord;
 use crate::conversation::{Conversation, Mark, Member};
 use crate::publications::{MemberChange, Published};
 use crate::rows::{Batch, GroupRow, MessageRow};
-use crate::window::{Connection, Frame, Identity, Known, Window, content_crc};
+use crate::window::{Connection, Frame, Identity, Known, Seen, Window, content_crc};
 
 /// The rules this build folds by. A log that asks for newer ones is a roll-out error.
 ///
@@ -308,7 +308,7 @@ impl Fold {
         let (conversation_id, identity) = identify(&message)?;
         let (offset, timestamp_ms) = (record.offset, record.timestamp_ms);
         if let Some(known) = self.window.find(identity, offset, timestamp_ms) {
-            self.window.insert(identity, known, offset, timestamp_ms);
+            self.window.insert(identity, Seen::Again(known), offset, timestamp_ms);
             // A frame without an id that is repeated has the content of the first.
             let is_other = known.client_msg_id == identity.client_msg_id
                 && !known.is_of(conversation_id, identity.content_crc);
@@ -342,7 +342,7 @@ impl Fold {
             content_crc: identity.content_crc,
             timestamp_ms,
         };
-        self.window.insert(identity, known, offset, timestamp_ms);
+        self.window.insert(identity, Seen::New(known), offset, timestamp_ms);
         self.published.enter(offset, conversation_id, None);
         self.unstored.bytes += 160 + row.body.len();
         self.unstored.messages.push(row.clone());

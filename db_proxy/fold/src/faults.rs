@@ -17,7 +17,7 @@ pub enum Fault {
 #[cfg(feature = "faults")]
 static PLANTED: std::sync::OnceLock<Fault> = std::sync::OnceLock::new();
 
-/// From now on this process breaks a rule. Of several calls the first one counts.
+/// From now on this process breaks a rule. Only the first call counts.
 #[cfg(feature = "faults")]
 pub fn plant(fault: Fault) {
     PLANTED.get_or_init(|| fault);

@@ -30,7 +30,7 @@ const USERS_MAX: usize = 4 << 20;
 /// Conversations in one [`Delta`] at most.
 const CONVERSATIONS_MAX: usize = 2_000;
 
-/// Of these, with changes of members: each may take a frame to clients.
+/// How many of these may have changes of members: each may take a frame to clients.
 const GROUPS_MAX: usize = 16;
 
 /// Users named in one [`Delta`], if more than one record names any.
@@ -157,8 +157,8 @@ impl Published {
         }
     }
 
-    /// What changed in `(after, upto]`, or in a first part of it if that is much. `None` if it is not
-    /// known any more.
+    /// What changed in `(after, upto]`, or in the first part of it if that is much. `None` if it is no
+    /// longer known.
     pub fn delta(&self, after: Offset, upto: Offset) -> Option<Delta> {
         if after < self.covers_from {
             return None;
@@ -202,6 +202,21 @@ impl Published {
             }
         }
         Some(delta)
+    }
+
+    /// Whether the record at `offset` was published. Only of records after [`Self::covers_from`].
+    pub fn contains(&self, offset: Offset) -> bool {
+        self.at(offset).is_some()
+    }
+
+    /// The change of members that the record at `offset` came to.
+    pub fn members_at(&self, offset: Offset) -> Option<&MemberChange> {
+        self.member_change(self.at(offset)?)
+    }
+
+    fn at(&self, offset: Offset) -> Option<&Entry> {
+        let place = self.entries.binary_search_by_key(&offset, |entry| entry.offset).ok()?;
+        self.entries.get(place)
     }
 
     /// The changes of a group's members in `(after, upto]` that are known, in order.

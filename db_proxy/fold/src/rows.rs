@@ -99,7 +99,7 @@ pub struct StoredConversation {
     pub marks: Vec<MarkRow>,
     /// The newest messages, oldest first; at most as many as asked for.
     pub recent: Vec<MessageRow>,
-    /// Of the two users of a single conversation: whether both exist.
+    /// Whether both users of a single conversation exist.
     pub peers_exist: bool,
     /// The epoch of the partition when this was read, in the same snapshot.
     pub epoch: u64,

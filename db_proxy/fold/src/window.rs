@@ -4,7 +4,7 @@
 //! `(sender, client_msg_id)`, or if its frame repeats the frame of one of them.
 //!
 //! Clients of the original protocol name no messages, and one kind of them repeats a frame that was
-//! not answered (`sends.rs` of the gateway says which, and marks their frames with a fingerprint).
+//! not answered (`unanswered.rs` of the gateway says which, and marks their frames with a fingerprint).
 //! A frame repeats an earlier one only if all of this stands in the two records:
 //!
 //! - The fingerprints are equal.
@@ -56,7 +56,7 @@ pub struct Known {
     pub msg_id: Option<MsgId>,
     /// The id it was appended with (another one than asked for, if found by its frame).
     pub client_msg_id: ClientMsgId,
-    /// Of its type and body: [`content_crc`].
+    /// The checksum of its type and body: [`content_crc`].
     pub content_crc: u32,
     /// Unix milliseconds of its record.
     pub timestamp_ms: u64,
@@ -85,7 +85,7 @@ pub struct Identity {
     pub sender: UserId,
     /// The author's id for it.
     pub client_msg_id: ClientMsgId,
-    /// Of its type and body: [`content_crc`].
+    /// The checksum of its type and body: [`content_crc`].
     pub content_crc: u32,
     /// The frame that it came in.
     pub frame: Frame,
@@ -171,8 +171,26 @@ impl Entry {
 struct Fingerprint {
     value: u64,
     connection: Option<Connection>,
-    /// Of its entry.
+    /// The place of its entry.
     place: u32,
+}
+
+/// What a record was.
+#[derive(Debug, Clone, Copy)]
+pub(crate) enum Seen {
+    /// A new message.
+    New(Known),
+    /// A message that was known.
+    Again(Known),
+}
+
+/// A record of the window that was a new message.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Numbered {
+    /// The record.
+    pub offset: Offset,
+    /// The message's number; `None` if it was stored before this owner started: the store knows it.
+    pub msg_id: Option<MsgId>,
 }
 
 /// What the planted fault [`Fault::DedupeByWallClock`] has forgotten.
@@ -302,17 +320,17 @@ impl Window {
         Some(repeated.unwrap_or_else(|| entry.as_new())).filter(|known| !expired(known))
     }
 
-    /// Enters the record at `offset`, which is `known`: a new message, or one sent again. Entries
-    /// that have left the window are dropped.
+    /// Enters the record at `offset`, as a new message or as one sent again. Entries that have left the
+    /// window are dropped.
     pub(crate) fn insert(
         &mut self,
         identity: Identity,
-        known: Known,
+        seen: Seen,
         offset: Offset,
         timestamp_ms: u64,
     ) {
         let hash = hash_id(&self.hasher, identity.sender, identity.client_msg_id);
-        self.insert_hashed(hash, identity, known, (offset, timestamp_ms));
+        self.insert_hashed(hash, identity, seen, (offset, timestamp_ms));
     }
 
     /// Enters the record at `offset`, which is `new` unless it is known already.
@@ -324,17 +342,19 @@ impl Window {
         timestamp_ms: u64,
     ) {
         let hash = hash_id(&self.hasher, identity.sender, identity.client_msg_id);
-        let known = self.find_hashed(hash, identity, offset, timestamp_ms).unwrap_or(new);
-        self.insert_hashed(hash, identity, known, (offset, timestamp_ms));
+        let known = self.find_hashed(hash, identity, offset, timestamp_ms);
+        let seen = known.map_or(Seen::New(new), Seen::Again);
+        self.insert_hashed(hash, identity, seen, (offset, timestamp_ms));
     }
 
     fn insert_hashed(
         &mut self,
         hash: u64,
         identity: Identity,
-        known: Known,
+        seen: Seen,
         (offset, timestamp_ms): (Offset, u64),
     ) {
+        let (Seen::New(known) | Seen::Again(known)) = seen;
         let Identity { sender, client_msg_id, content_crc, frame } = identity;
         let entry = Entry {
             client_msg_id,
@@ -348,7 +368,7 @@ impl Window {
         let entries_max = self.entries_max();
         let Self { entries, by_id, hasher, .. } = self;
         let place = entries.push(entry, entries_max);
-        if entry.as_new() != known {
+        if let Seen::Again(known) = seen {
             self.repeated.insert(place, known);
         }
         let is_equal = |place: &u32| entries.is(*place, sender, client_msg_id);
@@ -378,6 +398,24 @@ impl Window {
             Slot::Occupied(mut slot) => *slot.get_mut() = number,
             Slot::Vacant(slot) => drop(slot.insert(number)),
         }
+    }
+
+    /// The new messages among the records from `from` on, in order, as far as the window reaches back.
+    pub fn new_messages(&self, from: Offset) -> impl Iterator<Item = Numbered> {
+        let begin = self.entries.items.partition_point(|entry| entry.offset < from);
+        let places = (begin..).map(|index| {
+            // There are never so many that the number does not fit.
+            self.entries.first.wrapping_add(u32::try_from(index).unwrap_or(u32::MAX))
+        });
+        let entries = self.entries.items.range(begin..).zip(places);
+        entries
+            .filter(|(_entry, place)| !self.repeated.contains_key(place))
+            .map(|(entry, _place)| Numbered { offset: entry.offset, msg_id: entry.as_new().msg_id })
+    }
+
+    /// The oldest record that the window reaches back to, as of the record at `newest`.
+    pub fn reaches_back_to(&self, newest: Offset) -> Offset {
+        Offset(newest.0.saturating_sub(self.records_max))
     }
 
     /// How many messages are known by id.

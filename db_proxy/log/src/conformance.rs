@@ -15,7 +15,7 @@ use proto::record::fingerprint;
 use tempfile::TempDir;
 
 use super::embedded::{EmbeddedLog, MAX_PAYLOAD_BYTES, Options};
-use super::{Log, LogError, LogRecord, Unopened};
+use super::{Log, LogError, LogRecord, Tail, Unopened};
 
 /// Where one log is, which can be opened again and again.
 pub(super) trait Place: Debug {
@@ -48,9 +48,12 @@ macro_rules! suite {
             reading_outside_the_log_is_an_error,
             reading_stops_when_it_is_broken_off,
             reading_again_leaves_no_trace,
-            nobody_else_appends,
+            without_another_writer_idle_finds_no_records,
             what_is_not_trimmed_stays,
             a_log_keeps_its_id,
+            a_tail_reads_on_with_what_is_appended,
+            a_tail_goes_on_behind_the_record_at_which_it_broke_off,
+            a_tail_ends_where_it_is_told,
         }
     };
     ($fresh:path; $($check:ident,)*) => {
@@ -273,7 +276,7 @@ pub(super) fn reading_again_leaves_no_trace(place: &dyn Place) {
     }
 }
 
-pub(super) fn nobody_else_appends(place: &dyn Place) {
+pub(super) fn without_another_writer_idle_finds_no_records(place: &dyn Place) {
     let mut log = place.open();
     assert_eq!(log.idle().unwrap(), []);
     append(&mut *log, &payloads("x", 3), *NOW_MS);
@@ -301,4 +304,53 @@ pub(super) fn a_log_keeps_its_id(place: &dyn Place) {
     assert_eq!(log.id(), id);
     drop(log);
     assert_eq!(place.find().id(), id);
+}
+
+/// What a tail reads up to an offset, `at_once` records at most.
+pub(super) fn tailed(tail: &mut dyn Tail, upto: u64, at_once: usize) -> Vec<LogRecord> {
+    let mut records = Vec::new();
+    let read = tail.read(Offset(upto), &mut |record| {
+        records.push(record);
+        if records.len() == at_once { ControlFlow::Break(()) } else { ControlFlow::Continue(()) }
+    });
+    read.unwrap();
+    records
+}
+
+pub(super) fn a_tail_reads_on_with_what_is_appended(place: &dyn Place) {
+    let mut log = place.open();
+    let mut appended = append(&mut *log, &payloads("before", 5), *NOW_MS);
+    let tails = log.tails();
+    assert_eq!(tails.first().unwrap(), Offset(1));
+    let (mut all, mut later) = (tails.tail(Offset(1)).unwrap(), tails.tail(Offset(4)).unwrap());
+    let mut seen = tailed(&mut *all, 5, usize::MAX);
+    assert_eq!(tailed(&mut *later, 5, usize::MAX), appended[3..]);
+    for round in 0..4 {
+        let more = append(&mut *log, &payloads(&format!("round {round}"), 3), *NOW_MS);
+        log.idle().unwrap();
+        let upto = log.range().1.0 - 1;
+        seen.extend(tailed(&mut *all, upto, usize::MAX));
+        assert_eq!(tailed(&mut *later, upto, usize::MAX), more);
+        appended.extend(more);
+    }
+    assert_eq!(seen, appended);
+}
+
+pub(super) fn a_tail_goes_on_behind_the_record_at_which_it_broke_off(place: &dyn Place) {
+    let mut log = place.open();
+    let appended = append(&mut *log, &payloads("x", 10), *NOW_MS);
+    let mut tail = log.tails().tail(Offset(2)).unwrap();
+    let pieces: Vec<_> = (0..4).map(|_piece| tailed(&mut *tail, 10, 3)).collect();
+    assert_eq!(pieces.concat(), appended[1..]);
+    assert_eq!(pieces[0].len(), 3);
+}
+
+pub(super) fn a_tail_ends_where_it_is_told(place: &dyn Place) {
+    let mut log = place.open();
+    let appended = append(&mut *log, &payloads("x", 10), *NOW_MS);
+    let mut tail = log.tails().tail(Offset(1)).unwrap();
+    assert_eq!(tailed(&mut *tail, 4, usize::MAX), appended[..4]);
+    assert_eq!(tailed(&mut *tail, 4, usize::MAX), []);
+    assert_eq!(tailed(&mut *tail, 2, usize::MAX), [], "it does not go back");
+    assert_eq!(tailed(&mut *tail, 10, usize::MAX), appended[4..]);
 }

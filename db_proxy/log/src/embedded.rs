@@ -43,6 +43,7 @@ mod scan;
 mod segment;
 mod spare;
 mod survey;
+mod tail;
 #[cfg(test)]
 mod tests;
 mod writer;
@@ -58,13 +59,14 @@ use bytes::Bytes;
 use proto::ids::Offset;
 use proto::record::fingerprint;
 
-use crate::{Appended, Log, LogError, LogId, LogReader, LogRecord, Unopened};
+use crate::{Appended, Log, LogError, LogId, LogReader, LogRecord, Tails, Unopened};
 use files::{DiskFolder, Fatal, Folder, io_error};
 use format::{Meta, Record};
 use meta::{META, damaged_meta, make_meta, read_meta};
 use reading::Held;
 use recovery::Recovered;
 use spare::{Maker, Spares};
+use tail::EmbeddedTails;
 use writer::{BatchPlace, Writer};
 
 pub use read_only::ReadOnlyLog;
@@ -299,6 +301,10 @@ impl Log for EmbeddedLog {
             }
             segments.pop_front();
         }
+    }
+
+    fn tails(&self) -> Arc<dyn Tails> {
+        Arc::new(EmbeddedTails::new(&self.writer.folder, self.writer.id))
     }
 }
 

@@ -13,9 +13,10 @@
 //!   ├─ sender     the producer: appends as a whole, or with an unknown result
 //!   ├─ reader     the consumer: every offset in order, none left out
 //!   └─ numbers    how far everything is, for the metrics
-//! read_only   one partition, read beside its owner
+//! read_only   one partition, read beside its owner, as it is now
+//! tail        the same, going on with what is appended
 //! replay      where other consumers of the topic go on
-//! ownership   who has which partition, by a consumer group
+//! ownership   which db_proxy has which partition, by a consumer group
 //! client      what every client of Kafka's is told here
 //! options     where the topic is, and how patient to be with it
 //! ```
@@ -41,6 +42,7 @@ mod reader;
 mod replay;
 mod rules;
 mod sender;
+mod tail;
 #[cfg(test)]
 mod tests;
 mod topic;
@@ -54,7 +56,7 @@ use std::time::{Duration, Instant};
 use bytes::Bytes;
 use proto::ids::Offset;
 
-use crate::{Appended, Log, LogError, LogId, LogReader, LogRecord, Unopened, check_here};
+use crate::{Appended, Log, LogError, LogId, LogReader, LogRecord, Tails, Unopened, check_here};
 
 pub use numbers::Numbers;
 pub use options::Options;
@@ -66,6 +68,7 @@ use client::{close, close_within};
 use numbers::NUMBERS_EVERY;
 use reader::{LOOK_EVERY, Reader};
 use sender::Sender;
+use tail::KafkaTails;
 
 /// How long a producer may take to end. After that it is not waited for: it has nothing left to send.
 const CLOSE_LIMIT: Duration = Duration::from_secs(3);
@@ -80,8 +83,8 @@ const WORD_SOON: Duration = Duration::from_millis(1);
 pub struct KafkaLog {
     id: LogId,
     name: String,
-    delivery_timeout: Duration,
-    patience: Duration,
+    options: Arc<Options>,
+    partition: u32,
     /// Both are there until the log is lost, and go without waiting for each other.
     reader: Option<Reader>,
     sender: Option<Sender>,
@@ -119,8 +122,8 @@ impl KafkaLog {
         Ok(Self {
             id,
             name,
-            delivery_timeout: options.delivery_timeout,
-            patience: options.patience,
+            options,
+            partition,
             reader: Some(reader),
             sender: Some(sender),
             lost: None,
@@ -164,7 +167,7 @@ impl KafkaLog {
 
     /// Sends everything and reads it back.
     fn send(&mut self, payloads: &[Bytes], now_ms: u64) -> Result<Vec<Appended>, LogError> {
-        let deadline = Instant::now() + self.delivery_timeout;
+        let deadline = Instant::now() + self.options.delivery_timeout;
         // The library takes 0 for "now".
         let timestamp_ms = self.least_timestamp()?.max(now_ms).max(1);
         let from = self.next;
@@ -208,12 +211,12 @@ impl KafkaLog {
         format!(
             "{} did not confirm an append within {} s: {known} records confirmed, {} read back{reason}",
             self.name,
-            self.delivery_timeout.as_secs_f32(),
+            self.options.delivery_timeout.as_secs_f32(),
             read_back.len(),
         )
     }
 
-    /// Nothing is appended any more: what the producer has not sent yet, it never sends.
+    /// Ends all appending: what the producer has not sent yet, it never sends.
     fn give_up(&mut self, why: String) -> LogError {
         self.lost = Some(why.clone());
         if let Some(sender) = self.sender.take()
@@ -275,7 +278,7 @@ impl LogReader for KafkaLog {
         each: &mut dyn FnMut(LogRecord) -> ControlFlow<()>,
     ) -> Result<(), LogError> {
         check_here(from, self.range())?;
-        self.reader()?.read((from, self.next), self.patience, &mut |record| {
+        self.reader()?.read((from, self.next), self.options.patience, &mut |record| {
             self.saw(&record);
             each(record)
         })
@@ -322,6 +325,11 @@ impl Log for KafkaLog {
     fn trim(&mut self, up_to: Offset) {
         self.numbers.set_applied(up_to);
         self.note();
+    }
+
+    fn tails(&self) -> Arc<dyn Tails> {
+        let options = Arc::clone(&self.options);
+        Arc::new(KafkaTails::new(options, self.partition, Arc::clone(&self.numbers)))
     }
 }
 

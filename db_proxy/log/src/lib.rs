@@ -13,7 +13,9 @@
 //!   every reader gets its records, and the fold ignores them.
 //! - A record is never changed.
 
+use std::fmt;
 use std::ops::ControlFlow;
+use std::sync::Arc;
 
 use bytes::Bytes;
 use proto::ids::Offset;
@@ -145,4 +147,38 @@ pub trait Log: LogReader {
     /// Gives up records up to and including `up_to`, which the store has for good. Space is freed
     /// in whole segments; what fits the configured size is kept, and always the newest full one.
     fn trim(&mut self, up_to: Offset);
+
+    /// Where other threads read this log while it is appended to.
+    fn tails(&self) -> Arc<dyn Tails>;
+}
+
+/// Makes readers of a log that has an owner, for other threads than the owner's. The readers cannot be
+/// used after the owner has closed the log.
+pub trait Tails: fmt::Debug + Send + Sync {
+    /// The first offset that can be read, as far as is known without a question that blocks for long.
+    fn first(&self) -> Result<Offset, LogError>;
+
+    /// A reader whose first record is the one at `from`. May block on the disk or the network.
+    ///
+    /// # Errors
+    ///
+    /// [`LogError::NotHere`]: that record is trimmed away. [`LogError::Lost`]: the log is closed.
+    fn tail(&self, from: Offset) -> Result<Box<dyn Tail>, LogError>;
+}
+
+/// Reads a partition's log in order, beside its owner. Every call may block on the disk or the network.
+pub trait Tail: Send {
+    /// Calls `each` with every record from where the last call ended up to and including `upto`, until it
+    /// breaks off; the record at which it breaks off is read. `upto` must be durable: the owner says what
+    /// is.
+    ///
+    /// # Errors
+    ///
+    /// [`LogError::NotHere`]: the next record was trimmed away meanwhile. After any error the reader is of
+    /// no use.
+    fn read(
+        &mut self,
+        upto: Offset,
+        each: &mut dyn FnMut(LogRecord) -> ControlFlow<()>,
+    ) -> Result<(), LogError>;
 }

@@ -3,7 +3,7 @@
 use daemon::Metrics;
 use daemon::metrics::Counter;
 
-/// Of logins.
+/// The metrics of logins.
 #[derive(Debug, Clone)]
 pub struct LoginMetrics {
     /// Logins accepted.

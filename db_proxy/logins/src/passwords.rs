@@ -235,7 +235,7 @@ impl Passwords {
         giving_way(core, move || policy.hash(&credential)).await?
     }
 
-    /// Of a right pair: many users of one hash, as a demonstration has them, are one.
+    /// The tag of a right pair. Users with the same hash, as a demonstration has many, share one tag.
     fn tag_of_right(&self, pair: &Pair<'_>) -> [u8; 32] {
         self.tag(&Pair { name: "", ..*pair })
     }
@@ -279,7 +279,7 @@ async fn giving_way<T: Send + 'static>(
     Ok(result.await?)
 }
 
-/// Of two that do this at the same time, one may be left out.
+/// If two tasks do this at the same time, one of the two values may be left out.
 fn smooth(known: &AtomicU64, last: u64) {
     let before = known.load(Ordering::Relaxed);
     known.store((before * (SMOOTHING - 1) + last) / SMOOTHING, Ordering::Relaxed);

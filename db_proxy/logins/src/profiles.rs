@@ -21,8 +21,8 @@ use proto::client::UserInfo;
 use proto::ids::UserId;
 use store::{Store, StoreError, UserChange, UserRow};
 
-/// Users of whom it is known what was told last. Only the changes of the last minute matter: before,
-/// an older profile has ended in every cache.
+/// Users for whom it is known which profile was told last. Only the changes of the last minute matter:
+/// after that time, an older profile has expired in every cache.
 const TOLD_MAX: usize = 65_536;
 
 /// Reads and changes users, with a cache beside the store. Clones share everything.

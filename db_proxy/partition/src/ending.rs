@@ -22,7 +22,7 @@ pub enum Ended {
 }
 
 impl Ending {
-    /// Of an ownership whose tasks belong to `shutdown`, which is begun when it ends.
+    /// The ending of an ownership whose tasks belong to `shutdown`, which is begun when it ends.
     pub(crate) fn of(shutdown: &Shutdown) -> Self {
         Self { shutdown: shutdown.clone(), why: Arc::default() }
     }

@@ -285,7 +285,7 @@ mod tests {
     use crate::test::far::{self, Far};
 
     #[tokio::test]
-    async fn who_is_far_behind_is_told_so_much_at_a_tick_and_the_rest_at_the_next() {
+    async fn a_gateway_that_is_far_behind_is_told_so_much_at_a_tick_and_the_rest_at_the_next() {
         let proxy = Setup { segment_bytes: 32 << 20, ..Setup::new() }.start().await;
         let cursor = proxy.state().last();
         // A message tells of 16 groups at most: these take one message more than a tick has.

@@ -49,8 +49,8 @@ impl Partition {
 
     /// Hands a change to the partition. Never waits: if there is no room, the outcome is "retry".
     ///
-    /// Of messages, nothing that comes behind one that was told to retry is taken before that one
-    /// comes again (see `submit_queues.rs`).
+    /// After a message was told to retry, no message behind it is taken before that message comes
+    /// again (see `submit_queues.rs`).
     pub fn submit(&self, change: Change, reply: Reply) {
         let origin = match &change {
             Change::Send(send) => send.origin,

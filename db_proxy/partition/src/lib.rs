@@ -27,6 +27,7 @@
 //! next owner, as for a repeat.
 
 mod clock;
+pub mod consumers;
 mod ending;
 #[cfg(feature = "faults")]
 mod faults;
@@ -62,6 +63,6 @@ mod worker;
 
 pub use ending::{Ended, Ending};
 pub use handle::Partition;
-pub use owner::{Limits, Owner};
+pub use owner::{Limits, Owner, STALLED_AFTER};
 pub use request::{Outcome, Reply};
 pub use worker::held_adds::HOLD;

@@ -12,8 +12,8 @@ use proto::ids::{ConversationId, GroupId, Offset, UserId};
 
 use crate::publisher::{MembersChange, RecordPlace, members_publication, notices};
 
-/// Changes of members that are told one by one in one fetch. Beyond, clients are told what all of them
-/// came to, and of those who left in between with the last one.
+/// Changes of members that are told one by one in one fetch. If there are more, clients are told
+/// what all of them came to; users who left in between are told with the last one.
 const BETWEEN_MAX: usize = 64;
 
 /// Users that these may name, and that the notices of them may.

@@ -226,7 +226,7 @@ fn replay(
 
 /// Where conversations are read from that are not in memory.
 struct Cold<'a> {
-    /// Of the ownership that begins.
+    /// The epoch of the ownership that begins.
     epoch: u64,
     store: &'a Arc<dyn Store>,
     runtime: &'a Handle,

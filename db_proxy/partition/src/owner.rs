@@ -4,6 +4,7 @@ use std::fmt;
 use std::sync::Arc;
 use std::time::Duration;
 
+use daemon::ready::Pulse;
 use proto::cluster::wire::Owned;
 use record_log::Log;
 
@@ -12,6 +13,10 @@ use crate::metrics::PartitionMetrics;
 use crate::publisher::Publisher;
 use crate::stall::Confirmed;
 use crate::state::State;
+
+/// After so long without a sign of life a partition's thread counts as stalled. Of what it waits for, an
+/// append takes longest: Kafka has 30 s to confirm it, and a disk that needs longer to flush serves nobody.
+pub const STALLED_AFTER: Duration = Duration::from_mins(1);
 
 /// Bounds of one partition.
 #[derive(Debug, Clone, Copy)]
@@ -53,6 +58,8 @@ pub struct Owner {
     pub confirmed: Confirmed,
     /// What is known about the clock.
     pub last_clock: LastClock,
+    /// Beaten by the thread, with a limit of [`STALLED_AFTER`].
+    pub pulse: Pulse,
 }
 
 impl fmt::Debug for Owner {

@@ -115,7 +115,9 @@ struct Unacknowledged {
     body: Bytes,
     /// The replicas that had it, the last one first asked last.
     tried: Vec<u64>,
+    /// When the last of them got it.
     since: Instant,
+    folded: Instant,
 }
 
 impl Publisher {
@@ -169,8 +171,9 @@ impl Publisher {
         }
         pending.last_request += 1;
         let request = pending.last_request;
-        let since = Instant::now();
-        let mut entry = Unacknowledged { conversation, body, tried: Vec::new(), since };
+        let folded = Instant::now();
+        let mut entry =
+            Unacknowledged { conversation, body, tried: Vec::new(), since: folded, folded };
         if self.send_to_next(request, &mut entry) {
             pending.unacknowledged.insert(request, entry);
         } else {
@@ -221,6 +224,7 @@ impl Publisher {
 
     fn acknowledged(&self, request: u64, ack: &PublishAck) {
         let Some(entry) = self.pending.lock().unacknowledged.remove(&request) else { return };
+        self.metrics.publish.observe(entry.folded.elapsed());
         if ack.newcomer() {
             self.serve_directly(&entry.body);
             return;

@@ -10,8 +10,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
-use daemon::Shutdown;
-use tokio::time::{MissedTickBehavior, interval};
+use daemon::{Shutdown, ticks};
 use tracing::info_span;
 
 /// How often the time is noted.
@@ -46,18 +45,10 @@ impl Default for StallDetector {
 impl StallDetector {
     /// Notes the time until the links close.
     pub fn start(&self, shutdown: &Shutdown) {
-        let (stalls, stop) = (self.clone(), shutdown.clone());
+        let stalls = self.clone();
         stalls.beat(Instant::now());
-        shutdown.spawn_link(info_span!("pulse"), async move {
-            let mut ticks = interval(BEAT_EVERY);
-            ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
-            loop {
-                tokio::select! {
-                    _tick = ticks.tick() => stalls.beat(Instant::now()),
-                    () = stop.closing_links() => return,
-                }
-            }
-        });
+        let beat = move || stalls.beat(Instant::now());
+        ticks::spawn(info_span!("pulse"), BEAT_EVERY, shutdown, beat);
     }
 
     /// For a log that is read now.

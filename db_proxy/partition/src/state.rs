@@ -33,7 +33,7 @@ use groups_known::GroupsKnown;
 #[derive(Clone)]
 pub struct State {
     inner: Arc<Mutex<Inner>>,
-    /// Of this ownership.
+    /// The epoch of this ownership.
     epoch: u64,
     store: Arc<dyn Store>,
     cache: Option<Cached>,

@@ -143,8 +143,12 @@ impl StoreWriter {
         let applied = batch.applied;
         let messages = batch.messages.len() as u64;
         loop {
+            let asked = Instant::now();
             match self.state.store().commit(epoch, after, batch.clone()).await {
-                Ok(()) => break,
+                Ok(()) => {
+                    self.metrics.commit.observe(asked.elapsed());
+                    break;
+                }
                 Err(StoreError::Unavailable(why)) => {
                     if !self.away {
                         warn!(why, "the store is away: the log keeps what it does not take");

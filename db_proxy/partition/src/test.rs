@@ -9,7 +9,7 @@ use std::time::{Duration, Instant};
 use bytes::Bytes;
 use cache::Cache;
 use daemon::metrics::Counter;
-use daemon::{LinkTable, Metrics, Shutdown};
+use daemon::{LinkTable, Metrics, Readiness, Shutdown};
 use fold::admission::{Change, Message};
 use fold::effects::EPOCH_EVERY;
 use fold::window::{Frame, Identity, content_crc};
@@ -17,21 +17,22 @@ use proto::client::GroupType;
 use proto::cluster::wire::Owned;
 use proto::ids::{ClientMsgId, ConversationId, GroupId, MsgId, Offset, UserId};
 use proto::log::GroupCreated;
-use record_log::LogReader;
 use record_log::embedded::{EmbeddedLog, Options};
+use record_log::{LogId, LogReader, Tails};
 use store::sqlite::{SqliteOptions, SqliteStore};
 use store::{ConversationStore, UserStore};
 use tempfile::TempDir;
 use tokio::runtime::Handle;
 use tokio::time::timeout;
 
+use crate::consumers::Source;
 use crate::metrics::{OneMetrics, PartitionMetrics, PublishMetrics};
 use crate::open::{self, OpenError};
 use crate::publisher::Publisher;
 use crate::stall::StallDetector;
 use crate::state::State;
 use crate::store_writer::{self, StopStoreWriter};
-use crate::{HOLD, Limits, Outcome, Owner, Partition};
+use crate::{HOLD, Limits, Outcome, Owner, Partition, STALLED_AFTER};
 
 pub mod far;
 
@@ -49,10 +50,16 @@ pub struct Proxy {
     pub store: Arc<GatedStore>,
     pub gateways: Arc<LinkTable>,
     pub metrics: PartitionMetrics,
+    /// Where they are shown.
+    pub page: Metrics,
+    /// Whether its thread moves.
+    pub readiness: Readiness,
     /// How often something was published.
     pub published: Counter,
     pub store_writer: Option<StopStoreWriter>,
     pub epoch: u64,
+    pub log: LogId,
+    pub tails: Arc<dyn Tails>,
 }
 
 /// Where and how it runs.
@@ -68,6 +75,8 @@ pub struct Setup {
     pub store_writer: bool,
     pub trim_every: Duration,
     pub cache: Option<Arc<dyn Cache>>,
+    /// After how long without a sign of life its thread counts as stalled.
+    pub stalled_after: Duration,
 }
 
 impl Setup {
@@ -89,6 +98,7 @@ impl Setup {
             store_writer: true,
             trim_every: store_writer::TRIM_EVERY,
             cache: None,
+            stalled_after: STALLED_AFTER,
         }
     }
 
@@ -132,13 +142,14 @@ impl Setup {
         let users = (1..=USERS).map(|id| user(id, &format!("u{id}")));
         store.add_users(users.collect(), true).await.unwrap();
 
-        let shutdown = Shutdown::default();
+        let (shutdown, readiness) = (Shutdown::default(), Readiness::default());
         let metrics = Metrics::new("db_proxy");
         let gateways = Arc::new(LinkTable::default());
         let publishing = PublishMetrics::new(&metrics);
         let published = publishing.publications.clone();
         let publisher = Publisher::new(Arc::clone(&gateways), publishing);
         publisher.watch(&shutdown);
+        let (log, tails) = (opened.log.id(), opened.log.tails());
         let one = OneMetrics::new(&metrics);
         let partition_metrics = one.partition;
         let state = match &self.cache {
@@ -157,6 +168,7 @@ impl Setup {
             metrics: partition_metrics.clone(),
             confirmed: StallDetector::default().confirmed(),
             last_clock: crate::last_clock::LastClock::default(),
+            pulse: readiness.pulse("partition", self.stalled_after),
         };
         let partition = owner.start(&shutdown);
         let store_writer = self.store_writer.then(|| {
@@ -169,9 +181,13 @@ impl Setup {
             store,
             gateways,
             metrics: partition_metrics,
+            page: metrics,
+            readiness,
             published,
             store_writer,
             epoch: opened.epoch,
+            log,
+            tails,
         }
     }
 
@@ -200,6 +216,12 @@ impl Proxy {
 
     pub fn owned(&self) -> Owned {
         Owned { partition: 0, epoch: self.epoch }
+    }
+
+    /// Where its records are read.
+    pub fn source(&self) -> Source {
+        let (state, tails) = (self.state().clone(), Arc::clone(&self.tails));
+        Source { state, owned: self.owned(), log: self.log, tails }
     }
 
     /// Ends it as a kill would: what is not stored stays in the log. Waits until log and store are

@@ -4,5 +4,5 @@ mod eviction;
 mod joins;
 mod large;
 mod limits;
-mod restarts;
+pub(crate) mod restarts;
 mod sending;

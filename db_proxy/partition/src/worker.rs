@@ -169,6 +169,7 @@ impl Worker {
 
     fn serve(&mut self) {
         while self.stopping.is_none() && self.lost.is_none() {
+            self.owner.pulse.beat();
             let first = if self.ready.is_empty() {
                 match self.queue.recv_timeout(self.patience()) {
                     Ok(event) => Some(event),
@@ -406,6 +407,7 @@ impl Worker {
                 return;
             }
         };
+        self.owner.metrics.append.observe(asked.elapsed());
         self.tell_log_full(None);
         self.owner.metrics.batches.inc();
         self.owner.metrics.records.inc_by(payloads.len() as u64);

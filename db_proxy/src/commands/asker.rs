@@ -22,7 +22,8 @@ pub(crate) struct Asker {
     pub(crate) origin: Origin,
     /// The partitions.
     pub(crate) partitions: Arc<Partitions>,
-    /// Of a question about several conversations: only those of these partitions; all if none is named.
+    /// The partitions whose conversations a question about several is answered for; all if none is
+    /// named.
     pub(crate) asked: Vec<u32>,
     /// Where the answer goes on, if its beginning was told before.
     pub(crate) rest: Option<Rest>,

@@ -100,8 +100,8 @@ pub(crate) async fn latest(asker: &Asker, body: Bytes) -> Reply {
     ))
 }
 
-/// 0x030d: these messages, newest first, in as many parts as it takes. Of more than are answered, the
-/// newest.
+/// 0x030d: these messages, newest first, in as many parts as it takes. If more are asked for than are
+/// answered, the newest.
 pub(crate) async fn by_id(asker: &Asker, body: Bytes) -> Reply {
     let request = MessagesByIdRequest::decode(body)?;
     let id = ConversationId::of_session(asker.user, request.session_type, request.session_id);

@@ -7,11 +7,11 @@ use std::time::Duration;
 use bytes::Bytes;
 use daemon::faults::{self, Mutant};
 use prost::Message as _;
-use proto::Command;
 use proto::client::{
     MessageListReply, MessageListRequest, MessagesByIdReply, MessagesByIdRequest, UnreadCountReply,
 };
 use proto::cluster::wire::{Answer, FetchRequest, Fetched};
+use proto::{Command, StorageCommand};
 use tokio::time::sleep;
 
 use crate::commands::asker::Asker;
@@ -29,56 +29,55 @@ fn read_fails() -> bool {
 }
 
 /// Takes longer than a client waits for an answer.
-pub(super) async fn be_late(command: Command) {
+pub(super) async fn be_late(command: StorageCommand) {
     static READS: AtomicU64 = AtomicU64::new(0);
-    let is_read = command == Command::MessageListRequest;
+    let is_read = command == StorageCommand::MessageListRequest;
     if is_read && faults::planted(Mutant::ReadsLate) && faults::nth(&READS, LATE_EVERY) {
         sleep(LATE_BY).await;
     }
 }
 
 /// "There is nothing", for a request whose read of the store has failed.
-pub(super) fn nothing(asker: &Asker, command: Command, body: &Bytes) -> Option<Answer> {
-    let reads =
-        [Command::MessageListRequest, Command::MessagesByIdRequest, Command::UnreadCountRequest];
-    if !reads.contains(&command) || !read_fails() {
-        return None;
-    }
-    let user_id = asker.user.0;
-    match command {
-        Command::MessageListRequest => {
-            let request = MessageListRequest::decode(body.clone()).ok()?;
-            let reply = MessageListReply {
-                user_id,
-                session_type: request.session_type,
-                session_id: request.session_id,
-                msg_id_begin: request.msg_id_begin,
-                messages: Vec::new(),
-                attach_data: None,
-            };
-            Some(answered(Command::MessageListReply, &reply))
-        }
-        Command::MessagesByIdRequest => {
-            let request = MessagesByIdRequest::decode(body.clone()).ok()?;
-            let reply = MessagesByIdReply {
-                user_id,
-                session_type: request.session_type,
-                session_id: request.session_id,
-                messages: Vec::new(),
-                attach_data: None,
-            };
-            Some(answered(Command::MessagesByIdReply, &reply))
-        }
-        _ => {
-            let reply = UnreadCountReply {
-                user_id,
-                total_count: 0,
-                sessions: Vec::new(),
-                attach_data: None,
-            };
-            Some(answered(Command::UnreadCountReply, &reply))
-        }
-    }
+pub(super) fn nothing(asker: &Asker, command: StorageCommand, body: &Bytes) -> Option<Answer> {
+    type Nothing = fn(u32, Bytes) -> Option<Answer>;
+    const READS: [(StorageCommand, Nothing); 3] = [
+        (StorageCommand::MessageListRequest, no_page),
+        (StorageCommand::MessagesByIdRequest, no_messages),
+        (StorageCommand::UnreadCountRequest, |user_id, _body| Some(nothing_unread(user_id))),
+    ];
+    let (_, nothing) = READS.iter().find(|(read, _)| *read == command)?;
+    if read_fails() { nothing(asker.user.0, body.clone()) } else { None }
+}
+
+fn no_page(user_id: u32, body: Bytes) -> Option<Answer> {
+    let request = MessageListRequest::decode(body).ok()?;
+    let reply = MessageListReply {
+        user_id,
+        session_type: request.session_type,
+        session_id: request.session_id,
+        msg_id_begin: request.msg_id_begin,
+        messages: Vec::new(),
+        attach_data: None,
+    };
+    Some(answered(Command::MessageListReply, &reply))
+}
+
+fn no_messages(user_id: u32, body: Bytes) -> Option<Answer> {
+    let request = MessagesByIdRequest::decode(body).ok()?;
+    let reply = MessagesByIdReply {
+        user_id,
+        session_type: request.session_type,
+        session_id: request.session_id,
+        messages: Vec::new(),
+        attach_data: None,
+    };
+    Some(answered(Command::MessagesByIdReply, &reply))
+}
+
+fn nothing_unread(user_id: u32) -> Answer {
+    let reply =
+        UnreadCountReply { user_id, total_count: 0, sessions: Vec::new(), attach_data: None };
+    answered(Command::UnreadCountReply, &reply)
 }
 
 /// "You have missed nothing", for a fetch whose read of the store has failed.

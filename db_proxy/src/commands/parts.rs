@@ -259,7 +259,7 @@ mod tests {
     }
 
     #[test]
-    fn a_record_that_fits_no_frame_is_left_out_and_keeps_nobody() {
+    fn a_record_that_fits_no_frame_is_left_out_and_holds_up_no_other() {
         let mut part = Part::begin(0, None);
         let huge = UserInfo { nick_name: "x".repeat(500_000), ..UserInfo::default() };
         assert!(part.take(Since { stamp: 1, id: 1 }, Some(huge)));

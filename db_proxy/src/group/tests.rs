@@ -4,7 +4,7 @@ use std::time::Instant;
 
 use backends::{Kafka, MariaDb};
 use cache::MemoryCache;
-use daemon::{LinkTable, Metrics};
+use daemon::{LinkTable, Metrics, Readiness};
 use fold::admission::Change;
 use partition::metrics::PublishMetrics;
 use partition::publisher::Publisher;
@@ -80,6 +80,7 @@ impl Site {
             stalls,
             last_clock: partition::last_clock::LastClock::default(),
             store_is_remote: true,
+            readiness: Readiness::default(),
             shutdown: shutdown.clone(),
         };
         // The topic's numbers are each member's own.
@@ -172,7 +173,7 @@ async fn members_share_the_partitions_and_numbers_go_on_wherever_they_are() {
     assert!(verified.ends_with("all is well\n"), "{verified}");
 }
 
-/// What an operator sees who looks at the topic.
+/// What an operator sees when looking at the topic.
 fn look(site: &Site) -> [String; 2] {
     let options = site.topic.options();
     let mut config = Config::default();

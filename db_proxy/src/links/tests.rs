@@ -12,6 +12,7 @@ use logins::passwords::Passwords;
 use logins::tokens::Tokens;
 use logins::tokens::clock::Clock;
 use logins::tokens::text::Keys;
+use partition::consumers::Consumers;
 use partition::followers::Followers;
 use partition::stall::StallDetector;
 use partition::test::far::{self, Far};
@@ -30,6 +31,7 @@ use crate::partitions::Served;
 
 mod administration;
 mod cached;
+mod consuming;
 mod groups;
 mod history;
 mod lists;
@@ -70,9 +72,10 @@ impl Server {
     async fn with(proxy: Proxy) -> Self {
         let page = Metrics::new("db_proxy");
         let metrics = RequestMetrics::new(&page);
-        let followed = OwnedMetrics::new(&page).of(0).followers;
+        let shown = OwnedMetrics::new(&page).of(0);
         let owned = proxy.owned();
-        let followers = Followers::new(proxy.state().clone(), owned, followed);
+        let followers = Followers::new(proxy.state().clone(), owned, shown.followers);
+        let consumers = Consumers::new(proxy.source(), shown.consumers, &proxy.shutdown);
         followers.watch(TELL_EVERY, &proxy.shutdown);
         let store: Arc<dyn store::Store> = Arc::<_>::clone(&proxy.store) as _;
         let cache = proxy.setup.cache.clone();
@@ -89,6 +92,7 @@ impl Server {
             owned,
             partition: proxy.partition.clone(),
             followers,
+            consumers,
             confirmed: StallDetector::default().confirmed(),
         });
         let kicks = Arc::new(Kicks::new(Arc::clone(&proxy.gateways)));
@@ -97,7 +101,7 @@ impl Server {
         let addr = daemon::link::listen(
             SocketAddr::from(([127, 0, 0, 1], 0)),
             far::identity(Role::DbProxy, "db", 1),
-            &[Role::MsgServer, Role::Admin],
+            &[Role::MsgServer, Role::Consumer, Role::Admin],
             Arc::new(requests.clone()),
             LinkOptions::default(),
             &proxy.shutdown,

@@ -12,7 +12,7 @@ use store::Claimed;
 use store::StoreError;
 use store::sqlite::SqliteStore;
 
-use super::health::{Health, Hex, pairing};
+use super::health::{Health, pairing};
 use super::records::{Check, Shown, list};
 use crate::config::Config;
 use crate::site::SQLITE;
@@ -162,7 +162,7 @@ fn print_log(
     survey: &Survey,
 ) -> io::Result<()> {
     let (first, next) = log.range();
-    writeln!(out, "log         {}", Hex(log.id()))?;
+    writeln!(out, "log         {}", log.id())?;
     writeln!(out, "folder      {}", folder(config).display())?;
     let segments = survey.segments.len();
     writeln!(out, "segments    {segments} of {} bytes", log.segment_bytes())?;

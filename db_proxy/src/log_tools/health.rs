@@ -1,8 +1,6 @@
 //! What is found of a log, and whether log and store belong together.
 
-use std::fmt;
-
-use record_log::{LogId, LogReader};
+use record_log::LogReader;
 use store::Claimed;
 
 use super::records::Check;
@@ -26,7 +24,7 @@ pub(super) fn pairing(
     let (first, next) = log.range();
     let applied = claimed.progress.applied;
     if claimed.log != log.id() {
-        return Err(format!("it belongs to log {}", Hex(claimed.log)));
+        return Err(format!("it belongs to log {}", claimed.log));
     }
     if applied >= next {
         return Err(format!(
@@ -51,14 +49,5 @@ pub(super) fn pairing(
         }
         Some(_) => Err(format!("the record it applied at {} is not the one in the log", applied.0)),
         None => Err(format!("the record it applied at {} cannot be read", applied.0)),
-    }
-}
-
-/// Sixteen bytes as digits.
-pub(super) struct Hex(pub(super) LogId);
-
-impl fmt::Display for Hex {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        self.0.0.iter().try_for_each(|byte| write!(f, "{byte:02x}"))
     }
 }

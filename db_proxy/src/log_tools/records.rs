@@ -14,7 +14,7 @@ use proto::log::Record;
 use proto::log::record::Change;
 use record_log::{LogError, LogReader, LogRecord};
 
-/// So many records are listed if no count is given.
+/// How many records are listed if no count is given.
 const COUNT: u64 = 20;
 
 /// Which records are listed.
@@ -24,7 +24,7 @@ pub(crate) struct Shown {
     pub(crate) from: Option<Offset>,
     /// How many. `None`: some, if `from` is given.
     pub(crate) count: Option<u64>,
-    /// Of which partition of a topic. `None`: of each.
+    /// The partition of a topic that is listed. `None`: all of them.
     pub(crate) partition: Option<u32>,
 }
 

@@ -103,7 +103,7 @@ async fn a_look_beside_a_db_proxy_that_runs_changes_no_file() {
     let (health, text) = verified(&config(setup.dir.path()));
     assert_eq!(health, Health::Fine, "{text}");
     let mut after = files(setup.dir.path());
-    // Within one process, SQLite has one index for all its users, which notes who reads.
+    // Within one process, SQLite has one index for all its connections, which notes which of them read.
     let index = format!("{}-shm", setup.store_path().display());
     after.insert(index.clone(), before[&index].clone());
     check_same(&before, &after);

@@ -23,6 +23,7 @@ use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 
 use bytes::{Buf, Bytes};
+use daemon::files;
 use daemon::folder_lock::FolderLock;
 use data_encoding::HEXLOWER;
 use ring::digest::{self, SHA256};
@@ -148,7 +149,7 @@ struct Manifest {
     header: Header,
     parts: Vec<Part>,
     end: Option<End>,
-    /// Of the lines that are whole.
+    /// The length of the lines that are whole, in bytes.
     length: u64,
 }
 
@@ -229,31 +230,18 @@ impl Making {
     ) -> Result<(), MoveError> {
         let before = self.parts.iter().filter(|part| part.table == table.name).count();
         let file = format!("{}-{:06}.rows", table.name, before + 1);
-        let mut hash = digest::Context::new(&SHA256);
-        hash.update(MAGIC);
-        hash.update(rows);
+        let content = [MAGIC, rows].concat();
         let part = Part {
             table: table.name.to_owned(),
             rows: sum.rows,
-            bytes: (MAGIC.len() + rows.len()) as u64,
-            sha256: HEXLOWER.encode(hash.finish().as_ref()),
+            bytes: content.len() as u64,
+            sha256: HEXLOWER.encode(digest::digest(&SHA256, &content).as_ref()),
             sum: format!("{:032x}", sum.sum),
             last: HEXLOWER.encode(last),
             file,
         };
         let path = self.dir.join(&part.file);
-        let making = self.dir.join(format!("{}.making", part.file));
-        let write = || {
-            let mut options = OpenOptions::new();
-            let mut opened =
-                options.write(true).create(true).truncate(true).mode(0o600).open(&making)?;
-            opened.write_all(MAGIC)?;
-            opened.write_all(rows)?;
-            opened.sync_all()?;
-            fs::rename(&making, &path)?;
-            File::open(&self.dir)?.sync_all()
-        };
-        write().map_err(disk(&path))?;
+        files::replace(&path, &content).map_err(disk(&path))?;
         self.add(&ManifestLine::Rows(part.clone()))?;
         self.parts.push(part);
         Ok(())
@@ -394,7 +382,7 @@ fn lock(dir: &Path, to_write: bool) -> Result<FolderLock, MoveError> {
     })
 }
 
-/// But for what a first export that was cut short may have left.
+/// Whether a folder is empty, but for what a first export that was cut short may have left.
 fn is_empty(dir: &Path) -> Result<bool, MoveError> {
     let mut names = fs::read_dir(dir).map_err(disk(dir))?;
     Ok(names.all(|entry| entry.is_ok_and(|entry| entry.file_name() == MANIFEST)))

@@ -11,7 +11,9 @@ use super::{
 };
 
 pub(super) mod batches;
+pub(super) mod consumers;
 pub(super) mod exactness;
+pub(super) mod filling;
 pub(super) mod history;
 pub(super) mod lists;
 pub(super) mod people;
@@ -34,6 +36,8 @@ macro_rules! suite {
             unreadable_records_are_taken,
             what_was_applied_is_flushed_when_asked_for,
             both_sides_write_and_read_at_the_same_time,
+            a_batch_that_is_fenced_leaves_nothing_of_any_table,
+            a_batch_of_many_rows_is_written_whole,
         }
         crate::conformance::suite! { $fresh; history:
             a_page_is_newest_first_and_within_its_range,
@@ -44,6 +48,9 @@ macro_rules! suite {
             a_conversation_is_read_whole,
             an_unknown_conversation_is_empty_and_has_the_epoch,
             two_users_exist_only_if_both_do,
+            a_group_has_no_two_users,
+            many_messages_are_found_by_their_places,
+            a_place_that_is_asked_for_twice_is_no_harm,
         }
         crate::conformance::suite! { $fresh; lists:
             both_users_of_a_conversation_have_it_in_their_lists,
@@ -53,9 +60,11 @@ macro_rules! suite {
             a_deleted_group_stays_and_is_in_no_list_of_groups,
             a_list_has_the_users_own_marks,
             lists_that_are_asked_for_together_are_those_of_each_user,
-            nobody_has_no_conversations,
+            user_zero_has_no_conversations,
             members_marks_and_conversations_keep_their_last_state,
             groups_come_by_number_with_their_present_members,
+            groups_of_many_users_are_counted,
+            a_member_who_is_back_is_counted_again,
         }
         crate::conformance::suite! { $fresh; people:
             a_user_is_found_by_exact_name_and_by_number,
@@ -66,7 +75,7 @@ macro_rules! suite {
             users_come_by_name_in_pages,
             every_change_raises_the_stamp,
             a_change_is_kept,
-            a_change_of_nobody_is_an_error,
+            a_change_of_an_unknown_user_is_an_error,
             a_hash_made_anew_replaces_only_the_one_it_was_made_of,
             few_users_share_a_stamp,
             users_come_by_stamp_and_number,
@@ -74,6 +83,11 @@ macro_rules! suite {
             device_tokens_are_taken_and_forgotten,
             a_group_number_is_given_out_once,
             a_chosen_group_number_is_given_out_once,
+            numbers_that_are_taken_in_a_row_are_passed_over,
+            many_users_come_in_the_order_asked_for,
+            what_is_taken_is_found_among_many,
+            a_page_of_users_ends_in_the_middle_of_a_stamp,
+            no_users_are_made_of_none,
         }
         crate::conformance::suite! { $fresh; tokens:
             a_family_is_kept_as_it_is,
@@ -81,12 +95,23 @@ macro_rules! suite {
             a_family_changes_only_from_what_it_is,
             of_too_many_families_the_one_used_longest_ago_ends,
             families_that_have_expired_go_when_another_begins,
+            of_many_that_have_expired_a_few_go_at_a_time,
+            a_user_who_is_unknown_has_no_tokens_and_is_noted_all_the_same,
+            a_family_in_the_place_of_another_is_what_it_is_changed_to,
             what_ends_a_users_logins_ends_all_tokens_and_tickets,
             one_family_ends_alone,
             revocations_come_by_number_and_are_forgotten_in_time,
             a_ticket_is_taken_once,
             a_ticket_is_kept_only_for_a_family_that_has_not_ended,
             tickets_that_have_ended_are_forgotten,
+        }
+        crate::conformance::suite! { $fresh; consumers:
+            a_consumer_is_made_once_and_moves_from_where_it_is,
+            an_owner_that_was_replaced_moves_no_consumer,
+            a_consumer_that_is_forgotten_may_be_made_again,
+            records_that_became_messages_have_their_numbers,
+            consumers_come_by_name_and_each_has_its_own_place,
+            a_consumer_may_move_anywhere_from_where_it_is,
         }
         crate::conformance::suite! { $fresh; exactness:
             every_text_of_a_user_comes_back_as_it_was,

@@ -21,6 +21,7 @@ use self::tokens::TokenStore;
 
 #[cfg(test)]
 mod conformance;
+mod consumers;
 mod error;
 mod metrics;
 pub mod mysql;
@@ -36,6 +37,7 @@ pub mod table;
 pub mod test;
 pub mod tokens;
 
+pub use self::consumers::{ConsumerCursor, ConsumerRow, ConsumerStore, MessageRecord};
 pub use self::error::{StoreError, Stored};
 pub use self::metrics::ReplicaMetrics;
 pub use fold::rows::{
@@ -43,7 +45,7 @@ pub use fold::rows::{
     UserConversation,
 };
 
-/// How far the store has applied a partition's log, and for whom.
+/// How far the store has applied a partition's log, and in which epoch.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Progress {
     /// Grows by one with each change of owner.
@@ -56,7 +58,7 @@ pub struct Progress {
     pub fold_version: u32,
 }
 
-/// Who has taken a partition, and how far it is.
+/// The db_proxy that has taken a partition, and how far it is.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Claimed {
     /// Whose progress it is.
@@ -302,6 +304,77 @@ pub trait UserStore: Send + Sync {
 }
 
 /// All sides.
-pub trait Store: ConversationStore + UserStore + TokenStore + std::fmt::Debug {}
+pub trait Store:
+    ConversationStore + ConsumerStore + UserStore + TokenStore + std::fmt::Debug
+{
+}
 
-impl<T: ConversationStore + UserStore + TokenStore + std::fmt::Debug> Store for T {}
+impl<T> Store for T where
+    T: ConversationStore + ConsumerStore + UserStore + TokenStore + std::fmt::Debug
+{
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_client_gets_a_user_without_the_password_and_each_field_in_its_place() {
+        let user = UserRow {
+            id: UserId(1),
+            name: "alice".to_owned(),
+            password_hash: "$argon2id$secret".to_owned(),
+            nick: "Alice".to_owned(),
+            gender: 2,
+            avatar: "a.png".to_owned(),
+            department: 3,
+            email: "a@example.com".to_owned(),
+            tel: "0123".to_owned(),
+            domain: "latin".to_owned(),
+            status: 4,
+            sign: "away".to_owned(),
+            stamp: 5,
+            push_shield: true,
+        };
+        let expected = UserInfo {
+            user_id: 1,
+            gender: 2,
+            nick_name: "Alice".to_owned(),
+            avatar_url: "a.png".to_owned(),
+            department_id: 3,
+            email: "a@example.com".to_owned(),
+            real_name: "alice".to_owned(),
+            phone: "0123".to_owned(),
+            latin_name: "latin".to_owned(),
+            employment: 4,
+            signature: Some("away".to_owned()),
+        };
+        let info = user.into_info();
+        assert_eq!(info, expected);
+        assert!(!format!("{info:?}").contains("secret"));
+    }
+
+    #[test]
+    fn only_what_a_login_rests_on_ends_the_logins_of_a_user() {
+        let text = String::new;
+        for (change, ends) in [
+            (UserChange::Password(text()), true),
+            (UserChange::Status(UserRow::EMPLOYED), true),
+            (UserChange::Status(UserRow::LEFT), true),
+            (UserChange::Rehash { from: text(), to: text() }, false),
+            (UserChange::Sign(text()), false),
+            (UserChange::Avatar(text()), false),
+            (UserChange::PushShield(true), false),
+        ] {
+            assert_eq!(change.ends_tokens(), ends, "{change:?}");
+        }
+    }
+
+    #[test]
+    fn a_place_in_a_list_is_before_another_by_stamp_first() {
+        let at = |stamp, id| Since { stamp, id };
+        assert_eq!(Since::default(), at(0, 0));
+        assert_eq!(Since::stamp(7), at(7, 0));
+        assert!(at(7, 9) < at(8, 0) && at(7, 1) < at(7, 2));
+    }
+}

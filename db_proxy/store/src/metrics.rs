@@ -3,7 +3,7 @@
 use daemon::Metrics;
 use daemon::metrics::{Counter, Gauge};
 
-/// Of the replicas that history is read from.
+/// The metrics of the replicas that history is read from.
 #[derive(Debug, Clone, Default)]
 pub struct ReplicaMetrics {
     /// Messages that came from one.

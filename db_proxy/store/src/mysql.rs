@@ -25,6 +25,7 @@ use futures_util::FutureExt;
 use proto::ids::{ClientMsgId, ConversationId, GroupId, MsgId, Offset, UserId};
 use proto::record::LogId;
 
+use self::consumers::Moving;
 use self::fold::{Doubt, Writing};
 use self::people::{Adding, Numbers};
 use self::site::{Database, Databases};
@@ -32,13 +33,14 @@ use super::tokens::{
     FamilyId, FamilyRow, NewFamily, Revocation, SecretHash, TicketRow, TokenStore,
 };
 use super::{
-    Batch, Claimed, ConversationRow, ConversationStore, DepartmentRow, MessageRow, NewUser,
-    Progress, Since, StoreError, Stored, StoredConversation, UserChange, UserConversation, UserRow,
-    UserStore, rules,
+    Batch, Claimed, ConsumerCursor, ConsumerRow, ConsumerStore, ConversationRow, ConversationStore,
+    DepartmentRow, MessageRecord, MessageRow, NewUser, Progress, Since, StoreError, Stored,
+    StoredConversation, UserChange, UserConversation, UserRow, UserStore, rules,
 };
 
 mod address;
 mod bulk;
+mod consumers;
 mod failure;
 mod fold;
 mod history;
@@ -61,7 +63,7 @@ mod transfer;
 pub use options::{MySqlLimits, MySqlOptions};
 pub use transfer::{Begun, Target};
 
-/// How many group numbers are looked at in all shards at once.
+/// How many group numbers are looked at in all shards at first.
 const NUMBERS: u32 = 64;
 
 /// The store on servers, for one partition. Its calls need a tokio runtime around them.
@@ -92,7 +94,7 @@ impl MySqlStore {
         site::migrate(options).await
     }
 
-    /// Who has the partition, and how far it is; `None` if it was never taken.
+    /// The owner of the partition, and how far it is; `None` if the partition was never taken.
     pub async fn look(&self) -> Result<Option<Claimed>, StoreError> {
         let part = self.part;
         self.shard().reads.run(move |link| fold::claimed(link, part).boxed()).await
@@ -141,27 +143,29 @@ impl MySqlStore {
         Ok(stored)
     }
 
-    /// Looks at numbers in all shards first, then gives one of them out; as often as others were
-    /// faster by more numbers than were looked at.
+    /// Looks at numbers in all shards first, then gives one of them out; at twice as many each time, if
+    /// all of them are taken or others were faster by more numbers than were looked at.
     async fn next_group(&self, wanted: Option<GroupId>) -> Result<GroupId, StoreError> {
+        let mut numbers = NUMBERS;
         loop {
             let (first, last) = if let Some(GroupId(wanted)) = wanted {
                 (wanted, wanted)
             } else {
                 let counter = self.people().reads.run(|link| people::group_counter(link).boxed());
                 let first = rules::number_after(counter.await?, "group")?;
-                (first, first.saturating_add(NUMBERS))
+                (first, first.saturating_add(numbers))
             };
             let in_use = self.groups_between(first, last).await?;
-            let numbers = Numbers { first, last, in_use, in_doubt: AtomicBool::new(false) };
-            let numbers = Arc::new(numbers);
+            let known = Numbers { first, last, in_use, in_doubt: AtomicBool::new(false) };
+            let known = Arc::new(known);
             let given = self
                 .people()
                 .writes
-                .run(move |link| people::give_group(link, wanted, Arc::clone(&numbers)).boxed());
+                .run(move |link| people::give_group(link, wanted, Arc::clone(&known)).boxed());
             if let Some(given) = given.await? {
                 return Ok(given);
             }
+            numbers = numbers.saturating_mul(2);
         }
     }
 
@@ -264,6 +268,38 @@ impl ConversationStore for MySqlStore {
         let part = self.part;
         let reads = &self.shard().reads;
         Box::pin(reads.run(move |link| history::groups(link, part, after, count).boxed()))
+    }
+}
+
+impl ConsumerStore for MySqlStore {
+    fn consumers(&self) -> Stored<'_, Vec<ConsumerRow>> {
+        let part = self.part;
+        let writes = &self.shard().writes;
+        Box::pin(writes.run(move |link| consumers::all(link, part).boxed()))
+    }
+
+    fn move_consumer(
+        &self,
+        epoch: u64,
+        name: String,
+        from: Option<ConsumerCursor>,
+        to: ConsumerCursor,
+    ) -> Stored<'_, bool> {
+        let moving = Moving { part: self.part, epoch, name: name.into(), from, to };
+        let writes = &self.shard().writes;
+        Box::pin(writes.run(move |link| consumers::move_to(link, moving.clone()).boxed()))
+    }
+
+    fn forget_consumer(&self, name: String) -> Stored<'_, bool> {
+        let (part, name): (u32, Arc<str>) = (self.part, name.into());
+        let writes = &self.shard().writes;
+        Box::pin(writes.run(move |link| consumers::forget(link, part, Arc::clone(&name)).boxed()))
+    }
+
+    fn numbers(&self, records: Vec<MessageRecord>) -> Stored<'_, Vec<(Offset, MsgId)>> {
+        let records: Arc<[_]> = records.into();
+        let reads = &self.shard().reads;
+        Box::pin(reads.run(move |link| consumers::numbers(link, Arc::clone(&records)).boxed()))
     }
 }
 

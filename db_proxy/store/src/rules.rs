@@ -35,18 +35,19 @@ pub(super) fn fenced(epoch: u64, after: Offset, found: Option<Progress>) -> Stor
     StoreError::Fenced(format!("a batch of epoch {epoch} after {after}, but the store has {found}"))
 }
 
-/// Why a log is not taken.
-pub(super) fn other_log(known: LogId, offered: LogId) -> StoreError {
-    StoreError::Refused(format!(
-        "the store belongs to log {}, but the log given is {}: start with the log folder that was \
-         used with this store, or with an empty store",
-        hex(known),
-        hex(offered),
+/// Why a consumer's place is not taken.
+pub(super) fn fenced_consumer(epoch: u64) -> StoreError {
+    StoreError::Fenced(format!(
+        "the place of a consumer, of epoch {epoch}: another owner has begun"
     ))
 }
 
-fn hex(log: LogId) -> String {
-    format!("{:032x}", u128::from_be_bytes(log.0))
+/// Why a log is not taken.
+pub(super) fn other_log(known: LogId, offered: LogId) -> StoreError {
+    StoreError::Refused(format!(
+        "the store belongs to log {known}, but the log given is {offered}: start with the log folder that \
+         was used with this store, or with an empty store"
+    ))
 }
 
 /// How far the stamp has risen once `made` users have got theirs.
@@ -75,5 +76,75 @@ pub(super) fn higher_user(id: ConversationId) -> Option<u32> {
     match id.parties() {
         Parties::Single(_, higher) => Some(higher.0),
         Parties::Group(_) => None,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use proto::ids::{ClientMsgId, GroupId, MsgId, UserId};
+
+    use super::*;
+
+    #[test]
+    fn a_stamp_is_for_256_users_and_no_more() {
+        let stamps = [0, 1, 255, 256, 511, 512, 4_999].map(stamps_for);
+        assert_eq!(stamps, [0, 0, 0, 1, 1, 2, 19]);
+        assert_eq!(stamps_for(usize::MAX), u32::MAX);
+    }
+
+    #[test]
+    fn a_stamp_is_the_time_unless_that_would_not_raise_it() {
+        let before = unix_s();
+        let stamp = stamp_after(5);
+        assert!((before..=unix_s()).contains(&stamp), "{stamp}");
+        let ahead = u32::MAX - 1;
+        assert_eq!(stamp_after(ahead), u32::MAX);
+        assert_eq!(stamp_after(u32::MAX), u32::MAX, "it does not begin again");
+    }
+
+    #[test]
+    fn numbers_end() {
+        assert_eq!(number_after(0, "user").unwrap(), 1);
+        assert_eq!(number_after(u32::MAX - 1, "user").unwrap(), u32::MAX);
+        let error = number_after(u32::MAX, "group").unwrap_err();
+        assert!(matches!(&error, StoreError::Refused(text) if text.contains("no group number")));
+    }
+
+    #[test]
+    fn the_higher_user_is_that_of_two_users_only() {
+        let two = ConversationId::single(UserId(9), UserId(4)).unwrap();
+        assert_eq!(higher_user(two), Some(9));
+        assert_eq!(higher_user(ConversationId::group(GroupId(9)).unwrap()), None);
+    }
+
+    #[test]
+    fn what_is_refused_is_named_with_what_was_found() {
+        let found = Progress { epoch: 7, applied: Offset(40), applied_crc: 0, fold_version: 1 };
+        let text = fenced(5, Offset(30), Some(found)).to_string();
+        assert!(text.contains("epoch 5 after 30") && text.contains("epoch 7 at 40"), "{text}");
+        assert!(fenced(5, Offset(30), None).to_string().contains("no owner"));
+        let text = fenced_consumer(5).to_string();
+        assert!(text.starts_with("fenced") && text.contains("epoch 5"), "{text}");
+        let text = other_log(LogId([1; 16]), LogId([2; 16])).to_string();
+        let (known, offered) = ("01".repeat(16), "02".repeat(16));
+        assert!(text.contains(&format!("belongs to log {known}")), "{text}");
+        assert!(text.contains(&format!("the log given is {offered}")), "{text}");
+    }
+
+    #[test]
+    fn a_number_given_twice_is_told_without_what_was_said() {
+        let message = MessageRow {
+            conversation: ConversationId::single(UserId(1), UserId(2)).unwrap(),
+            msg_id: MsgId(3),
+            sender: UserId(1),
+            client_msg_id: ClientMsgId([4; 16]),
+            offset: Offset(5),
+            timestamp_ms: 6,
+            kind: 1,
+            body: "secret".into(),
+        };
+        let text = number_given_twice(&message);
+        assert!(text.contains("message 3 of single:1-2; record 5"), "{text}");
+        assert!(!text.contains("secret"), "{text}");
     }
 }

@@ -21,11 +21,12 @@ use super::tokens::{
     FamilyId, FamilyRow, NewFamily, Revocation, SecretHash, TicketRow, TokenStore,
 };
 use super::{
-    Batch, ConversationRow, ConversationStore, DepartmentRow, MessageRow, NewUser, Progress, Since,
-    StoreError, Stored, StoredConversation, UserChange, UserConversation, UserRow, UserStore,
-    rules,
+    Batch, ConsumerCursor, ConsumerRow, ConsumerStore, ConversationRow, ConversationStore,
+    DepartmentRow, MessageRecord, MessageRow, NewUser, Progress, Since, StoreError, Stored,
+    StoredConversation, UserChange, UserConversation, UserRow, UserStore, rules,
 };
 
+mod consumers;
 mod failure;
 mod fold;
 mod history;
@@ -172,6 +173,34 @@ impl ConversationStore for SqliteStore {
 
     fn groups(&self, after: u32, count: usize) -> Stored<'_, Vec<(ConversationRow, u32)>> {
         Box::pin(self.reads.run(move |connection| history::groups(connection, after, count)))
+    }
+}
+
+impl ConsumerStore for SqliteStore {
+    fn consumers(&self) -> Stored<'_, Vec<ConsumerRow>> {
+        Box::pin(self.reads.run(|connection| consumers::all(connection)))
+    }
+
+    fn move_consumer(
+        &self,
+        epoch: u64,
+        name: String,
+        from: Option<ConsumerCursor>,
+        to: ConsumerCursor,
+    ) -> Stored<'_, bool> {
+        // What is lost of this in a power cut is handled once more.
+        Box::pin(
+            self.batches
+                .run(move |connection| consumers::move_to(connection, epoch, &name, from, to)),
+        )
+    }
+
+    fn forget_consumer(&self, name: String) -> Stored<'_, bool> {
+        Box::pin(self.records.run(move |connection| consumers::forget(connection, &name)))
+    }
+
+    fn numbers(&self, records: Vec<MessageRecord>) -> Stored<'_, Vec<(Offset, MsgId)>> {
+        Box::pin(self.reads.run(move |connection| consumers::numbers(connection, &records)))
     }
 }
 

@@ -272,6 +272,8 @@ impl Sum {
 
 #[cfg(test)]
 mod tests {
+    use proptest::prelude::*;
+
     use super::*;
 
     #[test]
@@ -291,7 +293,7 @@ mod tests {
     }
 
     #[test]
-    fn what_nobody_has_written_is_no_row() {
+    fn bytes_that_were_never_written_are_no_row() {
         for wrong in [&[9_u8][..], &[1, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 2]] {
             assert_eq!(decode(&mut Bytes::copy_from_slice(wrong), 1), None);
         }
@@ -317,6 +319,110 @@ mod tests {
         assert_eq!(joined, sum(&[b"one", b"two"]));
     }
 
+    /// Exports and their sums are read by other versions, too.
     #[test]
-    fn digits_stand_for_bytes() {}
+    fn a_row_is_written_as_it_always_was() {
+        let written = |fields: &[Field]| {
+            let mut written = Vec::new();
+            encode(fields, &mut written);
+            written
+        };
+        assert_eq!(written(&[Field::Null, Field::Null]), [0, 0]);
+        assert_eq!(written(&[Field::Number(0), Field::Number(127)]), [1, 0, 1, 127]);
+        assert_eq!(written(&[Field::Number(128), Field::Number(300)]), [1, 128, 1, 1, 172, 2]);
+        let greatest = [1, 255, 255, 255, 255, 255, 255, 255, 255, 255, 1];
+        assert_eq!(written(&[Field::Number(u64::MAX)]), greatest);
+        let texts = ["", "ab"].map(|text| Field::Bytes(text.into()));
+        assert_eq!(written(&texts), [2, 0, 2, 2, b'a', b'b']);
+        assert_eq!(written(&[Field::Bytes(vec![7; 200].into())])[..3], [2, 200, 1]);
+    }
+
+    /// The first 16 bytes of the SHA-256 of "abc" and of nothing.
+    #[test]
+    fn a_sum_is_what_it_always_was_and_goes_round() {
+        const ABC: u128 = 0xba78_16bf_8f01_cfea_4141_40de_5dae_2223;
+        const NOTHING: u128 = 0xe3b0_c442_98fc_1c14_9afb_f4c8_996f_b924;
+        let mut sum = Sum::default();
+        sum.add(b"abc");
+        assert_eq!(sum, Sum { rows: 1, sum: ABC });
+        sum.add(b"");
+        assert_eq!(sum, Sum { rows: 2, sum: ABC.wrapping_add(NOTHING) });
+        assert!(sum.sum < ABC, "it went round");
+        sum.join(Sum { rows: 3, sum: u128::MAX });
+        assert_eq!(sum, Sum { rows: 5, sum: ABC.wrapping_add(NOTHING) - 1 });
+    }
+
+    #[test]
+    fn a_table_is_found_by_its_name_and_its_key_comes_first() {
+        for table in &TABLES {
+            let found = Table::called(table.name).unwrap();
+            assert!(std::ptr::eq(found, table), "{}", table.name);
+            assert_eq!(table.key_columns(), &table.columns[..table.keys], "{}", table.name);
+            assert!((1..=2).contains(&table.keys), "{}", table.name);
+        }
+        assert!(Table::called("progress").is_none() && Table::called("").is_none());
+        let member = Table::called("member").unwrap();
+        assert_eq!(member.key_columns(), ["group_id", "user_id"]);
+        assert_eq!(member.list(), "`group_id`, `user_id`, `join_msg_id`, `leave_msg_id`");
+    }
+
+    #[test]
+    fn what_belongs_to_a_conversation_begins_with_its_number_and_the_rest_to_logins() {
+        let of = |place| {
+            let of_place = TABLES.iter().filter(move |table| table.place == place);
+            of_place.map(|table| (table.name, table.columns[0])).collect::<Vec<_>>()
+        };
+        let conversations = [
+            ("conversation", "id"),
+            ("member", "group_id"),
+            ("mark", "conversation"),
+            (MESSAGE, "conversation"),
+        ];
+        assert_eq!(of(Place::Conversations), conversations);
+        assert_eq!(of(Place::Files), [("unreadable", "log_offset")]);
+        let logins: Vec<_> = of(Place::Logins).into_iter().map(|(name, _column)| name).collect();
+        // A counter is there before the users and groups that it counts.
+        assert_eq!(logins, ["counter", "wanted_group", "department", "user", "device_token"]);
+    }
+
+    fn any_field() -> impl Strategy<Value = Field> {
+        prop_oneof![
+            Just(Field::Null),
+            any::<u64>().prop_map(Field::Number),
+            (0_u32..64, any::<u64>()).prop_map(|(by, number)| Field::Number(number >> by)),
+            prop::collection::vec(any::<u8>(), 0..300).prop_map(|bytes| Field::Bytes(bytes.into())),
+        ]
+    }
+
+    proptest! {
+        #[test]
+        fn rows_that_follow_each_other_are_told_apart(
+            rows in prop::collection::vec(prop::collection::vec(any_field(), 3), 0..8),
+        ) {
+            let mut written = Vec::new();
+            for row in &rows {
+                encode(row, &mut written);
+            }
+            let mut read = Bytes::from(written);
+            for row in rows {
+                prop_assert_eq!(decode(&mut read, 3), Some(row));
+            }
+            prop_assert!(read.is_empty());
+        }
+
+        #[test]
+        fn whatever_is_read_was_there_to_be_read(
+            bytes in prop::collection::vec(any::<u8>(), 0..60),
+            count in 0_usize..6,
+        ) {
+            let mut left = Bytes::from(bytes.clone());
+            if let Some(row) = decode(&mut left, count) {
+                prop_assert_eq!(row.len(), count);
+                let mut again = Vec::new();
+                encode(&row, &mut again);
+                // It may have been written with more bytes than it needs, never with fewer.
+                prop_assert!(again.len() + left.len() <= bytes.len());
+            }
+        }
+    }
 }

@@ -143,3 +143,33 @@ impl fmt::Debug for FamilyId {
         write!(f, "{:032x}", u128::from_be_bytes(self.0))
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn hashes_are_kept_one_after_the_other() {
+        let hashes: Vec<SecretHash> = (1..=3).map(|number| SecretHash([number; 32])).collect();
+        let bytes = joined(&hashes);
+        assert_eq!((bytes.len(), bytes[31], bytes[32]), (96, 1, 2));
+        assert_eq!(split(&bytes), hashes);
+        assert_eq!(split(&[]), []);
+        assert_eq!(split(&bytes[..95]), hashes[..2], "a piece of one is none");
+    }
+
+    #[test]
+    fn a_family_is_shown_by_all_digits_of_its_number() {
+        let mut number = [0; 16];
+        number[15] = 0xa5;
+        assert_eq!(format!("{:?}", FamilyId(number)), format!("{:0>32}", "a5"));
+    }
+
+    /// A family that was replaced as often as is remembered fits its column.
+    #[test]
+    fn as_many_replaced_tokens_as_are_remembered_fit_their_column() {
+        let replaced = vec![SecretHash([1; 32]); REPLACED_MAX];
+        assert!(joined(&replaced).len() <= 1_024);
+        assert!(include_str!("mysql/migrations/people_0002.sql").contains("VARBINARY(1024)"));
+    }
+}

@@ -26,16 +26,17 @@ use daemon::{Link, LinkError};
 use parking_lot::Mutex;
 use proto::cluster::Kind;
 use proto::cluster::wire::{Changed, Changes, Follow};
+use proto::ids::ConversationId;
 use tokio::sync::Notify;
 use tracing::{debug, info_span, warn};
 
 use super::batch::Batch;
-use super::progress::{Range, Standing, Step};
+use super::progress::{Completeness, Range, Step};
 use super::record::Record;
 use super::resync::{let_lost_sync, must_sync};
+use super::seen::Verdict;
 use super::shared::Shared;
 use super::{fanout, repair};
-use crate::seen::Verdict;
 
 /// Messages of the stream that wait at most.
 const QUEUED_MAX: usize = 64;
@@ -218,7 +219,10 @@ async fn apply(shared: &Arc<Shared>, stream: &Stream, link: &Link, changes: Chan
     let part = shared.delivered.part(changes.partition);
     let mut waiting = changes.conversations;
     // What belongs elsewhere has another cursor.
-    waiting.retain(|changed| shared.parts.partition_of(changed.conversation) == changes.partition);
+    waiting.retain(|changed| {
+        let conversation = conversation_of(changed);
+        conversation.is_some_and(|one| shared.parts.partition_of(one) == changes.partition)
+    });
     waiting.retain(|changed| {
         let complete = catch_up(shared, changed);
         if complete {
@@ -231,7 +235,8 @@ async fn apply(shared: &Arc<Shared>, stream: &Stream, link: &Link, changes: Chan
         // From here on no end is missed.
         ended.as_mut().enable();
         waiting.retain(|changed| {
-            let complete = shared.delivered.is_complete(changed.conversation, changed.offset);
+            let complete = conversation_of(changed)
+                .is_none_or(|one| shared.delivered.is_complete(one, changed.offset));
             if complete {
                 take_members(shared, changed);
             }
@@ -251,15 +256,16 @@ async fn apply(shared: &Arc<Shared>, stream: &Stream, link: &Link, changes: Chan
 /// Whether a conversation that has changed is complete. Otherwise it is being repaired.
 fn catch_up(shared: &Arc<Shared>, changed: &Changed) -> bool {
     let Shared { parts, delivered, .. } = &**shared;
-    let Changed { conversation, offset, .. } = *changed;
-    let standing = delivered.changed(conversation, offset, parts.floor(conversation));
+    let Some(conversation) = conversation_of(changed) else { return true };
+    let offset = changed.offset;
+    let completeness = delivered.changed(conversation, offset, parts.floor(conversation));
     fanout::deliver(shared, conversation);
     let_lost_sync(shared);
-    match standing {
-        Standing::Complete => true,
-        Standing::Behind { opened } => {
+    match completeness {
+        Completeness::Complete => true,
+        Completeness::Behind { opened } => {
             if opened {
-                debug!(conversation, offset, "behind");
+                debug!(conversation = conversation.number(), offset, "behind");
                 parts.metrics.cursor_repairs.inc();
                 repair::start(shared, conversation, Duration::ZERO);
             }
@@ -272,13 +278,13 @@ fn catch_up(shared: &Arc<Shared>, changed: &Changed) -> bool {
 fn take_members(shared: &Arc<Shared>, changed: &Changed) {
     let Shared { parts, delivered, .. } = &**shared;
     let Some(publish) = changed.members.clone() else { return };
-    let conversation = changed.conversation;
+    let Some(conversation) = conversation_of(changed) else { return };
     if !parts.partitions.is_current(parts.partition_of(conversation), publish.epoch) {
         return;
     }
     if parts.floor(conversation).is_none() {
         let mut batch = Batch::default();
-        let record = Record::read(parts, publish.clone(), true);
+        let record = Record::read(parts, conversation, publish.clone(), true);
         let verdict = delivered.take(record, || None);
         if matches!(verdict, Verdict::Delivered { .. }) {
             batch.add(conversation);
@@ -286,12 +292,16 @@ fn take_members(shared: &Arc<Shared>, changed: &Changed) {
         batch.deliver(shared);
     }
     // After what was taken: that may not be delivered yet, and goes to those who were members then.
-    let sum = Record { sums_up: true, ..Record::read(parts, publish, true) };
+    let sum = Record { sums_up: true, ..Record::read(parts, conversation, publish, true) };
     delivered.follow_up(conversation, sum);
     fanout::deliver(shared, conversation);
 }
 
-/// What changed after the cursor cannot be told: whoever is here must ask for himself.
+fn conversation_of(changed: &Changed) -> Option<ConversationId> {
+    ConversationId::from_number(changed.conversation)
+}
+
+/// The owner has forgotten what changed after the cursor: the clients here must reconnect and ask.
 fn forgotten(shared: &Shared, partition: u32, upto: u64) {
     let Shared { parts, delivered, .. } = shared;
     let cursor = delivered.cursor(partition);

@@ -2,7 +2,7 @@
 //!
 //! # Invariants
 //!
-//! - What is to be delivered of a conversation stands in its lane in the order of the log, and one task
+//! - What is to be delivered of a conversation stands in its queue in the order of the log, and one task
 //!   at a time has the right to deliver it.
 //! - Each partition has a lock of its own.
 
@@ -13,11 +13,12 @@ use std::sync::atomic::{AtomicBool, Ordering};
 
 use parking_lot::Mutex;
 use proto::cluster::partition_of;
+use proto::ids::ConversationId;
 use tokio::sync::Notify;
 
-use super::progress::{Progress, Range, Standing, Step};
-use super::record::{Record, mark_of};
-use crate::seen::{Missing, Verdict};
+use super::progress::{Completeness, Progress, Range, Step};
+use super::record::{Record, placed};
+use super::seen::{Missing, Verdict};
 
 /// What has been delivered here.
 #[derive(Debug)]
@@ -26,31 +27,31 @@ pub(super) struct Delivered {
     /// Not set before it is known how many there are: until then nobody is logged in.
     parts: OnceLock<Box<[Part]>>,
     /// Conversations that were forgotten although something was missing. Taken with the next batch.
-    lost: Mutex<Vec<u64>>,
+    lost: Mutex<Vec<ConversationId>>,
     has_lost: AtomicBool,
 }
 
 /// What has been delivered of one partition.
 #[derive(Debug)]
 pub(super) struct Part {
-    state: Mutex<State>,
+    state: Mutex<PartState>,
     /// Told whenever a gap ends.
     pub(super) ended: Notify,
 }
 
 #[derive(Debug)]
-struct State {
+struct PartState {
     progress: Progress<Record>,
     /// Conversations with records that were taken and not delivered yet.
-    lanes: HashMap<u64, Lane>,
+    queues: HashMap<ConversationId, ConversationQueue>,
     /// Kept for its memory.
     taken: Vec<Record>,
 }
 
 /// Records of one conversation on their way to its sessions.
 #[derive(Debug, Default)]
-struct Lane {
-    /// Somebody delivers, and will deliver what is added.
+struct ConversationQueue {
+    /// A task delivers, and will deliver what is added.
     busy: bool,
     ready: Vec<Record>,
 }
@@ -59,14 +60,14 @@ struct Lane {
 #[derive(Debug)]
 pub(super) struct Deliverer<'a> {
     delivered: &'a Delivered,
-    conversation: u64,
+    conversation: ConversationId,
     gave_up: bool,
 }
 
 impl Part {
     fn new(conversations_max: usize) -> Self {
         let progress = Progress::new(conversations_max);
-        let state = State { progress, lanes: HashMap::new(), taken: Vec::new() };
+        let state = PartState { progress, queues: HashMap::new(), taken: Vec::new() };
         Self { state: Mutex::new(state), ended: Notify::new() }
     }
 }
@@ -105,35 +106,35 @@ impl Delivered {
     }
 
     /// That of a conversation.
-    pub(super) fn part_of(&self, conversation: u64) -> &Part {
+    pub(super) fn part_of(&self, conversation: ConversationId) -> &Part {
         let count = self.parts.get().map_or(1, |parts| parts.len());
-        self.part(partition_of(conversation, u32::try_from(count).unwrap_or(u32::MAX)))
+        self.part(partition_of(conversation.number(), u32::try_from(count).unwrap_or(u32::MAX)))
     }
 
     /// Takes a published record. `floor` as for [`Progress::take`].
     pub(super) fn take(&self, record: Record, floor: impl FnOnce() -> Option<u64>) -> Verdict {
-        let conversation = record.publish.conversation;
-        let marked = (mark_of(&record.publish), record);
+        let conversation = record.conversation;
+        let placed = placed(record);
         let verdict = self
-            .with(conversation, |progress, out| progress.take(conversation, marked, floor, out));
+            .with(conversation, |progress, out| progress.take(conversation, placed, floor, out));
         if verdict == (Verdict::Delivered { closed: true }) {
             self.part_of(conversation).ended.notify_waiters();
         }
         verdict
     }
 
-    /// Changes a conversation. What is to be delivered goes into its lane under the same lock, so
+    /// Changes a conversation. What is to be delivered goes into its queue under the same lock, so
     /// that its order is that of the changes.
     fn with<T>(
         &self,
-        conversation: u64,
+        conversation: ConversationId,
         change: impl FnOnce(&mut Progress<Record>, &mut Vec<Record>) -> T,
     ) -> T {
         let mut state = self.part_of(conversation).state.lock();
-        let State { progress, lanes, taken } = &mut *state;
+        let PartState { progress, queues, taken } = &mut *state;
         let result = change(progress, taken);
         if !taken.is_empty() {
-            lanes.entry(conversation).or_default().ready.append(taken);
+            queues.entry(conversation).or_default().ready.append(taken);
         }
         if progress.has_lost() {
             self.lost.lock().append(&mut progress.take_lost());
@@ -148,46 +149,55 @@ impl Delivered {
     }
 
     /// The owner says that a conversation has a record at `offset`.
-    pub(super) fn changed(&self, conversation: u64, offset: u64, floor: Option<u64>) -> Standing {
+    pub(super) fn changed(
+        &self,
+        conversation: ConversationId,
+        offset: u64,
+        floor: Option<u64>,
+    ) -> Completeness {
         self.with(conversation, |progress, out| progress.changed(conversation, offset, floor, out))
     }
 
     /// Whether nothing up to `offset` is missing in a conversation.
-    pub(super) fn is_complete(&self, conversation: u64, offset: u64) -> bool {
+    pub(super) fn is_complete(&self, conversation: ConversationId, offset: u64) -> bool {
         self.part_of(conversation).state.lock().progress.is_complete(conversation, offset)
     }
 
     /// What is to be asked for; `None` if nothing is missing.
-    pub(super) fn missing(&self, conversation: u64) -> Option<Missing> {
+    pub(super) fn missing(&self, conversation: ConversationId) -> Option<Missing> {
         self.part_of(conversation).state.lock().progress.missing(conversation)
     }
 
     /// Takes what was asked for. Whether that closed the gap.
     pub(super) fn fetched(
         &self,
-        conversation: u64,
+        conversation: ConversationId,
         fetched: Vec<Record>,
         complete_to: Option<u64>,
     ) -> bool {
-        let marked = |record: Record| (mark_of(&record.publish), record);
-        let fetched = fetched.into_iter().map(marked).collect();
+        let fetched = fetched.into_iter().map(placed).collect();
         self.with(conversation, |progress, out| {
             progress.fetched(conversation, fetched, complete_to, out)
         })
     }
 
     /// What is missing is no longer fetched, since no session here needs it.
-    pub(super) fn give_up(&self, conversation: u64) {
+    pub(super) fn give_up(&self, conversation: ConversationId) {
         self.with(conversation, |progress, out| progress.give_up(conversation, out));
     }
 
     /// Up to where a conversation was taken here.
-    pub(super) fn reached(&self, conversation: u64) -> u64 {
+    pub(super) fn reached(&self, conversation: ConversationId) -> u64 {
         self.part_of(conversation).state.lock().progress.reached(conversation)
     }
 
     /// Does `work` if nothing after `offset` was taken in a conversation, and before anything is.
-    pub(super) fn at(&self, conversation: u64, offset: u64, work: impl FnOnce()) -> bool {
+    pub(super) fn at(
+        &self,
+        conversation: ConversationId,
+        offset: u64,
+        work: impl FnOnce(),
+    ) -> bool {
         let state = self.part_of(conversation).state.lock();
         let is_there = state.progress.reached(conversation) <= offset;
         if is_there {
@@ -209,7 +219,7 @@ impl Delivered {
     }
 
     /// The conversations that were forgotten although something was missing.
-    pub(super) fn take_lost(&self) -> Vec<u64> {
+    pub(super) fn take_lost(&self) -> Vec<ConversationId> {
         if self.has_lost.swap(false, Ordering::Acquire) {
             mem::take(&mut self.lost.lock())
         } else {
@@ -218,17 +228,20 @@ impl Delivered {
     }
 
     /// Adds what is to be carried out after everything that was taken.
-    pub(super) fn follow_up(&self, conversation: u64, record: Record) {
+    pub(super) fn follow_up(&self, conversation: ConversationId, record: Record) {
         let mut state = self.part_of(conversation).state.lock();
-        state.lanes.entry(conversation).or_default().ready.push(record);
+        state.queues.entry(conversation).or_default().ready.push(record);
     }
 
-    /// The right to deliver, and what there is; `None` if there is nothing, or somebody else does.
-    pub(super) fn deliverer(&self, conversation: u64) -> Option<(Deliverer<'_>, Vec<Record>)> {
+    /// The right to deliver, and what there is; `None` if there is nothing, or another task delivers.
+    pub(super) fn deliverer(
+        &self,
+        conversation: ConversationId,
+    ) -> Option<(Deliverer<'_>, Vec<Record>)> {
         let mut state = self.part_of(conversation).state.lock();
-        let lane = state.lanes.get_mut(&conversation).filter(|lane| !lane.busy)?;
-        lane.busy = true;
-        let ready = mem::take(&mut lane.ready);
+        let queue = state.queues.get_mut(&conversation).filter(|queue| !queue.busy)?;
+        queue.busy = true;
+        let ready = mem::take(&mut queue.ready);
         Some((Deliverer { delivered: self, conversation, gave_up: false }, ready))
     }
 }
@@ -237,10 +250,11 @@ impl Deliverer<'_> {
     /// What has been added meanwhile. If nothing has, the right is given up.
     pub(super) fn more(&mut self) -> Option<Vec<Record>> {
         let mut state = self.delivered.part_of(self.conversation).state.lock();
-        let ready = state.lanes.get_mut(&self.conversation).map(|lane| mem::take(&mut lane.ready));
+        let ready =
+            state.queues.get_mut(&self.conversation).map(|queue| mem::take(&mut queue.ready));
         let more = ready.filter(|ready| !ready.is_empty());
         if more.is_none() {
-            state.lanes.remove(&self.conversation);
+            state.queues.remove(&self.conversation);
             self.gave_up = true;
         }
         more
@@ -253,9 +267,9 @@ impl Drop for Deliverer<'_> {
             return;
         }
         let mut state = self.delivered.part_of(self.conversation).state.lock();
-        if let Some(lane) = state.lanes.get_mut(&self.conversation) {
+        if let Some(queue) = state.queues.get_mut(&self.conversation) {
             // Delivering has panicked: the next one goes on.
-            lane.busy = false;
+            queue.busy = false;
         }
     }
 }
@@ -263,8 +277,13 @@ impl Drop for Deliverer<'_> {
 #[cfg(test)]
 mod tests {
     use proto::cluster::wire::Publish;
+    use proto::ids::GroupId;
 
     use super::*;
+
+    fn seven() -> ConversationId {
+        ConversationId::group(GroupId(7)).unwrap()
+    }
 
     /// A user who was removed and added again is no member while what was said in between is delivered,
     /// although storage has already said that the user is a member again.
@@ -273,21 +292,21 @@ mod tests {
         let delivered = Delivered::new(10);
         delivered.set_partitions(1);
         let record = |offset, sums_up| {
-            let publish = Publish { conversation: 7, offset, ..Publish::default() };
-            Record { publish, answered: None, repaired: true, sums_up }
+            let publish = Publish { conversation: seven().number(), offset, ..Publish::default() };
+            Record { conversation: seven(), publish, answered: None, repaired: true, sums_up }
         };
         let offsets = |records: Vec<Record>| -> Vec<(u64, bool)> {
             records.iter().map(|record| (record.publish.offset, record.sums_up)).collect()
         };
-        delivered.follow_up(7, record(1, false));
-        let (mut right, ready) = delivered.deliverer(7).unwrap();
+        delivered.follow_up(seven(), record(1, false));
+        let (mut right, ready) = delivered.deliverer(seven()).unwrap();
         assert_eq!(offsets(ready), [(1, false)]);
-        delivered.follow_up(7, record(1, true));
-        assert!(delivered.deliverer(7).is_none(), "the first is being delivered");
+        delivered.follow_up(seven(), record(1, true));
+        assert!(delivered.deliverer(seven()).is_none(), "the first is being delivered");
         assert_eq!(offsets(right.more().unwrap()), [(1, true)]);
         assert!(right.more().is_none());
-        delivered.follow_up(7, record(2, true));
-        assert!(delivered.deliverer(7).is_some(), "nobody is");
+        delivered.follow_up(seven(), record(2, true));
+        assert!(delivered.deliverer(seven()).is_some(), "nobody is");
     }
 
     #[test]
@@ -295,14 +314,20 @@ mod tests {
         let delivered = Delivered::new(10);
         delivered.set_partitions(1);
         let record = || {
-            let publish = Publish { conversation: 7, ..Publish::default() };
-            Record { publish, answered: None, repaired: false, sums_up: false }
+            let publish = Publish { conversation: seven().number(), ..Publish::default() };
+            Record {
+                conversation: seven(),
+                publish,
+                answered: None,
+                repaired: false,
+                sums_up: false,
+            }
         };
-        delivered.follow_up(7, record());
-        let (right, _ready) = delivered.deliverer(7).unwrap();
-        delivered.follow_up(7, record());
+        delivered.follow_up(seven(), record());
+        let (right, _ready) = delivered.deliverer(seven()).unwrap();
+        delivered.follow_up(seven(), record());
         drop(right);
-        let (_right, ready) = delivered.deliverer(7).expect("the right is free again");
+        let (_right, ready) = delivered.deliverer(seven()).expect("the right is free again");
         assert_eq!(ready.len(), 1);
     }
 }

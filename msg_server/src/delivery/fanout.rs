@@ -10,12 +10,10 @@ use super::record::{Record, changes_members};
 use super::shared::Shared;
 
 /// Delivers what a conversation has got, unless another task does: then that one delivers this, too.
-pub(super) fn deliver(shared: &Arc<Shared>, conversation: u64) {
+pub(super) fn deliver(shared: &Arc<Shared>, conversation: ConversationId) {
     let Some((mut right, mut records)) = shared.delivered.deliverer(conversation) else { return };
     loop {
-        if let Some(conversation) = ConversationId::from_number(conversation) {
-            deliver_records(shared, conversation, &records);
-        }
+        deliver_records(shared, conversation, &records);
         match right.more() {
             Some(more) => records = more,
             None => return,

@@ -3,13 +3,13 @@
 use std::sync::Arc;
 
 use proto::cluster::wire::{InterestChange, Publish};
-use proto::ids::{ConversationId, GroupId};
+use proto::ids::{ConversationId, GroupId, UserId};
 
-use super::beginners::{self, Beginners};
+use super::joiners::{self, Joiners};
 use super::shared::Shared;
-use crate::membership::Change;
 use crate::parts::Parts;
-use crate::session::Session;
+use crate::sessions::membership::Change;
+use crate::sessions::session::Session;
 
 /// Carries out a change of a group's members, and tells all who are concerned.
 pub(super) fn change_members(
@@ -19,12 +19,12 @@ pub(super) fn change_members(
 ) {
     let parts = &shared.parts;
     let Some(group) = conversation.as_group() else { return };
-    let mut concerned: Vec<Arc<Session>> = match parts.registry.group(group.0) {
+    let mut concerned: Vec<Arc<Session>> = match parts.registry.group(group) {
         Some(group) => group.iter().map(|member| Arc::clone(&member.session)).collect(),
         None => Vec::new(),
     };
     for &user in publish.added.iter().chain(&publish.removed) {
-        concerned.extend(parts.registry.sessions_of(user));
+        concerned.extend(parts.registry.sessions_of(UserId(user)));
     }
     concerned.sort_by_key(|session| session.id());
     concerned.dedup_by_key(|session| session.id());
@@ -68,10 +68,10 @@ pub(super) fn withdraw(parts: &Parts, publish: &Publish) {
 
 /// Takes the sessions of removed users out. Returns those that were in.
 fn leave(parts: &Parts, group: GroupId, publish: &Publish) -> Vec<Arc<Session>> {
-    let removed = publish.removed.iter().flat_map(|user| parts.registry.sessions_of(*user));
+    let removed = publish.removed.iter().flat_map(|user| parts.registry.sessions_of(UserId(*user)));
     let version = publish.member_version;
     let left = |session: &Arc<Session>| {
-        parts.registry.change(session, group.0, version, None) == Change::Left
+        parts.registry.change(session, group, version, None) == Change::Left
     };
     removed.filter(left).collect()
 }
@@ -82,11 +82,11 @@ fn leave(parts: &Parts, group: GroupId, publish: &Publish) -> Vec<Arc<Session>> 
 fn enter(shared: &Arc<Shared>, group: GroupId, publish: &Publish) -> Vec<Arc<Session>> {
     let parts = &shared.parts;
     let order = parts.hub.in_order();
-    let added = publish.added.iter().flat_map(|user| parts.registry.sessions_of(*user));
+    let added = publish.added.iter().flat_map(|user| parts.registry.sessions_of(UserId(*user)));
     let entered: Vec<Arc<Session>> = added
         .filter(|session| {
             let (version, added_at) = (publish.member_version, Some(publish.offset));
-            parts.registry.change(session, group.0, version, added_at) == Change::Entered
+            parts.registry.change(session, group, version, added_at) == Change::Entered
         })
         .collect();
     let Some(first) = entered.first() else { return entered };
@@ -97,12 +97,12 @@ fn enter(shared: &Arc<Shared>, group: GroupId, publish: &Publish) -> Vec<Arc<Ses
         ..InterestChange::default()
     });
     drop(order);
-    let beginners = Beginners {
+    let joiners = Joiners {
         sessions: entered.clone(),
         group,
         added_at: publish.offset,
         changed_at: publish.offset,
     };
-    beginners::start(shared, beginners, publish.first_visible, announced);
+    joiners::start(shared, joiners, publish.first_visible, announced);
     entered
 }

@@ -4,11 +4,12 @@ use std::time::Duration;
 
 use daemon::CallError;
 use proto::cluster::wire::{FetchRequest, Fetched, Publish};
+use proto::ids::ConversationId;
 use tokio::time::sleep;
 use tracing::debug;
 
+use crate::client::waves::jittered;
 use crate::parts::Parts;
-use crate::waves::jittered;
 
 /// Pages that are fetched at a time, which bounds their memory.
 pub(super) const FETCHES_MAX: usize = 16;
@@ -20,7 +21,8 @@ const PAUSE: Duration = Duration::from_millis(500);
 pub(super) async fn fetch(parts: &Parts, request: &FetchRequest) -> Option<Fetched> {
     match parts.storage.fetch(request).await {
         Ok(page) => {
-            let partition = parts.partition_of(request.conversation);
+            let conversation = ConversationId::from_number(request.conversation)?;
+            let partition = parts.partition_of(conversation);
             let current = |publish: &Publish| parts.partitions.is_current(partition, publish.epoch);
             page.publishes.iter().all(current).then_some(page)
         }
@@ -34,7 +36,7 @@ pub(super) async fn fetch(parts: &Parts, request: &FetchRequest) -> Option<Fetch
 }
 
 /// Until it makes sense to ask about a conversation again.
-pub(super) async fn pause(parts: &Parts, conversation: u64) {
+pub(super) async fn pause(parts: &Parts, conversation: ConversationId) {
     let partition = parts.partition_of(conversation);
     if parts.storage.is_owned(partition) {
         sleep(jittered(PAUSE)).await;

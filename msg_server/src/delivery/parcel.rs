@@ -5,14 +5,13 @@ use std::slice;
 use std::sync::Arc;
 
 use bytes::{Bytes, BytesMut};
-use proto::cluster::wire::Publish;
 use proto::frame;
 use proto::ids::{ConversationId, Parties};
 
 use super::progress::concerns;
 use super::record::{Record, changes_members, extension};
 use crate::parts::Parts;
-use crate::session::Session;
+use crate::sessions::session::Session;
 
 /// Bytes that are joined into one write at most, so that a client that reads a little slowly can
 /// still take it.
@@ -42,17 +41,17 @@ pub(super) fn parcel_len(records: &[Record]) -> usize {
 /// Pushes records of one conversation to those of its sessions that may see them.
 pub(super) fn deliver_parcel(parts: &Parts, conversation: ConversationId, records: &[Record]) {
     let parcel = Parcel::new(records, parts.boot);
-    let partition = parts.partition_of(conversation.number());
+    let partition = parts.partition_of(conversation);
     match conversation.parties() {
         Parties::Single(low, high) => {
             for user in [low, high] {
-                for session in parts.registry.sessions_of(user.0) {
+                for session in parts.registry.sessions_of(user) {
                     parcel.push(&session, 0, session.floor(partition));
                 }
             }
         }
         Parties::Group(group) => {
-            let Some(group) = parts.registry.group(group.0) else { return };
+            let Some(group) = parts.registry.group(group) else { return };
             for member in group.iter() {
                 parcel.push(&member.session, member.join, member.floor(partition));
             }
@@ -61,9 +60,8 @@ pub(super) fn deliver_parcel(parts: &Parts, conversation: ConversationId, record
 }
 
 /// Pushes one message to sessions that may see it from `join` on. For what only they have missed.
-pub(super) fn deliver_to(parts: &Parts, sessions: &[Arc<Session>], publish: Publish, join: u32) {
-    let record = Record::read(parts, publish, true);
-    let parcel = Parcel::new(slice::from_ref(&record), parts.boot);
+pub(super) fn deliver_to(parts: &Parts, sessions: &[Arc<Session>], record: &Record, join: u32) {
+    let parcel = Parcel::new(slice::from_ref(record), parts.boot);
     for session in sessions {
         // Their clients have asked before they were members.
         parcel.push(session, join, Some(0));
@@ -122,13 +120,17 @@ fn join(frames: impl Iterator<Item = Bytes>) -> Bytes {
 
 #[cfg(test)]
 mod tests {
+    use proto::cluster::wire::Publish;
+    use proto::ids::GroupId;
+
     use super::*;
     use crate::config::LimitsConfig;
 
     fn records(count: usize, len: usize) -> Vec<Record> {
         let record = |msg_id| {
             let publish = Publish { msg_id, frame: vec![0; len].into(), ..Publish::default() };
-            Record { publish, answered: None, repaired: false, sums_up: false }
+            let conversation = ConversationId::group(GroupId(7)).unwrap();
+            Record { conversation, publish, answered: None, repaired: false, sums_up: false }
         };
         (1..).take(count).map(record).collect()
     }

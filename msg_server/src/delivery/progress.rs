@@ -21,8 +21,9 @@
 //! themselves ([`Progress::take_lost`]).
 
 use lru::LruCache;
+use proto::ids::ConversationId;
 
-use crate::seen::{Mark, Missing, Seen, Verdict};
+use super::seen::{Missing, Placed, Seen, Verdict};
 
 /// How many of the longest silent conversations are looked at for one that lacks nothing.
 const LOOK_MAX: usize = 64;
@@ -33,9 +34,9 @@ pub(super) struct Progress<R> {
     cursor: Option<u64>,
     /// How far the owner has told of changes.
     heard: u64,
-    conversations: LruCache<u64, Seen<R>>,
+    conversations: LruCache<ConversationId, Seen<R>>,
     conversations_max: usize,
-    lost: Vec<u64>,
+    lost: Vec<ConversationId>,
 }
 
 /// The range that a message of the owner's stream tells of.
@@ -53,7 +54,7 @@ pub(super) enum Step {
     Known,
     /// One before it is missing.
     Hole,
-    /// What lies between the cursor and it cannot be told any more.
+    /// What lies between the cursor and it is forgotten by the owner.
     Forgotten,
     /// The conversations it names are to be made complete; then the cursor moves.
     Apply,
@@ -61,7 +62,7 @@ pub(super) enum Step {
 
 /// How a conversation stands that has changed.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum Standing {
+pub(super) enum Completeness {
     Complete,
     /// Something is missing. `opened` if that was not known.
     Behind {
@@ -104,32 +105,32 @@ impl<R> Progress<R> {
     /// smallest of those here who are in the conversation, if anybody is.
     pub(super) fn take(
         &mut self,
-        conversation: u64,
-        (mark, record): (Mark, R),
+        conversation: ConversationId,
+        placed: Placed<R>,
         floor: impl FnOnce() -> Option<u64>,
         out: &mut Vec<R>,
     ) -> Verdict {
-        let cursor = self.cursor;
+        let (cursor, position) = (self.cursor, placed.position);
         if let Some(seen) = self.conversations.get_mut(&conversation) {
-            let is_next = mark.prev_offset <= seen.last_offset();
+            let is_next = position.prev_offset <= seen.last_offset();
             if !is_next {
                 match base(cursor, floor()) {
-                    Base::Nobody if !seen.has_gap() => seen.cover(mark.prev_offset, out),
+                    Base::Nobody if !seen.has_gap() => seen.cover(position.prev_offset, out),
                     Base::Nobody | Base::Unknown => {}
                     Base::From(offset) => seen.cover(offset, out),
                 }
             }
-            return seen.take(mark, record, out);
+            return seen.take(placed, out);
         }
-        if cursor.is_some_and(|cursor| mark.offset <= cursor) {
+        if cursor.is_some_and(|cursor| position.offset <= cursor) {
             return Verdict::Duplicate;
         }
         let mut seen = match base(cursor, floor()) {
-            Base::Nobody | Base::Unknown => Seen::before(mark),
-            Base::From(offset) if mark.offset <= offset => return Verdict::Duplicate,
+            Base::Nobody | Base::Unknown => Seen::before(position),
+            Base::From(offset) if position.offset <= offset => return Verdict::Duplicate,
             Base::From(offset) => Seen::from(offset),
         };
-        let verdict = seen.take(mark, record, out);
+        let verdict = seen.take(placed, out);
         self.insert(conversation, seen);
         verdict
     }
@@ -154,41 +155,41 @@ impl<R> Progress<R> {
     /// now. `floor` as for [`Self::take`].
     pub(super) fn changed(
         &mut self,
-        conversation: u64,
+        conversation: ConversationId,
         offset: u64,
         floor: Option<u64>,
         out: &mut Vec<R>,
-    ) -> Standing {
-        let Base::From(base) = base(self.cursor, floor) else { return Standing::Complete };
+    ) -> Completeness {
+        let Base::From(base) = base(self.cursor, floor) else { return Completeness::Complete };
         if let Some(seen) = self.conversations.get_mut(&conversation) {
             seen.cover(base, out);
-            return standing(seen, offset);
+            return completeness(seen, offset);
         }
         if offset <= base {
-            return Standing::Complete;
+            return Completeness::Complete;
         }
         let mut seen = Seen::from(base);
-        let standing = standing(&mut seen, offset);
+        let completeness = completeness(&mut seen, offset);
         self.insert(conversation, seen);
-        standing
+        completeness
     }
 
     /// Whether nothing up to `offset` is missing in a conversation.
-    pub(super) fn is_complete(&self, conversation: u64, offset: u64) -> bool {
+    pub(super) fn is_complete(&self, conversation: ConversationId, offset: u64) -> bool {
         let seen = self.conversations.peek(&conversation);
         seen.is_none_or(|seen| !seen.has_gap() || seen.last_offset() >= offset)
     }
 
     /// What is to be asked for; `None` if nothing is missing.
-    pub(super) fn missing(&self, conversation: u64) -> Option<Missing> {
+    pub(super) fn missing(&self, conversation: ConversationId) -> Option<Missing> {
         self.conversations.peek(&conversation)?.missing()
     }
 
     /// Takes what was asked for ([`Seen::fetched`]).
     pub(super) fn fetched(
         &mut self,
-        conversation: u64,
-        fetched: Vec<(Mark, R)>,
+        conversation: ConversationId,
+        fetched: Vec<Placed<R>>,
         complete_to: Option<u64>,
         out: &mut Vec<R>,
     ) -> bool {
@@ -197,14 +198,14 @@ impl<R> Progress<R> {
     }
 
     /// What is missing is no longer fetched, since no session here needs it.
-    pub(super) fn give_up(&mut self, conversation: u64, out: &mut Vec<R>) {
+    pub(super) fn give_up(&mut self, conversation: ConversationId, out: &mut Vec<R>) {
         if let Some(seen) = self.conversations.get_mut(&conversation) {
             seen.give_up(out);
         }
     }
 
     /// Up to where a conversation was delivered, or needs no delivery.
-    pub(super) fn reached(&self, conversation: u64) -> u64 {
+    pub(super) fn reached(&self, conversation: ConversationId) -> u64 {
         let seen = self.conversations.peek(&conversation);
         seen.map_or(self.cursor.unwrap_or(0), Seen::last_offset)
     }
@@ -213,7 +214,7 @@ impl<R> Progress<R> {
     pub(super) fn move_cursor(&mut self, upto: u64) {
         let cursor = *self.cursor.insert(self.cursor.unwrap_or(0).max(upto));
         let done = |seen: &Seen<R>| seen.last_offset() <= cursor && !seen.has_gap();
-        let done: Vec<u64> = self
+        let done: Vec<ConversationId> = self
             .conversations
             .iter()
             .filter(|(_number, seen)| done(seen))
@@ -236,11 +237,11 @@ impl<R> Progress<R> {
     }
 
     /// The conversations that were forgotten although something was missing.
-    pub(super) fn take_lost(&mut self) -> Vec<u64> {
+    pub(super) fn take_lost(&mut self) -> Vec<ConversationId> {
         std::mem::take(&mut self.lost)
     }
 
-    fn insert(&mut self, conversation: u64, seen: Seen<R>) {
+    fn insert(&mut self, conversation: ConversationId, seen: Seen<R>) {
         if self.conversations.len() >= self.conversations_max {
             let mut silent = self.conversations.iter().rev().take(LOOK_MAX);
             let whole = silent.find(|(_number, seen)| !seen.has_gap()).map(|(number, _)| *number);
@@ -253,11 +254,11 @@ impl<R> Progress<R> {
     }
 }
 
-fn standing<R>(seen: &mut Seen<R>, offset: u64) -> Standing {
+fn completeness<R>(seen: &mut Seen<R>, offset: u64) -> Completeness {
     if seen.last_offset() >= offset {
-        Standing::Complete
+        Completeness::Complete
     } else {
-        Standing::Behind { opened: seen.expect(offset) }
+        Completeness::Behind { opened: seen.expect(offset) }
     }
 }
 

@@ -3,15 +3,16 @@
 use prost::Message;
 use proto::client;
 use proto::cluster::wire::Publish;
-use proto::ids::ClientMsgId;
+use proto::ids::{ClientMsgId, ConversationId, UserId};
 
+use super::seen::{Placed, Position};
 use crate::parts::Parts;
-use crate::seen::Mark;
-use crate::session::Session;
+use crate::sessions::session::Session;
 
-/// A published record, and who else must not get it.
+/// A published record, and which session must not get it.
 #[derive(Debug)]
 pub(super) struct Record {
+    pub(super) conversation: ConversationId,
     pub(super) publish: Publish,
     /// The session here that was told "stored".
     pub(super) answered: Option<u64>,
@@ -22,19 +23,25 @@ pub(super) struct Record {
 }
 
 impl Record {
-    /// Reads a record. Its sender is answered, if this comes before storage's own answer.
-    pub(super) fn read(parts: &Parts, publish: Publish, repaired: bool) -> Self {
-        // What is fetched has no origin any more; then the sender may be anywhere.
+    /// Reads a record of a conversation. Its sender is answered, if this comes before storage's own
+    /// answer.
+    pub(super) fn read(
+        parts: &Parts,
+        conversation: ConversationId,
+        publish: Publish,
+        repaired: bool,
+    ) -> Self {
+        // What is fetched has no origin: its sender may be anywhere.
         let elsewhere = publish.origin.is_some_and(|origin| origin.gateway_boot != parts.boot);
         let id = publish.client_msg_id.as_deref().and_then(ClientMsgId::from_slice);
         let answered = match id {
             Some(id) if !elsewhere && !changes_members(&publish) => {
                 let Publish { sender, msg_id, .. } = publish;
-                parts.sends.published(sender, id, msg_id, || create_time(&publish))
+                parts.unanswered.published(UserId(sender), id, msg_id, || create_time(&publish))
             }
             _ => None,
         };
-        Self { publish, answered, repaired, sums_up: false }
+        Self { conversation, publish, answered, repaired, sums_up: false }
     }
 
     /// Whether the message came from this session, which gets the answer instead.
@@ -44,9 +51,10 @@ impl Record {
     }
 }
 
-/// The place of a record in its conversation and in the log.
-pub(super) fn mark_of(publish: &Publish) -> Mark {
-    Mark { msg_id: publish.msg_id, offset: publish.offset, prev_offset: publish.prev_offset }
+/// A record with its place in its conversation and in the log.
+pub(super) fn placed(record: Record) -> Placed<Record> {
+    let Publish { msg_id, offset, prev_offset, .. } = record.publish;
+    Placed { position: Position { msg_id, offset, prev_offset }, record }
 }
 
 /// When a published message was taken. Read from its frame, which only the few clients need that

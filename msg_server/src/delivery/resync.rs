@@ -1,5 +1,4 @@
-//! Sessions that miss something which cannot be brought to them any more: their clients come back and
-//! ask.
+//! Sessions that miss something which cannot be fetched: their clients must reconnect and ask for it.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -7,11 +6,11 @@ use std::time::Duration;
 use proto::ids::{ConversationId, Parties};
 
 use super::shared::Shared;
-use crate::closing::CloseReason;
-use crate::outbox::Outbox;
+use crate::client::closing::CloseReason;
+use crate::client::outbox::Outbox;
+use crate::client::waves::close_in_waves;
 use crate::parts::Parts;
-use crate::session::Session;
-use crate::waves::close_in_waves;
+use crate::sessions::session::Session;
 
 /// Over how long clients are spread that must come back and ask.
 const SYNC_WITHIN: Duration = Duration::from_secs(3);
@@ -23,7 +22,8 @@ pub(super) fn let_lost_sync(shared: &Shared) {
     }
 }
 
-/// Sessions miss something, and it cannot be brought to them any more: their clients must ask.
+/// Closes the connections of sessions that miss something which cannot be fetched: their clients
+/// reconnect and ask for everything.
 pub(super) fn must_sync(parts: &Parts, sessions: &[Arc<Session>]) {
     // None may hear of what came after what it missed.
     for session in sessions {
@@ -38,14 +38,13 @@ pub(super) fn must_sync(parts: &Parts, sessions: &[Arc<Session>]) {
 }
 
 /// The sessions of a conversation.
-fn concerned(parts: &Parts, conversation: u64) -> Vec<Arc<Session>> {
-    match ConversationId::from_number(conversation).map(ConversationId::parties) {
-        None => Vec::new(),
-        Some(Parties::Single(low, high)) => {
-            [low, high].iter().flat_map(|user| parts.registry.sessions_of(user.0)).collect()
+fn concerned(parts: &Parts, conversation: ConversationId) -> Vec<Arc<Session>> {
+    match conversation.parties() {
+        Parties::Single(low, high) => {
+            [low, high].iter().flat_map(|user| parts.registry.sessions_of(*user)).collect()
         }
-        Some(Parties::Group(group)) => {
-            let members = parts.registry.group(group.0).unwrap_or_default();
+        Parties::Group(group) => {
+            let members = parts.registry.group(group).unwrap_or_default();
             members.iter().map(|member| Arc::clone(&member.session)).collect()
         }
     }

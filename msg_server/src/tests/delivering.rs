@@ -92,6 +92,26 @@ async fn clients_with_the_extension_get_the_senders_name_of_the_message() {
     world.stop().await;
 }
 
+/// There it may be another message of the same name: only storage can tell.
+#[tokio::test]
+async fn a_message_from_another_gateway_answers_none_that_was_sent_here() {
+    let world = World::start().await;
+    world.db.answers_sends.store(false, Ordering::SeqCst);
+    let mut client = world.extended(5, WINDOWS).await;
+    let message = client::MessageData { client_msg_id: Some(vec![1; 16].into()), ..text(6, "x") };
+    client.send(Command::MessageData, 3, &message).await;
+    let submit = world.db.next_submit().await;
+    let origin = wire::Origin { gateway_boot: !submit.origin.gateway_boot, ..submit.origin };
+    let elsewhere = wire::Publish { origin: Some(origin), ..publish(single(5, 6), 1, 5) };
+    assert_eq!(elsewhere.client_msg_id, Some(submit.client_msg_id.clone()));
+    world.hub.send(Kind::Publish, &elsewhere);
+    assert_eq!(client.expect_push().await.msg_id, 1);
+    world.db.answer(&submit, wire::Outcome::Refused, None);
+    let result: client::SendResult = client.expect(Command::SendResult, 3).await;
+    assert_eq!(result.outcome(), client::SendOutcome::Refused);
+    world.stop().await;
+}
+
 #[tokio::test]
 async fn a_late_copy_is_waited_for() {
     let world = World::start().await;
@@ -139,7 +159,7 @@ fn change(version: u64, added: Vec<u32>, removed: Vec<u32>) -> wire::Publish {
 }
 
 #[tokio::test]
-async fn whoever_is_added_gets_what_is_said_from_the_join_on() {
+async fn a_user_who_is_added_gets_what_is_said_from_the_join_on() {
     let world = World::start().await;
     world.db.join(5, 9, 1, 1);
     let mut member = world.client(5, WINDOWS).await;
@@ -160,7 +180,7 @@ async fn whoever_is_added_gets_what_is_said_from_the_join_on() {
 }
 
 #[tokio::test]
-async fn whoever_is_removed_is_told_so_and_gets_nothing_more() {
+async fn a_user_who_is_removed_is_told_so_and_gets_nothing_more() {
     let world = World::start().await;
     for user in [5, 6] {
         world.db.join(user, 9, 1, 1);

@@ -159,7 +159,7 @@ async fn a_missed_change_of_members_is_made_up_for() {
 }
 
 #[tokio::test]
-async fn whoever_was_added_to_a_group_that_nobody_here_was_in_sees_it_all_the_same() {
+async fn a_user_who_was_added_to_a_group_that_nobody_here_was_in_sees_it_all_the_same() {
     let world = World::start_at(100).await;
     let mut added = world.client(6, WINDOWS).await;
     world.db.join(6, 9, 1, 2);
@@ -174,7 +174,7 @@ async fn whoever_was_added_to_a_group_that_nobody_here_was_in_sees_it_all_the_sa
 
 /// Storage cannot say what was said until then, so that both times are still beginning.
 #[tokio::test]
-async fn whoever_is_added_removed_and_added_again_gets_what_was_said_once() {
+async fn a_user_who_is_added_removed_and_added_again_gets_what_was_said_once() {
     let world = World::start_at(100).await;
     world.db.answers_fetches.store(false, Ordering::SeqCst);
     let mut added = world.client(6, WINDOWS).await;
@@ -191,6 +191,8 @@ async fn whoever_is_added_removed_and_added_again_gets_what_was_said_once() {
             world.db.next_fetch().await;
         }
     }
+    // Who asked for the list again because of the first time would find the group there.
+    world.db.join(6, 9, 1, 4);
     world.db.fold([at(group(9), 1, 140, 130), at(group(9), 2, 150, 140)]);
     world.db.answers_fetches.store(true, Ordering::SeqCst);
     for msg_id in [1, 2] {
@@ -400,5 +402,44 @@ async fn a_message_that_is_fetched_does_not_go_to_the_session_it_came_from() {
     world.db.tell(100);
     assert_eq!(phone.expect_push().await.msg_id, 1);
     sender.expect_quiet().await;
+    world.stop().await;
+}
+
+#[tokio::test]
+async fn what_nobody_here_needs_any_more_holds_up_nothing() {
+    let world = World::start_at(100).await;
+    let mut leaves = world.client(7, WINDOWS).await;
+    let mut stays = world.client(5, WINDOWS).await;
+    world.db.answers_fetches.store(false, Ordering::SeqCst);
+    world.db.fold([at(single(7, 8), 1, 110, 0)]);
+    world.db.tell(100);
+    world.db.next_fetch().await;
+    leaves.send(Command::LogoutRequest, 3, &client::LogoutRequest::default()).await;
+    leaves.expect::<client::LogoutReply>(Command::LogoutReply, 3).await;
+    leaves.expect_closed().await;
+
+    // What it missed is never fetched, and the cursor goes on all the same.
+    settle(&world).await;
+    world.hub.send(Kind::Publish, &at(single(5, 6), 1, 120, 0));
+    assert_eq!(stays.expect_push().await.msg_id, 1);
+    stays.expect_quiet().await;
+    world.stop().await;
+}
+
+#[tokio::test]
+async fn who_misses_something_of_a_conversation_that_is_forgotten_must_ask_and_nobody_else() {
+    let world = World::start_with(|limits| limits.conversations_max = 1).await;
+    let mut misses = world.client(5, WINDOWS).await;
+    let mut other = world.client(7, WINDOWS).await;
+    world.db.holds_fetches.store(true, Ordering::SeqCst);
+    world.hub.send(Kind::Publish, &at(single(5, 6), 1, 10, 0));
+    assert_eq!(misses.expect_push().await.msg_id, 1);
+    world.hub.send(Kind::Publish, &at(single(5, 6), 3, 30, 20));
+    misses.expect_quiet().await;
+
+    world.hub.send(Kind::Publish, &at(single(7, 8), 1, 40, 0));
+    assert_eq!(other.expect_push().await.msg_id, 1);
+    misses.expect_closed().await;
+    other.expect_quiet().await;
     world.stop().await;
 }

@@ -13,7 +13,8 @@ use std::time::Duration;
 use bytes::Bytes;
 use daemon::link::{self, LinkHandler, LinkKey, LinkOptions};
 use daemon::{
-    ClusterConfig, Context, Identity, ListenTlsConfig, Readiness, Role, Running, Secret, Shutdown,
+    ClusterConfig, Context, Identity, ListenTlsConfig, Metrics, Readiness, Role, Running, Secret,
+    Shutdown,
 };
 use parking_lot::Mutex;
 use proto::cluster::{partition_of, wire};
@@ -43,6 +44,8 @@ pub(super) struct World {
     /// A second one, in a cluster of [`PARTITIONS`].
     pub(super) other: Arc<FakeDb>,
     pub(super) hub: Arc<FakeHub>,
+    /// What the gateway shows of itself.
+    pub(super) page: Metrics,
     running: Running,
     peers: Shutdown,
     db_shutdown: Mutex<Shutdown>,
@@ -130,12 +133,14 @@ impl World {
         };
         change(&mut config);
         let shutdown = Shutdown::default();
-        let serving = crate::run(Context::fixed(config, shutdown.clone())).await.unwrap();
+        let context = Context::fixed(config, shutdown.clone());
+        let page = context.metrics.clone();
+        let serving = crate::serve(context).await.unwrap();
         timeout(LIMIT, serving.ready.ready()).await.expect("linked in time");
         let addr = serving.addr("clients").unwrap();
         let running = Running { serving, shutdown };
         let db_shutdown = Mutex::new(db_shutdown);
-        Self { addr, db, other, hub, running, peers, db_shutdown, db_addr }
+        Self { addr, db, other, hub, page, running, peers, db_shutdown, db_addr }
     }
 
     pub(super) async fn connect(&self) -> Client {

@@ -12,7 +12,7 @@ use proto::client::{
 use proto::cluster::wire::{Answer, Ask, AskStatus, Rest};
 
 use super::harness::*;
-use crate::answer_parts::PARTS_MAX;
+use crate::commands::answer_parts::PARTS_MAX;
 
 const IOS: u32 = 0x11;
 /// Users of the lists here: one in each part.

@@ -23,6 +23,19 @@ async fn the_first_frame_is_the_answer_and_it_is_complete() {
 }
 
 #[tokio::test]
+async fn a_second_login_on_one_connection_is_ignored() {
+    let world = World::start().await;
+    let mut client = world.connect().await;
+    client.send(Command::LoginRequest, 7, &login(5, WINDOWS)).await;
+    client.expect::<client::LoginReply>(Command::LoginReply, 7).await;
+    client.send(Command::LoginRequest, 8, &login(6, WINDOWS)).await;
+    client.send(Command::Heartbeat, 9, &client::Heartbeat {}).await;
+    client.expect::<client::Heartbeat>(Command::Heartbeat, 9).await;
+    assert_eq!(world.hub.next_change().await.add_users[0].user, 5);
+    world.stop().await;
+}
+
+#[tokio::test]
 async fn no_push_comes_before_the_answer_to_the_login() {
     let world = World::start().await;
     world.hub.confirms.store(false, Ordering::SeqCst);

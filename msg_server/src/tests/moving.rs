@@ -19,7 +19,7 @@ fn latest(session_id: u32) -> client::LatestMessageIdRequest {
     client::LatestMessageIdRequest { session_type, session_id, ..Default::default() }
 }
 
-/// Nobody answers sends by himself.
+/// Sends are answered only by the test.
 fn keep_silent(world: &World) {
     for db in [&world.db, &world.other] {
         db.answers_sends.store(false, Ordering::SeqCst);
@@ -52,11 +52,11 @@ async fn a_move_hands_over_again_in_order_and_the_client_hears_only_that_all_is_
         assert_eq!((again.client_msg_id[0], again.resend()), (id, true));
         assert_eq!(again.first(), id == 1);
     }
-    // About copies that do not count any more.
+    // About copies that no longer count.
     world.db.answer(&old[1], wire::Outcome::Retry, None);
     world.db.answer(&old[1], wire::Outcome::Refused, None);
     world.db.answer(&old[1], wire::Outcome::Moved, None);
-    // What is stored is stored, whoever says so.
+    // What is stored is stored, whichever owner says so.
     world.db.answer(&old[2], wire::Outcome::Ok, Some(3));
     expect_stored(&mut client, 3).await;
     for (seq, submit) in [(1, &old[0]), (2, &old[1])] {
@@ -98,7 +98,7 @@ async fn what_an_owner_hands_back_waits_for_the_next_one_and_nothing_overtakes_i
 }
 
 #[tokio::test]
-async fn whoever_has_a_partition_again_is_handed_everything_again() {
+async fn an_owner_that_has_a_partition_again_is_handed_everything_again() {
     let world = World::start_two(100).await;
     keep_silent(&world);
     let mut client = world.extended(5, ANDROID).await;
@@ -119,7 +119,7 @@ async fn an_answer_of_an_older_epoch_is_refused_and_the_new_owner_is_asked() {
     let mut client = world.client(5, WINDOWS).await;
     *world.db.reply.lock() = Some(reply(vec![(1, 5)], 3));
     *world.other.reply.lock() = Some(reply(vec![(1, 6)], 4));
-    // Somebody has published in epoch 6: of that, whoever is in epoch 5 may know nothing.
+    // Somebody has published in epoch 6: of that, an owner in epoch 5 may know nothing.
     let newer = placed(publish(single(5, peer), 11, peer), 6);
     world.hub.send(Kind::Publish, &wire::Publish { prev_offset: 0, ..newer });
     assert_eq!(client.expect_push().await.msg_id, 11);

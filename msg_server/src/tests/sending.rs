@@ -150,6 +150,30 @@ async fn the_publication_answers_if_it_comes_before_the_answer() {
 }
 
 #[tokio::test]
+async fn when_a_message_was_taken_is_told_with_the_answer_and_with_its_delivery() {
+    let world = World::start().await;
+    world.db.answers_sends.store(false, Ordering::SeqCst);
+    let mut client = world.extended(5, WINDOWS).await;
+    for msg_id in [1, 2] {
+        let id = vec![u8::try_from(msg_id).unwrap(); 16];
+        let message = client::MessageData { client_msg_id: Some(id.into()), ..text(6, "hello") };
+        client.send(Command::MessageData, 3, &message).await;
+        let submit = world.db.next_submit().await;
+        if msg_id == 1 {
+            world.db.answer(&submit, wire::Outcome::Ok, Some(msg_id));
+        } else {
+            let (origin, client_msg_id) = (Some(submit.origin), Some(submit.client_msg_id));
+            let published = publish(single(5, 6), msg_id, 5);
+            let published = wire::Publish { origin, client_msg_id, ..published };
+            world.hub.send(Kind::Publish, &published);
+        }
+        let result: client::SendResult = client.expect(Command::SendResult, 3).await;
+        assert_eq!((result.msg_id(), result.create_time), (msg_id, Some(1_700_000_000)));
+    }
+    world.stop().await;
+}
+
+#[tokio::test]
 async fn a_repeat_on_a_new_connection_is_answered_there() {
     let world = World::start().await;
     world.db.answers_sends.store(false, Ordering::SeqCst);
@@ -191,6 +215,27 @@ async fn a_frame_that_windows_repeats_before_its_answer_is_sent_once_and_answere
     assert_eq!(again.fingerprint(), first.fingerprint());
     assert_ne!(again.client_msg_id, first.client_msg_id);
     assert!(!again.may_repeat(), "what was answered on this connection is said again");
+    world.stop().await;
+}
+
+#[tokio::test]
+async fn what_comes_again_before_its_answer_counts_once_among_the_unanswered() {
+    let world = World::start_with(|limits| limits.unanswered_max = 2).await;
+    world.db.answers_sends.store(false, Ordering::SeqCst);
+    let mut named = world.extended(5, ANDROID).await;
+    let mut windows = world.client(7, WINDOWS).await;
+    for (client, is_named) in [(&mut named, true), (&mut windows, false)] {
+        for content in ["hello", "hello", "other"] {
+            let id = is_named.then(|| vec![content.as_bytes()[0]; 16].into());
+            let message = client::MessageData { client_msg_id: id, ..text(6, content) };
+            client.send(Command::MessageData, 7, &message).await;
+        }
+        let submits = [world.db.next_submit().await, world.db.next_submit().await];
+        for (submit, content) in submits.iter().zip(["hello", "other"]) {
+            assert_eq!(&submit.body[..], content.as_bytes());
+            world.db.answer(submit, wire::Outcome::Ok, Some(1));
+        }
+    }
     world.stop().await;
 }
 

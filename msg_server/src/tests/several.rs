@@ -75,7 +75,7 @@ async fn a_list_is_merged_from_all_owners() {
     assert_eq!(world.db.next_ask().await.partitions, [0, 1]);
     assert_eq!(world.other.next_ask().await.partitions, [2, 3]);
 
-    // While somebody has only a part of what he was asked about, there is no short list.
+    // While an owner has only a part of what it was asked about, there is no short list.
     world.other.owned.lock().pop();
     client.send(Command::UnreadCountRequest, 4, &client::UnreadCountRequest::default()).await;
     for _again in 0..2 {

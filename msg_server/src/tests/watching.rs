@@ -6,7 +6,7 @@ use proto::cluster::{Kind, wire};
 use proto::{Command, client};
 
 use super::harness::*;
-use crate::requests::STATUS_MAX;
+use crate::commands::answers::STATUS_MAX;
 
 /// Asks about users 1 to 3,000 in groups of 300, as Windows clients do.
 async fn ask_about_all(client: &mut Client) {

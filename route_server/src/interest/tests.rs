@@ -6,13 +6,15 @@ use proptest::prelude::*;
 
 use super::*;
 
-const NOBODY: [u32; 0] = [];
+const NOBODY: [UserId; 0] = [];
+const USER: UserId = UserId(7);
+const GROUP: GroupId = GroupId(9);
 const ANDROID: u32 = 0x12;
 const WINDOWS: u32 = 1;
 
-fn session(user: u32, session: u64, epoch: u64) -> UserInterest {
+fn session(user: UserId, session: u64, epoch: u64) -> Announcement {
     let client_type = if session.is_multiple_of(2) { WINDOWS } else { ANDROID };
-    UserInterest { user, session, client_type, epoch, age_us: None }
+    Announcement { user, session, client_type, epoch, age_us: None }
 }
 
 fn known(interest: &mut Interest, boot: u64) -> Slot {
@@ -22,33 +24,33 @@ fn known(interest: &mut Interest, boot: u64) -> Slot {
     slot
 }
 
-fn gateways_of(interest: &Interest, user: u32) -> BTreeSet<Slot> {
-    interest.claims(user).iter().map(|claim| claim.slot).collect()
+fn gateways_of(interest: &Interest, user: UserId) -> BTreeSet<Slot> {
+    interest.sessions(user).iter().map(Session::slot).collect()
 }
 
 #[test]
 fn a_late_removal_cannot_undo_a_newer_login() {
     let mut interest = Interest::default();
     let slot = known(&mut interest, 1);
-    interest.add_user(slot, &session(7, 2, 100), 0);
-    interest.add_user(slot, &session(7, 2, 200), 0);
-    assert!(!interest.remove_user(slot, &session(7, 2, 100)));
-    assert!(!interest.remove_user(slot, &session(7, 4, 200)), "another session");
-    assert!(interest.pc_online(7));
-    assert!(interest.remove_user(slot, &session(7, 2, 200)));
-    assert!(!interest.pc_online(7));
+    interest.add_session(slot, &session(USER, 2, 100), 0);
+    interest.add_session(slot, &session(USER, 2, 200), 0);
+    assert!(!interest.remove_session(slot, &session(USER, 2, 100)));
+    assert!(!interest.remove_session(slot, &session(USER, 4, 200)), "another session");
+    assert!(interest.pc_online(USER));
+    assert!(interest.remove_session(slot, &session(USER, 2, 200)));
+    assert!(!interest.pc_online(USER));
 }
 
 #[test]
 fn one_gateway_cannot_remove_what_another_has_said() {
     let mut interest = Interest::default();
     let (one, other) = (known(&mut interest, 1), known(&mut interest, 2));
-    interest.add_user(one, &session(7, 2, 100), 0);
-    interest.add_group(one, 9);
-    assert!(!interest.remove_user(other, &session(7, 2, 100)));
-    interest.remove_group(other, 9);
-    assert_eq!(gateways_of(&interest, 7), BTreeSet::from([one]));
-    assert_eq!(interest.gateways_of_group(9), [one]);
+    interest.add_session(one, &session(USER, 2, 100), 0);
+    interest.add_group(one, GROUP);
+    assert!(!interest.remove_session(other, &session(USER, 2, 100)));
+    interest.remove_group(other, GROUP);
+    assert_eq!(gateways_of(&interest, USER), BTreeSet::from([one]));
+    assert_eq!(interest.gateways_of_group(GROUP), [one]);
 }
 
 #[test]
@@ -57,49 +59,49 @@ fn a_gateway_is_unknown_until_its_table_is_complete_and_while_it_is_sent_again()
     let slot = interest.connect(1);
     assert_eq!(interest.unknown(), [slot]);
     interest.begin(slot);
-    interest.add_user(slot, &session(7, 2, 100), 0);
+    interest.add_session(slot, &session(USER, 2, 100), 0);
     assert_eq!(interest.unknown(), [slot]);
     assert_eq!(interest.complete(slot), NOBODY);
     assert_eq!(interest.unknown(), []);
     interest.begin(slot);
     assert_eq!(interest.unknown(), [slot]);
-    assert!(interest.pc_online(7), "what was known stays until the table is complete");
+    assert!(interest.pc_online(USER), "what was known stays until the table is complete");
     interest.begin(slot);
     assert_eq!(interest.unknown(), [slot], "beginning twice is beginning once");
-    assert_eq!(interest.complete(slot), [7], "he was not in the new table");
-    assert!(!interest.pc_online(7));
+    assert_eq!(interest.complete(slot), [USER], "the new table is without this user");
+    assert!(!interest.pc_online(USER));
 }
 
 #[test]
 fn changes_between_the_parts_of_a_table_count() {
     let mut interest = Interest::default();
     let slot = known(&mut interest, 1);
-    interest.add_user(slot, &session(1, 2, 10), 0);
+    interest.add_session(slot, &session(UserId(1), 2, 10), 0);
     interest.begin(slot);
-    interest.add_user(slot, &session(1, 2, 10), 0);
-    interest.add_user(slot, &session(3, 6, 30), 0);
-    interest.remove_user(slot, &session(1, 2, 10));
-    interest.add_group(slot, 9);
-    interest.remove_group(slot, 9);
+    interest.add_session(slot, &session(UserId(1), 2, 10), 0);
+    interest.add_session(slot, &session(UserId(3), 6, 30), 0);
+    interest.remove_session(slot, &session(UserId(1), 2, 10));
+    interest.add_group(slot, GROUP);
+    interest.remove_group(slot, GROUP);
     assert_eq!(interest.complete(slot), NOBODY);
     assert_eq!(interest.size(), Size { gateways_known: 1, users: 1, ..Size::default() });
-    assert!(interest.pc_online(3));
+    assert!(interest.pc_online(UserId(3)));
 }
 
 #[test]
-fn a_lost_gateway_leaves_nothing_and_tells_who_is_gone() {
+fn a_lost_gateway_leaves_nothing_and_tells_which_users_are_gone() {
     let mut interest = Interest::default();
     let (one, other) = (known(&mut interest, 1), known(&mut interest, 2));
-    interest.add_user(one, &session(1, 2, 10), 0);
-    interest.add_user(one, &session(2, 4, 10), 0);
-    interest.add_user(one, &session(3, 5, 10), 0);
-    interest.add_user(other, &session(2, 4, 20), 0);
-    interest.add_group(one, 9);
-    assert_eq!(interest.disconnect(one), [1], "2 is elsewhere too, 3 was on a phone");
+    interest.add_session(one, &session(UserId(1), 2, 10), 0);
+    interest.add_session(one, &session(UserId(2), 4, 10), 0);
+    interest.add_session(one, &session(UserId(3), 5, 10), 0);
+    interest.add_session(other, &session(UserId(2), 4, 20), 0);
+    interest.add_group(one, GROUP);
+    assert_eq!(interest.disconnect(one), [UserId(1)], "2 is elsewhere too, 3 was on a phone");
     assert_eq!(interest.disconnect(one), NOBODY, "once");
-    assert_eq!(interest.claims(1), []);
-    assert_eq!(gateways_of(&interest, 2), BTreeSet::from([other]));
-    assert_eq!(interest.gateways_of_group(9), []);
+    assert_eq!(interest.sessions(UserId(1)), []);
+    assert_eq!(gateways_of(&interest, UserId(2)), BTreeSet::from([other]));
+    assert_eq!(interest.gateways_of_group(GROUP), []);
     assert_eq!(interest.by_boot(1), None);
     assert_eq!(interest.size(), Size { gateways_known: 1, users: 1, ..Size::default() });
 }
@@ -108,35 +110,39 @@ fn a_lost_gateway_leaves_nothing_and_tells_who_is_gone() {
 fn a_table_is_asked_for_again_when_checksums_differ_twice_in_a_row() {
     let mut interest = Interest::default();
     let slot = known(&mut interest, 1);
-    interest.add_user(slot, &session(7, 2, 100), 0);
-    interest.add_group(slot, 9);
+    interest.add_session(slot, &session(USER, 2, 100), 0);
+    interest.add_group(slot, GROUP);
     let right = InterestChecksum {
         users: 1,
-        users_xor: interest_hash_user(7, 2, 100),
+        users_xor: interest_hash_user(USER.0, 2, 100),
         groups: 1,
-        groups_xor: interest_hash_group(9),
+        groups_xor: interest_hash_group(GROUP.0),
     };
     let wrong = InterestChecksum { users_xor: 5, ..right };
-    assert!(!interest.differs(slot, &right));
-    assert!(!interest.differs(slot, &wrong));
-    assert!(!interest.differs(slot, &right), "they had crossed");
-    assert!(!interest.differs(slot, &wrong));
-    assert!(interest.differs(slot, &wrong));
-    assert!(!interest.differs(slot, &wrong), "asked only just now");
+    assert!(!interest.must_send_again(slot, &right));
+    assert!(!interest.must_send_again(slot, &wrong));
+    assert!(!interest.must_send_again(slot, &right), "they had crossed");
+    assert!(!interest.must_send_again(slot, &wrong));
+    assert!(interest.must_send_again(slot, &wrong));
+    assert!(!interest.must_send_again(slot, &wrong), "asked only just now");
     interest.begin(slot);
-    assert!(!interest.differs(slot, &wrong), "it is being sent");
-    assert!(!interest.differs(slot, &wrong));
+    assert!(!interest.must_send_again(slot, &wrong), "it is being sent");
+    assert!(!interest.must_send_again(slot, &wrong));
 }
-
-type Sent = (BTreeSet<(u32, u64)>, BTreeSet<u32>);
 
 /// What a gateway has said, kept in the most obvious way.
 #[derive(Debug, Default, Clone)]
 struct Said {
-    sessions: BTreeMap<(u32, u64), u64>,
-    groups: BTreeSet<u32>,
+    sessions: BTreeMap<(UserId, u64), u64>,
+    groups: BTreeSet<GroupId>,
     known: bool,
-    sending: Option<Sent>,
+    new_table: Option<SaidAgain>,
+}
+
+#[derive(Debug, Default, Clone)]
+struct SaidAgain {
+    sessions: BTreeSet<(UserId, u64)>,
+    groups: BTreeSet<GroupId>,
 }
 
 #[derive(Debug, Clone)]
@@ -145,23 +151,27 @@ enum Step {
     Disconnect,
     Begin,
     Complete,
-    Add(u32, u64, u64),
-    Remove(u32, u64, u64),
-    AddGroup(u32),
-    RemoveGroup(u32),
+    Add(Announcement),
+    Remove(Announcement),
+    AddGroup(GroupId),
+    RemoveGroup(GroupId),
 }
 
 fn step() -> impl Strategy<Value = Step> {
-    let login = || (0..4_u32, 0..4_u64, 0..3_u64);
+    let login = || {
+        (0..4_u32, 0..4_u64, 0..3_u64)
+            .prop_map(|(user, number, epoch)| session(UserId(user), number, epoch))
+    };
+    let group = || (0..4_u32).prop_map(GroupId);
     prop_oneof![
         2 => Just(Step::Connect),
         1 => Just(Step::Disconnect),
         1 => Just(Step::Begin),
         1 => Just(Step::Complete),
-        8 => login().prop_map(|(user, session, epoch)| Step::Add(user, session, epoch)),
-        6 => login().prop_map(|(user, session, epoch)| Step::Remove(user, session, epoch)),
-        4 => (0..4_u32).prop_map(Step::AddGroup),
-        3 => (0..4_u32).prop_map(Step::RemoveGroup),
+        8 => login().prop_map(Step::Add),
+        6 => login().prop_map(Step::Remove),
+        4 => group().prop_map(Step::AddGroup),
+        3 => group().prop_map(Step::RemoveGroup),
     ]
 }
 
@@ -171,39 +181,39 @@ impl Said {
             Step::Connect | Step::Disconnect => {}
             Step::Begin => {
                 self.known = false;
-                self.sending = Some(Default::default());
+                self.new_table = Some(SaidAgain::default());
             }
             Step::Complete => {
                 self.known = true;
-                if let Some((sessions, groups)) = self.sending.take() {
+                if let Some(SaidAgain { sessions, groups }) = self.new_table.take() {
                     self.sessions.retain(|key, _epoch| sessions.contains(key));
                     self.groups.retain(|group| groups.contains(group));
                 }
             }
-            Step::Add(user, session, epoch) => {
+            Step::Add(Announcement { user, session, epoch, .. }) => {
                 self.sessions.insert((user, session), epoch);
-                if let Some((sessions, _groups)) = &mut self.sending {
-                    sessions.insert((user, session));
+                if let Some(new_table) = &mut self.new_table {
+                    new_table.sessions.insert((user, session));
                 }
             }
-            Step::Remove(user, session, epoch) => {
+            Step::Remove(Announcement { user, session, epoch, .. }) => {
                 if self.sessions.get(&(user, session)) == Some(&epoch) {
                     self.sessions.remove(&(user, session));
-                    if let Some((sessions, _groups)) = &mut self.sending {
-                        sessions.remove(&(user, session));
+                    if let Some(new_table) = &mut self.new_table {
+                        new_table.sessions.remove(&(user, session));
                     }
                 }
             }
             Step::AddGroup(group) => {
                 self.groups.insert(group);
-                if let Some((_sessions, groups)) = &mut self.sending {
-                    groups.insert(group);
+                if let Some(new_table) = &mut self.new_table {
+                    new_table.groups.insert(group);
                 }
             }
             Step::RemoveGroup(group) => {
                 self.groups.remove(&group);
-                if let Some((_sessions, groups)) = &mut self.sending {
-                    groups.remove(&group);
+                if let Some(new_table) = &mut self.new_table {
+                    new_table.groups.remove(&group);
                 }
             }
         }
@@ -216,9 +226,9 @@ impl Said {
             users_xor: xor(&mut self
                 .sessions
                 .iter()
-                .map(|(&(user, session), &epoch)| interest_hash_user(user, session, epoch))),
+                .map(|(&(user, session), &epoch)| interest_hash_user(user.0, session, epoch))),
             groups: u32::try_from(self.groups.len()).unwrap(),
-            groups_xor: xor(&mut self.groups.iter().map(|&group| interest_hash_group(group))),
+            groups_xor: xor(&mut self.groups.iter().map(|group| interest_hash_group(group.0))),
         }
     }
 }
@@ -230,9 +240,9 @@ fn apply(interest: &mut Interest, slot: Slot, step: &Step) {
         Step::Complete => {
             interest.complete(slot);
         }
-        Step::Add(user, number, epoch) => interest.add_user(slot, &session(user, number, epoch), 0),
-        Step::Remove(user, number, epoch) => {
-            interest.remove_user(slot, &session(user, number, epoch));
+        Step::Add(added) => interest.add_session(slot, &added, 0),
+        Step::Remove(removed) => {
+            interest.remove_session(slot, &removed);
         }
         Step::AddGroup(group) => interest.add_group(slot, group),
         Step::RemoveGroup(group) => interest.remove_group(slot, group),
@@ -271,13 +281,13 @@ proptest! {
             let sum = interest.gateway_mut(*slot).unwrap().sum;
             prop_assert_eq!(sum, said.sum());
         }
-        for user in 0..4 {
-            let mut claims: Vec<_> = interest
-                .claims(user)
+        for user in (0..4).map(UserId) {
+            let mut sessions: Vec<_> = interest
+                .sessions(user)
                 .iter()
-                .map(|claim| (claim.slot, claim.session, claim.epoch))
+                .map(|session| (session.slot(), session.key.session, session.epoch))
                 .collect();
-            claims.sort_unstable();
+            sessions.sort_unstable();
             let mut expected: Vec<_> = model
                 .values()
                 .flat_map(|(slot, said)| {
@@ -286,9 +296,9 @@ proptest! {
                 })
                 .collect();
             expected.sort_unstable();
-            prop_assert_eq!(claims, expected);
+            prop_assert_eq!(sessions, expected);
         }
-        for group in 0..4 {
+        for group in (0..4).map(GroupId) {
             let mut expected: Vec<Slot> = model
                 .values()
                 .filter(|(_slot, said)| said.groups.contains(&group))
@@ -298,7 +308,7 @@ proptest! {
             prop_assert_eq!(interest.gateways_of_group(group), expected);
         }
         let slots: BTreeSet<Slot> = model.values().map(|(slot, _said)| *slot).collect();
-        prop_assert_eq!(interest.all().collect::<BTreeSet<Slot>>(), slots);
+        prop_assert_eq!(interest.connected().collect::<BTreeSet<Slot>>(), slots);
 
         // When all are gone, nothing is left.
         for (slot, _said) in model.values() {

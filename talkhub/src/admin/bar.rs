@@ -65,7 +65,7 @@ impl Bar {
         let Some(now) = now else { return };
         self.write(&now, Instant::now());
         if self.is_terminal {
-            // Nobody is left to tell if that fails.
+            // If that fails, it cannot be reported.
             writeln!(io::stderr()).ok();
         }
     }
@@ -141,6 +141,20 @@ mod tests {
             "importing [###############...............]  50 %  500,000 of 1,000,000 rows (message)  \
              100,000 rows/s  0:05 left"
         );
+    }
+
+    #[test]
+    fn a_line_never_says_more_than_all_and_minutes_are_minutes() {
+        let step = |done| Step { phase: Phase::Exporting, table: "message", done, total: 120_000 };
+        let full = line(step(120_001), 0, Duration::from_secs(1));
+        assert!(full.contains(&format!("[{}] 100 %", "#".repeat(30))), "{full}");
+        assert!(full.ends_with("120,001 rows/s  0:00 left"), "{full}");
+        // 1,000 of 119,000 rows in ten seconds.
+        let slow = line(step(2_000), 1_000, Duration::from_secs(10));
+        assert!(slow.starts_with("exporting [..............................]   1 %"), "{slow}");
+        assert!(slow.ends_with("  100 rows/s  19:40 left"), "{slow}");
+        let none = line(step(1_000), 1_000, Duration::from_secs(10));
+        assert!(none.ends_with("rows (message)"), "nothing is known yet: {none}");
     }
 
     #[test]

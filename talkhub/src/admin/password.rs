@@ -1,4 +1,4 @@
-//! A password, from the arguments or from whoever types it.
+//! A password, from the arguments or typed at the terminal.
 
 use std::io::{self, BufRead, IsTerminal, Write};
 

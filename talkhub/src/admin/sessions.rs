@@ -90,7 +90,7 @@ mod tests {
     }
 
     #[test]
-    fn a_session_is_a_line_and_who_did_not_answer_is_named() {
+    fn a_session_is_a_line_and_gateways_that_did_not_answer_are_named() {
         let session = SessionLine {
             client_type: 0x12,
             address: "10.0.0.1".to_owned(),
@@ -107,6 +107,15 @@ mod tests {
             assert!(text.contains(expected), "{expected} is missing: {text}");
         }
         assert!(shown(&AdminAnswer::default()).contains("no session"));
+    }
+
+    #[test]
+    fn every_kind_of_device_is_named_and_a_clock_that_is_behind_is_no_harm() {
+        let devices = [0x01, 0x02, 0x11, 0x12, 0x0a].map(device);
+        assert_eq!(devices, ["Windows", "Mac", "iOS", "Android", "0x0a"]);
+        let session = SessionLine { client_type: 1, since: 100, ..SessionLine::default() };
+        let shown = line(&session, 99);
+        assert!(shown.contains("1970-01-01 00:01:40") && shown.contains(" 0 min "), "{shown}");
     }
 
     #[test]

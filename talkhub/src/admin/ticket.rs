@@ -41,6 +41,13 @@ mod tests {
     use super::*;
 
     #[test]
+    fn each_device_is_a_kind_of_client() {
+        let devices = [Device::Windows, Device::Mac, Device::Ios, Device::Android];
+        let kinds = devices.map(|device| wanted("anna", device).client_type);
+        assert_eq!(kinds, [0x01, 0x02, 0x11, 0x12]);
+    }
+
+    #[test]
     fn what_is_shown_is_read_and_nothing_else() {
         let ticket: Vec<u8> = (0..=255).collect();
         let answer = AdminAnswer { ticket: Some(ticket.clone().into()), ..AdminAnswer::default() };

@@ -162,3 +162,74 @@ where
         }
     })
 }
+
+#[cfg(test)]
+mod tests {
+    use clap::{Parser, Subcommand};
+    use db_proxy::transfer::Phase;
+
+    use super::*;
+
+    #[derive(Debug, Parser)]
+    struct Cli {
+        #[command(subcommand)]
+        what: What,
+    }
+
+    #[derive(Debug, Subcommand)]
+    enum What {
+        Import(ImportArgs),
+    }
+
+    fn parse(line: &str) -> Result<ImportArgs, String> {
+        let parsed = Cli::try_parse_from(format!("admin import --from f {line}").split(' '));
+        let What::Import(args) = parsed.map_err(|error| error.render().to_string())?.what;
+        Ok(args)
+    }
+
+    #[test]
+    fn the_databases_are_those_that_were_named_in_their_order() {
+        let all = "--mysql m1 --mysql m2 --mysql-logins u --mysql-ca ca --partitions 12";
+        let options = parse(all).unwrap().options();
+        assert_eq!(
+            (options.shards, options.partitions),
+            (["m1", "m2"].map(str::to_owned).to_vec(), 12)
+        );
+        assert_eq!((options.users.as_deref(), options.authorities), (Some("u"), Some("ca".into())));
+        let least = parse("--mysql m --partitions 1").unwrap().options();
+        assert_eq!((least.users, least.authorities), (None, None));
+        assert!(parse("--mysql m").unwrap_err().contains("--partitions"));
+        assert!(parse("--partitions 1").unwrap_err().contains("--mysql"));
+        assert!(parse("--mysql m --partitions 0").unwrap_err().contains("1..="));
+        let both = parse("--mysql m --partitions 1 --migrate --verify-only").unwrap_err();
+        assert!(both.contains("cannot be used with"), "{both}");
+    }
+
+    #[test]
+    fn what_was_moved_is_told_in_rows_messages_and_megabytes() {
+        let tables = vec![("user", 2_000), ("message", 1_234_567)];
+        let moved = |bytes| Moved { tables: tables.clone(), bytes, already: false };
+        let expected = "1,236,567 rows, 1,234,567 of them messages, ";
+        assert_eq!(amount(&moved(1 << 20)), format!("{expected}1 MiB"));
+        assert_eq!(amount(&moved((1 << 20) + 1)), format!("{expected}2 MiB"));
+    }
+
+    #[test]
+    fn what_is_to_end_ends_at_its_next_step() {
+        let watched = Watched { bar: Bar::new(), stop: AtomicBool::new(false) };
+        let step = Step { phase: Phase::Checking, table: "user", done: 0, total: 1 };
+        assert_eq!(watched.step(step), ControlFlow::Continue(()));
+        watched.stop.store(true, Ordering::Relaxed);
+        assert_eq!(watched.step(step), ControlFlow::Break(()));
+    }
+
+    #[test]
+    fn only_what_a_second_try_will_not_help_ends_with_78() {
+        let failed = |error| carried_out(async |_watched: Arc<Watched>| Err(error)).unwrap_err();
+        let refused = failed(MoveError::Refused("there is no export".to_owned()));
+        assert_eq!((refused.code(), refused.to_string().as_str()), (78, "there is no export"));
+        for error in [MoveError::Failed("gone".to_owned()), MoveError::Stopped] {
+            assert_eq!(failed(error).code(), 1);
+        }
+    }
+}

@@ -1,11 +1,14 @@
-//! A db_proxy for tests of those who ask one: the test gives the answers, and says how late they are.
+//! A db_proxy for tests of commands that ask one: the test gives the answers, and says how late
+//! they are.
 
 use std::sync::Arc;
 use std::time::Duration;
 
 use daemon::{Identity, Link, LinkFrame, LinkHandler, LinkKey, LinkOptions, Role, Shutdown};
 use proto::cluster::Kind;
-use proto::cluster::wire::{AdminAnswer, Owned, Ownership};
+use proto::cluster::wire::admin_request::What;
+use proto::cluster::wire::{AdminAnswer, AdminRequest, Owned, Ownership};
+use tokio::net::TcpListener;
 use tokio::sync::mpsc;
 use tokio::time::timeout;
 
@@ -39,7 +42,7 @@ impl LinkHandler for Handler {
     fn down(&self, _link: &Link) {}
 }
 
-/// Who all in the cluster believe.
+/// The identity of a daemon that all daemons of the tests' cluster believe.
 pub(crate) fn identity(role: Role) -> Identity {
     let (name, key) = (role.name().to_owned(), LinkKey::new(b"key"));
     Identity { role, name, boot: 1, key, tls: None }
@@ -59,17 +62,32 @@ impl DbProxy {
             &shutdown,
         );
         let addr = addr.await.unwrap().to_string();
-        let link = AdminLink::connect(&[addr], identity(Role::Admin)).await.unwrap();
+        // If several are named, some may be down.
+        let nobody = TcpListener::bind(("127.0.0.1", 0)).await.unwrap();
+        let addrs = [nobody.local_addr().unwrap().to_string(), addr];
+        drop(nobody);
+        let link = AdminLink::connect(&addrs, identity(Role::Admin)).await.unwrap();
         (Self { questions }, link)
     }
 
     /// Answers the next question, that much time after it has come. The time is skipped.
     pub(crate) async fn answer(&mut self, late: Duration, answer: &AdminAnswer) {
-        let question = timeout(SOON, self.questions.recv()).await.expect("it is asked");
-        let (link, question) = question.unwrap();
+        let (link, question) = self.question().await;
         tokio::time::pause();
         tokio::time::advance(late).await;
         tokio::time::resume();
         link.answer(&question, Kind::Admin.number(), answer).unwrap();
+    }
+
+    /// Answers the next question, and returns what was asked.
+    pub(crate) async fn asked(&mut self, answer: &AdminAnswer) -> What {
+        let (link, question) = self.question().await;
+        link.answer(&question, Kind::Admin.number(), answer).unwrap();
+        let request: AdminRequest = question.parse().unwrap();
+        request.what.expect("something is asked for")
+    }
+
+    async fn question(&mut self) -> (Link, LinkFrame) {
+        timeout(SOON, self.questions.recv()).await.expect("it is asked").unwrap()
     }
 }

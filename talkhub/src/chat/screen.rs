@@ -87,14 +87,14 @@ pub(super) fn kicked(reason: Option<KickReason>) -> &'static str {
 #[cfg(test)]
 mod tests {
     use bytes::Bytes;
-    use client::Session;
+    use client::Conversation;
     use proto::ids::{MsgId, UserId};
 
     use super::*;
 
     fn shown(kind: Kind, data: Bytes, create_time: u32) -> String {
         let said = Message {
-            session: Session::user(2),
+            conversation: Conversation::user(2),
             msg_id: MsgId(1),
             from: UserId(2),
             create_time,
@@ -138,5 +138,33 @@ mod tests {
         assert_eq!(outcome(&ok, "hi"), "✓ 7");
         let refused = Outcome::Refused(Some(RefuseReason::NotMember));
         assert_eq!(outcome(&refused, "hi"), "✗ you are not a member of the group: hi");
+        for (other, why) in [
+            (Outcome::Refused(None), "the server refuses it"),
+            (Outcome::Unknown, "it is not known whether it was stored"),
+            (Outcome::NotSent(NotSent::Full), "too many lines have no answer yet"),
+            (Outcome::NotSent(NotSent::Ended), "the client has ended"),
+        ] {
+            assert_eq!(outcome(&other, "a\u{1b}b"), format!("✗ {why}: a\u{fffd}b"));
+        }
+    }
+
+    #[test]
+    fn every_refusal_has_words_of_its_own() {
+        let reasons = (0..100).filter_map(|number| RefuseReason::try_from(number).ok());
+        let mut words: Vec<_> = reasons.map(refusal).collect();
+        assert_eq!(words.len(), 12);
+        words.sort_unstable();
+        words.dedup();
+        assert_eq!(words.len(), 12, "{words:?}");
+    }
+
+    #[test]
+    fn why_one_is_not_let_in_or_thrown_out_is_said_in_plain_words() {
+        let wrong = rejected(LoginResult::BadCredentials, "text of its own");
+        assert!(wrong.starts_with("wrong name or password"), "{wrong}");
+        assert_eq!(rejected(LoginResult::VersionTooOld, "a\u{1b}b"), "a\u{fffd}b");
+        assert_eq!(kicked(Some(KickReason::DuplicateLogin)), "you have logged in elsewhere");
+        assert_eq!(kicked(Some(KickReason::ByMobile)), "your phone has ended this session");
+        assert_eq!(kicked(None), "the server has ended this session");
     }
 }

@@ -4,9 +4,9 @@
 //! data/
 //!   cluster.key       the key that the daemons share; made at the first start, mode 0600
 //!   talkhub.lock      locked while an `up` runs here
-//!   db/               what db_proxy stores; its own business. Of others: db-2/, db-3/ …
+//!   db/               what db_proxy stores; only db_proxy uses it. Further ones: db-2/, db-3/ …
 //!   conf/NAME.toml    the settings of each daemon; written at every start
-//!   run/up.json       who runs where; there while the cluster is ready
+//!   run/up.json       which daemon runs where; there while the cluster is ready
 //!   run/NAME.pid      the process of each daemon (`--processes`)
 //! ```
 //!
@@ -20,6 +20,7 @@ use std::io::{self, Read, Seek, Write};
 use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 
+use daemon::files;
 use ring::rand::{SecureRandom, SystemRandom};
 
 use crate::failure::Failure;
@@ -47,7 +48,7 @@ impl Folder {
         let wrong = |path: &Path, error: io::Error| {
             Failure::new(format!("data folder {}: {error}", path.display()))
         };
-        // What is stored here is for nobody else on this machine.
+        // What is stored here is for no other user of this machine.
         private_folder(root).map_err(|error| wrong(root, error))?;
         let root = root.canonicalize().map_err(|error| wrong(root, error))?;
         let lock = lock(&root)?;
@@ -78,7 +79,7 @@ impl Folder {
     /// Writes those settings.
     pub fn write_conf(&self, name: &str, text: &str) -> Result<(), Failure> {
         let file = self.conf_file(name);
-        replace(&file, text)
+        files::replace(&file, text.as_bytes())
             .map_err(|error| Failure::new(format!("cannot write {}: {error}", file.display())))
     }
 
@@ -90,11 +91,11 @@ impl Folder {
     /// Says where everything is, for `talkhub admin` and for scripts.
     pub fn write_status(&self, json: &str) -> Result<(), Failure> {
         let file = status_file(&self.root);
-        replace(&file, json)
+        files::replace(&file, json.as_bytes())
             .map_err(|error| Failure::new(format!("cannot write {}: {error}", file.display())))
     }
 
-    /// Says that nothing runs here any more.
+    /// Says that nothing runs here from now on.
     pub fn remove_status(&self) {
         // It may not have been written, and the next start replaces it.
         fs::remove_file(status_file(&self.root)).ok();
@@ -107,7 +108,7 @@ impl Folder {
             .filter_map(|file| {
                 let name = file.file_name().to_str()?.strip_suffix(".pid")?.to_owned();
                 let pid: u32 = fs::read_to_string(file.path()).ok()?.trim().parse().ok()?;
-                // The number may belong to somebody else by now; the command line tells.
+                // The number may belong to another process by now; the command line tells.
                 let command = fs::read(format!("/proc/{pid}/cmdline")).ok()?;
                 let command = String::from_utf8_lossy(&command).into_owned();
                 let conf = self.conf_file(&name).display().to_string();
@@ -128,7 +129,7 @@ impl Folder {
             io::Error::other("the system gives no random numbers for the cluster's key")
         })?;
         let hex = u128::from_be_bytes(key);
-        replace(&file, &format!("{hex:032x}\n"))
+        files::replace(&file, format!("{hex:032x}\n").as_bytes())
     }
 }
 
@@ -168,7 +169,7 @@ fn lock(root: &Path) -> Result<File, Failure> {
         }
         Err(TryLockError::Error(error)) => return Err(wrong(error)),
     }
-    // Only a help for whoever finds it locked.
+    // Only a help for the next `up` that finds it locked: it can name the process.
     let told = file
         .set_len(0)
         .and_then(|()| file.rewind())
@@ -179,19 +180,6 @@ fn lock(root: &Path) -> Result<File, Failure> {
 
 fn private_folder(path: &Path) -> io::Result<()> {
     DirBuilder::new().recursive(true).mode(0o700).create(path)
-}
-
-/// Puts `text` in the place of `file`, whole or not at all, for its owner only.
-fn replace(file: &Path, text: &str) -> io::Result<()> {
-    let new = file.with_extension("new");
-    match fs::remove_file(&new) {
-        Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
-        _ => {}
-    }
-    let mut opened = OpenOptions::new().write(true).create_new(true).mode(0o600).open(&new)?;
-    opened.write_all(text.as_bytes())?;
-    opened.sync_all()?;
-    fs::rename(&new, file)
 }
 
 #[cfg(test)]
@@ -215,7 +203,7 @@ mod tests {
     }
 
     #[test]
-    fn a_folder_in_use_is_refused_and_names_who_uses_it() {
+    fn a_folder_in_use_is_refused_and_the_process_that_uses_it_is_named() {
         let temp = tempfile::tempdir().unwrap();
         let _first = Folder::open(temp.path()).unwrap();
         let failure = Folder::open(temp.path()).unwrap_err();
@@ -246,5 +234,78 @@ mod tests {
         child.wait().unwrap();
         assert_eq!(found, [Leftover { name: "gateway-1".to_owned(), pid: child.id() }]);
         assert_eq!(folder.leftovers(), [], "it has ended");
+    }
+
+    fn mode(path: &Path) -> u32 {
+        fs::metadata(path).unwrap().permissions().mode() & 0o777
+    }
+
+    #[test]
+    fn whatever_is_in_a_folder_is_for_its_owner_only() {
+        let temp = tempfile::tempdir().unwrap();
+        let root = temp.path().join("data");
+        let folder = Folder::open(&root).unwrap();
+        folder.write_conf("db_proxy", "key = 'secret'").unwrap();
+        folder.write_status("{}").unwrap();
+        for part in [&root, &root.join("conf"), &root.join("run")] {
+            assert_eq!(mode(part), 0o700, "{}", part.display());
+        }
+        let status = status_file(&root);
+        for file in [&folder.conf_file("db_proxy"), &status, &root.join("talkhub.lock")] {
+            assert_eq!(mode(file), 0o600, "{}", file.display());
+        }
+        assert_eq!(fs::read_to_string(folder.conf_file("db_proxy")).unwrap(), "key = 'secret'");
+        assert_eq!(folder.db(), root.canonicalize().unwrap().join("db"));
+        folder.remove_status();
+        assert!(!status.exists());
+        folder.remove_status();
+    }
+
+    #[test]
+    fn settings_that_cannot_be_written_are_named() {
+        let temp = tempfile::tempdir().unwrap();
+        let folder = Folder::open(temp.path()).unwrap();
+        folder.write_conf("db_proxy", "old").unwrap();
+        fs::create_dir(temp.path().join("conf/db_proxy.toml.new")).unwrap();
+        let failure = folder.write_conf("db_proxy", "new").unwrap_err().to_string();
+        assert!(failure.starts_with("cannot write ") && failure.contains("db_proxy.toml: "));
+        assert_eq!(fs::read_to_string(folder.conf_file("db_proxy")).unwrap(), "old");
+    }
+
+    #[test]
+    fn a_key_is_never_replaced_and_two_folders_have_two() {
+        let temp = tempfile::tempdir().unwrap();
+        let (one, other) = (temp.path().join("one"), temp.path().join("other"));
+        let keys = [&one, &other].map(|root| {
+            let folder = Folder::open(root).unwrap();
+            fs::read_to_string(folder.key_file()).unwrap()
+        });
+        assert_ne!(keys[0], keys[1]);
+        assert!(keys[0].trim().bytes().all(|digit| digit.is_ascii_hexdigit()));
+        fs::write(key_file(&one), "a key of one's own").unwrap();
+        drop(Folder::open(&one).unwrap());
+        assert_eq!(fs::read_to_string(key_file(&one)).unwrap(), "a key of one's own");
+    }
+
+    #[test]
+    fn what_is_no_folder_is_named() {
+        let temp = tempfile::tempdir().unwrap();
+        let file = temp.path().join("file");
+        fs::write(&file, "").unwrap();
+        let failure = Folder::open(&file).unwrap_err();
+        assert_eq!(failure.code(), 1);
+        assert!(failure.to_string().contains(&file.display().to_string()), "{failure}");
+    }
+
+    #[test]
+    fn what_is_no_number_of_a_process_is_no_leftover() {
+        let temp = tempfile::tempdir().unwrap();
+        let folder = Folder::open(temp.path()).unwrap();
+        for (name, text) in [("a", ""), ("b", "x"), ("c", "-1"), ("d", "4294967295")] {
+            fs::write(folder.pid_file(name), text).unwrap();
+        }
+        fs::write(temp.path().join("run/e.txt"), std::process::id().to_string()).unwrap();
+        fs::create_dir(folder.pid_file("f")).unwrap();
+        assert_eq!(folder.leftovers(), []);
     }
 }

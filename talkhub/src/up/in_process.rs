@@ -109,7 +109,7 @@ async fn start(plan: &DaemonPlan, shutdown: Shutdown) -> Result<Serving, BoxErro
         DaemonKind::DbProxy => serve(plan, shutdown, db_proxy::run).await,
         DaemonKind::RouteServer => serve(plan, shutdown, route_server::run).await,
         DaemonKind::LoginServer => serve(plan, shutdown, login_server::run).await,
-        DaemonKind::Gateway => serve(plan, shutdown, msg_server::run).await,
+        DaemonKind::Gateway => serve(plan, shutdown, msg_server::serve).await,
     }
 }
 
@@ -172,7 +172,130 @@ mod tests {
         Cluster::InProcess(InProcess { whole, daemons: vec![(plan, running)] })
     }
 
-    /// Time is paused: it jumps to the next timer whenever everybody waits.
+    #[test]
+    fn why_a_daemon_does_not_start_is_told_with_its_causes_and_settings_with_78() {
+        #[derive(Debug)]
+        struct Because(&'static str, Option<BoxError>);
+
+        impl std::fmt::Display for Because {
+            fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+                f.write_str(self.0)
+            }
+        }
+
+        impl std::error::Error for Because {
+            fn source(&self) -> Option<&(dyn std::error::Error + 'static)> {
+                self.1.as_deref().map(|cause| cause as &(dyn std::error::Error + 'static))
+            }
+        }
+
+        let around = |cause: BoxError| -> BoxError { Because("cannot serve", Some(cause)).into() };
+        let cause = failure("db_proxy", &around(Because("the disk is full", None).into()));
+        assert_eq!(
+            (cause.code(), &*cause.to_string()),
+            (1, "db_proxy: cannot serve: the disk is full")
+        );
+        let wrong = ConfigError::new("listen", "must be set");
+        let refused = StartRefused("no topic".to_owned());
+        for (error, text) in [
+            (around(wrong.into()), "db_proxy: key `listen`: must be set"),
+            (around(around(refused.into())), "db_proxy: no topic"),
+        ] {
+            let failure = failure("db_proxy", &error);
+            assert_eq!((failure.code(), failure.to_string().as_str()), (78, text));
+        }
+    }
+
+    /// A cluster of these daemons, each of which finishes in a turn of its own, and tells when.
+    fn cluster(
+        names: &[(&str, DaemonKind)],
+        whole: &Shutdown,
+        told: &tokio::sync::mpsc::Sender<String>,
+    ) -> InProcess {
+        let daemons = names.iter().map(|(name, kind)| {
+            let plan = DaemonPlan {
+                kind: *kind,
+                name: (*name).to_owned(),
+                conf: String::new(),
+                metrics: "127.0.0.1:1".parse().unwrap(),
+                listens: Vec::new(),
+            };
+            let (told, name) = (told.clone(), plan.name.clone());
+            let serving = Serving::new("test").drain(async move {
+                for what in ["begins", "ends"] {
+                    told.send(format!("{name} {what}")).await.unwrap();
+                    tokio::time::sleep(Duration::from_secs(1)).await;
+                }
+            });
+            (plan, Running { serving, shutdown: whole.child() })
+        });
+        InProcess { whole: whole.clone(), daemons: daemons.collect() }
+    }
+
+    const ALL: [(&str, DaemonKind); 4] = [
+        ("login", DaemonKind::LoginServer),
+        ("route", DaemonKind::RouteServer),
+        ("db", DaemonKind::DbProxy),
+        ("gateway", DaemonKind::Gateway),
+    ];
+
+    /// Time is paused: it jumps to the next timer whenever all tasks wait.
+    #[tokio::test(start_paused = true)]
+    async fn daemons_stop_when_those_that_need_them_have_stopped() {
+        let (told, mut order) = tokio::sync::mpsc::channel(16);
+        let whole = Shutdown::default();
+        cluster(&ALL, &whole, &told).stop().await.unwrap();
+        drop(told);
+        let mut lines = Vec::new();
+        while let Some(line) = order.recv().await {
+            lines.push(line);
+        }
+        let one = ["gateway begins", "gateway ends", "db begins", "db ends"];
+        // These two stop together.
+        let two = ["login begins", "route begins", "login ends", "route ends"];
+        assert_eq!(lines, [one, two].concat());
+        assert!(whole.is_begun());
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_daemon_that_does_not_stop_is_named_and_the_others_stop_all_the_same() {
+        let (told, mut order) = tokio::sync::mpsc::channel(16);
+        let cluster = cluster(&ALL, &Shutdown::default(), &told);
+        let (_plan, gateway) = &cluster.daemons[3];
+        gateway.shutdown.spawn(tracing::Span::none(), std::future::pending());
+        let failure = cluster.stop().await.unwrap_err().to_string();
+        assert!(failure.starts_with("stopped by force: gateway: 1 tasks still ran"), "{failure}");
+        assert!(!failure.contains(';'), "only that one: {failure}");
+        drop(told);
+        let mut count = 0;
+        while order.recv().await.is_some() {
+            count += 1;
+        }
+        assert_eq!(count, 8);
+    }
+
+    #[tokio::test]
+    async fn a_daemon_that_fails_is_named_even_before_all_are_ready() {
+        let (told, _order) = tokio::sync::mpsc::channel(16);
+        let mut cluster = cluster(&ALL, &Shutdown::default(), &told);
+        let readiness = Readiness::default();
+        let hub = readiness.condition("hub");
+        cluster.daemons[2].1.serving.ready = readiness;
+        assert_eq!(cluster.unready(), ["db: waiting for: hub"]);
+        let processes = cluster.processes();
+        let names: Vec<_> = processes.iter().map(|process| process.name.as_str()).collect();
+        assert_eq!(names, ["login", "route", "db", "gateway"]);
+        assert!(processes.iter().all(|process| process.pid == std::process::id()));
+        let db = cluster.daemons[2].1.shutdown.clone();
+        let ready = timeout(Duration::from_secs(10), cluster.ready());
+        let (ready, ()) = tokio::join!(ready, async { db.fail() });
+        let ready = ready.expect("it is heard of");
+        assert_eq!(ready.unwrap_err().to_string(), "a vital part has ended: db");
+        hub.set(true);
+        assert!(cluster.unready().is_empty());
+    }
+
+    /// Time is paused: it jumps to the next timer whenever all tasks wait.
     #[tokio::test(start_paused = true)]
     async fn a_cluster_that_is_not_ready_after_a_minute_says_what_it_waits_for() {
         let temp = tempfile::tempdir().unwrap();

@@ -38,7 +38,7 @@ impl DaemonKind {
     pub const START_ORDER: [&'static [Self]; 3] =
         [&[Self::RouteServer, Self::LoginServer], &[Self::DbProxy], &[Self::Gateway]];
 
-    /// The same the other way round: those first that nobody depends on.
+    /// The same the other way round: those first that no others depend on.
     pub const STOP_ORDER: [&'static [Self]; 3] =
         [&[Self::Gateway], &[Self::DbProxy], &[Self::RouteServer, Self::LoginServer]];
 
@@ -118,7 +118,7 @@ pub struct DaemonPlan {
     pub conf: String,
     /// Its admin page.
     pub metrics: SocketAddr,
-    /// What else it listens on, and for whom.
+    /// What else it listens on, and what connects there.
     pub listens: Vec<(&'static str, SocketAddr)>,
 }
 
@@ -485,6 +485,72 @@ mod tests {
         assert_all_parse(&plan);
         assert!(plan.listens().all(|(addr, _what)| addr.ip().is_loopback()));
         assert_eq!(plan.gateways_tls, ["127.0.0.1:8030", "127.0.0.1:8031"]);
+    }
+
+    #[test]
+    fn every_daemon_has_its_name_its_page_and_the_same_key_limit_and_log() {
+        let asked =
+            Wanted { log_level: "debug".to_owned(), log_format: "json".to_owned(), ..wanted() };
+        let plan = asked.plan();
+        let names: Vec<_> = plan.daemons.iter().map(|daemon| daemon.name.as_str()).collect();
+        let routes_and_db = ["route_server-1", "route_server-2", "db_proxy"];
+        let gateways = ["msg_server-1", "msg_server-2"];
+        assert_eq!(names, [&["login_server"][..], &routes_and_db, &gateways].concat());
+        for daemon in &plan.daemons {
+            let conf: Table = daemon.conf.parse().unwrap();
+            let (process, cluster) = (&conf["process"], &conf["cluster"]);
+            assert_eq!(process["metrics_addr"].as_str(), Some(&*daemon.metrics.to_string()));
+            assert_eq!(process["log_level"].as_str(), Some("debug"));
+            assert_eq!(process["log_format"].as_str(), Some("json"));
+            assert_eq!(process["drain_limit_s"].as_integer(), Some(5));
+            assert_eq!(cluster["name"].as_str(), Some(daemon.name.as_str()));
+            assert_eq!(cluster["key_file"].as_str(), wanted().key_file.to_str());
+            assert!(daemon.conf.starts_with("# Written by `talkhub up`"), "{}", daemon.conf);
+        }
+        let what: Vec<_> = plan.listens().map(|(addr, what)| (addr.port(), what)).collect();
+        assert!(what.contains(&(8080, "clients of login_server".to_owned())), "{what:?}");
+        assert!(what.contains(&(8152, "metrics of route_server-1".to_owned())), "{what:?}");
+        assert_eq!(what.len(), 2 * plan.daemons.len() + 1, "login_server has one more");
+    }
+
+    #[test]
+    fn daemons_start_before_those_that_dial_them_and_stop_after_them() {
+        let all = |order: [&[DaemonKind]; 3]| order.concat();
+        let mut stop = all(DaemonKind::STOP_ORDER);
+        assert_eq!(stop.len(), 4);
+        let start = all(DaemonKind::START_ORDER);
+        let place = |kind| start.iter().position(|one| *one == kind);
+        // db_proxy dials route_servers, and a gateway all the others.
+        assert!(place(DaemonKind::RouteServer) < place(DaemonKind::DbProxy));
+        assert!(start.ends_with(&[DaemonKind::Gateway]));
+        assert!(stop.starts_with(&[DaemonKind::Gateway, DaemonKind::DbProxy]));
+        stop.retain(|kind| !start.contains(kind));
+        assert!(stop.is_empty());
+    }
+
+    #[test]
+    fn where_clients_are_listened_for_follows_from_what_they_are_told() {
+        let listens = |advertise: Option<&str>, allow_plain| {
+            let advertise = advertise.map(str::to_owned);
+            let plan = Wanted { advertise, allow_plain, tls: Some(tls()), ..wanted() }.plan();
+            let gateway: msg_server::Config = parsed(&plan, "msg_server-1");
+            let (plain, tls) = (gateway.listen.unwrap().ip(), gateway.tls.unwrap().listen.ip());
+            (plain.to_string(), tls.to_string(), plan.gateways[0].clone())
+        };
+        let here = "127.0.0.1";
+        for (advertise, allow_plain, plain, tls, told) in [
+            (None, false, here, here, "127.0.0.1:8000"),
+            (None, true, here, here, "127.0.0.1:8000"),
+            (Some("127.0.0.2"), false, "127.0.0.2", "127.0.0.2", "127.0.0.2:8000"),
+            (Some("::1"), false, "::1", "::1", "[::1]:8000"),
+            (Some("192.0.2.1"), false, here, "0.0.0.0", "192.0.2.1:8000"),
+            (Some("192.0.2.1"), true, "0.0.0.0", "0.0.0.0", "192.0.2.1:8000"),
+            (Some("2001:db8::1"), false, here, "::", "[2001:db8::1]:8000"),
+            (Some("chat.example"), true, "0.0.0.0", "0.0.0.0", "chat.example:8000"),
+        ] {
+            let expected = (plain.to_owned(), tls.to_owned(), told.to_owned());
+            assert_eq!(listens(advertise, allow_plain), expected, "{advertise:?} {allow_plain}");
+        }
     }
 
     #[test]

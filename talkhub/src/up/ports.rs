@@ -7,7 +7,7 @@
 //!                                                  N+141 … N+201      metrics and health
 //! ```
 //!
-//! A daemon's ports depend on its number alone: starting with more gateways moves nobody.
+//! A daemon's ports depend on its number alone: starting with more gateways moves no daemon's ports.
 
 use std::ops::RangeInclusive;
 
@@ -26,7 +26,7 @@ const HTTPS: u16 = 81;
 const LOGIN_LINKS: u16 = 90;
 const ROUTE_LINKS: u16 = 100;
 const DB_LINKS: u16 = 120;
-/// Of the second db_proxy and those after it.
+/// The metrics ports of the second db_proxy and those after it.
 const MORE_DB_METRICS: u16 = 141;
 const METRICS: u16 = 150;
 
@@ -137,6 +137,20 @@ mod tests {
         assert_eq!((ports.gateway_tls(0), ports.login_links()), (8030, 8090));
         assert_eq!((ports.route_links(1), ports.db_links(0)), (8101, 8120));
         assert_eq!((ports.login_metrics(), ports.db_metrics(0)), (8150, 8151));
+    }
+
+    #[test]
+    fn the_ports_of_further_daemons_are_where_the_head_of_this_file_says() {
+        let ports = Ports::from_base(8000).unwrap();
+        assert_eq!((ports.gateway(29), ports.gateway_tls(29)), (8029, 8059));
+        assert_eq!((ports.route_links(0), ports.route_links(19)), (8100, 8119));
+        assert_eq!(
+            (ports.db_links(7), ports.db_metrics(1), ports.db_metrics(7)),
+            (8127, 8141, 8147)
+        );
+        assert_eq!((ports.route_metrics(0), ports.route_metrics(19)), (8152, 8171));
+        assert_eq!((ports.gateway_metrics(0), ports.gateway_metrics(29)), (8172, 8201));
+        assert_eq!(SPAN, 202);
     }
 
     #[test]

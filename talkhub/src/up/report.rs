@@ -118,6 +118,7 @@ impl Status {
 
 #[cfg(test)]
 mod tests {
+    use super::super::plan::DaemonKind;
     use super::*;
 
     fn status() -> Status {
@@ -161,5 +162,50 @@ mod tests {
             assert!(table.contains(part), "{part} is missing in:\n{table}");
         }
         assert!(status().table(Path::new("data"), false).contains("admin --data data user add"));
+    }
+
+    #[test]
+    fn processes_are_listed_as_planned_whatever_order_they_were_started_in() {
+        let daemon = |kind: DaemonKind, name: &str, port: u16| DaemonPlan {
+            kind,
+            name: name.to_owned(),
+            conf: String::new(),
+            metrics: SocketAddr::from(([127, 0, 0, 1], port)),
+            listens: Vec::new(),
+        };
+        let daemons = vec![
+            daemon(DaemonKind::LoginServer, "login_server", 1),
+            daemon(DaemonKind::DbProxy, "db_proxy", 2),
+            daemon(DaemonKind::Gateway, "msg_server-1", 3),
+        ];
+        let processes = [2, 0, 1].map(|at| ProcessLine::new(&daemons[at], 70)).to_vec();
+        let plan = Plan {
+            daemons,
+            login: "http://h:1".to_owned(),
+            login_tls: Some("https://h:2".to_owned()),
+            gateways: vec!["h:3".to_owned(), "h:4".to_owned()],
+            gateways_tls: vec!["h:5".to_owned()],
+            db: vec![SocketAddr::from(([127, 0, 0, 1], 9))],
+        };
+        let status = Status::new(&plan, processes);
+        let listed: Vec<_> = status.processes.iter().map(|process| process.name.as_str()).collect();
+        assert_eq!(listed, ["login_server", "db_proxy", "msg_server-1"]);
+        assert_eq!(status.processes[2].role, "msg_server");
+        assert!(status.db.is_empty(), "it is not for standard output");
+        let table = status.table(Path::new("/d"), false);
+        for line in [
+            "  login           http://h:1",
+            "  gateways        h:3  h:4",
+            "  login, TLS      https://h:2",
+            "  gateways, TLS   h:5",
+            "  data            /d",
+            "  daemon          process   metrics",
+            "  db_proxy        70        http://127.0.0.1:2/metrics",
+            "  talkhub chat --login http://h:1 --user anna --to ben",
+        ] {
+            assert!(table.lines().any(|shown| shown == line), "{line:?} in\n{table}");
+        }
+        let back: Status = serde_json::from_str(&status.json()).unwrap();
+        assert_eq!(back, status);
     }
 }

@@ -75,12 +75,12 @@ struct Broker {
     process: Process,
     port: Port,
     controller: Port,
-    /// Where it also listens with TLS, for those who log in.
+    /// Where it also listens with TLS, for clients that log in.
     secured: Option<Port>,
     folder: PathBuf,
 }
 
-/// Who has a partition.
+/// Which brokers have a partition.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct PartitionState {
     /// The broker that takes what is written.
@@ -102,7 +102,7 @@ impl Kafka {
     }
 
     /// As [`Self::start_with`]. With a user, in the words of Kafka's own tool, the brokers also listen
-    /// with TLS, for those who log in.
+    /// with TLS, for clients that log in.
     fn start_for(user: Option<&str>, brokers: usize, settings: &[(&str, &str)]) -> Self {
         let template = template("kafka", &[&java(), &libs()], JAVA, make_template);
         let folder = folder::new("kafka");
@@ -131,7 +131,7 @@ impl Kafka {
         cluster
     }
 
-    /// The one broker that all tests of this process share: nobody may stop, pause or reconfigure
+    /// The one broker that all tests of this process share: no test may stop, pause or reconfigure
     /// it, and each test takes topics and groups of its own.
     pub fn shared() -> &'static Self {
         static SHARED: OnceLock<Kafka> = OnceLock::new();
@@ -173,8 +173,8 @@ impl Kafka {
         });
     }
 
-    /// Who has a partition, in the eyes of the first broker that answers; `None` if it knows no such
-    /// partition, or if nobody answers.
+    /// Which brokers have a partition, as the first broker that answers sees it; `None` if it knows
+    /// no such partition, or if no broker answers.
     pub fn partition(&self, topic: &str, partition: i32) -> Option<PartitionState> {
         let metadata = self.ask(wire::metadata)?;
         let topic = metadata.topics.into_iter().find(|each| each.name == topic)?;
@@ -203,7 +203,7 @@ impl Kafka {
         broker.run(&self.classes(), &|metadata| metadata.brokers.contains(&broker.id));
     }
 
-    /// Stops a broker in its tracks (SIGSTOP): connections stay open, and nobody gets an answer.
+    /// Stops a broker in its tracks (SIGSTOP): connections stay open, and no request gets an answer.
     pub fn pause(&self, broker: usize) {
         self.broker(broker).process.pause();
     }

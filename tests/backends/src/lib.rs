@@ -9,10 +9,10 @@
 //! ```
 //!
 //! `start` gives a test a server of its own, that it may kill; `shared` gives all tests of one
-//! process the same one, that nobody may harm. Everything here blocks the calling thread.
+//! process the same one, that no test may harm. Everything here blocks the calling thread.
 //!
 //! Two more things that tests of several crates need: [`skip`] says that a machine lacks something, and
-//! [`program()`] runs one of our programs as if nobody had told the tests anything.
+//! [`program()`] runs one of our programs as if the tests had been told nothing.
 //!
 //! # Invariants
 //!

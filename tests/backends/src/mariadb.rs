@@ -21,8 +21,8 @@ mod replication;
 
 const SERVER_PACKAGE: &str = "mariadb-server-core";
 const CLIENT_PACKAGE: &str = "mariadb-client-core";
-/// Names the folder of MySQL's programs. Debian has none that runs beside its MariaDB, so nobody installs
-/// it for the tests.
+/// Names the folder of MySQL's programs. Debian has none that runs beside its MariaDB, so the tests
+/// do not install it.
 const MYSQL: &str = "TALKHUB_MYSQL";
 /// In the data folder, and named as seen from there: the whole path may be too long for a socket.
 const SOCKET: &str = "socket";
@@ -30,7 +30,7 @@ const SOCKET: &str = "socket";
 const INSTALL: [&str; 4] = [
     "--skip-test-db",
     "--auth-root-authentication-method=normal",
-    // Nobody misses one that a power cut has left half made.
+    // A folder that a power cut has left half made is not needed.
     "--innodb-flush-method=nosync",
     // Less to copy. The server that runs makes itself a log of the usual size.
     "--innodb-log-file-size=8M",
@@ -68,7 +68,7 @@ impl MariaDb {
         server
     }
 
-    /// The server that all tests of this process share: nobody may stop, pause or reconfigure it.
+    /// The server that all tests of this process share: no test may stop, pause or reconfigure it.
     pub fn shared() -> &'static Self {
         static SHARED: OnceLock<MariaDb> = OnceLock::new();
         SHARED.get_or_init(Self::start)
@@ -151,7 +151,7 @@ impl MariaDb {
         self.run();
     }
 
-    /// Stops it in its tracks (SIGSTOP): connections stay open, and nobody gets an answer.
+    /// Stops it in its tracks (SIGSTOP): connections stay open, and no request gets an answer.
     pub fn pause(&self) {
         self.process.pause();
     }
@@ -181,7 +181,7 @@ impl MariaDb {
         let options = (INSTALL, as_root());
         let template = template("mariadb", &[&server()], options, |draft| self.install_at(draft));
         template::copy(&template, &self.data()).expect("copy an empty data folder");
-        // Who it is among others. Makes itself another one.
+        // Its identity among other servers. It makes itself a new one.
         fs::remove_file(self.data().join("auto.cnf")).ok();
     }
 
@@ -256,7 +256,7 @@ fn name_of(database: &str) -> &str {
     name.split('?').next().unwrap_or_default()
 }
 
-/// Whether a server greets whoever connects, as it does when it has recovered.
+/// Whether a server greets a client that connects, as it does when it has recovered.
 fn greets(port: u16) -> bool {
     let Ok(mut socket) = TcpStream::connect((Ipv4Addr::LOCALHOST, port)) else { return false };
     socket.set_read_timeout(Some(Duration::from_secs(2))).is_ok()

@@ -22,11 +22,11 @@ pub(crate) struct Port {
 }
 
 impl Port {
-    /// Takes a port that nobody uses.
+    /// Takes a port that is not in use.
     pub(crate) fn take() -> Self {
         let locks = folder::scratch().join("ports");
         fs::create_dir_all(&locks).expect("make the folder of the ports");
-        // Not always from the first one: somebody else may look at this moment.
+        // Not always from the first one: another process may look at this moment.
         let nanos = SystemTime::UNIX_EPOCH.elapsed().unwrap_or_default().subsec_nanos();
         let start = (std::process::id() ^ nanos) % u32::from(COUNT);
         let start = u16::try_from(start).expect("it is below the count");

@@ -214,7 +214,7 @@ fn spawn(command: Command) -> Child {
     type Request = (Command, SyncSender<io::Result<Child>>);
     static STARTER: OnceLock<SyncSender<Request>> = OnceLock::new();
     let starter = STARTER.get_or_init(|| {
-        // Whoever comes while it is busy waits for the few milliseconds that a start takes.
+        // A caller that comes while it is busy waits for the few milliseconds that a start takes.
         let (sender, requests) = sync_channel::<Request>(1);
         thread::spawn(move || {
             for (mut command, answer) in requests {

@@ -45,7 +45,7 @@ impl Redis {
         server
     }
 
-    /// The server that all tests of this process share: nobody may stop, pause, flush or reconfigure
+    /// The server that all tests of this process share: no test may stop, pause, flush or reconfigure
     /// it, and each test takes keys of its own.
     pub fn shared() -> &'static Self {
         static SHARED: OnceLock<Redis> = OnceLock::new();
@@ -119,7 +119,7 @@ impl Redis {
         self.run();
     }
 
-    /// Stops it in its tracks (SIGSTOP): connections stay open, and nobody gets an answer.
+    /// Stops it in its tracks (SIGSTOP): connections stay open, and no request gets an answer.
     pub fn pause(&self) {
         self.process.pause();
     }

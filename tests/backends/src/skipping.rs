@@ -17,7 +17,7 @@ pub fn skip(why: &str) {
     let place = Location::caller();
     let must_run = std::env::var_os(MUST_RUN).is_some_and(|value| value == "1");
     assert!(!must_run, "{MUST_RUN} is set, and {why}");
-    // Not by a macro, whose output nobody sees unless a test fails.
+    // Not by a macro, whose output is hidden unless a test fails.
     let line = format!("SKIPPED: {}:{}: {why}\n", place.file(), place.line());
     std::io::stderr().write_all(line.as_bytes()).ok();
     if let Some(path) = std::env::var_os(SKIPS) {

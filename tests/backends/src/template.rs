@@ -29,12 +29,12 @@ pub(crate) fn template(
         (path, metadata.len(), metadata.modified().ok()).hash(&mut hasher);
     }
     let template = folder.join(format!("{name}-{:016x}", hasher.finish()));
-    // Whoever comes second waits for the first.
+    // A process that comes second waits for the first.
     let lock = File::create(folder.join(format!("{name}.lock"))).expect("make a file to lock");
     lock.lock().expect("lock it");
     if !template.exists() {
         let draft = folder.join(format!("{name}.draft"));
-        // Somebody may have been killed over it.
+        // A process may have been killed while it made this.
         fs::remove_dir_all(&draft).or_else(|_error| fs::remove_file(&draft)).ok();
         make(&draft);
         fs::rename(&draft, &template).expect("a template gets its name");

@@ -62,7 +62,7 @@ fn main() -> ExitCode {
     };
     match run(&args) {
         Ok(code) => ExitCode::from(code),
-        // Whoever reads has seen enough.
+        // The reader has closed the pipe: it has seen enough.
         Err(error) if error.kind() == io::ErrorKind::BrokenPipe => ExitCode::SUCCESS,
         Err(error) => {
             writeln!(io::stderr(), "talkhub-check: {error}").ok();

@@ -1,4 +1,5 @@
-//! Measures how many messages a cluster acknowledges and how fast, with each kind of storage behind it.
+//! Measures how many messages a cluster acknowledges and how fast, with each kind of storage behind it,
+//! and what it costs to deliver the messages of a group to all who are there.
 //!
 //! `cargo run --release -p tests --features kafka --bin talkhub-load` prints the table. It takes a few
 //! minutes, and is worth something on a machine that does nothing else.
@@ -8,15 +9,17 @@ use std::time::Duration;
 
 use clap::Parser;
 use tests::fault::say;
+use tests::load::fanout::{self, FanoutOptions};
 use tests::load::{Behind, HEAD, LoadOptions, machine, measure};
 
 /// Measures how many messages a cluster acknowledges and how fast, with each kind of storage behind it
 #[derive(Debug, Parser)]
 #[command(name = "talkhub-load")]
 struct Args {
-    /// What is behind the gateways: embedded, mysql, kafka; all of them if not given
-    #[arg(value_parser = ["embedded", "mysql", "kafka"])]
-    behind: Vec<String>,
+    /// What is behind the gateways: embedded, mysql, kafka; or the members of a group who read; all of
+    /// them if not given
+    #[arg(value_parser = ["embedded", "mysql", "kafka", "group"])]
+    what: Vec<String>,
     /// Clients, each with a connection of its own
     #[arg(long, value_name = "N", default_value_t = 64, value_parser = clap::value_parser!(u32).range(1..=2_000))]
     clients: u32,
@@ -32,7 +35,16 @@ struct Args {
     /// How many db_proxies share the log on Kafka
     #[arg(long, value_name = "N", default_value_t = 1, value_parser = clap::value_parser!(u16).range(1..=8))]
     db_proxies: u16,
+    /// Members of the group, each with a connection of its own
+    #[arg(long, value_name = "N", default_value_t = 200, value_parser = clap::value_parser!(u32).range(16..=5_000))]
+    members: u32,
+    /// Messages that eight of them say together
+    #[arg(long, value_name = "N", default_value_t = 40_000, value_parser = clap::value_parser!(u32).range(1_000..=1_000_000))]
+    messages: u32,
 }
+
+/// Members of the group who speak.
+const SPEAKERS: u32 = 8;
 
 #[expect(clippy::print_stdout, reason = "a program for a person at a terminal")]
 fn main() -> ExitCode {
@@ -51,20 +63,25 @@ fn main() -> ExitCode {
             return ExitCode::FAILURE;
         }
     };
-    let Args { clients, window, seconds, rate, .. } = args;
-    println!("{machine}");
-    println!(
-        "{clients} clients, {window} unanswered each, then {rate}/s, for {seconds} s each; 100 bytes\n{HEAD}"
-    );
-    let asked = |behind: &&Behind| {
-        args.behind.is_empty() || args.behind.iter().any(|name| name == behind.name())
-    };
-    for behind in Behind::ALL.iter().filter(asked) {
+    let Args { clients, window, seconds, rate, members, messages, .. } = args;
+    println!("{machine}; messages of 100 bytes");
+    let asked = |name: &str| args.what.is_empty() || args.what.iter().any(|asked| asked == name);
+    let mut head = Some(format!(
+        "{clients} clients, {window} unanswered each, then {rate}/s, for {seconds} s each\n{HEAD}"
+    ));
+    for behind in Behind::ALL.iter().filter(|behind| asked(behind.name())) {
+        if let Some(head) = head.take() {
+            println!("{head}");
+        }
         if *behind == Behind::Kafka && !cfg!(feature = "kafka") {
             println!("kafka: built without it: `--features kafka`");
             continue;
         }
         println!("{}", measure(*behind, &options));
+    }
+    if asked("group") {
+        let options = FanoutOptions { members, speakers: SPEAKERS, messages };
+        println!("{}\n{}", fanout::HEAD, fanout::measure(options));
     }
     ExitCode::SUCCESS
 }

@@ -4,7 +4,7 @@ use std::collections::HashMap;
 use std::sync::Arc;
 use std::time::Duration;
 
-use client::{Connection, ConnectionError, Draft, Session, new_client_msg_id};
+use client::{Connection, ConnectionError, Conversation, Draft, new_client_msg_id};
 use prost::Message as _;
 use proto::client::MessageAck;
 use proto::{Command, Frame};
@@ -197,8 +197,8 @@ impl Mouth {
         let Some((mid, said_in)) = about else {
             return complain(&format!("is answered twice: {ack:?}"));
         };
-        let session = Session::from_wire(ack.session_type, ack.session_id);
-        if session.map(|session| conv(user, session)) != Some(said_in) {
+        let conversation = Conversation::from_wire(ack.session_type, ack.session_id);
+        if conversation.map(|conversation| conv(user, conversation)) != Some(said_in) {
             complain(&format!("said something in {said_in}, and is answered {ack:?}"));
         }
         self.shared.acknowledged(self.device, (mid, said_in), (ack.msg_id, None));

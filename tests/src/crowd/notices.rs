@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use client::{Message, Session, Watcher};
+use client::{Conversation, Message, Watcher};
 use proto::client::{
     GroupChange, GroupMembersNotify, MessageData, ReadNotify, UserStatus, UserStatusEntry,
     UserStatusNotify, UsersStatusReply,
@@ -27,9 +27,9 @@ pub(super) fn take_notice(shared: &Shared, (user, device): DeviceId, class: Clas
         Some(Command::KickNotify) => record(What::Kicked { user, device }),
         Some(Command::ReadNotify) => match frame.parse::<ReadNotify>() {
             Ok(told) if told.user_id == user => {
-                match Session::from_wire(told.session_type, told.session_id) {
-                    Some(session) => {
-                        let (conv, upto) = (conv(user, session), told.msg_id);
+                match Conversation::from_wire(told.session_type, told.session_id) {
+                    Some(conversation) => {
+                        let (conv, upto) = (conv(user, conversation), told.msg_id);
                         record(What::MarkTold { user, device, conv, upto });
                     }
                     None => complain(format!("is told of a mark nowhere: {told:?}")),

@@ -9,7 +9,7 @@ use std::collections::{HashMap, HashSet, VecDeque};
 use std::sync::Arc;
 use std::time::Duration;
 
-use client::{ClientType, Connection, ConnectionError, Message, Servers, Session, TlsConfig};
+use client::{ClientType, Connection, ConnectionError, Conversation, Message, Servers, TlsConfig};
 use proto::client::{
     GroupMuteReply, GroupMuteRequest, LatestMessageIdReply, LatestMessageIdRequest, LogoutReply,
     LogoutRequest, MessageData, MessageInfo, MessageListReply, ReadAck, RecentSessionsReply,
@@ -62,7 +62,7 @@ pub(super) struct OldClient {
     pub(super) habits: Habits,
     pub(super) servers: Servers,
     pub(super) tls: Option<TlsConfig>,
-    /// Whom it asks about, if it is a PC.
+    /// The users that it asks about, if it is a PC.
     pub(super) watched: Vec<u32>,
     pub(super) shared: Arc<Shared>,
     pub(super) stage: watch::Receiver<Stage>,
@@ -214,47 +214,48 @@ impl Visit<'_> {
             self.call(Command::RecentSessionsRequest, &RecentSessionsRequest::default()).await?;
         let unread: UnreadCountReply =
             self.call(Command::UnreadCountRequest, &UnreadCountRequest::default()).await?;
-        let recent: HashMap<Session, u32> = recent
+        let recent: HashMap<Conversation, u32> = recent
             .sessions
             .iter()
             .filter_map(|it| {
-                let session = Session::from_wire(it.session_type, it.session_id)?;
-                Some((session, it.latest_msg_id))
+                let conversation = Conversation::from_wire(it.session_type, it.session_id)?;
+                Some((conversation, it.latest_msg_id))
             })
             .collect();
         for it in &unread.sessions {
-            if let Some(session) = Session::from_wire(it.session_type, it.session_id) {
-                self.is_newest(session, it.latest_msg_id, asked);
+            if let Some(conversation) = Conversation::from_wire(it.session_type, it.session_id) {
+                self.is_newest(conversation, it.latest_msg_id, asked);
             }
         }
-        for session in self.shared().places(self.user()) {
-            let head = match recent.get(&session) {
+        for conversation in self.shared().places(self.user()) {
+            let head = match recent.get(&conversation) {
                 Some(head) => *head,
-                None if self.shared().is_removed(self.user(), session) => {
-                    self.latest(session).await?
+                None if self.shared().is_removed(self.user(), conversation) => {
+                    self.latest(conversation).await?
                 }
                 // A list without it says that nothing was said there.
                 None => 0,
             };
-            self.is_newest(session, head, asked);
-            self.read_from(session, head, asked).await?;
+            self.is_newest(conversation, head, asked);
+            self.read_from(conversation, head, asked).await?;
         }
         Ok(())
     }
 
     /// A list says that this is the newest message of a conversation.
-    fn is_newest(&self, session: Session, head: u32, asked: u64) {
+    fn is_newest(&self, conversation: Conversation, head: u32, asked: u64) {
         let (user, device) = self.of.device;
-        let (conv, from, complete_upto, asked) = (conv(user, session), head + 1, head, Some(asked));
+        let (conv, from, complete_upto, asked) =
+            (conv(user, conversation), head + 1, head, Some(asked));
         let (to_head, rows) = (true, Vec::new());
         let pull = What::Pull { user, device, conv, from, complete_upto, asked, to_head, rows };
         self.shared().recorder.record(pull);
     }
 
-    async fn latest(&mut self, session: Session) -> Result<u32, End> {
+    async fn latest(&mut self, conversation: Conversation) -> Result<u32, End> {
         let request = LatestMessageIdRequest {
-            session_type: session.session_type().into(),
-            session_id: session.number(),
+            session_type: conversation.session_type().into(),
+            session_id: conversation.number(),
             ..LatestMessageIdRequest::default()
         };
         let reply: LatestMessageIdReply =
@@ -262,11 +263,16 @@ impl Visit<'_> {
         Ok(reply.latest_msg_id)
     }
 
-    async fn read_from(&mut self, session: Session, head: u32, asked: u64) -> Result<(), End> {
+    async fn read_from(
+        &mut self,
+        conversation: Conversation,
+        head: u32,
+        asked: u64,
+    ) -> Result<(), End> {
         let (user, device) = self.of.device;
-        let conv = conv(user, session);
+        let conv = conv(user, conversation);
         let from = self.shared().complete_upto(self.of.device, conv) + 1;
-        let rows = self.history(session, (from, head)).await?;
+        let rows = self.history(conversation, (from, head)).await?;
         let (asked, to_head, complete_upto) = (Some(asked), true, head);
         let pull = What::Pull { user, device, conv, from, complete_upto, asked, to_head, rows };
         self.shared().pulled(pull);
@@ -276,15 +282,15 @@ impl Visit<'_> {
     /// Reads these numbers, the newest first, until there are no more.
     async fn history(
         &mut self,
-        session: Session,
+        conversation: Conversation,
         (from, head): (u32, u32),
     ) -> Result<Vec<Row>, End> {
         let mut rows: Vec<Row> = Vec::new();
         let mut begin = head;
         while begin >= from {
-            let page = self.page(session, begin, (begin - from + 1).min(PAGE)).await?;
+            let page = self.page(conversation, begin, (begin - from + 1).min(PAGE)).await?;
             let lowest = page.iter().map(|info: &MessageInfo| info.msg_id).min();
-            rows.extend(page.iter().map(|info| row(info, session)));
+            rows.extend(page.iter().map(|info| row(info, conversation)));
             match lowest {
                 Some(lowest) if lowest > 1 && lowest <= begin => begin = lowest - 1,
                 _ => break,
@@ -297,11 +303,11 @@ impl Visit<'_> {
     /// not answered at all.
     async fn page(
         &mut self,
-        session: Session,
+        conversation: Conversation,
         begin: u32,
         count: u32,
     ) -> Result<Vec<MessageInfo>, End> {
-        let request = page_request(session, begin, count);
+        let request = page_request(conversation, begin, count);
         let seq = self.connection.send(Command::MessageListRequest, &request).await?;
         let end = self.connection.send(Command::TimeRequest, &TimeRequest {}).await?;
         let mut page: Option<Vec<MessageInfo>> = None;
@@ -407,7 +413,7 @@ impl Visit<'_> {
         };
         match (self.random.below(12), place) {
             (0..=4, _) => self.mark(place).await,
-            (5, Session::Group(group)) => {
+            (5, Conversation::Group(group)) => {
                 let muted = u32::from(self.random.below(2) == 0);
                 let request =
                     GroupMuteRequest { group_id: group.0, muted, ..GroupMuteRequest::default() };
@@ -429,7 +435,7 @@ impl Visit<'_> {
     }
 
     /// Says that everything which this client has seen is read. It has no answer.
-    async fn mark(&mut self, place: Session) -> Result<(), End> {
+    async fn mark(&mut self, place: Conversation) -> Result<(), End> {
         let conv = conv(self.user(), place);
         let upto = self.shared().complete_upto(self.of.device, conv);
         if upto > 0 {
@@ -459,8 +465,9 @@ impl Visit<'_> {
         let unread: UnreadCountReply =
             self.call(Command::UnreadCountRequest, &UnreadCountRequest::default()).await?;
         let listed = unread.sessions.iter();
-        let listed: HashSet<Session> =
-            listed.filter_map(|it| Session::from_wire(it.session_type, it.session_id)).collect();
+        let listed: HashSet<Conversation> = listed
+            .filter_map(|it| Conversation::from_wire(it.session_type, it.session_id))
+            .collect();
         for (place, conv, upto) in &marked {
             if !listed.contains(place) {
                 let (user, conv, upto, phase) = (self.user(), *conv, *upto, Progress::Ok);

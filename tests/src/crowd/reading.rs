@@ -2,7 +2,7 @@
 
 use std::collections::HashSet;
 
-use client::{ClientType, Session, TlsConfig};
+use client::{ClientType, Conversation, TlsConfig};
 use proto::client::MessageInfo;
 
 use super::shared::{READER, Shared, conv, row};
@@ -14,28 +14,28 @@ const READ_MAX: u32 = 2_000;
 /// Messages on one page.
 const PAGE: u32 = 100;
 
-/// Lets every user read every conversation of his.
+/// Lets every user read all of the user's conversations.
 pub(super) async fn read_all(gateway: &str, tls: Option<&TlsConfig>, shared: &Shared, last: u32) {
     let mut dumped: HashSet<Conv> = HashSet::new();
     for user in 1..=last {
         let state = |state| What::Session { user, device: READER, state, class: None };
-        // A phone, which displaces nobody who is still there.
+        // A phone, which displaces no session that is still there.
         let mut device = Device::log_in_over(gateway, tls, user, ClientType::Android).await;
         shared.recorder.record(state(Connection::Connected));
         let unread = device.unread().await;
-        for session in shared.places(user) {
-            let conv = conv(user, session);
-            let head = device.latest(session).await;
-            let unread = unread.get(&session).copied().unwrap_or(0);
+        for conversation in shared.places(user) {
+            let conv = conv(user, conversation);
+            let head = device.latest(conversation).await;
+            let unread = unread.get(&conversation).copied().unwrap_or(0);
             shared.recorder.record(What::Derived { user, conv, unread, head });
             let asked = Some(shared.recorder.last());
-            // Those who entered later see less.
+            // Users who entered later see less.
             if user <= shared.people() && dumped.insert(conv) {
-                let all = device.history(session).await;
-                let rows = all.iter().map(|info| row(info, session)).collect();
+                let all = device.history(conversation).await;
+                let rows = all.iter().map(|info| row(info, conversation)).collect();
                 shared.recorder.record(What::Stored { conv, from: 1, rows });
             } else {
-                let rows = newest(&mut device, session).await;
+                let rows = newest(&mut device, conversation).await;
                 let complete_upto = rows.first().map_or(0, |newest| newest.msg_id);
                 let oldest = rows.last().map_or(1, |oldest| oldest.msg_id);
                 let from = if rows.len() >= READ_MAX as usize { oldest } else { 1 };
@@ -50,16 +50,16 @@ pub(super) async fn read_all(gateway: &str, tls: Option<&TlsConfig>, shared: &Sh
 }
 
 /// The newest messages, the newest first.
-async fn newest(device: &mut Device, session: Session) -> Vec<Row> {
-    let mut all: Vec<MessageInfo> = device.page(session, 0, PAGE).await;
+async fn newest(device: &mut Device, conversation: Conversation) -> Vec<Row> {
+    let mut all: Vec<MessageInfo> = device.page(conversation, 0, PAGE).await;
     while let Some(oldest) = all.last().map(|info| info.msg_id).filter(|oldest| *oldest > 1)
         && all.len() < READ_MAX as usize
     {
-        let page = device.page(session, oldest - 1, PAGE).await;
+        let page = device.page(conversation, oldest - 1, PAGE).await;
         if page.is_empty() {
             break;
         }
         all.extend(page);
     }
-    all.iter().map(|info| row(info, session)).collect()
+    all.iter().map(|info| row(info, conversation)).collect()
 }

@@ -3,7 +3,7 @@
 use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
 use std::sync::{Mutex, MutexGuard};
 
-use client::{Message, Session};
+use client::{Conversation, Message};
 use proto::client::MessageInfo;
 use proto::ids::GroupId;
 use tokio::sync::watch;
@@ -16,7 +16,7 @@ pub(super) const LIBRARY: u32 = 1;
 pub(super) const PHONE: u32 = 2;
 /// A second old phone of the same user.
 pub(super) const RIVAL: u32 = 3;
-/// An old PC, of those who have no library.
+/// An old PC, of users without the library.
 pub(super) const OLD_PC: u32 = 4;
 /// The one that reads everything in the end.
 pub(super) const READER: u32 = 100;
@@ -40,7 +40,7 @@ pub(super) enum Stage {
 pub(super) struct Shared {
     pub(super) recorder: Recorder,
     pub(super) acked: watch::Sender<usize>,
-    /// Counts steps by which somebody is further.
+    /// Counts all steps of all devices.
     pub(super) steps: watch::Sender<u64>,
     people: u32,
     has_group: bool,
@@ -62,8 +62,8 @@ pub(super) struct State {
     pub(super) members: HashMap<u32, u64>,
     /// What has no answer yet.
     open: HashMap<DeviceId, HashMap<Mid, (Conv, u64)>>,
-    /// The sessions that each user has taken out of the list, for all devices.
-    removed: HashSet<(u32, Session)>,
+    /// The conversations that each user has taken out of the list, for all devices.
+    removed: HashSet<(u32, Conversation)>,
     /// Old clients that have not read everything yet.
     pub(super) reading: BTreeSet<DeviceId>,
     online: HashSet<DeviceId>,
@@ -71,7 +71,7 @@ pub(super) struct State {
     pub(super) heard: usize,
     retries: u64,
     repairs: u64,
-    /// What nobody should have to hear.
+    /// What went wrong.
     pub(super) wrong: Vec<String>,
 }
 
@@ -108,17 +108,18 @@ impl Shared {
         self.state().wrong.push(what);
     }
 
-    /// Whom a user talks to, in turn: neighbours and groups.
-    pub(super) fn places(&self, user: u32) -> Vec<Session> {
-        let open = self.state().open_group.map(Session::Group);
+    /// The conversations that a user talks in, in turn: with neighbours and in groups.
+    pub(super) fn places(&self, user: u32) -> Vec<Conversation> {
+        let open = self.state().open_group.map(Conversation::Group);
         if user > self.people {
             return open.into_iter().collect();
         }
         let next = user % self.people + 1;
         let before = (user + self.people - 2) % self.people + 1;
-        let group = self.has_group.then_some(Session::group(1));
-        let places = [Some(Session::user(next)), group, Some(Session::user(before)), open];
-        let mut places: Vec<Session> = places.into_iter().flatten().collect();
+        let group = self.has_group.then_some(Conversation::group(1));
+        let places =
+            [Some(Conversation::user(next)), group, Some(Conversation::user(before)), open];
+        let mut places: Vec<Conversation> = places.into_iter().flatten().collect();
         if next == before {
             places.retain({
                 let mut seen = HashSet::new();
@@ -166,13 +167,13 @@ impl Shared {
         self.step();
     }
 
-    /// A user is about to take a session out of the list.
-    pub(super) fn remove(&self, user: u32, session: Session) {
-        self.state().removed.insert((user, session));
+    /// A user is about to take a conversation out of the list.
+    pub(super) fn remove(&self, user: u32, conversation: Conversation) {
+        self.state().removed.insert((user, conversation));
     }
 
-    pub(super) fn is_removed(&self, user: u32, session: Session) -> bool {
-        self.state().removed.contains(&(user, session))
+    pub(super) fn is_removed(&self, user: u32, conversation: Conversation) -> bool {
+        self.state().removed.contains(&(user, conversation))
     }
 
     /// An old client sends something again.
@@ -294,7 +295,7 @@ impl Shared {
         self.state().heads.clone()
     }
 
-    /// Who does not have everything up to these numbers, and what.
+    /// The devices that do not have everything up to these numbers, and what they lack.
     pub(super) fn missing(&self, heads: &HashMap<Conv, Head>) -> Vec<String> {
         let devices = self.state().entered.clone();
         let mut missing = Vec::new();
@@ -303,7 +304,7 @@ impl Shared {
             for conv in self.convs(user) {
                 let Some(head) = heads.get(&conv) else { continue };
                 let mut state = self.state();
-                // Only what was said after he came is certainly for him.
+                // Only what was said after the user joined is certainly for the user.
                 let joined = state.members.get(&user).copied();
                 if user > self.people && joined.is_none_or(|joined| head.said_at < joined) {
                     continue;
@@ -348,19 +349,20 @@ impl State {
     }
 }
 
-/// The conversation that a user knows by this session.
-pub(super) fn conv(user: u32, session: Session) -> Conv {
-    match session {
-        Session::User(other) => Conv::single(user, other.0),
-        Session::Group(GroupId(group)) => Conv::group(group),
+/// The conversation that `user` names so, as the checker names it.
+pub(super) fn conv(user: u32, conversation: Conversation) -> Conv {
+    match conversation {
+        Conversation::User(other) => Conv::single(user, other.0),
+        Conversation::Group(GroupId(group)) => Conv::group(group),
     }
 }
 
-/// A row of the history of `session`.
-pub(super) fn row(info: &MessageInfo, session: Session) -> Row {
-    let of_session = |it: &Message| i32::from(it.kind.message_type(session)) == info.msg_type;
-    let message = Message::from_history(info, session).filter(of_session);
-    // Of a type that nobody says, it is something that nobody said.
+/// A row of the history of `conversation`.
+pub(super) fn row(info: &MessageInfo, conversation: Conversation) -> Row {
+    let of_conversation =
+        |it: &Message| i32::from(it.kind.message_type(conversation)) == info.msg_type;
+    let message = Message::from_history(info, conversation).filter(of_conversation);
+    // If no client sends this type, it counts as something that was never said.
     let sha = message.map_or(Sha([0; 16]), |it| Sha::of(it.kind, &it.data));
     let (msg_id, sender, time) = (info.msg_id, info.from_user_id, Some(info.create_time));
     Row { msg_id, sender, sha, mid: None, time }
@@ -371,7 +373,7 @@ pub(super) fn delivery((user, device): DeviceId, message: &Message) -> Delivery 
     Delivery {
         user,
         device,
-        conv: conv(user, message.session),
+        conv: conv(user, message.conversation),
         msg_id: message.msg_id.0,
         sender: message.from.0,
         sha: Sha::of(message.kind, &message.data),

@@ -5,7 +5,7 @@ use std::collections::{HashMap, VecDeque};
 use std::sync::Arc;
 use std::time::Duration;
 
-use client::{Client, Event, Events, Outcome, Sending, Session, new_client_msg_id};
+use client::{Client, Conversation, Event, Events, Outcome, Sending, new_client_msg_id};
 use proto::client::RefuseReason;
 use proto::ids::{MsgId, UserId};
 use tokio::sync::watch;
@@ -73,7 +73,7 @@ impl Talker {
         }
     }
 
-    fn say(&mut self, place: Session) {
+    fn say(&mut self, place: Conversation) {
         let (kind, body) = self.words.next(place);
         let conv = conv(self.user, place);
         let id = new_client_msg_id();
@@ -119,8 +119,8 @@ impl Talker {
     }
 }
 
-/// Takes down what a user is shown, and reads some of it. Who watches others asks about them after
-/// each login.
+/// Takes down what a user is shown, and reads some of it. A user who watches others asks about them
+/// after each login.
 pub(super) async fn listen(
     user: u32,
     client: Client,
@@ -137,11 +137,11 @@ pub(super) async fn listen(
             Event::Message(message) => {
                 shared.shown(delivery(device, &message));
                 if random.below(MARK_EVERY) == 0 {
-                    mark(user, &client, &shared, message.session, message.msg_id).await;
+                    mark(user, &client, &shared, message.conversation, message.msg_id).await;
                 }
             }
-            Event::Skipped { session, first, last } => {
-                shared.skipped(device, conv(user, session), (first.0, last.0));
+            Event::Skipped { conversation, first, last } => {
+                shared.skipped(device, conv(user, conversation), (first.0, last.0));
             }
             Event::Connected { .. } if !watched.is_empty() => {
                 let (client, watched) = (client.clone(), watched.clone());
@@ -163,9 +163,15 @@ pub(super) async fn listen(
 }
 
 /// Says that everything up to a message is read. It has no answer.
-async fn mark(user: u32, client: &Client, shared: &Shared, session: Session, msg_id: MsgId) {
-    let (conv, upto) = (conv(user, session), msg_id.0);
+async fn mark(
+    user: u32,
+    client: &Client,
+    shared: &Shared,
+    conversation: Conversation,
+    msg_id: MsgId,
+) {
+    let (conv, upto) = (conv(user, conversation), msg_id.0);
     let phase = Progress::Invoke;
     shared.recorder.record(What::Mark { user, conv, upto, phase });
-    client.mark_read(session, msg_id).await.ok();
+    client.mark_read(conversation, msg_id).await.ok();
 }

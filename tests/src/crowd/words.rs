@@ -1,8 +1,8 @@
-//! What people say: mostly the same few words, as people do, sometimes something that nobody said
+//! What people say: mostly the same few words, as people do, sometimes something that was never said
 //! before, a voice message, or something long.
 
 use bytes::{BufMut, Bytes, BytesMut};
-use client::{Kind, Session};
+use client::{Conversation, Kind};
 use proto::limits::MESSAGE_BODY_MAX;
 
 use crate::Random;
@@ -27,7 +27,7 @@ impl Words {
     }
 
     /// The next thing to say there.
-    pub(super) fn next(&mut self, to: Session) -> (Kind, Bytes) {
+    pub(super) fn next(&mut self, to: Conversation) -> (Kind, Bytes) {
         self.said += 1;
         match self.random.below(100) {
             0..40 => (Kind::Text, proto::text::encrypt(COMMON[self.random.index(COMMON.len())])),
@@ -37,7 +37,7 @@ impl Words {
                 (Kind::Text, proto::text::encrypt(&"long ".repeat(chars / 5 + 1)))
             }
             // As long as a message may be; not to many.
-            47 if self.said.is_multiple_of(8) && matches!(to, Session::User(_)) => {
+            47 if self.said.is_multiple_of(8) && matches!(to, Conversation::User(_)) => {
                 (Kind::Voice, self.voice(MESSAGE_BODY_MAX))
             }
             _ => {
@@ -47,7 +47,7 @@ impl Words {
         }
     }
 
-    /// A voice message of this many bytes: its length in seconds, then what nobody looks at.
+    /// A voice message of this many bytes: its length in seconds, then bytes without a meaning.
     fn voice(&mut self, bytes: usize) -> Bytes {
         let mut data = BytesMut::with_capacity(bytes);
         data.put_u32(3);

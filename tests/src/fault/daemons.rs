@@ -208,7 +208,7 @@ fn rolling(run: &mut Run) -> Result<(), Skipped> {
         freshness: Some(CONVERGE_LIMIT),
         ..Thresholds::default()
     };
-    // Whoever is refused or not answered would be a complaint there.
+    // A client that was refused or not answered would be a complaint there.
     let (summary, _report) = crowd.verdict(&site.gateways[0], None, &wanted);
     let stall = percentile(&mut stalls, 0.99);
     run.figure("daemons replaced", replaced);

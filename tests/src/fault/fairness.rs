@@ -1,5 +1,5 @@
-//! One user who does as much as one user can of what costs everybody: pictures that everybody is told
-//! of, groups, bytes. The others must not notice.
+//! One user does as much as one user can of what costs all others something: pictures that everybody is
+//! told of, groups, bytes. The others must not notice.
 
 use std::collections::VecDeque;
 use std::ops::Range;
@@ -19,11 +19,11 @@ use super::{Run, Scenario, Skipped, hold};
 use crate::device::get_in;
 use crate::{Device, Probe, Site, SiteOptions};
 
-/// A pair that talks, the one who spends, and somebody who is never there.
+/// A pair that talks, the user who spends, and a user who is never there.
 const PAIR: (u32, u32) = (1, 2);
 const SPENDER: u32 = 3;
 const ABSENT: u32 = 4;
-/// Those who are logged in, half of them at each gateway, and never read.
+/// Users who are logged in, half of them at each gateway, and never read.
 const SILENT: Range<u32> = 5..45;
 /// Requests that the spender does not wait for.
 const WINDOW: u32 = 8;
@@ -98,7 +98,7 @@ async fn log_in_silent(site: &Site) -> Vec<Device> {
     silent
 }
 
-/// The one who spends.
+/// The user who spends.
 struct Spender<'a> {
     connection: Connection,
     runtime: &'a Runtime,

@@ -3,7 +3,7 @@
 use std::fs;
 use std::time::{Duration, Instant};
 
-use client::{ClientType, Connection, Draft, Kind, SendReply, Session, hello};
+use client::{ClientType, Connection, Conversation, Draft, Kind, SendReply, hello};
 use proto::client::SendOutcome;
 use tokio::runtime::Runtime;
 
@@ -12,10 +12,10 @@ use super::{Run, Scenario, Skipped, percentile};
 use crate::{Crowd, Device, PASSWORD, PATIENCE, Site, SiteOptions, Volume, wait_until};
 
 const PEOPLE: u32 = 10;
-/// Those outside the crowd who fill what is left of the log, each with messages of one size: he who
-/// was told to wait is not overtaken by himself.
+/// Users outside the crowd who fill what is left of the log, each with messages of one size: so a
+/// user's message that was told to wait is not overtaken by a smaller one of the same user.
 const FILLERS: [(u32, usize); 4] = [(11, 390_000), (12, 60_000), (13, 4_000), (14, 300)];
-/// The one who asks what he is told, and whom he tells.
+/// The user whose answers are timed, and the user written to.
 const ASKS: u32 = 15;
 const ASKED: u32 = 16;
 const USERS: u32 = 20;
@@ -25,7 +25,7 @@ const VOLUME_MIB: u64 = 512;
 const LEFT_BYTES: u64 = 24 << 20;
 /// Until a sender with the extension is told to try again, for 99 of 100.
 const TOLD_LIMIT: Duration = Duration::from_millis(100);
-/// Lines about it while nothing is taken any more.
+/// Lines about it while nothing is taken.
 const LINES_MAX: usize = 3;
 /// Lines until then: what is left takes small messages while large ones find no room.
 const LINES_BEFORE_MAX: usize = 20;
@@ -161,7 +161,7 @@ async fn ask(gateway: &str, lasts: Duration) -> Vec<Duration> {
     while told.is_empty() || began.elapsed() < lasts {
         assert!(began.elapsed() < lasts + PATIENCE, "something is refused at last");
         let asked = Instant::now();
-        let draft = Draft::text(Session::user(ASKED), &format!("{} of u{ASKS}", told.len()));
+        let draft = Draft::text(Conversation::user(ASKED), &format!("{} of u{ASKS}", told.len()));
         let reply = connection.send_message(&draft).await.expect("a send is answered");
         let SendReply::Result(result) = reply else { panic!("the extended answer, not {reply:?}") };
         match result.outcome() {
@@ -193,8 +193,8 @@ async fn log_in(gateway: &str, user: u32) -> Connection {
     connection
 }
 
-fn to(user: u32) -> Session {
-    Session::user(user + 1)
+fn to(user: u32) -> Conversation {
+    Conversation::user(user + 1)
 }
 
 /// Large ones are voices: texts are limited.
@@ -202,7 +202,7 @@ const fn kind(size: usize) -> Kind {
     if size > 64 << 10 { Kind::Voice } else { Kind::Text }
 }
 
-/// Content of this size that nobody else sends.
+/// Content of this size that no other user sends.
 fn body(user: u32, number: usize, size: usize) -> bytes::Bytes {
     let mut body = format!("{number} of u{user} ").into_bytes();
     body.resize(size, b'.');

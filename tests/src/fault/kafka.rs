@@ -10,7 +10,7 @@ use super::daemons::site_of;
 use super::{Scenario, Skipped};
 use crate::{KafkaLog, Site, SiteOptions};
 
-/// Who talks in the crowd.
+/// How many people talk in the crowd.
 const PEOPLE: u32 = 12;
 /// Partitions of the log.
 const PARTITIONS: u32 = 8;

@@ -6,7 +6,7 @@ use std::sync::{Arc, Mutex, MutexGuard};
 use std::time::{Duration, Instant};
 
 use bytes::Bytes;
-use client::{Client, Event, Events, Kind, Options, Outcome, Servers, Session, StartFrom};
+use client::{Client, Conversation, Event, Events, Kind, Options, Outcome, Servers, StartFrom};
 use tokio::runtime::Runtime;
 
 use super::hold;
@@ -15,7 +15,7 @@ use crate::{Device, PASSWORD, Site, wait_until};
 /// How long a message may take to be through, once everything runs.
 const THROUGH_LIMIT: Duration = Duration::from_secs(30);
 
-/// One who speaks, on the first gateway, and one who listens, on the second.
+/// A user who speaks, on the first gateway, and a user who listens, on the second.
 #[derive(Debug)]
 pub(super) struct Pair {
     runtime: Runtime,
@@ -28,21 +28,21 @@ pub(super) struct Pair {
 #[derive(Debug, Default)]
 struct Ledger {
     /// In the order in which it was said: where, what, and the number that it was given.
-    said: Vec<(Session, Bytes, Option<u32>)>,
+    said: Vec<(Conversation, Bytes, Option<u32>)>,
     /// What the listener was shown: where, what, and its number.
-    heard: HashMap<Bytes, (Session, u32)>,
+    heard: HashMap<Bytes, (Conversation, u32)>,
     connected: [bool; 2],
     wrong: Vec<String>,
 }
 
-/// Who speaks, and who listens. Both are in group 1.
+/// The user who speaks, and the user who listens. Both are in group 1.
 pub(super) const SPEAKER: u32 = 1;
 pub(super) const LISTENER: u32 = 2;
-/// One who does neither.
+/// A user who does neither.
 const OTHER: u32 = 3;
 
-/// Where it is said: to him alone, and in the group.
-pub(super) const PLACES: [Session; 2] = [Session::user(LISTENER), Session::group(1)];
+/// Where it is said: to the listener alone, and in the group.
+pub(super) const PLACES: [Conversation; 2] = [Conversation::user(LISTENER), Conversation::group(1)];
 
 impl Pair {
     /// Connects both.
@@ -72,7 +72,7 @@ impl Pair {
     }
 
     /// Says something new, and returns at once.
-    pub(super) fn say(&self, place: Session) {
+    pub(super) fn say(&self, place: Conversation) {
         let mut ledger = self.ledger();
         let index = ledger.said.len();
         let body = proto::text::encrypt(&format!("this is {index}"));
@@ -140,8 +140,8 @@ impl Pair {
                 assert_eq!(*msg_id, Some(expected), "H5: next in {place:?} after {after:?}");
                 let heard = ledger.heard.get(body).copied();
                 let seen_as = match place {
-                    Session::User(_) => Session::user(SPEAKER),
-                    Session::Group(_) => place,
+                    Conversation::User(_) => Conversation::user(SPEAKER),
+                    Conversation::Group(_) => place,
                 };
                 assert_eq!(heard, Some((seen_as, expected)), "H3: shown as told after {after:?}");
             }
@@ -153,7 +153,7 @@ impl Pair {
     pub(super) fn finish(self, gateway: &str) -> usize {
         self.check(&"all");
         let histories = self.runtime.block_on(async {
-            // Whoever died last may still be on its way back to the others.
+            // The daemon that died last may still be on its way back to the others.
             wait_for_logins(gateway).await;
             let mut device = Device::mobile(gateway, SPEAKER).await;
             [device.history(PLACES[0]).await, device.history(PLACES[1]).await]
@@ -190,7 +190,7 @@ async fn listen(index: usize, mut events: Events, ledger: Arc<Mutex<Ledger>>) {
             Event::Connected { .. } => ledger.connected[index] = true,
             Event::Disconnected { .. } => ledger.connected[index] = false,
             Event::Message(message) if index == 1 => {
-                let seen = (message.session, message.msg_id.0);
+                let seen = (message.conversation, message.msg_id.0);
                 if let Some(first) = ledger.heard.insert(message.data, seen) {
                     ledger.wrong.push(format!("H2: {first:?} was shown again as {seen:?}"));
                 }

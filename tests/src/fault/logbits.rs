@@ -72,7 +72,7 @@ fn log_bits(run: &mut Run) -> Result<(), Skipped> {
 /// Does it, to what was acknowledged. Returns where.
 fn hurt(segment: &Path, healthy: &[u8], damage: Damage, random: &mut Random) -> u64 {
     let used = healthy.iter().rposition(|byte| *byte != 0).map_or(0, |last| last as u64 + 1);
-    // What was written last before a kill may not be proven yet: then nobody can tell damage from an
+    // What was written last before a kill may not be proven yet: then damage cannot be told from an
     // append that was never finished.
     let proven = used * 3 / 4;
     assert!(proven > 4 * PAGE, "the log has something to damage: {used} bytes");

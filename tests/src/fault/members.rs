@@ -1,15 +1,15 @@
-//! A group whose members come and go while others talk in it: whoever is a member hears and reads
-//! everything, and nobody hears or reads anything from before or after.
+//! A group whose members come and go while others talk in it: a user hears and reads everything from
+//! the time as a member, and nothing from before or after.
 //!
 //! What the server itself says about places and ranges is not asked. A message that was acknowledged
-//! before somebody was to be added came before him; one that was asked for after his addition was
-//! answered came after it; and the same at the other end.
+//! before a user was to be added came before the addition; one that was sent after the addition was
+//! answered came after it. The same holds at the other end.
 
 use std::collections::BTreeMap;
 use std::io;
 use std::time::{Duration, Instant};
 
-use client::{CallError, Client, ClientType, Options, Servers, Session};
+use client::{CallError, Client, ClientType, Conversation, Options, Servers};
 use proto::client::GroupChange;
 use proto::ids::{GroupId, UserId};
 use tokio::runtime::Runtime;
@@ -19,7 +19,7 @@ use tokio::time::sleep;
 
 use super::daemons::{site_of, speakers_of, tell_spoken};
 use super::old::{Book, Line, content};
-use super::talk::{Talker, Talkers, Truth, conversation, nothing_wrong};
+use super::talk::{Talker, Talkers, Truth, conversation_id, nothing_wrong};
 use super::{Run, Scenario, Skipped};
 use crate::{PASSWORD, PATIENCE, Random, Site, run_program};
 
@@ -54,8 +54,8 @@ fn run(run: &mut Run) -> Result<(), Skipped> {
     let runtime = Runtime::new().expect("start a runtime");
     let truth = Truth::default();
     let office = runtime.block_on(Office::open(&site));
-    let session = Session::Group(office.group);
-    let talker = |user| Talker { user, to: vec![session], every: TALK_EVERY };
+    let conversation = Conversation::Group(office.group);
+    let talker = |user| Talker { user, to: vec![conversation], every: TALK_EVERY };
     let talkers = (1..=TALKERS).map(talker).collect();
     let talkers = Talkers::start(runtime.handle(), &site.login, talkers, &truth);
     let (changes, changed) = watch::channel(0_usize);
@@ -84,8 +84,8 @@ fn run(run: &mut Run) -> Result<(), Skipped> {
         talkers.stop().await;
         seen
     });
-    let sayings = truth.sayings(conversation(1, session));
-    let mut wrong = runtime.block_on(everything_is_there(&site, &truth, session));
+    let sayings = truth.sayings(conversation_id(1, conversation));
+    let mut wrong = runtime.block_on(everything_is_there(&site, &truth, conversation));
     let mut sum = BTreeMap::<&str, usize>::new();
     for comings in &seen {
         let verdict = comings.check(&sayings, &kills, HEALED, PUSH_LIMIT);
@@ -120,7 +120,7 @@ fn kill_now_and_then(
     let mut next = KILL_EVERY.min(run.rounds * 3 / 4);
     loop {
         let reached = changed.wait_for(|done| *done >= next.min(run.rounds));
-        // All comers have gone home when it cannot be reached any more.
+        // If the number can no longer be reached, all comers have ended.
         let Ok(done) = runtime.block_on(reached).map(|done| *done) else { return kills };
         if done >= run.rounds {
             return kills;
@@ -135,20 +135,24 @@ fn kill_now_and_then(
     }
 }
 
-/// Whoever was always a member reads everything that was acknowledged.
-async fn everything_is_there(site: &Site, truth: &Truth, session: Session) -> Vec<String> {
+/// A user who was always a member reads everything that was acknowledged.
+async fn everything_is_there(
+    site: &Site,
+    truth: &Truth,
+    conversation: Conversation,
+) -> Vec<String> {
     let mut book = Book::new(2, "always a member");
     let gateway = site.gateways.first().expect("there is a gateway");
     let mut line = Line::open_when_back(gateway, ClientType::Android, &mut book).await;
     line.catch_up(&mut book).await.expect("the history is there");
-    let mut wrong = truth.against(2, &book, &[session]);
-    let heads = truth.heads(2, &[session]);
+    let mut wrong = truth.against(2, &book, &[conversation]);
+    let heads = truth.heads(2, &[conversation]);
     if !book.reaches(&heads) {
         wrong.push(book.missing(&heads));
     }
-    for saying in truth.sayings(conversation(2, session)) {
+    for saying in truth.sayings(conversation_id(2, conversation)) {
         if let Some((_at, msg_id)) = saying.acked
-            && book.seen(session, msg_id) != Some(saying.content)
+            && book.seen(conversation, msg_id) != Some(saying.content)
         {
             wrong.push(format!("{msg_id} was acknowledged and is not there"));
         }
@@ -224,7 +228,7 @@ impl Office {
     }
 }
 
-/// Somebody who comes and goes, with an old client.
+/// A user who comes and goes, with an old client.
 struct Comer {
     user: u32,
     office: Office,
@@ -259,8 +263,8 @@ impl Comer {
             let stay = Stay { add_asked, added, remove_asked, removed, one_line };
             self.seen.stays.push(stay);
         }
-        let group = Session::Group(self.office.group);
-        let heard = self.book.heard.iter().filter(|heard| heard.session == group);
+        let group = Conversation::Group(self.office.group);
+        let heard = self.book.heard.iter().filter(|heard| heard.conversation == group);
         self.seen.pushes = heard
             .map(|heard| Seen { msg_id: heard.msg_id, content: heard.content, at: heard.at })
             .collect();
@@ -317,7 +321,7 @@ impl Comer {
         }
     }
 
-    /// Reads all of the group's history that he may read, and asks for its head.
+    /// Reads all of the group's history that the user may read, and asks for its head.
     async fn read(&mut self) {
         let began = Instant::now();
         loop {
@@ -326,9 +330,9 @@ impl Comer {
                 self.connect().await;
                 continue;
             };
-            let session = Session::Group(self.office.group);
+            let conversation = Conversation::Group(self.office.group);
             let asked = Instant::now();
-            match read_all(line, &mut self.book, session).await {
+            match read_all(line, &mut self.book, conversation).await {
                 Ok((head, rows)) => {
                     self.seen.pulls.push(Pull { asked, answered: Instant::now(), head, rows });
                     return;
@@ -344,13 +348,13 @@ impl Comer {
 async fn read_all(
     line: &mut Line,
     book: &mut Book,
-    session: Session,
+    conversation: Conversation,
 ) -> io::Result<(u32, Vec<(u32, u64)>)> {
     const PAGE: u32 = 100;
-    let head = line.latest(book, session).await?;
+    let head = line.latest(book, conversation).await?;
     let (mut rows, mut begin) = (Vec::new(), 0);
     loop {
-        let page = line.page(book, session, begin, PAGE).await?;
+        let page = line.page(book, conversation, begin, PAGE).await?;
         rows.extend(
             page.iter().map(|info| (info.msg_id, content(info.from_user_id, &info.msg_data))),
         );

@@ -16,7 +16,7 @@ pub(super) const SCENARIOS: &[Scenario] = &[Scenario {
     run: mutants,
 }];
 
-/// A mutant, and who should notice it in how many rounds.
+/// A mutant, and which scenario should notice it in how many rounds.
 struct Hunt {
     mutant: &'static str,
     scenario: &'static str,

@@ -10,7 +10,8 @@ use std::io;
 use std::time::{Duration, Instant};
 
 use client::{
-    ClientType, Connection, ConnectionError, FrameReader, FrameWriter, LoginError, Message, Session,
+    ClientType, Connection, ConnectionError, Conversation, FrameReader, FrameWriter, LoginError,
+    Message,
 };
 use proto::client::{
     GroupMembersNotify, KickNotify, KickReason, LatestMessageIdReply, LatestMessageIdRequest,
@@ -44,7 +45,7 @@ pub(super) enum Source {
 pub(super) struct Book {
     user: u32,
     name: String,
-    sessions: BTreeMap<Session, Pages>,
+    conversations: BTreeMap<Conversation, Pages>,
     /// What contradicts the promises.
     pub(super) wrong: Vec<String>,
     /// Why it was thrown out, if it was.
@@ -56,7 +57,7 @@ pub(super) struct Book {
 /// A message that was pushed.
 #[derive(Debug, Clone, Copy)]
 pub(super) struct Heard {
-    pub(super) session: Session,
+    pub(super) conversation: Conversation,
     pub(super) msg_id: u32,
     pub(super) content: u64,
     pub(super) at: Instant,
@@ -74,9 +75,9 @@ struct Pages {
     pushed: Option<u32>,
 }
 
-/// What a message is: nobody else's, and nothing else.
+/// A number that stands for a sender and a content, and for no others.
 pub(super) fn content(from: u32, data: &[u8]) -> u64 {
-    // Its keys are fixed, so that two processes agree; nobody chooses collisions here.
+    // Its keys are fixed, so that two processes agree. No attacker chooses the contents here.
     let mut hasher = DefaultHasher::new();
     (from, data).hash(&mut hasher);
     hasher.finish()
@@ -89,7 +90,7 @@ impl Book {
         Self {
             user,
             name,
-            sessions: BTreeMap::new(),
+            conversations: BTreeMap::new(),
             wrong: Vec::new(),
             kicked: None,
             heard: Vec::new(),
@@ -97,13 +98,13 @@ impl Book {
     }
 
     /// Up to where a conversation has been seen without a hole.
-    pub(super) fn run(&self, session: Session) -> u32 {
-        self.sessions.get(&session).map_or(0, |pages| pages.run)
+    pub(super) fn run(&self, conversation: Conversation) -> u32 {
+        self.conversations.get(&conversation).map_or(0, |pages| pages.run)
     }
 
     /// What was seen under a number.
-    pub(super) fn seen(&self, session: Session, msg_id: u32) -> Option<u64> {
-        self.sessions.get(&session)?.seen.get(&msg_id).copied()
+    pub(super) fn seen(&self, conversation: Conversation, msg_id: u32) -> Option<u64> {
+        self.conversations.get(&conversation)?.seen.get(&msg_id).copied()
     }
 
     /// Whose it is.
@@ -112,42 +113,46 @@ impl Book {
     }
 
     /// Whether a message was pushed, and whether it was in a history.
-    pub(super) fn sources(&self, session: Session, msg_id: u32) -> (bool, bool) {
-        let pages = self.sessions.get(&session);
+    pub(super) fn sources(&self, conversation: Conversation, msg_id: u32) -> (bool, bool) {
+        let pages = self.conversations.get(&conversation);
         pages.map_or((false, false), |pages| {
             (pages.by_push.contains(&msg_id), pages.by_history.contains(&msg_id))
         })
     }
 
     /// Everything that was seen of a conversation.
-    pub(super) fn all(&self, session: Session) -> impl Iterator<Item = (u32, u64)> {
-        let pages = self.sessions.get(&session);
+    pub(super) fn all(&self, conversation: Conversation) -> impl Iterator<Item = (u32, u64)> {
+        let pages = self.conversations.get(&conversation);
         pages.into_iter().flat_map(|pages| pages.seen.iter().map(|(id, content)| (*id, *content)))
     }
 
     /// Whether each of these conversations has been seen up to its number.
-    pub(super) fn reaches(&self, heads: &BTreeMap<Session, u32>) -> bool {
-        heads.iter().all(|(session, head)| self.run(*session) >= *head)
+    pub(super) fn reaches(&self, heads: &BTreeMap<Conversation, u32>) -> bool {
+        heads.iter().all(|(conversation, head)| self.run(*conversation) >= *head)
     }
 
     /// What is missing of it.
-    pub(super) fn missing(&self, heads: &BTreeMap<Session, u32>) -> String {
-        let behind = heads.iter().filter(|(session, head)| self.run(**session) < **head);
-        let text = behind.map(|(session, head)| {
-            let seen = self.sessions.get(session).and_then(|pages| pages.seen.last_key_value());
+    pub(super) fn missing(&self, heads: &BTreeMap<Conversation, u32>) -> String {
+        let behind = heads.iter().filter(|(conversation, head)| self.run(**conversation) < **head);
+        let text = behind.map(|(conversation, head)| {
+            let seen =
+                self.conversations.get(conversation).and_then(|pages| pages.seen.last_key_value());
             let top = seen.map_or(0, |(id, _content)| *id);
-            format!("{session:?}: {} of {head} without a hole, {top} seen", self.run(*session))
+            format!(
+                "{conversation:?}: {} of {head} without a hole, {top} seen",
+                self.run(*conversation)
+            )
         });
         format!("{}: {}", self.name, text.collect::<Vec<_>>().join(", "))
     }
 
     /// Takes down one message.
     pub(super) fn note(&mut self, message: &Message, source: Source) {
-        let Message { session, msg_id, from, data, .. } = message;
+        let Message { conversation, msg_id, from, data, .. } = message;
         let content = content(from.0, data);
-        let pages = self.sessions.entry(*session).or_default();
+        let pages = self.conversations.entry(*conversation).or_default();
         let name = &self.name;
-        let mut wrong = |what: String| self.wrong.push(format!("{name}, {session:?}: {what}"));
+        let mut wrong = |what: String| self.wrong.push(format!("{name}, {conversation:?}: {what}"));
         if let Some(other) = pages.seen.insert(msg_id.0, content)
             && other != content
         {
@@ -162,7 +167,7 @@ impl Book {
         }
         pages.by_push.insert(msg_id.0);
         let at = Instant::now();
-        self.heard.push(Heard { session: *session, msg_id: msg_id.0, content, at });
+        self.heard.push(Heard { conversation: *conversation, msg_id: msg_id.0, content, at });
         match pages.pushed {
             Some(before) if msg_id.0 <= before => {
                 wrong(format!("{} is pushed after {before}", msg_id.0));
@@ -178,7 +183,7 @@ impl Book {
     /// A new connection: nothing was pushed on it yet.
     pub(super) fn begin(&mut self) {
         self.kicked = None;
-        for pages in self.sessions.values_mut() {
+        for pages in self.conversations.values_mut() {
             pages.pushed = None;
         }
     }
@@ -205,9 +210,10 @@ impl Book {
             Some(Command::GroupMembersNotify) => {
                 let told: Option<GroupMembersNotify> = frame.parse().ok();
                 if let Some(told) = told.filter(|told| told.changed_ids.contains(&self.user))
-                    && let Some(pages) = self.sessions.get_mut(&Session::group(told.group_id))
+                    && let Some(pages) =
+                        self.conversations.get_mut(&Conversation::group(told.group_id))
                 {
-                    // What is said while he is no member is not for him: the numbers jump.
+                    // What is said while the user is no member is not for the user: the numbers jump.
                     pages.pushed = None;
                 }
             }
@@ -322,30 +328,33 @@ impl Line {
     /// What an old client does after its login: it asks which conversations have something new, and
     /// reads each back to where it has seen everything.
     pub(super) async fn catch_up(&mut self, book: &mut Book) -> io::Result<()> {
-        for (session, head) in self.heads(book).await? {
-            self.read_back(book, session, head).await?;
+        for (conversation, head) in self.heads(book).await? {
+            self.read_back(book, conversation, head).await?;
         }
         Ok(())
     }
 
     /// The newest number of each conversation that the server lists.
-    pub(super) async fn heads(&mut self, book: &mut Book) -> io::Result<BTreeMap<Session, u32>> {
+    pub(super) async fn heads(
+        &mut self,
+        book: &mut Book,
+    ) -> io::Result<BTreeMap<Conversation, u32>> {
         let unread: UnreadCountReply =
             self.ask(book, Command::UnreadCountRequest, &UnreadCountRequest::default()).await?;
         let recent: RecentSessionsReply = self
             .ask(book, Command::RecentSessionsRequest, &RecentSessionsRequest::default())
             .await?;
         let unread = unread.sessions.iter().filter_map(|unread| {
-            let session = Session::from_wire(unread.session_type, unread.session_id)?;
-            Some((session, unread.latest_msg_id))
+            let conversation = Conversation::from_wire(unread.session_type, unread.session_id)?;
+            Some((conversation, unread.latest_msg_id))
         });
         let recent = recent.sessions.iter().filter_map(|recent| {
-            let session = Session::from_wire(recent.session_type, recent.session_id)?;
-            Some((session, recent.latest_msg_id))
+            let conversation = Conversation::from_wire(recent.session_type, recent.session_id)?;
+            Some((conversation, recent.latest_msg_id))
         });
         let mut heads = BTreeMap::new();
-        for (session, head) in unread.chain(recent) {
-            let highest = heads.entry(session).or_default();
+        for (conversation, head) in unread.chain(recent) {
+            let highest = heads.entry(conversation).or_default();
             *highest = head.max(*highest);
         }
         Ok(heads)
@@ -355,13 +364,13 @@ impl Line {
     pub(super) async fn read_back(
         &mut self,
         book: &mut Book,
-        session: Session,
+        conversation: Conversation,
         head: u32,
     ) -> io::Result<()> {
         let mut next = head;
-        while next > book.run(session) {
-            let count = (next - book.run(session)).min(PAGE);
-            let page = self.page(book, session, next, count).await?;
+        while next > book.run(conversation) {
+            let count = (next - book.run(conversation)).min(PAGE);
+            let page = self.page(book, conversation, next, count).await?;
             let Some(oldest) = page.last() else { break };
             next = oldest.msg_id.saturating_sub(1);
         }
@@ -372,14 +381,14 @@ impl Line {
     pub(super) async fn page(
         &mut self,
         book: &mut Book,
-        session: Session,
+        conversation: Conversation,
         begin: u32,
         count: u32,
     ) -> io::Result<Vec<MessageInfo>> {
-        let request = page_request(session, begin, count);
+        let request = page_request(conversation, begin, count);
         let reply: MessageListReply = self.ask(book, Command::MessageListRequest, &request).await?;
         for info in &reply.messages {
-            match Message::from_history(info, session) {
+            match Message::from_history(info, conversation) {
                 Some(message) => book.note(&message, Source::History),
                 None => book.wrong.push(format!("{}: what is {info:?}?", book.name)),
             }
@@ -388,10 +397,14 @@ impl Line {
     }
 
     /// The newest number of a conversation.
-    pub(super) async fn latest(&mut self, book: &mut Book, session: Session) -> io::Result<u32> {
+    pub(super) async fn latest(
+        &mut self,
+        book: &mut Book,
+        conversation: Conversation,
+    ) -> io::Result<u32> {
         let request = LatestMessageIdRequest {
-            session_type: session.session_type().into(),
-            session_id: session.number(),
+            session_type: conversation.session_type().into(),
+            session_id: conversation.number(),
             ..LatestMessageIdRequest::default()
         };
         let reply: LatestMessageIdReply =
@@ -416,7 +429,7 @@ mod tests {
 
     fn message(msg_id: u32, data: &'static [u8]) -> Message {
         Message {
-            session: Session::user(2),
+            conversation: Conversation::user(2),
             msg_id: MsgId(msg_id),
             from: UserId(2),
             create_time: 0,
@@ -442,9 +455,9 @@ mod tests {
         {
             book.note(&message(msg_id, b"m"), source);
         }
-        assert_eq!((book.run(Session::user(2)), book.wrong.len()), (0, 0));
+        assert_eq!((book.run(Conversation::user(2)), book.wrong.len()), (0, 0));
         book.note(&message(1, b"m"), Source::History);
-        assert_eq!(book.run(Session::user(2)), 4);
+        assert_eq!(book.run(Conversation::user(2)), 4);
     }
 
     #[test]

@@ -2,7 +2,7 @@
 //! two roles.
 //!
 //! How much can be done is measured first. The log is made slow and its queue short, so that it is
-//! the owner that is overloaded, and neither the machine nor whoever makes the flood.
+//! the owner that is overloaded, and neither the machine nor the test that makes the flood.
 
 mod apart;
 mod flood;
@@ -24,8 +24,8 @@ use logins::{Attempt, End, Known, Strangers};
 use messages::{Pace, Senders, Tally};
 
 const PEOPLE: u32 = 6;
-/// Those who are in no crowd, by their numbers: a pair that talks, who log in all the time, who flood,
-/// and to whom.
+/// Users who are in no crowd, by their numbers: a pair that talks, users who log in all the time, users
+/// who flood, and the users they write to.
 const PAIR: (u32, u32) = (PEOPLE + 1, PEOPLE + 2);
 const KNOWN: Range<u32> = PAIR.1 + 1..PAIR.1 + 5;
 const FLOODING: Range<u32> = KNOWN.end..KNOWN.end + 8;
@@ -263,7 +263,7 @@ fn messages_flood(run: &mut Run, apart: &Apart, (crowd, known): (&Crowd, &Known)
     peaks.assert_grown();
 }
 
-/// How many messages a second are acknowledged if nobody sends more than can be taken.
+/// How many messages a second are acknowledged if no more are sent than can be taken.
 fn acknowledged_when_waiting(run: &Run, senders: &mut Senders, crowd: &Crowd) -> f64 {
     let lasts = run.lasts(Duration::from_secs(10), Duration::from_secs(3));
     let window = usize::try_from(2 * QUEUE_MAX).expect("it is small");

@@ -56,7 +56,7 @@ fn power(run: &mut Run) -> Result<(), Skipped> {
         hold(Duration::from_millis(run.random.below(100)));
         let is_still = round % 2 == 0;
         if is_still {
-            // It can neither notice nor say anything any more, as in a real power cut.
+            // From now on it can neither notice nor say anything, as in a real power cut.
             site.signal("db_proxy", Signal::STOP);
         }
         volume.cut();
@@ -96,7 +96,7 @@ fn start_on(run: &Run, volume: &Volume) -> Site {
     site
 }
 
-/// A process that runs notices that nothing can be written any more, and ends by itself.
+/// A process that runs notices that nothing can be written, and ends by itself.
 fn end_without_power(site: &mut Site, is_still: bool, ends: &mut Ends) {
     const NOTICE_LIMIT: Duration = Duration::from_secs(10);
     if is_still {

@@ -4,7 +4,7 @@ use std::path::Path;
 use std::time::{Duration, Instant};
 
 use bytes::Bytes;
-use client::{ClientType, Connection, Draft, SendReply, Session, hello};
+use client::{ClientType, Connection, Conversation, Draft, SendReply, hello};
 use proto::client::{Hello, ResumeRequest, ResumeToken, SendOutcome};
 use proto::features::KEEPS_TOKENS;
 use proto::{Command, encode_message};
@@ -23,7 +23,7 @@ const TOKEN_LIMIT: Duration = Duration::from_millis(250);
 pub(super) struct Resumer {
     gateways: Vec<String>,
     user: u32,
-    /// Whom it talks to.
+    /// The user it talks to.
     peer: u32,
     token: Bytes,
 }
@@ -41,8 +41,8 @@ pub(super) fn keys_in(folder: &Path) -> String {
 }
 
 impl Resumer {
-    /// Logs in with the password, and speaks for the first time: what nobody has talked about before
-    /// cannot be begun while the database is away. The user is in no crowd.
+    /// Logs in with the password, and sends a first message: a new conversation cannot be begun while
+    /// the database is away. The user is in no crowd.
     pub(super) fn log_in(gateways: &[String], user: u32, peer: u32) -> Self {
         let mut this = Self { gateways: gateways.to_vec(), user, peer, token: Bytes::new() };
         block_on(async {
@@ -88,7 +88,7 @@ impl Resumer {
     }
 
     async fn speak(&self, connection: &mut Connection) {
-        let draft = Draft::text(Session::user(self.peer), "here again");
+        let draft = Draft::text(Conversation::user(self.peer), "here again");
         match connection.send_message(&draft).await {
             Ok(SendReply::Result(result)) => assert_eq!(result.outcome(), SendOutcome::Ok),
             other => panic!("what it says is acknowledged: {other:?}"),

@@ -6,7 +6,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
-use client::{Client, ClientType, Kind, Limits, Options, Outcome, Push, Servers, Session};
+use client::{Client, ClientType, Conversation, Kind, Limits, Options, Outcome, Push, Servers};
 use proto::Command;
 use proto::client::{Heartbeat, MessageListReply};
 use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
@@ -47,8 +47,8 @@ const GATEWAY: &str = "msg_server-1";
 const HEARTBEAT: Duration = Duration::from_secs(30);
 /// Before the first measurement.
 const WARM: Duration = Duration::from_secs(1);
-/// While the slow ones have all just come, and nobody can know who reads: each takes what the kernel
-/// and its outbox hold. It is measured by itself.
+/// The time in which the slow ones have all just come, and a gateway cannot know yet which clients
+/// read: each takes what the kernel and its outbox hold. It is measured by itself.
 const FILLING: Duration = Duration::from_secs(3);
 /// How long anybody may wait meanwhile.
 const FILLING_LIMIT: Duration = Duration::from_secs(1);
@@ -66,7 +66,7 @@ fn run(run: &mut Run) -> Result<(), Skipped> {
     let slow = u32::try_from(run.rounds).unwrap_or(u32::MAX);
     raise_open_files();
     let site = run.start(&site_of(SENDERS + HEALTHY + slow));
-    // The healthy ones measure: nobody else may keep them from it.
+    // The healthy ones measure: no others may keep them from it.
     let (runtime, others) = (new_runtime(), new_runtime());
     let told = Arc::new(Told::new(if run.is_long { BODY } else { 2 * BODY }));
     let mut crew = Crew { site: &site, told: Arc::clone(&told), others: &others, slow };
@@ -342,7 +342,7 @@ enum Phase {
     Over,
 }
 
-/// Somebody who logs in and never reads.
+/// A user who logs in and never reads.
 struct SlowOne {
     user: u32,
     gateway: SocketAddr,
@@ -459,7 +459,7 @@ async fn say(gateway: String, user: u32, told: Arc<Told>) {
             ticks.reset();
         }
         let number = u64::from(user) << 32 | number;
-        let sending = client.send(Session::group(1), Kind::Voice, told.body(number));
+        let sending = client.send(Conversation::group(1), Kind::Voice, told.body(number));
         let told = Arc::clone(&told);
         answers.spawn(async move {
             match sending.await {
@@ -480,7 +480,7 @@ async fn pull(gateway: &str, user: u32, from: u32, to: u32, told: &Told) -> Resu
     let line = Line::open(gateway, ClientType::Android, &mut book).await;
     let mut line = line.map_err(|error| error.to_string())?;
     let heads = line.heads(&mut book).await.map_err(|error| error.to_string())?;
-    let group = Session::group(1);
+    let group = Conversation::group(1);
     if heads.get(&group) != Some(&to) {
         return Err(format!("the newest is {heads:?}, not {to}"));
     }

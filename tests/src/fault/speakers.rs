@@ -10,7 +10,7 @@
 use std::collections::BTreeSet;
 use std::time::{Duration, Instant};
 
-use client::{ClientType, Connection, ConnectionError, Draft, Session};
+use client::{ClientType, Connection, ConnectionError, Conversation, Draft};
 use prost::Message as _;
 use proto::client::MessageAck;
 use proto::{Command, Frame};
@@ -22,7 +22,7 @@ use tokio::time::{sleep, sleep_until, timeout};
 use super::old::{Book, Line};
 use crate::{PASSWORD, Random, Site};
 
-/// A user for each habit, and one who only listens.
+/// A user for each habit, and a user who only listens.
 pub(super) const SPEAKERS: u32 = 5;
 
 /// How long a client waits for an answer: Windows repeats then, others give up.
@@ -93,7 +93,7 @@ impl Speakers {
                     habit,
                     kind: *kind,
                     user,
-                    to: Session::user(first + SPEAKERS - 1),
+                    to: Conversation::user(first + SPEAKERS - 1),
                     gateways: site.gateways.clone(),
                     random: Random::from_seed(random.below(u64::MAX)),
                     line: None,
@@ -106,7 +106,7 @@ impl Speakers {
         Self { runtime, first, stop, tasks }
     }
 
-    /// Ends the talking, when nothing is hurt any more, and holds what was said against the history.
+    /// Ends the talking, after the last fault has ended, and checks the history against what was said.
     pub(super) fn finish(self, site: &Site) -> Spoken {
         let Self { runtime, first, stop, mut tasks } = self;
         stop.send_replace(true);
@@ -119,7 +119,7 @@ impl Speakers {
             for user in first..first + SPEAKERS - 1 {
                 let of_user = tallies.iter().filter(|(of, _tally)| *of == user);
                 let of_user: Vec<&Tally> = of_user.map(|(_of, tally)| tally).collect();
-                spoken.check(site, user, Session::user(first + SPEAKERS - 1), &of_user).await;
+                spoken.check(site, user, Conversation::user(first + SPEAKERS - 1), &of_user).await;
             }
         });
         spoken
@@ -127,7 +127,7 @@ impl Speakers {
 }
 
 impl Spoken {
-    async fn check(&mut self, site: &Site, user: u32, to: Session, tallies: &[&Tally]) {
+    async fn check(&mut self, site: &Site, user: u32, to: Conversation, tallies: &[&Tally]) {
         let stored = history(site, user, to).await;
         let said: usize = tallies.iter().map(|tally| tally.said).sum();
         let acked: Vec<u32> =
@@ -152,19 +152,19 @@ impl Spoken {
 }
 
 /// The numbers of a conversation.
-async fn history(site: &Site, user: u32, session: Session) -> BTreeSet<u32> {
+async fn history(site: &Site, user: u32, conversation: Conversation) -> BTreeSet<u32> {
     let mut book = Book::new(user, "speaker");
     let gateway = site.gateways.first().expect("there is a gateway");
     let mut line = Line::open_when_back(gateway, ClientType::Android, &mut book).await;
     line.catch_up(&mut book).await.expect("the history is there");
-    book.all(session).map(|(msg_id, _content)| msg_id).collect()
+    book.all(conversation).map(|(msg_id, _content)| msg_id).collect()
 }
 
 struct Device {
     habit: Habit,
     kind: ClientType,
     user: u32,
-    to: Session,
+    to: Conversation,
     gateways: Vec<String>,
     random: Random,
     line: Option<Connection>,
@@ -262,7 +262,7 @@ async fn answer(line: &mut Connection, seq: u16) -> Result<Option<u32>, ()> {
     }
 }
 
-fn frame(seq: u16, to: Session, words: &str) -> Frame {
+fn frame(seq: u16, to: Conversation, words: &str) -> Frame {
     let body = Draft::text(to, words).without_id().to_wire().encode_to_vec().into();
     Frame { command: Command::MessageData.number(), seq, body }
 }

@@ -156,7 +156,7 @@ fn redis(run: &mut Run) -> Result<(), Skipped> {
             }
             "kill" => {
                 cache.kill();
-                // Nobody needs it to start, either.
+                // No daemon needs it to start, either.
                 site.kill_and_restart("db_proxy");
                 wait_until("the cache is away", PATIENCE, || is_away(&site));
                 hold(lasts);
@@ -187,7 +187,7 @@ fn is_away(site: &Site) -> bool {
     site.metric("db_proxy", "talkhub_db_proxy_cache_away") == 1
 }
 
-/// Two who are in no crowd: the last of the demo users.
+/// Two users who are in no crowd: the last of the demo users.
 fn probe_of(site: &Site) -> Probe {
     Probe::start((&site.gateways[0], PEOPLE + 1), (&site.gateways[1], PEOPLE + 2))
 }

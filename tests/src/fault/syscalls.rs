@@ -5,7 +5,7 @@ use std::collections::BTreeSet;
 use std::os::unix::process::ExitStatusExt;
 use std::time::Duration;
 
-use client::Session;
+use client::Conversation;
 
 use super::daemons::site_of;
 use super::ledger::{PLACES, Pair};
@@ -16,7 +16,7 @@ const PEOPLE: u32 = 4;
 const SIGKILL: i32 = 9;
 /// How long db_proxy goes on with a message that has been delivered: the store writes it.
 const AFTER: Duration = Duration::from_millis(200);
-/// How long a message may take when nobody dies of it, with a tracer.
+/// How long a message may take, with a tracer, if the kill does not happen.
 const PASS_LIMIT: Duration = Duration::from_secs(20);
 /// How often a point is tried that no message reached: threads share the work as they like.
 const TRIES: usize = 3;
@@ -42,7 +42,7 @@ struct Point {
 }
 
 impl Point {
-    fn place(&self) -> Session {
+    fn place(&self) -> Conversation {
         PLACES[usize::from(self.in_group)]
     }
 }

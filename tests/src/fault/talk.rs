@@ -6,7 +6,7 @@ use std::sync::{Arc, Mutex, MutexGuard};
 use std::time::{Duration, Instant};
 
 use bytes::Bytes;
-use client::{Client, Kind, Options, Outcome, Servers, Session};
+use client::{Client, Conversation, Kind, Options, Outcome, Servers};
 use proto::ids::{ConversationId, UserId};
 use tokio::runtime::Handle;
 use tokio::sync::watch;
@@ -16,10 +16,10 @@ use tokio::time::{MissedTickBehavior, interval, timeout};
 use super::old::{Book, content};
 use crate::PASSWORD;
 
-/// How long everything that was said may take to be acknowledged once nothing is hurt any more.
+/// How long everything that was said may take to be acknowledged after the last fault has ended.
 const SETTLE_LIMIT: Duration = Duration::from_mins(1);
 
-/// What was said, shared by all who say it. Clones are the same.
+/// What was said, shared by all talkers. Clones are the same.
 #[derive(Debug, Clone, Default)]
 pub(super) struct Truth(Arc<Mutex<Said>>);
 
@@ -44,11 +44,11 @@ pub(super) struct Saying {
     pub(super) acked: Option<(Instant, u32)>,
 }
 
-/// The conversation of a user with that session.
-pub(super) fn conversation(user: u32, session: Session) -> ConversationId {
-    let conversation = match session {
-        Session::User(other) => ConversationId::single(UserId(user), other),
-        Session::Group(group) => ConversationId::group(group),
+/// The conversation, by its number, that `user` names so.
+pub(super) fn conversation_id(user: u32, conversation: Conversation) -> ConversationId {
+    let conversation = match conversation {
+        Conversation::User(other) => ConversationId::single(UserId(user), other),
+        Conversation::Group(group) => ConversationId::group(group),
     };
     conversation.expect("nobody talks to himself")
 }
@@ -58,9 +58,9 @@ impl Truth {
         self.0.lock().expect("nobody panicked with it")
     }
 
-    /// Somebody says something now. No two bodies are equal.
-    pub(super) fn says(&self, user: u32, to: Session, body: &[u8]) -> usize {
-        let (conversation, content) = (conversation(user, to), content(user, body));
+    /// Notes that a user says something now. No two bodies are equal.
+    pub(super) fn says(&self, user: u32, to: Conversation, body: &[u8]) -> usize {
+        let (conversation, content) = (conversation_id(user, to), content(user, body));
         let mut said = self.said();
         assert!(said.contents.insert(content), "no two messages are equal");
         said.sayings.push(Saying { conversation, content, asked: Instant::now(), acked: None });
@@ -112,26 +112,34 @@ impl Truth {
         acked.map(|(at, _msg_id)| at).min()
     }
 
-    /// The highest number acknowledged until now, by session of `user`, in these conversations.
-    pub(super) fn heads(&self, user: u32, sessions: &[Session]) -> BTreeMap<Session, u32> {
+    /// The highest number acknowledged until now, in these conversations of `user`.
+    pub(super) fn heads(
+        &self,
+        user: u32,
+        conversations: &[Conversation],
+    ) -> BTreeMap<Conversation, u32> {
         let said = self.said();
-        let head = |session: &Session| {
-            (*session, said.heads.get(&conversation(user, *session)).copied().unwrap_or(0))
+        let head = |conversation: &Conversation| {
+            (
+                *conversation,
+                said.heads.get(&conversation_id(user, *conversation)).copied().unwrap_or(0),
+            )
         };
-        sessions.iter().map(head).collect()
+        conversations.iter().map(head).collect()
     }
 
     /// The same as of an earlier moment.
     pub(super) fn heads_at(
         &self,
         user: u32,
-        sessions: &[Session],
+        conversations: &[Conversation],
         at: Instant,
-    ) -> BTreeMap<Session, u32> {
+    ) -> BTreeMap<Conversation, u32> {
         let said = self.said();
-        let mut heads: BTreeMap<Session, u32> = sessions.iter().map(|one| (*one, 0)).collect();
-        for (session, head) in &mut heads {
-            let conversation = conversation(user, *session);
+        let mut heads: BTreeMap<Conversation, u32> =
+            conversations.iter().map(|one| (*one, 0)).collect();
+        for (conversation, head) in &mut heads {
+            let conversation = conversation_id(user, *conversation);
             let earlier = said.sayings.iter().rev().filter(|one| one.conversation == conversation);
             let acked = earlier.filter_map(|one| one.acked).filter(|(then, _id)| *then <= at);
             *head = acked.map(|(_then, msg_id)| msg_id).max().unwrap_or(0);
@@ -140,18 +148,25 @@ impl Truth {
     }
 
     /// Holds what a device has seen against what was said. Returns what does not fit.
-    pub(super) fn against(&self, user: u32, book: &Book, sessions: &[Session]) -> Vec<String> {
+    pub(super) fn against(
+        &self,
+        user: u32,
+        book: &Book,
+        conversations: &[Conversation],
+    ) -> Vec<String> {
         let said = self.said();
         let mut wrong = book.wrong.clone();
-        for session in sessions {
-            let place = conversation(user, *session);
-            for (msg_id, content) in book.all(*session) {
+        for conversation in conversations {
+            let place = conversation_id(user, *conversation);
+            for (msg_id, content) in book.all(*conversation) {
                 match said.places.get(&(place, msg_id)).and_then(|index| said.sayings.get(*index)) {
                     Some(saying) if saying.content != content => {
-                        wrong.push(format!("{session:?}: {msg_id} is not what was acknowledged"));
+                        wrong.push(format!(
+                            "{conversation:?}: {msg_id} is not what was acknowledged"
+                        ));
                     }
                     None if !said.contents.contains(&content) => {
-                        wrong.push(format!("{session:?}: nobody said what {msg_id} is"));
+                        wrong.push(format!("{conversation:?}: nobody said what {msg_id} is"));
                     }
                     _ => {}
                 }
@@ -173,12 +188,12 @@ pub(super) fn nothing_wrong(wrong: &[String]) {
     assert!(wrong.is_empty(), "{} faults, such as:\n{}", wrong.len(), first.join("\n"));
 }
 
-/// Who talks, where to, and how often.
+/// A user who talks, where to, and how often.
 #[derive(Debug, Clone)]
 pub(super) struct Talker {
     pub(super) user: u32,
     /// In turn.
-    pub(super) to: Vec<Session>,
+    pub(super) to: Vec<Conversation>,
     pub(super) every: Duration,
 }
 
@@ -217,7 +232,7 @@ impl Talkers {
 impl Talker {
     async fn talk(self, options: Options, truth: Truth, talk: watch::Receiver<bool>) {
         let (client, events) = Client::start(options).await.expect("a client without an outbox");
-        // What others say is not for him.
+        // This talker does not need what others say.
         drop(events);
         client.online().await.expect("he is let in");
         let mut ticks = interval(self.every);

@@ -4,20 +4,21 @@
 //!
 //! | Rule | What must hold |
 //! |---|---|
-//! | H1 lost | what was acknowledged is in the history, and in the end with everybody it is for |
+//! | H1 lost | what was acknowledged is in the history, and in the end every user it is for has it |
 //! | H2 once | a message is in the history once, and has one id |
-//! | H3 stable | whoever saw a number saw the same message, and it is the one in the history |
+//! | H3 stable | all that saw a number saw the same message, and it is the one in the history |
 //! | H4 order | numbers rise for each device as it spoke, and over all in real time |
 //! | H5 dense | the numbers of a history have no hole |
 //! | H6 no phantom | what is there was said, and not refused |
 //! | H7 view | no device takes for complete what is not, goes back, or is told things in disorder |
-//! | H8 entitlement | nobody gets what is not for him |
-//! | H9 freshness | after the last fault everybody who is online soon has everything |
+//! | H8 entitlement | no user gets what is not for that user |
+//! | H9 freshness | after the last fault every user who is online soon has everything |
 //! | H10 derived | unread counts, newest numbers and read marks are what was said and read |
 //! | H11 honesty | an answer is never taken back |
 //! | H12 vacuity | a run in which too little happened does not count |
-//! | H13 seats | of two devices of one class the later one stays, and nobody else is thrown out |
-//! | H14 notices | members are told who came and went, once; without a fault, who is online |
+//! | H13 seats | of two devices of one class the later one stays, and no other is thrown out |
+//! | H14 notices | members are told which members came and went, once; without a fault, which are
+//! online |
 
 mod fresh;
 mod marks;

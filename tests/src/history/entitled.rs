@@ -1,10 +1,10 @@
-//! Which messages of a conversation are for whom.
+//! Which messages of a conversation are for which user.
 //!
 //! Of two users, everything, always. In a group, from joining to leaving. Where a change of members
 //! lies among the messages is mostly not told, but it is known to lie after everything that was
 //! acknowledged before it was asked for, and before everything that was said after it was done. So
-//! there are messages that a user *may* get, fewer that he *must* get, and some about which nothing
-//! can be said.
+//! there are messages that a user *may* get, fewer that the user *must* get, and some about which
+//! nothing can be said.
 
 use std::collections::HashMap;
 
@@ -16,17 +16,17 @@ use super::index::{Cite, Index};
 /// A user's time in a group.
 #[derive(Debug)]
 struct Span {
-    /// He may get everything from here on …
+    /// The user may get everything from here on …
     join_min: u32,
     /// … and must get everything from here on.
     join_max: u32,
-    /// He must get nothing after this.
+    /// The user must get nothing after this.
     leave_max: u32,
-    /// The event from which on he may be a member, …
+    /// The event from which on the user may be a member, …
     asked: usize,
-    /// … the one from which on he certainly is one …
+    /// … the one from which on the user certainly is one …
     since: usize,
-    /// … and the one from which on perhaps not any more.
+    /// … and the one from which on the user may no longer be one.
     until: usize,
     /// What shows all that.
     cites: Vec<Cite>,
@@ -35,13 +35,13 @@ struct Span {
 #[derive(Debug, Default)]
 struct Member {
     spans: Vec<Span>,
-    /// For each span, the last number that may be his by it or by one before it.
+    /// For each span, the last number that the user may get by it or by one before it.
     may_upto: Vec<u32>,
     /// The change that is under way, and where it was asked for.
     pending: Option<(Change, usize)>,
 }
 
-/// Which messages are for whom.
+/// Which messages are for which user.
 #[derive(Debug, Default)]
 pub(super) struct Entitled {
     members: HashMap<(Conv, u32), Member>,
@@ -103,7 +103,8 @@ impl Entitled {
         upto.is_some_and(|upto| *upto >= msg_id)
     }
 
-    /// The first message that a user must get who looks at event `place`; none if he must get none.
+    /// The first message that a user who looks at event `place` must get; none if the user must get
+    /// none.
     pub(super) fn must_from(&self, conv: Conv, user: u32, place: usize) -> Option<u32> {
         if let Some(is_party) = is_party(conv, user) {
             return is_party.then_some(1);
@@ -146,7 +147,7 @@ impl Entitled {
         member.spans.get(last).map(|span| &span.cites[..]).unwrap_or_default()
     }
 
-    /// Groups, and users of whom it was said that they are or were members.
+    /// Groups, and users who are or were members as far as was told.
     pub(super) fn users(&self) -> impl Iterator<Item = (Conv, u32)> + '_ {
         self.members.keys().copied()
     }
@@ -181,7 +182,7 @@ impl Member {
             }
             Change::Remove => {
                 let leave = next.map_or(u32::MAX, |(next, _)| next - 1);
-                // Also if nothing was said any more, so that no last number is known.
+                // Also if nothing was said after that, so that no last number is known.
                 for span in self.spans.iter_mut().filter(|span| span.until > asked) {
                     span.until = asked;
                     span.leave_max = span.leave_max.min(leave);
@@ -193,7 +194,7 @@ impl Member {
 }
 
 impl Span {
-    /// A user is asked to be made a member, and it is not known whether he is.
+    /// A user is asked to be made a member, and it is not known yet whether that has happened.
     fn new(index: &Index<'_>, conv: Conv, asked: usize) -> Self {
         let acked = index.acked_before(conv, asked);
         let shown = acked.into_iter().flat_map(|(_, by)| index.evidence(by));
@@ -276,7 +277,8 @@ mod tests {
             });
         }
 
-        /// First and last number that he may get, out of the first 20; and the first that he must.
+        /// First and last number that the user may get, out of the first 20; and the first that the
+        /// user must get.
         fn result(&self) -> (Vec<u32>, Option<u32>) {
             let index = Index::new(&self.events);
             let entitled = Entitled::new(&index);
@@ -316,7 +318,7 @@ mod tests {
     }
 
     #[test]
-    fn whoever_leaves_when_nothing_is_said_any_more_must_have_nothing() {
+    fn a_user_who_leaves_when_nothing_more_is_said_must_have_nothing() {
         let mut run = Run::default();
         run.change(Change::Add, Progress::Invoke);
         run.change(Change::Add, Progress::Ok);

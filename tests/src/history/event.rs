@@ -106,10 +106,20 @@ pub enum Phase {
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum Change {
-    /// He is made one.
+    /// The user becomes a member.
     Add,
-    /// He is none any more.
+    /// The user is no longer a member.
     Remove,
+}
+
+impl Change {
+    /// What takes it back.
+    pub const fn opposite(self) -> Self {
+        match self {
+            Self::Add => Self::Remove,
+            Self::Remove => Self::Add,
+        }
+    }
 }
 
 /// How far a change of members is.
@@ -133,7 +143,7 @@ pub enum What {
     /// A device is about to say something.
     #[serde(rename = "send.invoke")]
     Invoke {
-        /// Who says it.
+        /// The user who says it.
         user: u32,
         /// On which device.
         device: u32,
@@ -269,9 +279,9 @@ pub enum What {
         conv: Conv,
         /// Who.
         user: u32,
-        /// The first number that is for him.
+        /// The first number that is for the user.
         join: u32,
-        /// The last one, if he is gone.
+        /// The last one, if the user has left.
         #[serde(default, skip_serializing_if = "Option::is_none")]
         leave: Option<u32>,
     },
@@ -286,7 +296,7 @@ pub enum What {
         conv: Conv,
         /// What happened.
         change: Change,
-        /// To whom.
+        /// The users to whom it happened.
         who: Vec<u32>,
     },
     /// Members are being changed; where between the messages follows from what was said before and
@@ -297,7 +307,7 @@ pub enum What {
         conv: Conv,
         /// Who.
         user: u32,
-        /// What happens to him.
+        /// What happens to the user.
         change: Change,
         /// How far it is.
         phase: Progress,
@@ -348,7 +358,7 @@ pub enum What {
         user: u32,
         /// Which of the user's devices.
         device: u32,
-        /// Of whom.
+        /// The user whose state is told.
         who: u32,
         /// Whether that user is.
         online: bool,

@@ -209,8 +209,8 @@ pub fn next_ack(events: &[Event], after_us: u64) -> Option<u64> {
     later.find(|event| matches!(event.what, What::Ok { .. })).map(|event| event.us)
 }
 
-/// For each user, the longest time between two moments in which he waited for acknowledgements and
-/// none came.
+/// For each user, the longest time during which the user waited for acknowledgements and none
+/// came.
 pub fn stalls(events: &[Event], within: Range<u64>) -> BTreeMap<u32, u64> {
     let mut senders: HashMap<Mid, u32> = HashMap::new();
     // By user: what is unanswered, and since when nothing came.

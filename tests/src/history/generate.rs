@@ -16,9 +16,9 @@ use super::event::{
 use crate::Random;
 use people::{Device, Kind};
 
-/// Who talks.
+/// How many users talk.
 const PEOPLE: u32 = 20;
-/// Who enters and leaves the second group.
+/// How many users enter and leave the second group.
 const OUTSIDERS: u32 = 3;
 /// Every how manieth user has an old phone as well.
 const PHONES: u32 = 4;
@@ -69,7 +69,7 @@ struct World {
     joined: Vec<Option<u32>>,
     /// Up to where each user has read each conversation.
     marks: HashMap<(u32, Conv), u32>,
-    /// Whether the second phone of the one who has two is online.
+    /// Whether the second phone of the user with two phones is online.
     rival: bool,
     fault: bool,
 }
@@ -232,7 +232,7 @@ impl World {
         self.add(What::Change { conv, user, change, phase: Progress::Invoke, by: None });
         let device = usize::try_from(user - 1).unwrap_or(0);
         if member.is_some() {
-            // He gets nothing any more, not even what he had not got yet.
+            // From now on the user gets nothing, not even messages from before that have not come yet.
             self.joined[outsider] = None;
             self.devices[device].next.remove(&conv);
         } else {

@@ -27,8 +27,8 @@ pub(super) struct Send {
     pub(super) stored: Option<(u32, Cite)>,
 }
 
-/// What tells messages apart for those who see no ids: where, by whom, and the words. What the same
-/// user says twice in one conversation has one name, and is two messages.
+/// What tells messages apart for devices that see no ids: the conversation, the sender and the words.
+/// What the same user says twice in one conversation has one name, and is two messages.
 pub(super) type Words = (Conv, u32, Sha);
 
 /// All that was said in the same words, and the rows with those words in the history of the end.
@@ -272,7 +272,7 @@ impl<'a> Index<'a> {
         self.by_mid.get(&mid).and_then(|number| self.sends.get(*number))
     }
 
-    /// Who said these words first, wherever that was.
+    /// The first message with these words, in any conversation.
     pub(super) fn by_sha(&self, sha: Sha) -> Option<&Send> {
         self.by_sha.get(&sha).and_then(|number| self.sends.get(*number))
     }

@@ -18,7 +18,7 @@ pub struct Conv(pub ConversationId);
 pub struct Mid(pub [u8; 16]);
 
 /// What names content, that is type and body: its MD5, which is in the dependency tree anyway and
-/// takes two nanoseconds per byte. Bodies are our own, so nobody looks for collisions, and by accident
+/// takes two nanoseconds per byte. Bodies are our own, so no attacker seeks collisions, and by accident
 /// two of 2^32 contents collide with a probability of 2^-65; with 64 bits it would be one half.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct Sha(pub [u8; 16]);

@@ -116,7 +116,7 @@ mod tests {
     use crate::history::event::read_lines;
 
     #[test]
-    fn numbers_and_times_rise_whoever_records() {
+    fn numbers_and_times_rise_also_if_several_threads_record() {
         let folder = tempfile::tempdir().unwrap();
         let path = folder.path().join("history.jsonl");
         let recorder = Recorder::into_file(&path).unwrap();

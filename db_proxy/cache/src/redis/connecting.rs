@@ -9,6 +9,7 @@ use std::time::Duration;
 use ::redis::aio::MultiplexedConnection;
 use ::redis::{AsyncConnectionConfig, Client, ErrorKind, RedisError, ServerErrorKind, Value};
 use daemon::Shutdown;
+use daemon::backoff::Backoff;
 use tokio::time::{sleep, timeout};
 use tracing::info_span;
 
@@ -18,15 +19,11 @@ use super::options::RedisOptions;
 /// How long a new connection may take: a name may have to be looked up, keys to be exchanged.
 pub(super) const CONNECT_WITHIN: Duration = Duration::from_secs(1);
 
-/// The pauses between tries: the first, and the longest.
-const PAUSE_MIN: Duration = Duration::from_millis(50);
-const PAUSE_MAX: Duration = Duration::from_secs(1);
-
 /// How long a try may stay in Redis.
 const PROBE_KEPT_MS: u64 = 1_000;
 
-/// Requests that wait for the one connection. Beyond, they wait for a place, each for its deadline at
-/// most.
+/// Requests that wait for the one connection. More requests wait for a place, each until its deadline
+/// at most.
 const REQUESTS_MAX: usize = 1_024;
 
 /// Why there is no cache.
@@ -156,14 +153,13 @@ pub(super) fn probe(server: Server, gate: Arc<Gate>, shutdown: &Shutdown) {
 async fn keep_trying(server: &Server, gate: &Gate) {
     loop {
         gate.shutting().await;
-        let mut pause = PAUSE_MIN;
+        let mut backoff = Backoff::jittered();
         loop {
             match server.connect().await {
                 Ok(connection) => break gate.open(connection),
                 Err(failure) => gate.failed(server, &failure.why),
             }
-            sleep(pause).await;
-            pause = (pause * 2).min(PAUSE_MAX);
+            sleep(backoff.next_wait()).await;
         }
     }
 }

@@ -52,8 +52,8 @@ impl Keys {
         Self { prefix: format!("{prefix}:v{FORMAT}") }
     }
 
-    /// Of a counter of failures. What it counts for, often a login name of any length, is not to be
-    /// read in Redis.
+    /// The key of a counter of failures. It is hashed, so that what it counts for, often a login
+    /// name of any length, cannot be read in Redis.
     pub(super) fn failures(&self, throttle: &str) -> Vec<u8> {
         self.hashed("failures", throttle)
     }
@@ -61,7 +61,8 @@ impl Keys {
     fn hashed(&self, kind: &str, what: &str) -> Vec<u8> {
         let hash = digest::digest(&digest::SHA256, what.as_bytes());
         let hash = hash.as_ref().first_chunk::<16>().expect("SHA-256 is longer");
-        format!("{}:{kind}:{}", self.prefix, hex(hash)).into_bytes()
+        let digits = u128::from_be_bytes(*hash);
+        format!("{}:{kind}:{digits:032x}", self.prefix).into_bytes()
     }
 
     /// There for as long as a delay lasts.
@@ -84,7 +85,7 @@ impl Keys {
     }
 
     pub(super) fn message(&self, log: LogId, id: ConversationId, msg_id: MsgId) -> Vec<u8> {
-        let (log, number) = (hex(&log.0), id.number());
+        let number = id.number();
         format!("{}:message:{log}:{number}:{}", self.prefix, msg_id.0).into_bytes()
     }
 
@@ -92,10 +93,6 @@ impl Keys {
     pub(super) fn probe(&self) -> Vec<u8> {
         format!("{}:probe", self.prefix).into_bytes()
     }
-}
-
-fn hex(bytes: &[u8; 16]) -> String {
-    format!("{:032x}", u128::from_be_bytes(*bytes))
 }
 
 /// How many failures a counter stands for; 0 for what is no counter.

@@ -2,9 +2,9 @@
 //!
 //! # What bounds it
 //!
-//! - [`QUEUE_MAX`] writes wait, of a few kilobytes each. Beyond, a write is dropped and counted: what
-//!   it would have kept is read from the store once more, and a failed login counts in this process
-//!   alone.
+//! - [`QUEUE_MAX`] writes wait, of a few kilobytes each. If more come, a write is dropped and counted:
+//!   what it would have kept is read from the store once more, and a failed login counts in this
+//!   process alone.
 //! - Behind a shut gate nothing is queued, and what was queued is dropped.
 
 use std::fmt;

@@ -6,6 +6,7 @@ use proto::ids::Offset;
 use super::*;
 use crate::conversation::{Mark, Member};
 use crate::rows::{GroupRow, StoredConversation};
+use crate::window::Seen;
 
 const NOW_MS: u64 = 1_800_000_000_000;
 /// Of the body of every message here.
@@ -145,7 +146,7 @@ fn members_are_changed_by_those_who_may() {
 }
 
 #[test]
-fn an_outsider_cannot_add_himself() {
+fn outsiders_cannot_add_themselves() {
     let state = with_group(GroupType::Temporary);
     for user in [OUTSIDER, FORMER] {
         let admission = judge(&state, &change(Some(user), &[user], &[]));
@@ -199,7 +200,7 @@ fn a_group_is_made_once_and_group_zero_never() {
 }
 
 #[test]
-fn who_is_or_was_a_member_marks_removes_and_mutes_and_nobody_else() {
+fn only_present_and_former_members_mark_remove_and_mute() {
     let mut state = with_group(GroupType::Normal);
     let conversation = state.conversations.get_mut(&group()).unwrap();
     conversation.head = MsgId(3);
@@ -227,7 +228,7 @@ fn a_message_is_known_before_anything_else_is_asked() {
     let mut state = with_group(GroupType::Normal);
     let sent = Message { resend: true, ..send(group(), FORMER) };
     let known = known_at(5);
-    state.window.insert(sent.identity, known, Offset(9), NOW_MS);
+    state.window.insert(sent.identity, Seen::New(known), Offset(9), NOW_MS);
     state.last = Offset(9);
     assert_eq!(judge(&state, &Change::Send(sent.clone())), Admission::Known(known));
     state.conversations.clear();
@@ -266,7 +267,7 @@ fn a_message_of_an_earlier_owner_is_known_and_its_number_is_in_the_store() {
     let original =
         Identity { frame: Frame { connection: None, ..framed(8, 1, None).frame }, ..identity(8) };
     let known = Known { msg_id: None, client_msg_id: original.client_msg_id, ..known_at(5) };
-    state.window.insert(original, known, Offset(4), NOW_MS);
+    state.window.insert(original, Seen::New(known), Offset(4), NOW_MS);
     let change = Change::Send(sent);
     assert_eq!(
         judge(&state, &change),
@@ -285,7 +286,7 @@ fn fingerprints_count_by_the_later_of_the_clock_and_the_log() {
     let mut state = with_group(GroupType::Normal);
     let original =
         Identity { frame: Frame { connection: None, ..framed(8, 1, None).frame }, ..identity(8) };
-    state.window.insert(original, known_at(5), Offset(4), NOW_MS);
+    state.window.insert(original, Seen::Again(known_at(5)), Offset(4), NOW_MS);
     state.last_ms = NOW_MS;
     let again = Message { identity: framed(9, 2, Some(0)), ..send(group(), 2) };
     let change = Change::Send(again);
@@ -298,7 +299,7 @@ fn fingerprints_count_by_the_later_of_the_clock_and_the_log() {
 #[test]
 fn the_gateway_of_the_earlier_connection_is_asked_about_a_frame_that_may_repeat() {
     let mut state = with_group(GroupType::Normal);
-    state.window.insert(framed(8, 1, None), known_at(5), Offset(4), NOW_MS - 6_000);
+    state.window.insert(framed(8, 1, None), Seen::Again(known_at(5)), Offset(4), NOW_MS - 6_000);
     let change = Change::Send(Message { identity: framed(9, 2, Some(0)), ..send(group(), 2) });
     let need = Need::Repeats {
         connection: Connection { gateway_boot: 77, session: 1 },
@@ -327,7 +328,7 @@ fn the_gateway_of_the_earlier_connection_is_asked_about_a_frame_that_may_repeat(
 #[test]
 fn an_unanswered_frame_that_comes_behind_its_own_repeat_is_the_same_message() {
     let mut state = with_group(GroupType::Normal);
-    state.window.insert(framed(8, 2, None), known_at(5), Offset(4), NOW_MS);
+    state.window.insert(framed(8, 2, None), Seen::Again(known_at(5)), Offset(4), NOW_MS);
     let first = |waited_ms| Message {
         waited_ms: Some(waited_ms),
         ..Message { identity: framed(9, 1, Some(0)), ..send(group(), 2) }
@@ -342,7 +343,7 @@ fn an_unanswered_frame_that_comes_behind_its_own_repeat_is_the_same_message() {
 #[test]
 fn a_frame_on_the_same_connection_or_after_an_answer_repeats_none() {
     let mut state = with_group(GroupType::Normal);
-    state.window.insert(framed(8, 1, None), known_at(5), Offset(4), NOW_MS);
+    state.window.insert(framed(8, 1, None), Seen::Again(known_at(5)), Offset(4), NOW_MS);
     for identity in [framed(9, 1, Some(0)), framed(9, 2, None), framed(9, 2, Some(4))] {
         let change = Change::Send(Message { identity, ..send(group(), 2) });
         let Admission::Append(record::Change::Message(message)) = judge(&state, &change) else {
@@ -355,7 +356,7 @@ fn a_frame_on_the_same_connection_or_after_an_answer_repeats_none() {
 #[test]
 fn an_id_that_stands_for_another_message_is_refused() {
     let mut state = with_group(GroupType::Normal);
-    state.window.insert(identity(1), known_at(5), Offset(4), NOW_MS);
+    state.window.insert(identity(1), Seen::New(known_at(5)), Offset(4), NOW_MS);
     let sent = send(group(), MEMBER);
     assert_eq!(judge(&state, &Change::Send(sent.clone())), Admission::Known(known_at(5)));
     let other_content = Identity { content_crc: CONTENT_CRC + 1, ..sent.identity };

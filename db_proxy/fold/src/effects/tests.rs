@@ -213,7 +213,7 @@ fn rules_that_this_build_does_not_know_stop_it() {
 }
 
 #[test]
-fn what_a_member_may_see_is_fixed_by_the_place_of_his_joining_and_leaving() {
+fn what_a_member_may_see_is_fixed_by_the_places_of_joining_and_leaving() {
     let mut partition = Partition::new();
     partition.fold(created(&[ALICE, BOB, BOB]));
     partition.send(group(), ALICE, id());

@@ -54,6 +54,21 @@ fn changes_of_members_are_told_with_who_they_were_about() {
 }
 
 #[test]
+fn one_record_is_looked_up_by_its_place() {
+    let mut published = Published::new(Offset(3));
+    published.enter(Offset(5), group(1), Some(member_change(&[1], &[])));
+    published.enter(Offset(8), group(2), None);
+    assert_eq!(published.members_at(Offset(5)), Some(&member_change(&[1], &[])));
+    assert_eq!(published.members_at(Offset(8)), None, "a message");
+    assert!(published.contains(Offset(5)) && published.contains(Offset(8)));
+    for nothing in [0, 4, 6, 9] {
+        assert!(
+            !published.contains(Offset(nothing)) && published.members_at(Offset(nothing)).is_none()
+        );
+    }
+}
+
+#[test]
 fn too_much_at_once_comes_in_parts() {
     let max = u32::try_from(CONVERSATIONS_MAX).unwrap();
     let mut published = Published::new(Offset(0));

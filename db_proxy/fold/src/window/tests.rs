@@ -32,7 +32,7 @@ fn sent() -> impl Strategy<Value = Sent> {
         connection,
         repeats_after,
     });
-    (1_u32..3, 0_u8..30, frame, 0_u64..4, pause_ms, any::<bool>()).prop_map(
+    (1_u32..3, 1_u8..30, frame, 0_u64..4, pause_ms, any::<bool>()).prop_map(
         |(sender, id, frame, others_before, pause_ms, has_number)| Sent {
             sender,
             id,
@@ -55,9 +55,9 @@ impl Sent {
     }
 }
 
-/// Every record, as the module's documentation has it.
+/// Every record, as the module's documentation has it, and the new messages among them.
 #[derive(Default)]
-struct Plain(Vec<(Identity, Known, Offset, u64)>);
+struct Plain(Vec<(Identity, Known, Offset, u64)>, Vec<Numbered>);
 
 impl Plain {
     fn find(&self, identity: Identity, offset: Offset, now_ms: u64) -> Option<Known> {
@@ -105,11 +105,15 @@ proptest! {
             };
             let known = found.unwrap_or(new);
             if sent.has_number {
-                window.insert(identity, known, offset, now_ms);
+                let seen = found.map_or(Seen::New(new), Seen::Again);
+                window.insert(identity, seen, offset, now_ms);
             } else {
                 window.enter(identity, new, offset, now_ms);
             }
             plain.0.push((identity, known, offset, now_ms));
+            if found.is_none() {
+                plain.1.push(Numbered { offset, msg_id: new.msg_id });
+            }
         }
         let asked = Offset(offset.0 + ahead);
         for sent in &all {
@@ -117,6 +121,13 @@ proptest! {
             prop_assert_eq!(window.find(identity, asked, now_ms), plain.find(identity, asked, now_ms));
         }
         check_size(&window, &plain, offset)?;
+        for from in [0, asked.0 / 2, offset.0.saturating_sub(RECORDS / 2), offset.0] {
+            let from = Offset(from);
+            let new: Vec<_> = window.new_messages(from).collect();
+            let first = from.max(window.reaches_back_to(offset));
+            let expected = plain.1.iter().filter(|one| one.offset >= first).copied();
+            prop_assert_eq!(new, expected.collect::<Vec<_>>());
+        }
     }
 }
 

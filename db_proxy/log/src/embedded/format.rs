@@ -68,7 +68,7 @@ pub(super) struct Meta {
 pub(super) enum FoundMeta {
     /// Ours to use.
     Known(Meta),
-    /// Of a version that is not known here.
+    /// Written by a version that is not known here.
     Newer(u32),
     /// Not what was written.
     Damaged,

@@ -7,6 +7,7 @@ mod images;
 mod model;
 mod opening;
 mod surveying;
+mod tailing;
 mod torn;
 
 use std::io;

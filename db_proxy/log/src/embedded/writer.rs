@@ -4,7 +4,7 @@
 //!
 //! - One write and one flush per batch; no call returns in between.
 //! - After every batch there is room for a marker, a batch without records that proves it.
-//! - After a failed write or flush nothing is done any more.
+//! - After a failed write or flush nothing more is done.
 
 use std::collections::VecDeque;
 use std::io;

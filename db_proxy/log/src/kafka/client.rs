@@ -68,7 +68,7 @@ pub(super) struct Reports {
 /// Why a broker that is there is not talked to. Trying again does not help.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) enum Refusal {
-    /// It is not who it must be, or the two cannot agree on how to encrypt.
+    /// It cannot prove that it is the broker it should be, or the two cannot agree on how to encrypt.
     Tls(String),
     /// It does not take the login.
     Login(String),
@@ -87,7 +87,8 @@ impl Refusal {
         }
     }
 
-    /// Of a line of the library's log: where a name has several addresses, this is all it says.
+    /// The refusal that a line of the library's log tells of. Where a name has several addresses,
+    /// such a line is all that the library says.
     fn in_line(text: &str) -> Option<Self> {
         let (_broker, why) = text.split_once(HANDSHAKE)?;
         let why = without_how_often(why);
@@ -123,7 +124,7 @@ impl Reports {
         refusal.filter(|(at, _why)| counts(at)).map(|(_at, why)| why)
     }
 
-    /// Nothing is wrong any more.
+    /// Notes that all is well again.
     pub(super) fn is_well(&self) {
         *self.trouble.lock() = None;
         *self.refusal.lock() = None;

@@ -1,7 +1,7 @@
-//! Who has which partition: the members of one consumer group share them.
+//! Which db_proxy has which partition: the members of one consumer group share them.
 //!
-//! Kafka only says who may try. Whose the partition is says the store's epoch, and an owner that was
-//! told nothing finds another one's epoch record in the log.
+//! Kafka only says which member may try. The epoch in the store says which one owns the partition. An
+//! owner that was told nothing finds the epoch record of another owner in the log.
 //!
 //! A member that leaves in good order is told to stop each partition before another member gets it
 //! ([`Event::Revoked`]); one that is silent for [`SESSION`] loses all of them. No member is a

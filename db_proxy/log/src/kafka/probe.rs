@@ -105,13 +105,13 @@ mod tests {
     }
 
     #[test]
-    fn whoever_answers_something_else_is_no_broker() {
+    fn a_server_that_answers_something_else_is_no_broker() {
         assert_eq!(answered(b"-ERR unknown command\r\n"), Answer::NotKafka);
         assert_eq!(answered(b""), Answer::NotKafka);
     }
 
     #[test]
-    fn nobody_is_at_a_port_that_nobody_listens_on() {
+    fn no_broker_is_at_a_port_without_a_listener() {
         let listener = TcpListener::bind("127.0.0.1:0").unwrap();
         let address = listener.local_addr().unwrap();
         drop(listener);

@@ -193,7 +193,7 @@ impl Reader {
         self.consumer.context().trouble()
     }
 
-    /// Nothing is wrong any more.
+    /// Notes that all is well again.
     pub(super) fn is_well(&self) {
         self.consumer.context().is_well();
     }

@@ -1,5 +1,5 @@
-//! Where other consumers of the topic go on: push notifications, webhooks, audit. Each is a consumer
-//! group of its own; the fold is none of them, and goes by what the store says.
+//! Where programs go on that read the topic by themselves, each as a consumer group of its own. The fold is
+//! none of them, and goes by what the store says; nor are the consumers that a db_proxy serves.
 
 use std::time::Duration;
 
@@ -49,7 +49,7 @@ impl KafkaTopic {
         let mut config = client::config(options);
         config.set("group.id", consumer).set("enable.auto.commit", "false");
         let group: BaseConsumer = config.create().map_err(|error| away(&error))?;
-        // The first question finds who keeps the group's offsets.
+        // The first question finds the broker that keeps the group's offsets.
         let found = group.committed_offsets(places.clone(), COORDINATOR_LIMIT);
         found.map_err(|error| away(&error))?;
         group.commit(&places, CommitMode::Sync).map_err(|error| {

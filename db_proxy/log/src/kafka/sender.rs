@@ -29,7 +29,7 @@ pub(super) struct Sender {
     producer: BaseProducer<Reports>,
     topic: String,
     partition: i32,
-    /// Of the append under way: where each payload is.
+    /// Where each payload of the append under way is.
     offsets: Vec<Option<Offset>>,
     confirmed: usize,
 }

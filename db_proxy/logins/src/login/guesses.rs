@@ -94,13 +94,13 @@ pub(crate) enum Ruling {
 /// What is known of a try before it is made.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub struct Seen {
-    /// Of the name in this network.
+    /// The count of the name in this network.
     pub pair: Count,
-    /// Of the network.
+    /// The count of the network.
     pub network: Count,
-    /// Of the name.
+    /// The count of the name.
     pub name: Count,
-    /// Of all networks, beyond their own.
+    /// The count of all networks, beyond their own.
     pub all: Count,
     /// The name has logged in from this network.
     pub known: bool,

@@ -41,7 +41,7 @@ async fn hashes_give_way_and_nothing_else_does() {
 }
 
 #[tokio::test]
-async fn a_core_is_taken_until_the_hash_is_computed_though_nobody_waits_for_it() {
+async fn a_core_is_taken_until_the_hash_is_computed_though_no_caller_waits_for_it() {
     let cores = Arc::new(Semaphore::new(1));
     let core = Arc::clone(&cores).try_acquire_owned().unwrap();
     let (go_on, waits) = std::sync::mpsc::channel::<()>();
@@ -54,7 +54,7 @@ async fn a_core_is_taken_until_the_hash_is_computed_though_nobody_waits_for_it()
 }
 
 #[tokio::test]
-async fn who_would_wait_too_long_is_turned_away_at_once_and_later_there_is_room_again() {
+async fn a_login_that_would_wait_too_long_is_turned_away_at_once_and_later_there_is_room_again() {
     let passwords = Passwords::new(1, None).unwrap();
     let stored = passwords.hash("secret".to_owned()).await.unwrap();
     passwords.pretend(WAIT_MAX / 2);
@@ -67,7 +67,7 @@ async fn who_would_wait_too_long_is_turned_away_at_once_and_later_there_is_room_
 }
 
 #[tokio::test]
-async fn somebody_is_checked_however_long_that_takes() {
+async fn one_login_is_checked_however_long_that_takes() {
     let passwords = Passwords::new(1, None).unwrap();
     passwords.pretend(WAIT_MAX * 9);
     let before = passwords.hash_us.load(Ordering::Relaxed);

@@ -48,7 +48,7 @@ pub(super) struct Turns {
 struct State {
     running: usize,
     running_max: usize,
-    /// Of names that do not exist, and of those that do.
+    /// The lane of names that do not exist, and that of names that do.
     lanes: [Lane; 2],
     /// Which lane is next if both wait.
     next: usize,

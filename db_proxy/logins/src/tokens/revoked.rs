@@ -16,7 +16,7 @@ pub(super) const KEPT_MAX: usize = 1_000_000;
 /// What is known.
 #[derive(Debug, Default)]
 pub(super) struct Revoked {
-    /// Of each user the newest number by which everything ended.
+    /// For each user, the newest number by which everything ended.
     users: HashMap<u32, u32>,
     families: HashSet<FamilyId>,
     newest: u32,

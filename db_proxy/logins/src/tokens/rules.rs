@@ -30,7 +30,7 @@ pub(super) fn judge(family: &FamilyRow, shown: SecretHash, now_s: u64) -> Shown 
     if now_s > family.expires_s.saturating_add(SKEW_S) {
         return Shown::Void;
     }
-    // Of hashes nothing is learned by how long this takes.
+    // Only hashes are compared: how long that takes tells nothing about a token.
     if family.current == shown || family.next == Some(shown) {
         Shown::Good
     } else if family.replaced.contains(&shown) {

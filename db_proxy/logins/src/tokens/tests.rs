@@ -232,7 +232,7 @@ async fn a_login_that_was_checked_before_the_password_changed_gets_no_token() {
 }
 
 #[tokio::test]
-async fn nobody_does_anything_with_the_token_of_another_user() {
+async fn no_user_can_do_anything_with_the_token_of_another() {
     let site = Site::new("").await;
     let token = site.begin(ALICE).await;
     let newer = secret(site.go_on(ALICE, &token).await);
@@ -414,7 +414,7 @@ async fn what_was_revoked_is_heard_without_being_asked_for() {
 }
 
 #[tokio::test]
-async fn a_ticket_logs_in_once_whoever_shows_it() {
+async fn a_ticket_logs_in_once_from_any_client() {
     let site = Site::new("").await;
     let token = site.begin(ALICE).await;
     let ticket = secret(site.ticket(ALICE, &token, 1).await);

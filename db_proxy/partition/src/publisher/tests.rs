@@ -36,6 +36,8 @@ async fn an_acknowledged_publication_is_done() {
     link.answer(&frame, frame.kind, &PublishAck::default()).unwrap();
     setup.all_acknowledged().await;
     assert!(setup.gateway(7).try_frame().is_none(), "the replica has told it");
+    let page = setup.page.encode().unwrap();
+    assert!(page.contains("\ntalkhub_db_proxy_publish_seconds_count 1\n"), "{page}");
 }
 
 #[tokio::test]
@@ -140,6 +142,8 @@ async fn an_acknowledgement_that_comes_late_or_twice_changes_nothing() {
     let (to_second, again) = setup.route(second).frame().await;
     to_second.answer(&again, again.kind, &PublishAck::default()).unwrap();
     setup.all_acknowledged().await;
+    let page = setup.page.encode().unwrap();
+    assert!(page.contains("publish_seconds_bucket{le=\"0.25\"} 0\n"), "from the fold: {page}");
     let missed = PublishAck { missed_gateway_boots: vec![7], ..PublishAck::default() };
     to_first.answer(&frame, frame.kind, &missed).unwrap();
     to_first.answer(&frame, frame.kind, &missed).unwrap();
@@ -227,6 +231,7 @@ async fn a_notice_of_a_huge_group_fits_a_frame() {
 /// A publisher, fake route_servers and fake gateways.
 struct Setup {
     publisher: Arc<Publisher>,
+    page: Metrics,
     shutdown: Shutdown,
     routes: Vec<(String, Far)>,
     gateways: Vec<(u64, Far)>,
@@ -258,9 +263,10 @@ impl Setup {
     async fn start(routes: &[&str], gateways: &[u64]) -> Self {
         let shutdown = Shutdown::default();
         let table = Arc::new(LinkTable::default());
-        let metrics = PublishMetrics::new(&Metrics::new("db_proxy"));
-        let publisher = Publisher::new(Arc::clone(&table), metrics);
-        let mut setup = Self { publisher, shutdown, routes: Vec::new(), gateways: Vec::new() };
+        let page = Metrics::new("db_proxy");
+        let publisher = Publisher::new(Arc::clone(&table), PublishMetrics::new(&page));
+        let mut setup =
+            Self { publisher, page, shutdown, routes: Vec::new(), gateways: Vec::new() };
         setup.dial(routes).await;
         setup.listen(gateways, Arc::clone(&table)).await;
         setup.until(|publisher| publisher.routes.len() == routes.len()).await;
@@ -317,7 +323,7 @@ impl Setup {
 
     /// The publisher's end of the link to a replica.
     fn to(&self, name: &str) -> Link {
-        self.publisher.routes.by_name(name).unwrap()
+        self.publisher.routes.all().iter().find(|link| link.peer().name == name).unwrap().clone()
     }
 
     async fn until(&self, is_so: impl Fn(&Publisher) -> bool) {

@@ -2,10 +2,10 @@
 //! number, over random disconnects: what was acknowledged is stored as a message of its own, and what
 //! Windows repeats is stored once.
 //!
-//! Owner and fold are the real ones. A gateway is what its module says of it (`msg_server/src/frames.rs`
-//! and `sends.rs`, which have tests of their own): a frame that equals an unanswered one of its
-//! connection is dropped, the first answer on a connection ends that its frames may be repeats, and how
-//! a connection ended is told as it was. Time is the test's.
+//! Owner and fold are the real ones. A gateway is what its modules say of it (`frames.rs` and
+//! `unanswered.rs` in `msg_server/src/submission/`, which have tests of their own): a frame that equals
+//! an unanswered one of its connection is dropped, the first answer on a connection ends that its frames
+//! may be repeats, and how a connection ended is told as it was. Time is the test's.
 
 use std::collections::HashMap;
 
@@ -263,7 +263,7 @@ impl World {
     fn send(&self, saying: Saying, line: usize, id: ClientMsgId) -> Message {
         let body = Bytes::from(vec![saying.words]);
         let names_itself_windows = [Habit::Windows, Habit::OneNumber].contains(&HABITS[saying.who]);
-        // Of a conversation that is the sender's alone here.
+        // It need not name the conversation: in this test only one sender writes to each.
         let fingerprint = 1 + u64::from(saying.seq) * 2 + u64::from(saying.words);
         let frame = Frame {
             fingerprint: if names_itself_windows { fingerprint } else { 0 },

@@ -5,8 +5,8 @@
 //!
 //! # What bounds it
 //!
-//! [`KNOWN_MAX`] users and memberships together. Beyond, the user asked for longest ago is forgotten,
-//! and cannot log in while the store is away.
+//! [`KNOWN_MAX`] users and memberships together. If there are more, the user asked for longest ago is
+//! forgotten, and cannot log in while the store is away.
 
 use fold::conversation::Conversation;
 use lru::LruCache;
@@ -131,7 +131,7 @@ mod tests {
     }
 
     #[test]
-    fn of_too_many_those_who_asked_longest_ago_are_forgotten() {
+    fn of_too_many_users_those_who_asked_longest_ago_are_forgotten() {
         let mut known = GroupsKnown::default();
         let each = 99;
         let users = u32::try_from(KNOWN_MAX / (each + 1)).unwrap();
@@ -153,7 +153,7 @@ mod tests {
     }
 
     #[test]
-    fn who_has_left_and_is_named_still_is_in_the_group_no_more() {
+    fn a_former_member_who_is_still_named_is_no_longer_in_the_group() {
         let mut known = GroupsKnown::default();
         known.note(ALICE, vec![kept(7), kept(8)]);
         let mut left = group(7, 2, &[]);
@@ -163,7 +163,7 @@ mod tests {
     }
 
     #[test]
-    fn whoever_is_added_has_not_asked() {
+    fn being_added_does_not_count_as_asking() {
         let mut known = GroupsKnown::default();
         for user in [ALICE, BOB] {
             known.note(user, vec![kept(7)]);

@@ -106,7 +106,7 @@ fn remove(actor: Option<u32>, who: &[u32]) -> Change {
 }
 
 #[tokio::test]
-async fn of_twenty_who_join_within_a_second_all_but_the_first_are_one_record() {
+async fn of_twenty_users_who_join_within_a_second_all_but_the_first_are_one_record() {
     let proxy = Proxy::start().await;
     let id = proxy.make_group(1, &(1..=20).collect::<Vec<_>>()).await;
     let (opened, published) = (proxy.state().last(), proxy.published.get());
@@ -165,7 +165,7 @@ async fn what_is_held_is_released_in_time() {
 }
 
 #[tokio::test]
-async fn a_message_of_who_adds_comes_after_the_add_and_that_of_another_does_not_wait() {
+async fn a_message_of_the_user_who_adds_comes_after_the_add_and_that_of_another_does_not_wait() {
     let joins = Joins::long().await;
     joins.submit(1, add(Some(2), &[31]));
     joins.submit(2, add(Some(3), &[32]));
@@ -184,14 +184,14 @@ async fn a_message_of_who_adds_comes_after_the_add_and_that_of_another_does_not_
 
 /// A user that is added cannot know it yet; but an add that came first is first.
 #[tokio::test]
-async fn what_comes_from_who_is_added_is_judged_after_the_add() {
+async fn what_comes_from_the_added_user_is_judged_after_the_add() {
     let joins = Joins::long().await;
     joins.submit(1, add(Some(2), &[31]));
     joins.submit(2, Change::Send(message(joins.id, 31)));
     joins.outcomes.wait_for(2).await;
     assert_eq!((joins.joined(1), joins.outcomes.sent()), (vec![31], vec![(2, 1)]));
 
-    // One who is added adds others.
+    // A user who is added adds others.
     joins.submit(3, add(Some(2), &[32]));
     joins.submit(4, add(Some(32), &[33]));
     joins.submit(5, add(Some(33), &[34]));
@@ -204,7 +204,7 @@ async fn what_comes_from_who_is_added_is_judged_after_the_add() {
 }
 
 #[tokio::test]
-async fn a_mark_or_a_setting_of_who_adds_releases() {
+async fn a_mark_or_a_setting_of_the_user_who_adds_releases_the_add() {
     let joins = Joins::long().await;
     let (conversation, user) = (joins.id, UserId(2));
     joins.proxy.send(message(joins.id, 1)).await;
@@ -275,7 +275,7 @@ async fn the_end_of_a_group_releases() {
 /// An add can be allowed when it comes and not when it is released: what was appended just before it
 /// was not folded yet.
 #[tokio::test]
-async fn what_is_not_allowed_any_more_is_refused_and_keeps_no_other_back() {
+async fn what_is_no_longer_allowed_is_refused_and_holds_up_no_other() {
     let joins = Joins::long().await;
     let inner = joins.proxy.state().lock();
     joins.submit(1, remove(None, &[2]));
@@ -310,7 +310,7 @@ fn last_record(setup: &Setup) -> Option<record::Change> {
 }
 
 #[tokio::test]
-async fn who_waits_when_the_partition_stops_asks_the_next_owner() {
+async fn a_request_that_waits_when_the_partition_stops_goes_to_the_next_owner() {
     let joins = Joins::long().await;
     for number in 1..=3 {
         joins.submit(number, add(Some(number), &[30 + number]));

@@ -1,5 +1,6 @@
 //! What happens when something is full, and that it passes.
 
+use std::sync::mpsc::sync_channel;
 use std::time::Duration;
 
 use bytes::Bytes;
@@ -7,6 +8,7 @@ use fold::admission::Change;
 use proto::cluster::wire::Reason;
 use proto::ids::{GroupId, UserId};
 use store::StoreError;
+use tokio::time::timeout;
 
 use super::sending::Outcomes;
 use crate::test::gated::Gate;
@@ -34,6 +36,36 @@ async fn a_full_queue_turns_away_at_once() {
     drop(inner);
     outcomes.wait_for(30).await;
     proxy.stop().await;
+}
+
+#[tokio::test]
+async fn a_thread_that_hangs_shows_no_sign_of_life_until_it_goes_on_or_has_ended() {
+    let limit = Duration::from_millis(500);
+    // The store worker would wait for the state too, and this test with it.
+    let setup = Setup { stalled_after: limit, store_writer: false, ..Setup::new() };
+    let proxy = setup.start().await;
+    let until = async |stalled: &[&str]| {
+        let is_so = async {
+            while proxy.readiness.stalled() != stalled {
+                tokio::time::sleep(Duration::from_millis(5)).await;
+            }
+        };
+        timeout(PATIENCE, is_so).await.expect("it shows");
+    };
+    let state = proxy.state().clone();
+    let (release, released) = sync_channel::<()>(0);
+    let holder = std::thread::spawn(move || {
+        let _inner = state.lock();
+        released.recv().expect("the test says when");
+    });
+    until(&["partition"]).await;
+    release.send(()).unwrap();
+    holder.join().unwrap();
+    until(&[]).await;
+    let readiness = proxy.readiness.clone();
+    proxy.stop().await;
+    tokio::time::sleep(2 * limit).await;
+    assert!(readiness.stalled().is_empty(), "it has ended");
 }
 
 #[tokio::test]
@@ -208,7 +240,7 @@ async fn regression_the_log_is_trimmed_under_load_too() {
     };
     tokio::select! {
         () = talking => {}
-        trimmed = tokio::time::timeout(PATIENCE, trimmed) => trimmed.expect("it is trimmed"),
+        trimmed = timeout(PATIENCE, trimmed) => trimmed.expect("it is trimmed"),
     }
     proxy.stop().await;
 }

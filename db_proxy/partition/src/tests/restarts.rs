@@ -316,7 +316,7 @@ async fn a_log_of_newer_rules_is_refused() {
     assert!(why.contains("fold version 99"), "{why}");
 }
 
-pub(super) fn options(setup: &Setup) -> Options {
+pub(crate) fn options(setup: &Setup) -> Options {
     let mut options = Options::new(setup.log_dir());
     options.segment_bytes = setup.segment_bytes;
     options.spare_segments = 1;

@@ -28,6 +28,24 @@ async fn messages_of_each_conversation_are_numbered_from_one() {
 }
 
 #[tokio::test]
+async fn how_long_the_append_and_the_commit_took_is_shown() {
+    let proxy = Proxy::start().await;
+    proxy.send(message(single(1, 2), 1)).await;
+    proxy.stored().await;
+    let page = proxy.page.encode().unwrap();
+    let shown = |name: &str| {
+        let line = format!("talkhub_db_proxy_{name} ");
+        let value = page.lines().find_map(|found| found.strip_prefix(&line)).unwrap();
+        value.parse::<u64>().unwrap()
+    };
+    assert_eq!(shown("log_append_seconds_count"), 1);
+    assert_eq!(shown("log_batches_total"), 1, "once for each batch");
+    assert!(shown("store_commit_seconds_count") > 0);
+    assert_eq!(shown("store_commit_seconds_count"), shown("store_batches_total"));
+    proxy.stop().await;
+}
+
+#[tokio::test]
 async fn a_message_sent_again_keeps_its_number() {
     let proxy = Proxy::start().await;
     let first = message(single(1, 2), 1);
@@ -190,7 +208,7 @@ async fn what_cannot_be_looked_up_is_to_be_tried_again() {
 }
 
 #[tokio::test]
-async fn a_store_that_does_not_answer_keeps_nobody_waiting_for_ever() {
+async fn a_store_that_does_not_answer_keeps_no_request_waiting_for_ever() {
     let proxy = Proxy::start().await;
     proxy.store.reads.send_replace(Gate::Closed);
     let outcomes = Outcomes::default();
@@ -205,7 +223,7 @@ async fn a_store_that_does_not_answer_keeps_nobody_waiting_for_ever() {
 }
 
 #[tokio::test]
-async fn a_peer_can_be_written_to_as_soon_as_he_exists() {
+async fn a_peer_can_be_written_to_as_soon_as_they_exist() {
     let proxy = Proxy::start().await;
     let to_nobody = || Change::Send(message(single(1, USERS + 1), 1));
     for _ in 0..2 {
@@ -218,7 +236,7 @@ async fn a_peer_can_be_written_to_as_soon_as_he_exists() {
 }
 
 #[tokio::test]
-async fn a_removed_member_hears_what_became_of_what_he_had_sent() {
+async fn a_removed_member_hears_what_became_of_the_messages_sent_before() {
     let proxy = Proxy::start().await;
     let group = proxy.make_group(1, &[1, 2]).await;
     let sent = message(group, 2);

@@ -197,7 +197,7 @@ async fn profiles_come_from_the_cache_and_ones_own_does_not() {
 }
 
 #[tokio::test]
-async fn who_got_a_list_gets_no_older_profile_afterwards() {
+async fn a_user_who_got_a_list_gets_no_older_profile_afterwards() {
     let (server, spy) = Server::with_cache().await;
     server.sign_elsewhere("first").await;
     assert_eq!(server.signature(1).await, "first");

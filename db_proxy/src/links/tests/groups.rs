@@ -143,7 +143,7 @@ async fn those_who_join_soon_after_each_other_are_in_one_notice() {
 }
 
 #[tokio::test]
-async fn a_deleted_group_is_nobodys_any_more_and_its_number_is_not_given_out_again() {
+async fn a_deleted_group_has_no_members_and_its_number_is_not_given_out_again() {
     let server = Server::start().await;
     server.create(1, "us", &[2, 3]).await;
     let delete = async |user, group_id| {
@@ -218,7 +218,7 @@ async fn groups_that_others_have_made_do_not_count_as_made() {
 }
 
 #[tokio::test]
-async fn a_member_mutes_a_group_for_himself() {
+async fn a_member_mutes_a_group_only_for_that_member() {
     let server = Server::start().await;
     server.create(1, "us", &[2, 6]).await;
     server.proxy.change_members(1, &[], &[6]).await;
@@ -336,6 +336,7 @@ async fn numbers_of_partitions_that_others_own_are_passed_over_and_not_without_e
         owned: Owned { partition, ..served.owned },
         partition: served.partition.clone(),
         followers: Arc::clone(&served.followers),
+        consumers: Arc::clone(&served.consumers),
         confirmed: served.confirmed.clone(),
     });
     let made = || {

@@ -116,7 +116,7 @@ async fn messages_are_given_by_number() {
 }
 
 #[tokio::test]
-async fn a_member_sees_a_group_from_his_joining_on_and_an_outsider_never() {
+async fn a_member_sees_a_group_from_joining_it_on_and_an_outsider_never() {
     let server = Server::start().await;
     server.proxy.make_group(5, &[1, 2]).await;
     for _ in 0..10 {

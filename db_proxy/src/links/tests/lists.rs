@@ -172,7 +172,7 @@ async fn more_unread_sessions_than_fit_come_in_parts_the_newest_first() {
 }
 
 #[tokio::test]
-async fn who_has_left_a_group_still_tidies_up_what_it_left_behind() {
+async fn a_user_who_has_left_a_group_can_still_tidy_up_what_it_left_behind() {
     let server = Server::start().await;
     server.proxy.make_group(5, &[1, 2]).await;
     for _ in 0..3 {

@@ -31,7 +31,7 @@ async fn a_gateway_without_a_cursor_hears_of_what_comes_from_now_on() {
 }
 
 #[tokio::test]
-async fn a_gateway_goes_on_from_its_cursor_and_is_moved_along_by_what_nobody_sees() {
+async fn a_gateway_goes_on_from_its_cursor_and_is_moved_along_by_records_that_no_client_sees() {
     let mut server = Server::start().await;
     server.proxy.send(message(single(1, 2), 1)).await;
     let cursor = server.last();
@@ -71,7 +71,7 @@ async fn a_gateway_of_another_log_was_forgotten() {
 }
 
 #[tokio::test]
-async fn who_follows_a_partition_that_is_not_here_hears_nothing_of_it() {
+async fn a_gateway_that_follows_a_partition_that_is_not_here_hears_nothing_of_it() {
     let mut server = Server::start().await;
     let follow = Follow { partition: 1, after_offset: None };
     server.link.send(Kind::Follow.number(), 0, &follow).unwrap();
@@ -285,7 +285,7 @@ async fn what_comes_after_the_messages_asked_for_is_not_told_with_them() {
 /// the last place.
 #[tokio::test]
 async fn changes_of_members_are_fetched_in_their_place_among_the_messages() {
-    // The many who are added one after another are not held.
+    // The many users that are added one after another are not held.
     let setup = Setup { hold: Duration::ZERO, segment_bytes: 32 << 20, ..Setup::new() };
     let server = Server::with(setup.start().await).await;
     server.proxy.make_group(1, &[1, 2, 3]).await;

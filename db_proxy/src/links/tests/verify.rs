@@ -214,7 +214,7 @@ async fn without_a_store_a_login_is_not_a_wrong_one() {
 }
 
 #[tokio::test]
-async fn whoever_is_one_too_many_may_be_right_and_come_back() {
+async fn a_login_that_is_one_too_many_may_be_right_and_is_told_to_come_back() {
     let server = Server::with_alice().await;
     server.requests.logins.passwords().pretend(Duration::from_mins(1));
     let names: Vec<String> = (0..60).map(|number| format!("name{number}")).collect();
@@ -229,7 +229,7 @@ async fn whoever_is_one_too_many_may_be_right_and_come_back() {
 }
 
 #[tokio::test]
-async fn who_has_left_makes_no_network_known() {
+async fn the_login_of_a_disabled_user_makes_no_network_known() {
     let server = Server::with_alice().await;
     server.administer(What::UserDisable(disable("alice", false))).await;
     assert!(server.verify("alice", "correct horse", "10.0.0.1").await.user.is_none());
@@ -256,7 +256,7 @@ async fn a_password_that_is_only_looked_up_counts_once() {
 }
 
 #[tokio::test]
-async fn who_has_failed_while_waiting_for_a_core_has_no_hash_computed() {
+async fn a_login_that_is_locked_out_while_waiting_for_a_core_has_no_hash_computed() {
     let server = Server::with_alice().await;
     let logins = &server.requests.logins;
     let mut held = Vec::new();
@@ -281,7 +281,7 @@ async fn who_has_failed_while_waiting_for_a_core_has_no_hash_computed() {
 }
 
 #[tokio::test]
-async fn a_hash_of_another_pepper_is_no_failure_of_whoever_logs_in() {
+async fn a_hash_of_another_pepper_is_no_failure_of_the_user_who_logs_in() {
     let server = Server::with_alice().await;
     let other = "$argon2id$v=19$m=19456,t=2,p=1,keyid=00000000$c2FsdHNhbHQ$aGFzaA".to_owned();
     let alice = UserId(USERS + 1);

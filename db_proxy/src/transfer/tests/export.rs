@@ -62,7 +62,7 @@ async fn an_export_that_was_stopped_anywhere_goes_on() {
         let mut text = fs::read(&manifest).unwrap();
         text.extend_from_slice(b"{\"rows\":{\"file\":\"us");
         fs::write(&manifest, text).unwrap();
-        fs::write(folder(&temp).join("message-000001.rows.making"), "TalkHub ro").unwrap();
+        fs::write(folder(&temp).join("message-000001.rows.new"), "TalkHub ro").unwrap();
     }
     let (one, other) = (folder(&temp), folder(&whole));
     let (one, other) = (Export::open(&one).unwrap(), Export::open(&other).unwrap());

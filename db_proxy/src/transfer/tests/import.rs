@@ -41,7 +41,7 @@ async fn a_site_is_spread_over_its_databases() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn an_import_that_was_stopped_anywhere_goes_on_and_serves_nobody_before() {
+async fn an_import_that_was_stopped_anywhere_goes_on_and_its_site_opens_only_after_it() {
     let site = site().await;
     let (temp, moved) = exported(&site.setup).await;
     let options = databases(2, true, 3).await;
@@ -90,7 +90,7 @@ async fn an_import_whose_call_was_dropped_goes_on() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn nobody_takes_a_partition_of_an_unfinished_site() {
+async fn no_db_proxy_takes_a_partition_of_an_unfinished_site() {
     let site = site().await;
     let (temp, _moved) = exported(&site.setup).await;
     let options = databases(1, false, 2).await;

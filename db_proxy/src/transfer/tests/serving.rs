@@ -3,7 +3,7 @@
 
 use std::time::Duration;
 
-use daemon::{LinkTable, Metrics, Shutdown};
+use daemon::{LinkTable, Metrics, Readiness, Shutdown};
 use fold::conversation::Conversation;
 use partition::metrics::PublishMetrics;
 use partition::publisher::Publisher;
@@ -11,7 +11,7 @@ use partition::stall::StallDetector;
 use partition::state::State;
 use partition::store_writer;
 use partition::test::{PATIENCE, resent};
-use partition::{Outcome, Owner, Partition, open};
+use partition::{Outcome, Owner, Partition, STALLED_AFTER, open};
 use proto::cluster::wire::{FetchRequest, Owned};
 use proto::ids::Offset;
 use record_log::embedded::{EmbeddedLog, Options};
@@ -63,6 +63,7 @@ impl NewSite {
             metrics: one.partition,
             confirmed: StallDetector::default().confirmed(),
             last_clock: partition::last_clock::LastClock::default(),
+            pulse: Readiness::default().pulse("partition", STALLED_AFTER),
         };
         let partition = owner.start(&shutdown);
         let store_writer = store_writer::start(

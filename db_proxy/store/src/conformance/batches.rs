@@ -7,7 +7,7 @@ use futures_util::future::join_all;
 use proto::ids::{MsgId, Offset, UserId};
 use proto::record::LogId;
 
-use super::{LOG, Owner, single, someone, talk};
+use super::{LOG, Owner, group, mark, member, message, row, single, someone, talk};
 use crate::{Batch, Progress, Store, StoreError};
 
 pub(crate) async fn the_first_owner_begins_before_the_first_record(store: &dyn Store) {
@@ -79,8 +79,8 @@ pub(crate) async fn a_batch_without_an_owner_is_fenced(store: &dyn Store) {
     assert_nothing_written(store).await;
 }
 
-/// Whoever does not know whether a commit arrived asks for the progress; one who writes again all
-/// the same must not be taken for a broken fold, which ends the process.
+/// An owner that does not know whether a commit arrived asks for the progress. An owner that writes
+/// again all the same must not be taken for a broken fold, which ends the process.
 pub(crate) async fn a_batch_written_again_is_fenced(store: &dyn Store) {
     let owner = Owner::of(store).await;
     owner.try_write(talk(1, 2, 3)).await.unwrap();
@@ -151,4 +151,48 @@ async fn assert_nothing_written(store: &dyn Store) {
     assert_eq!(stored.row, None);
     assert_eq!(stored.recent, []);
     assert_eq!(store.messages(single(1, 2), MsgId(0), MsgId::MAX, 10).await.unwrap(), []);
+}
+
+pub(crate) async fn a_batch_that_is_fenced_leaves_nothing_of_any_table(store: &dyn Store) {
+    let zombie = Owner::of(store).await;
+    Owner::of(store).await;
+    let batch = Batch {
+        conversations: vec![row(group(1), 1), row(single(1, 2), 1)],
+        members: vec![member(1, 1, None)],
+        marks: vec![mark(group(1), 1, 1)],
+        messages: vec![message(group(1), 1, 1)],
+        ..Batch::default()
+    };
+    assert_fenced(&zombie.try_write(batch).await);
+    let stored = store.conversation(group(1), 9).await.unwrap();
+    assert_eq!((stored.row, stored.recent), (None, Vec::new()));
+    assert!(stored.members.is_empty() && stored.marks.is_empty());
+    assert!(store.conversations_of(UserId(1)).await.unwrap().is_empty());
+    assert_eq!(store.groups(0, 9).await.unwrap(), []);
+    assert_eq!(store.flushed_progress().await.unwrap(), Offset(0));
+}
+
+/// More rows than one statement has, of every table.
+pub(crate) async fn a_batch_of_many_rows_is_written_whole(store: &dyn Store) {
+    const MANY: u32 = 1_500;
+    let mut owner = Owner::of(store).await;
+    let groups = |first| (first..first + MANY).map(|number| row(group(number), 1));
+    let batch = Batch {
+        conversations: groups(1).collect(),
+        members: (1..=MANY).map(|user| member(7, user, None)).collect(),
+        marks: (1..=MANY).map(|user| mark(group(7), user, user)).collect(),
+        messages: (1..=MANY).map(|number| message(group(number), 1, number)).collect(),
+        unreadable: (1..=MANY).map(|n| (Offset(n.into()), Bytes::new())).collect(),
+        ..Batch::default()
+    };
+    let marks = batch.marks.clone();
+    owner.write(batch).await;
+    let stored = store.conversation(group(7), 9).await.unwrap();
+    let members: Vec<_> = stored.members.iter().map(|member| member.user.0).collect();
+    assert_eq!(members, (1..=MANY).collect::<Vec<_>>());
+    assert_eq!(stored.marks, marks);
+    let all = store.groups(0, usize::MAX).await.unwrap();
+    assert!(all.iter().map(|(row, _members)| row).eq(&groups(1).collect::<Vec<_>>()));
+    let places = (1..=MANY).map(|number| (group(number), MsgId(1))).collect();
+    assert_eq!(store.messages_at(places).await.unwrap().len(), MANY as usize);
 }

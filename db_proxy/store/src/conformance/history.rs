@@ -139,3 +139,38 @@ pub(crate) async fn two_users_exist_only_if_both_do(store: &dyn Store) {
         assert_eq!(stored.peers_exist, expected, "users {one} and {other}");
     }
 }
+
+pub(crate) async fn a_group_has_no_two_users(store: &dyn Store) {
+    store.add_users(vec![numbered(1, "one"), numbered(7, "seven")], false).await.unwrap();
+    let mut owner = Owner::of(store).await;
+    owner.write(Batch { conversations: vec![row(group(7), 0)], ..Batch::default() }).await;
+    assert!(!store.conversation(group(7), 0).await.unwrap().peers_exist);
+    assert!(store.conversation(single(1, 7), 0).await.unwrap().peers_exist);
+}
+
+pub(crate) async fn many_messages_are_found_by_their_places(store: &dyn Store) {
+    let mut owner = Owner::of(store).await;
+    owner.write(talk(1, 2, 200)).await;
+    owner.write(talk(1, 3, 100)).await;
+    for count in [1, 2, 16, 17, 128, 129, 290] {
+        // By turns of both conversations, beyond the head of the second.
+        let place = |n: u32| (single(1, 2 + n % 2), MsgId(n / 2 + 1));
+        let places: Vec<_> = (0..count).map(place).collect();
+        let mut found = store.messages_at(places.clone()).await.unwrap();
+        found.sort_by_key(|message| (message.conversation, message.msg_id));
+        let is_there = |(id, msg_id): &(_, MsgId)| *id == single(1, 2) || msg_id.0 <= 100;
+        let mut expected: Vec<_> = places.into_iter().filter(is_there).collect();
+        expected.sort_unstable();
+        let found: Vec<_> = found.iter().map(|row| (row.conversation, row.msg_id)).collect();
+        assert_eq!(found, expected, "{count}");
+    }
+}
+
+pub(crate) async fn a_place_that_is_asked_for_twice_is_no_harm(store: &dyn Store) {
+    let mut owner = Owner::of(store).await;
+    owner.write(talk(1, 2, 3)).await;
+    let place = (single(1, 2), MsgId(2));
+    let found = store.messages_at(vec![place, place, place]).await.unwrap();
+    assert!(!found.is_empty());
+    assert!(found.iter().all(|found| *found == message(single(1, 2), 2, 2)), "{found:?}");
+}

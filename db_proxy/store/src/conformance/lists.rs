@@ -128,7 +128,7 @@ pub(crate) async fn lists_that_are_asked_for_together_are_those_of_each_user(sto
 }
 
 /// User 0 stands in the place where a group's number says "group".
-pub(crate) async fn nobody_has_no_conversations(store: &dyn Store) {
+pub(crate) async fn user_zero_has_no_conversations(store: &dyn Store) {
     let mut owner = Owner::of(store).await;
     owner
         .write(Batch {
@@ -219,4 +219,40 @@ async fn list(store: &dyn Store, user: u32) -> Vec<UserConversation> {
     let mut list = store.conversations_of(UserId(user)).await.unwrap();
     list.sort_by_key(|entry| entry.row.id);
     list
+}
+
+pub(crate) async fn groups_of_many_users_are_counted(store: &dyn Store) {
+    let mut owner = Owner::of(store).await;
+    let members = (1..=300).flat_map(|user| {
+        let left = (user % 3 == 0).then_some(1);
+        [member(1, user, None), member(2, user, left)]
+    });
+    owner
+        .write(Batch {
+            conversations: vec![row(group(1), 0), row(group(2), 1)],
+            members: members.collect(),
+            ..Batch::default()
+        })
+        .await;
+    let asked: Vec<_> = (0..=301).rev().map(UserId).collect();
+    let mut joined = store.groups_joined(asked).await.unwrap();
+    joined.sort_unstable();
+    let expected = (1..=300).map(|user| (UserId(user), if user % 3 == 0 { 1 } else { 2 }));
+    assert_eq!(joined, expected.collect::<Vec<_>>());
+}
+
+pub(crate) async fn a_member_who_is_back_is_counted_again(store: &dyn Store) {
+    let mut owner = Owner::of(store).await;
+    let conversations = vec![row(group(1), 5)];
+    for (leave, counted) in [(None, 1), (Some(3), 0), (None, 1)] {
+        let members = vec![member(1, 9, leave)];
+        owner
+            .write(Batch { conversations: conversations.clone(), members, ..Batch::default() })
+            .await;
+        let joined = store.groups_joined(vec![UserId(9)]).await.unwrap();
+        assert_eq!(joined.len(), counted, "{leave:?}");
+        let groups = store.groups(0, 9).await.unwrap();
+        assert_eq!(groups[0].1 as usize, counted, "{leave:?}");
+        assert_eq!(list(store, 9).await[0].member, Some(member(1, 9, leave)));
+    }
 }

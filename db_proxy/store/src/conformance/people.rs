@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 use proto::ids::{GroupId, UserId};
 
 use super::{Owner, group, numbered, row, someone};
-use crate::{Batch, DepartmentRow, Since, Store, StoreError, UserChange, UserRow};
+use crate::{Batch, DepartmentRow, NewUser, Since, Store, StoreError, UserChange, UserRow};
 
 pub(crate) async fn a_user_is_found_by_exact_name_and_by_number(store: &dyn Store) {
     store.add_users(vec![numbered(5, "Alice"), numbered(6, "bob")], false).await.unwrap();
@@ -122,7 +122,7 @@ pub(crate) async fn a_change_is_kept(store: &dyn Store) {
     assert_eq!(store.users(vec![UserId(2)]).await.unwrap(), other);
 }
 
-pub(crate) async fn a_change_of_nobody_is_an_error(store: &dyn Store) {
+pub(crate) async fn a_change_of_an_unknown_user_is_an_error(store: &dyn Store) {
     for change in changes() {
         let error = store.change_user(UserId(1), change).await.unwrap_err();
         assert!(matches!(error, StoreError::Missing(_)), "{error}");
@@ -256,4 +256,66 @@ fn assert_taken<T: std::fmt::Debug>(result: Result<T, StoreError>, what: &str) {
     let error = result.unwrap_err();
     let StoreError::Taken(text) = error else { panic!("{error}") };
     assert!(text.contains(what), "{text}");
+}
+
+pub(crate) async fn numbers_that_are_taken_in_a_row_are_passed_over(store: &dyn Store) {
+    let mut owner = Owner::of(store).await;
+    let conversations = (1..=60).map(|number| row(group(number), 0)).collect();
+    owner.write(Batch { conversations, ..Batch::default() }).await;
+    for number in 61..=70 {
+        store.allocate_group(Some(GroupId(number))).await.unwrap();
+    }
+    assert_eq!(store.allocate_group(None).await.unwrap(), GroupId(71));
+    assert_eq!(store.allocate_group(None).await.unwrap(), GroupId(72));
+}
+
+pub(crate) async fn many_users_come_in_the_order_asked_for(store: &dyn Store) {
+    let users = (1..=300).map(|number| numbered(number, &format!("user{number}"))).collect();
+    store.add_users(users, false).await.unwrap();
+    for count in [1, 2, 15, 16, 17, 127, 128, 129, 290] {
+        // Every second one is asked for twice, and some do not exist.
+        let asked: Vec<u32> = (0..count).map(|n| 305 - n / 2).collect();
+        let found = store.users(asked.iter().copied().map(UserId).collect()).await.unwrap();
+        let found: Vec<u32> = found.into_iter().map(|user| user.id.0).collect();
+        let expected: Vec<u32> = asked.into_iter().filter(|id| *id <= 300).collect();
+        assert_eq!(found, expected, "{count}");
+    }
+    assert_eq!(store.users(Vec::new()).await.unwrap(), []);
+}
+
+pub(crate) async fn what_is_taken_is_found_among_many(store: &dyn Store) {
+    store.add_users(vec![numbered(900, "taken")], false).await.unwrap();
+    for place in [0, 130, 299] {
+        let many = |at_place: NewUser| {
+            let mut many: Vec<_> = (0..300).map(|n| someone(&format!("{place}-{n}"))).collect();
+            many[place] = at_place;
+            many
+        };
+        assert_taken(store.add_users(many(someone("taken")), false).await, "taken");
+        assert_taken(store.add_users(many(numbered(900, "new")), false).await, "900");
+        let made = store.add_users(many(numbered(900, "taken")), true).await;
+        assert_eq!(made.unwrap().len(), 299, "{place}");
+    }
+}
+
+pub(crate) async fn a_page_of_users_ends_in_the_middle_of_a_stamp(store: &dyn Store) {
+    let users = [9, 4, 7, 1].map(|number| numbered(number, &format!("user{number}"))).to_vec();
+    store.add_users(users, false).await.unwrap();
+    let (mut since, mut seen) = (Since::default(), Vec::new());
+    loop {
+        let (page, newest) = store.users_since(since, 1).await.unwrap();
+        let [user] = &page[..] else { break };
+        assert_eq!(user.stamp, newest);
+        seen.push(user.id.0);
+        since = Since { stamp: user.stamp, id: user.id.0 + 1 };
+    }
+    assert_eq!(seen, [1, 4, 7, 9]);
+}
+
+pub(crate) async fn no_users_are_made_of_none(store: &dyn Store) {
+    for skip_existing in [false, true] {
+        assert_eq!(store.add_users(Vec::new(), skip_existing).await.unwrap(), []);
+    }
+    assert_eq!(store.users_since(Since::default(), 9).await.unwrap(), (Vec::new(), 0));
+    assert_eq!(store.add_users(vec![someone("first")], false).await.unwrap(), [UserId(1)]);
 }

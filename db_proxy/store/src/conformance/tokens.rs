@@ -12,7 +12,7 @@ use crate::{Store, UserChange};
 /// A number that no signed column of 32 bits holds.
 const LATE_S: u64 = 5_000_000_000;
 
-async fn user(store: &dyn Store, id: u32) -> u32 {
+pub(super) async fn user(store: &dyn Store, id: u32) -> u32 {
     store.add_users(vec![numbered(id, &format!("u{id}"))], false).await.unwrap();
     stamp(store, id).await
 }
@@ -21,7 +21,7 @@ async fn stamp(store: &dyn Store, id: u32) -> u32 {
     store.users(vec![UserId(id)]).await.unwrap()[0].stamp
 }
 
-fn row(user: u32, number: u8) -> FamilyRow {
+pub(super) fn row(user: u32, number: u8) -> FamilyRow {
     FamilyRow {
         id: FamilyId([number; 16]),
         user: UserId(user),
@@ -34,7 +34,7 @@ fn row(user: u32, number: u8) -> FamilyRow {
     }
 }
 
-async fn begin(store: &dyn Store, row: FamilyRow) -> bool {
+pub(super) async fn begin(store: &dyn Store, row: FamilyRow) -> bool {
     let stamp = stamp(store, row.user.0).await;
     store.add_family(NewFamily { row, stamp }).await.unwrap()
 }
@@ -92,7 +92,7 @@ pub(crate) async fn a_family_changes_only_from_what_it_is(store: &dyn Store) {
     assert_eq!(store.family(kept.id).await.unwrap(), Some(kept));
     assert!(!store.change_family(row(1, 3), row(1, 3)).await.unwrap(), "there is none");
 
-    // Of several changes at once, one is made.
+    // If several changes come at once, only one is made.
     let from = store.family(FamilyId([1; 16])).await.unwrap().unwrap();
     let changes = (10..20).map(|number| {
         let to = FamilyRow { next: Some(SecretHash([number; 32])), ..from.clone() };
@@ -245,4 +245,74 @@ pub(crate) async fn tickets_that_have_ended_are_forgotten(store: &dyn Store) {
         let taken = store.take_ticket(SecretHash([number; 32])).await.unwrap();
         assert_eq!(taken.is_some(), there, "{number}");
     }
+}
+
+pub(crate) async fn of_many_that_have_expired_a_few_go_at_a_time(store: &dyn Store) {
+    const FEW: u8 = 16;
+    for id in 1..=3 {
+        user(store, id).await;
+    }
+    // Those with the greater number expire later.
+    for number in 1..=FEW + 4 {
+        let expires_s = LATE_S + u64::from(number);
+        let user = if number <= 10 { 1 } else { 2 };
+        begin(store, FamilyRow { used_s: LATE_S, expires_s, ..row(user, number) }).await;
+    }
+    let left = async || {
+        let mut left = Vec::new();
+        for number in 1..=FEW + 4 {
+            if store.family(FamilyId([number; 16])).await.unwrap().is_some() {
+                left.push(number);
+            }
+        }
+        left
+    };
+    let used_s = LATE_S + 10_000;
+    begin(store, FamilyRow { used_s, expires_s: used_s + 1, ..row(3, 200) }).await;
+    assert_eq!(left().await, [FEW + 1, FEW + 2, FEW + 3, FEW + 4]);
+    begin(store, FamilyRow { used_s, expires_s: used_s + 1, ..row(3, 201) }).await;
+    assert_eq!(left().await, [0; 0]);
+}
+
+pub(crate) async fn a_user_who_is_unknown_has_no_tokens_and_is_noted_all_the_same(
+    store: &dyn Store,
+) {
+    assert_eq!(store.newest_revocation().await.unwrap(), 0);
+    assert_eq!(store.revocations_after(0, 9).await.unwrap(), []);
+    store.revoke_tokens(UserId(9), Some(FamilyId([1; 16])), 0).await.unwrap();
+    let noted = store.revocations_after(0, 9).await.unwrap();
+    assert_eq!((noted.len(), noted[0].number, noted[0].user), (1, 1, UserId(9)));
+    assert_eq!(store.newest_revocation().await.unwrap(), 1);
+    assert_eq!(store.revocations_after(0, 0).await.unwrap(), []);
+    assert_eq!(store.revocations_after(1, 9).await.unwrap(), []);
+    // A user who does not exist begins no family, whatever the stamp.
+    let family = NewFamily { row: row(9, 2), stamp: 0 };
+    assert!(!store.add_family(family).await.unwrap());
+    assert!(store.add_ticket(ticket(9, 1, LATE_S), None, 0).await.unwrap(), "as an administrator");
+}
+
+pub(crate) async fn a_family_in_the_place_of_another_is_what_it_is_changed_to(store: &dyn Store) {
+    user(store, 1).await;
+    let (first, other) = (row(1, 1), row(1, 2));
+    begin(store, first.clone()).await;
+    begin(store, other.clone()).await;
+    let next = Some(SecretHash([9; 32]));
+    let full = FamilyRow {
+        next,
+        replaced: vec![SecretHash([7; 32]); REPLACED_MAX],
+        current: SecretHash([8; 32]),
+        used_s: LATE_S + 50,
+        expires_s: LATE_S + 60,
+        ..first.clone()
+    };
+    assert!(store.change_family(first.clone(), full.clone()).await.unwrap());
+    assert_eq!(store.family(first.id).await.unwrap(), Some(full.clone()));
+    assert_eq!(store.family(other.id).await.unwrap(), Some(other), "the other stays");
+    // Of what is compared, each part must be as it was.
+    let wrong = FamilyRow { current: SecretHash([1; 32]), ..full.clone() };
+    assert!(!store.change_family(wrong, first.clone()).await.unwrap());
+    let wrong = FamilyRow { next: Some(SecretHash([1; 32])), ..full.clone() };
+    assert!(!store.change_family(wrong, first.clone()).await.unwrap());
+    assert!(store.change_family(full, first.clone()).await.unwrap());
+    assert_eq!(store.family(first.id).await.unwrap(), Some(first), "nothing is left of it");
 }

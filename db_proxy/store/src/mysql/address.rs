@@ -106,4 +106,31 @@ mod tests {
             assert!(!text.contains("s3cret") && !text.contains('\n'), "{url}: {text}");
         }
     }
+
+    #[test]
+    fn a_connection_is_encrypted_if_its_url_says_so_or_authorities_are_named() {
+        let of = |url: &str, file: Option<&str>| {
+            Address::parse(url, file.map(Path::new)).unwrap().options()
+        };
+        let plain = "mysql://u@h/chat";
+        assert!(of(plain, None).ssl_opts().is_none());
+        let asked = of("mysql://u@h/chat?require_ssl=true", None);
+        assert!(!asked.ssl_opts().unwrap().disable_built_in_roots());
+        for url in [plain, "mysql://u@h/chat?require_ssl=true"] {
+            let known = of(url, Some("authorities.pem"));
+            let tls = known.ssl_opts().unwrap();
+            // Those that are named, and no others.
+            assert_eq!(tls.root_certs().len(), 1, "{url}");
+            assert!(tls.disable_built_in_roots() && !tls.accept_invalid_certs(), "{url}");
+        }
+    }
+
+    #[test]
+    fn a_connection_goes_to_the_port_that_is_named() {
+        let address = Address::parse("mysql://u@localhost/chat", None).unwrap();
+        assert_eq!(address.name(), "MySQL u@localhost:3306/chat");
+        // Not by a socket that the server tells of: that might be another server's.
+        assert!(!address.options().prefer_socket());
+        assert!(address.options().client_found_rows());
+    }
 }

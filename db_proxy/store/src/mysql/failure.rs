@@ -18,7 +18,7 @@ use crate::StoreError;
 pub(super) enum Failure {
     /// The server or the way to it.
     Driver(Error),
-    /// No answer in time. The connection is of no use any more.
+    /// No answer in time. The connection can no longer be used.
     Slow(Duration),
     /// All connections were taken for that long, or too many wait already.
     Busy(&'static str),
@@ -196,6 +196,72 @@ mod tests {
         for code in DATA.into_iter().chain(SCHEMA) {
             let text = server(code).into_store_error("here").to_string();
             assert!(!text.contains("secret") && text.contains(&code.to_string()), "{text}");
+        }
+    }
+
+    #[test]
+    fn each_failure_says_whether_and_where_the_same_may_be_tried_again() {
+        let io = |kind: ErrorKind| Failure::from(Error::Io(IoError::Io(kind.into())));
+        let driver = |error| Failure::from(Error::Driver(error));
+        for (remedy, failures) in [
+            (Remedy::Again, AGAIN.map(server).into_iter().collect()),
+            (Remedy::Reconnect, LOST.map(server).into_iter().collect()),
+            (Remedy::None, DATA.map(server).into_iter().collect()),
+            (Remedy::None, SCHEMA.map(server).into_iter().collect()),
+            (Remedy::Reconnect, vec![io(ErrorKind::BrokenPipe), io(ErrorKind::UnexpectedEof)]),
+            (Remedy::Reconnect, vec![driver(DriverError::ConnectionClosed)]),
+            (Remedy::Reconnect, vec![driver(DriverError::PacketOutOfOrder)]),
+            (Remedy::None, vec![driver(DriverError::NoClientSslFlagFromServer)]),
+            (Remedy::Later, vec![server(1040), server(1290), server(9_999)]),
+            (Remedy::Later, vec![Failure::Slow(Duration::from_secs(2)), Failure::Busy("taken")]),
+            (Remedy::None, vec![StoreError::Missing("user 1".to_owned()).into()]),
+        ] {
+            for failure in failures {
+                assert_eq!(failure.remedy(), remedy, "{failure:?}");
+            }
+        }
+        assert!(server(DUPLICATE).is_duplicate() && !server(1061).is_duplicate());
+    }
+
+    #[test]
+    fn a_failure_is_told_with_its_place_and_an_answer_of_ours_as_it_is() {
+        let told = |failure: Failure| failure.into_store_error("MySQL a@b").to_string();
+        let slow = told(Failure::Slow(Duration::from_millis(1_500)));
+        assert_eq!(slow, "the store is unavailable: MySQL a@b: no answer within 1.5s");
+        assert!(told(Failure::Busy("all are taken")).ends_with("MySQL a@b: all are taken"));
+        let lost = told(server(1053));
+        assert!(lost.contains("error 1053 (HY000): ") && lost.contains("Incorrect"), "{lost}");
+        assert_eq!(told(StoreError::Missing("user 1".to_owned()).into()), "user 1 does not exist");
+    }
+
+    #[test]
+    fn what_is_wrong_at_the_start_is_refused_with_what_to_do() {
+        let address = Address::parse("mysql://u:s3cret@h/chat", None).unwrap();
+        let refused = |failure| refusal(failure, &address);
+        let plugin = DriverError::UnknownAuthPlugin { name: "ed25519".to_owned() };
+        let no_mysql = || std::io::Error::new(ErrorKind::InvalidData, "what is that?");
+        for (failure, what_to_do) in [
+            (server(1045), "correct the URL"),
+            (server(1698), "correct the URL"),
+            (server(1044), "may not use the database"),
+            (server(1049), "run `db_proxy migrate`"),
+            (server(1142), "lacks a right"),
+            (server(1227), "lacks a right"),
+            (server(1251), "another way to log in"),
+            (Error::Driver(plugin).into(), "does not know"),
+            (Error::Io(IoError::Io(no_mysql())).into(), "no way to speak"),
+            (Error::Driver(DriverError::NoClientSslFlagFromServer).into(), "no way to speak"),
+        ] {
+            let error = refused(failure);
+            let StoreError::Refused(text) = error else { panic!("{error}") };
+            assert!(text.starts_with("MySQL u@h:3306/chat: "), "{text}");
+            assert!(text.contains(what_to_do) && !text.contains("s3cret"), "{text}");
+        }
+        let closed = Failure::from(Error::Driver(DriverError::ConnectionClosed));
+        let gone = Failure::from(Error::Io(IoError::Io(ErrorKind::ConnectionRefused.into())));
+        for failure in [closed, gone, server(1040), Failure::Busy("taken")] {
+            let error = refused(failure);
+            assert!(matches!(error, StoreError::Unavailable(_)), "it may pass: {error}");
         }
     }
 

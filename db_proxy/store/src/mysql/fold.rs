@@ -143,7 +143,7 @@ pub(super) async fn progress(link: &mut Link, part: u32) -> Result<Option<Progre
     })
 }
 
-/// Who has the partition; `None` before the first owner.
+/// The owner of the partition; `None` before the first owner.
 pub(super) async fn claimed(link: &mut Link, part: u32) -> Result<Option<Claimed>, Failure> {
     let row = link.row("SELECT log_id, owner FROM progress WHERE part = ?", values![part]).await?;
     let known = row::one(row, |columns| {

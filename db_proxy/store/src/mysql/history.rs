@@ -334,7 +334,7 @@ pub(super) async fn groups_between(
     row::all(rows, Columns::next)
 }
 
-/// Of the two users of a single conversation: whether both exist. On the login side.
+/// Whether both users of a single conversation exist. Asked on the login side.
 pub(super) async fn peers_exist(link: &mut Link, id: ConversationId) -> Result<bool, Failure> {
     let Parties::Single(low, high) = id.parties() else { return Ok(false) };
     let query = "SELECT COUNT(*) FROM user WHERE id IN (?, ?)";

@@ -96,3 +96,36 @@ impl fmt::Debug for MySqlOptions {
             .finish_non_exhaustive()
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn options_are_shown_without_what_is_secret_in_them() {
+        let url = "mysql://u:s3cret@h/chat".to_owned();
+        let options = MySqlOptions {
+            replicas: vec![url.clone(), url.clone()],
+            users: Some(url.clone()),
+            part: 3,
+            partitions: 8,
+            ..MySqlOptions::new(url)
+        };
+        let shown = format!("{options:?}");
+        assert!(!shown.contains("s3cret") && !shown.contains("mysql:"), "{shown}");
+        for said in ["shards: 1", "replicas: 2", "users: true", "part: 3", "partitions: 8"] {
+            assert!(shown.contains(said), "{said}: {shown}");
+        }
+    }
+
+    #[test]
+    fn a_single_url_is_for_everything_and_a_broken_fold_ends_the_process() {
+        let options = MySqlOptions::new("mysql://u@h/chat".to_owned());
+        assert_eq!((options.part, options.partitions, options.users), (0, 1, None));
+        assert!(options.replicas.is_empty() && options.authorities.is_none());
+        assert!(std::ptr::fn_addr_eq(options.on_broken_fold, rules::abort as fn(&str)));
+        // A read from a replica is given up long before the primary's would be.
+        let MySqlLimits { read, write, replica, .. } = options.limits;
+        assert!(replica * 2 < read && read < write);
+    }
+}

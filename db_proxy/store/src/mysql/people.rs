@@ -54,7 +54,7 @@ impl Turn {
     }
 }
 
-/// Who has this login name.
+/// The user with this login name.
 pub(super) async fn user_by_name(
     link: &mut Link,
     name: Arc<str>,
@@ -181,7 +181,7 @@ async fn is_made(link: &mut Link, users: &[NewUser], made: &[UserId]) -> Result<
     }))
 }
 
-/// Who is to be made, and with which number.
+/// The users to be made, each with its number.
 async fn plan<'a>(link: &mut Link, adding: &'a Adding) -> Result<Vec<(u32, &'a NewUser)>, Failure> {
     let (mut names, mut numbers) = taken(link, &adding.users).await?;
     let highest = link.row("SELECT COALESCE(MAX(id), 0) FROM user", Vec::new()).await?;

@@ -5,11 +5,12 @@
 //! - No row is taken from a replica before it has said that it is one of this shard; it is asked again
 //!   each time it comes back.
 //! - No call fails because of a replica, or waits for it longer than its limit; after a failed or late
-//!   answer none waits at all for a while ([`gate`]).
+//!   answer none waits at all for a while ([`daemon::breaker`]).
 
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
+use daemon::breaker::{Breaker, Turn};
 use futures_util::FutureExt;
 use futures_util::future::BoxFuture;
 use tokio::time::timeout;
@@ -24,10 +25,6 @@ use super::schema::{self, Original};
 use crate::StoreError;
 use crate::metrics::ReplicaMetrics;
 
-mod gate;
-
-use gate::{Gate, Turn};
-
 /// The server's number for a database that does not exist.
 const NO_SUCH_DATABASE: u16 = 1049;
 
@@ -37,7 +34,7 @@ pub(super) struct Replica {
     address: Address,
     original: Arc<Original>,
     pool: Pool,
-    gate: Gate,
+    breaker: Breaker,
     limit: Duration,
     metrics: ReplicaMetrics,
 }
@@ -51,7 +48,7 @@ impl Replica {
         options: &MySqlOptions,
     ) -> Result<Self, StoreError> {
         let limits = options.limits;
-        // Of each call as a whole there is a narrower bound, in `ask`.
+        // Each call as a whole has a narrower bound, in `ask`.
         let bounds = Bounds {
             connections: options.readers,
             wait: limits.connect,
@@ -62,7 +59,7 @@ impl Replica {
             pool: Pool::new(address.clone(), bounds),
             address,
             original: Arc::new(original),
-            gate: Gate::new(limits.replica_rest),
+            breaker: Breaker::new(limits.replica_rest),
             limit: limits.replica,
             metrics: options.replica_metrics.clone(),
         };
@@ -92,7 +89,7 @@ impl Replica {
         F: for<'a> Fn(&'a mut Link) -> BoxFuture<'a, Result<T, Failure>> + Send + Sync,
         T: Send,
     {
-        let turn = self.gate.turn(Instant::now());
+        let turn = self.breaker.turn(Instant::now());
         let asking = async {
             if turn == Turn::Try {
                 self.check().await?;
@@ -104,7 +101,7 @@ impl Replica {
         }
         match timeout(self.limit, asking).await.unwrap_or(Err(Failure::Slow(self.limit))) {
             Ok(found) => {
-                if turn == Turn::Try && self.gate.open() {
+                if turn == Turn::Try && self.breaker.answered() {
                     info!(server = self.pool.name(), "a replica is read from again");
                     self.metrics.away.dec();
                 }
@@ -118,7 +115,7 @@ impl Replica {
     }
 
     fn failed(&self, why: &str) {
-        if self.gate.shut(Instant::now()) {
+        if self.breaker.failed(Instant::now()) {
             let server = self.pool.name();
             warn!(server, why, "a replica is away: what it would have answered, its primary does");
             self.metrics.away.inc();

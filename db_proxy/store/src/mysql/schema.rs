@@ -40,6 +40,7 @@ impl Side {
             Self::Fold => &[
                 include_str!("migrations/fold_0001.sql"),
                 include_str!("migrations/fold_0002.sql"),
+                include_str!("migrations/fold_0003.sql"),
             ],
             Self::People => &[
                 include_str!("migrations/people_0001.sql"),
@@ -326,5 +327,37 @@ pub(super) async fn fact(link: &mut Link, name: &str) -> Result<Option<String>, 
     match link.row(query, vec![Value::from(name)]).await {
         Err(failure) if failure.code() == Some(NO_SUCH_TABLE) => Ok(None),
         row => row::one(row?, Columns::next),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_script_is_taken_apart_into_its_statements() {
+        let script = "-- What; it is.\nCREATE TABLE a (n INT); -- first\nINSERT x;\n\n  DROP b;\n";
+        let expected = ["-- What; it is.\nCREATE TABLE a (n INT); -- first\nINSERT x", "DROP b"];
+        assert_eq!(statements(script).collect::<Vec<_>>(), expected);
+        assert_eq!(statements("\n \n").next(), None);
+    }
+
+    /// A step that was cut short is done once more.
+    #[test]
+    fn every_step_of_a_migration_may_be_done_twice() {
+        for side in [Side::Fold, Side::People] {
+            assert_eq!(side.version() as usize, side.migrations().len(), "{side:?}");
+            for statement in side.migrations().iter().flat_map(|script| statements(script)) {
+                let is_code = |line: &&str| !line.trim_start().starts_with("--");
+                let code: Vec<_> = statement.lines().filter(is_code).collect();
+                let code = code.join(" ").trim().to_owned();
+                let may = code.starts_with("CREATE TABLE IF NOT EXISTS ")
+                    || code.starts_with("INSERT INTO ") && code.contains(" ON DUPLICATE KEY UPDATE ")
+                    // That it is there already is no error.
+                    || code.starts_with("ALTER TABLE ") && code.contains(" ADD COLUMN ");
+                assert!(may, "{statement}");
+            }
+        }
+        assert_ne!(Side::Fold.name(), Side::People.name());
     }
 }

@@ -155,6 +155,30 @@ mod tests {
         }
     }
 
+    #[test]
+    fn what_keeps_the_promise_in_another_way_is_no_matter() {
+        for right in [
+            vec![("sql_mode", "ANSI,STRICT_ALL_TABLES")],
+            vec![("innodb_flush_log_at_trx_commit", "3")],
+            vec![("max_allowed_packet", "1073741824")],
+            vec![("binlog_format", "STATEMENT")],
+            vec![("log_bin", "ON"), ("binlog_format", "ROW")],
+        ] {
+            assert_eq!(variables(&right).complaint(), None, "{right:?}");
+        }
+        for wrong in [
+            vec![("max_allowed_packet", "16777215")],
+            vec![("innodb_flush_log_at_trx_commit", "0")],
+            vec![("innodb_flush_log_at_trx_commit", "")],
+            vec![("sql_mode", "")],
+        ] {
+            assert!(variables(&wrong).complaint().is_some(), "{wrong:?}");
+        }
+        // The first that is wrong is told.
+        let both = variables(&[("version", "5.7.44"), ("sql_mode", "")]).complaint().unwrap();
+        assert!(both.contains("5.7.44"), "{both}");
+    }
+
     fn variables(changed: &[(&str, &str)]) -> Variables {
         let good = [
             ("version", "8.0.36"),

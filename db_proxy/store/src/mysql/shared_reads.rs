@@ -49,7 +49,7 @@ enum Part<'a, T> {
     Alone,
 }
 
-/// A read that others may still join. Dropped before it begins, it is not there any more.
+/// A read that others may still join. If this is dropped before the read begins, there is no such read.
 struct Opened<'a, T> {
     shared_reads: &'a SharedReads<T>,
     user: UserId,
@@ -204,7 +204,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn users_are_not_mixed_and_who_asks_twice_is_answered_twice() {
+    async fn users_are_not_mixed_and_a_caller_that_asks_twice_is_answered_twice() {
         let database = Database::default();
         let asked = [(1, 4), (2, 4), (1, 5), (1, 4), (2, 7), (1, 5)];
         let all = asked.map(|(user, part)| database.read(UserId(user), part));
@@ -217,7 +217,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn who_asks_after_a_read_has_begun_is_not_served_by_it() {
+    async fn a_caller_that_asks_after_a_read_has_begun_is_not_served_by_it() {
         let shared_reads = SharedReads::<u32>::default();
         let (begin, begun) = oneshot::channel::<()>();
         let slow = async |_parts| {
@@ -239,7 +239,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn a_read_that_is_given_up_is_done_by_those_who_wait_for_it() {
+    async fn a_read_that_is_given_up_is_done_by_the_callers_that_wait_for_it() {
         for has_begun in [false, true] {
             let database = Database::default();
             let never = database.shared_reads.read(USER, 0, |_parts| pending());

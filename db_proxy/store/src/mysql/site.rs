@@ -189,3 +189,74 @@ fn replicas(options: &MySqlOptions) -> Result<Vec<Option<Address>>, StoreError> 
     let some = |url: &String| (!url.is_empty()).then(|| parse(url)).transpose();
     options.replicas.iter().map(some).collect()
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn options(shards: &[&str], users: Option<&str>) -> MySqlOptions {
+        let url = |name: &&str| format!("mysql://u@h/{name}");
+        MySqlOptions {
+            shards: shards.iter().map(url).collect(),
+            users: users.map(|name| url(&name)),
+            part: 1,
+            partitions: 6,
+            ..MySqlOptions::new(String::new())
+        }
+    }
+
+    #[test]
+    fn each_database_has_its_place_and_knows_how_many_there_are() {
+        let of = |options: &MySqlOptions| -> Vec<(String, Vec<Side>, Vec<String>)> {
+            let told = |(address, role): (Address, Role)| {
+                let facts = role.facts.iter().map(|(name, value)| format!("{name} {value}"));
+                (address.database().to_owned(), role.sides.clone(), facts.collect())
+            };
+            layout(options).unwrap().into_iter().map(told).collect()
+        };
+        let shard = |name: &str, sides: &[Side], number: u32| {
+            let facts = ["partitions 6".to_owned(), "shards 2".to_owned()];
+            let facts = facts.into_iter().chain([format!("shard {number}")]).collect();
+            (name.to_owned(), sides.to_vec(), facts)
+        };
+        let both = [Side::Fold, Side::People];
+        let without = of(&options(&["a", "b"], None));
+        assert_eq!(without, [shard("a", &both, 1), shard("b", &[Side::Fold], 2)]);
+        let with = of(&options(&["a", "b"], Some("logins")));
+        let logins = ("logins".to_owned(), vec![Side::People], Vec::new());
+        assert_eq!(with, [shard("a", &[Side::Fold], 1), shard("b", &[Side::Fold], 2), logins]);
+    }
+
+    #[test]
+    fn a_partition_or_a_replica_that_cannot_be_is_refused() {
+        let refused = |options: &MySqlOptions, said: &str| {
+            let error = layout(options).map(drop).and(replicas(options).map(drop)).unwrap_err();
+            let StoreError::Refused(text) = error else { panic!("{error}") };
+            assert!(text.contains(said), "{text}");
+        };
+        let two = options(&["a", "b"], None);
+        refused(&options(&[], Some("logins")), "no MySQL URL");
+        refused(&MySqlOptions { part: 6, ..two.clone() }, "partition 6");
+        layout(&MySqlOptions { part: 5, ..two.clone() }).unwrap();
+        let with = |urls: &[&str]| MySqlOptions {
+            replicas: urls.iter().map(|url| (*url).to_owned()).collect(),
+            ..two.clone()
+        };
+        let url = "mysql://u@h/copy";
+        refused(&with(&[url]), "1 MySQL replicas and 2 databases");
+        refused(&with(&[url, "", url]), "3 MySQL replicas");
+        refused(&with(&["", "mysql://u@h"]), "names no database");
+        assert!(replicas(&two).unwrap().is_empty());
+        let some = replicas(&with(&["", url])).unwrap();
+        let named: Vec<_> = some.iter().map(|one| one.as_ref().map(Address::database)).collect();
+        assert_eq!(named, [None, Some("copy")]);
+    }
+
+    #[test]
+    fn every_site_has_a_number_of_its_own() {
+        let (one, other) = (new_site().unwrap(), new_site().unwrap());
+        assert_ne!(one, other);
+        let is_digit = |digit: char| digit.is_ascii_digit() || ('a'..='f').contains(&digit);
+        assert!(one.len() == 32 && one.chars().all(is_digit), "{one}");
+    }
+}

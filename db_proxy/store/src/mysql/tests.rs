@@ -10,9 +10,13 @@ use backends::MariaDb;
 use bytes::Bytes;
 
 use super::*;
-use crate::{ReplicaMetrics, Store, conformance};
+use crate::{MarkRow, ReplicaMetrics, Store, conformance};
 
 mod commits;
+mod connections;
+mod damage;
+mod imports;
+mod migrations;
 mod opening;
 mod outages;
 mod proxy;
@@ -27,7 +31,8 @@ mod split {
     crate::conformance::suite!(super::fresh_split);
 }
 
-/// An empty store on the server that all tests here share, used by somebody who may not define data.
+/// An empty store on the server that all tests here share, used by a database user who may not define
+/// data.
 struct Fresh {
     store: MySqlStore,
     options: MySqlOptions,
@@ -98,7 +103,12 @@ fn through(options: &MySqlOptions, port: u16) -> MySqlOptions {
 
 /// A name of the database as `mariadb` takes it.
 fn database_of(options: &MySqlOptions) -> String {
-    options.shards[0].rsplit('/').next().unwrap().to_owned()
+    database_in(&options.shards[0]).to_owned()
+}
+
+/// The database that a URL names.
+fn database_in(url: &str) -> &str {
+    url.rsplit('/').next().unwrap()
 }
 
 async fn blocking<T: Send + 'static>(work: impl FnOnce() -> T + Send + 'static) -> T {
@@ -189,9 +199,9 @@ fn assert_one_line(text: &str, said: &[&str]) {
     }
 }
 
-/// Runs a statement in the database of a URL, as somebody who may do everything.
+/// Runs a statement in the database of a URL, as a database user who may do everything.
 async fn sql(url: &str, statement: &str) {
-    let database = url.rsplit('/').next().unwrap();
+    let database = database_in(url);
     let statement = format!("USE {database}; {statement}");
     blocking(move || MariaDb::shared().sql(&statement)).await;
 }

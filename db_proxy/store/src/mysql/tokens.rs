@@ -4,6 +4,7 @@
 //! user locks it too: so no family begins behind the end of the login that it follows.
 
 use daemon::clock::unix_s;
+use mysql_async::Row;
 use proto::ids::UserId;
 
 use super::failure::Failure;
@@ -132,8 +133,7 @@ pub(super) async fn end(
     family: Option<FamilyId>,
 ) -> Result<(), Failure> {
     let newest = "SELECT value FROM counter WHERE name = 'token' FOR UPDATE";
-    let newest: u32 = row::one(link.row(newest, Vec::new()).await?, Columns::next)?
-        .ok_or_else(|| StoreError::Refused("the store lost its counter token".to_owned()))?;
+    let newest = counted(link.row(newest, Vec::new()).await?)?;
     match family {
         Some(family) => {
             let one = "DELETE FROM token_family WHERE id = ? AND user_id = ?";
@@ -159,8 +159,13 @@ pub(super) async fn end(
 
 /// The number of the newest revocation.
 pub(super) async fn newest_revocation(link: &mut Link) -> Result<u32, Failure> {
-    let newest = link.row("SELECT value FROM counter WHERE name = 'token'", Vec::new()).await?;
-    Ok(row::one(newest, Columns::next)?.unwrap_or_default())
+    counted(link.row("SELECT value FROM counter WHERE name = 'token'", Vec::new()).await?)
+}
+
+/// The value of the counter, which is there from the beginning.
+fn counted(row: Option<Row>) -> Result<u32, Failure> {
+    let lost = || StoreError::Refused("the store lost its counter token".to_owned());
+    Ok(row::one(row, Columns::next)?.ok_or_else(lost)?)
 }
 
 /// What ended after the revocation `after`.

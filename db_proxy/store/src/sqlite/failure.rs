@@ -34,8 +34,9 @@ fn is_damage(error: &Error) -> bool {
         Error::SqliteFailure(error, _) => {
             matches!(error.code, ErrorCode::DatabaseCorrupt | ErrorCode::NotADatabase)
         }
-        // A column holds what no version of ours has written.
-        Error::IntegralValueOutOfRange(..)
+        // A column holds what no version of ours has written, or a row is gone that is always there.
+        Error::QueryReturnedNoRows
+        | Error::IntegralValueOutOfRange(..)
         | Error::FromSqlConversionFailure(..)
         | Error::InvalidColumnType(..) => true,
         _ => false,

@@ -8,7 +8,7 @@ use super::row::{self, limit};
 use super::tokens;
 use crate::{DepartmentRow, NewUser, Since, StoreError, UserChange, UserRow, rules};
 
-/// Who has this login name.
+/// The user with this login name.
 pub(super) fn user_by_name(
     connection: &Connection,
     name: &str,

@@ -16,13 +16,14 @@ use rusqlite::{Connection, OpenFlags, TransactionBehavior};
 use crate::StoreError;
 
 /// The version of a current file.
-pub(super) const VERSION: i64 = 3;
+pub(super) const VERSION: i64 = 4;
 
 /// What leads to each version from the one before, in order.
-const MIGRATIONS: [(i64, &str); 3] = [
+const MIGRATIONS: [(i64, &str); 4] = [
     (1, include_str!("migrations/0001_first.sql")),
     (2, include_str!("migrations/0002_deleted_groups.sql")),
-    (VERSION, include_str!("migrations/0003_tokens.sql")),
+    (3, include_str!("migrations/0003_tokens.sql")),
+    (VERSION, include_str!("migrations/0004_consumers.sql")),
 ];
 
 /// How long another program (a backup, a shell) may hold the file before a call gives up.

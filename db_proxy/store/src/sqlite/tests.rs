@@ -9,7 +9,12 @@ use rusqlite::Connection;
 use tempfile::TempDir;
 
 use super::*;
-use crate::{Store, conformance};
+use crate::{GroupRow, MemberRow, Store, conformance};
+
+mod looking;
+mod tables;
+mod trouble;
+mod versions;
 
 conformance::suite!(fresh);
 
@@ -211,10 +216,8 @@ async fn a_phones_token_belongs_to_its_last_user() {
     fresh.store.set_device_token(UserId(3), 0x11, None).await.unwrap();
 
     let connection = Connection::open(fresh.path()).unwrap();
-    let mut statement = connection.prepare("SELECT user_id, token FROM device_token").unwrap();
-    let rows = statement.query_map([], |row| Ok((row.get(0)?, row.get(1)?))).unwrap();
-    let rows: Vec<(u32, String)> = rows.map(Result::unwrap).collect();
-    assert_eq!(rows, [(2, "token".to_owned())]);
+    let tokens = "SELECT user_id || ' has ' || token FROM device_token";
+    assert_eq!(texts(&connection, tokens), ["2 has token"]);
 }
 
 #[tokio::test]
@@ -278,6 +281,13 @@ impl Fresh {
         });
         set.await.unwrap();
     }
+}
+
+/// The only column of an answer.
+fn texts(connection: &Connection, query: &str) -> Vec<String> {
+    let mut statement = connection.prepare(query).unwrap();
+    let rows = statement.query_map([], |row| row.get(0)).unwrap();
+    rows.map(Result::unwrap).collect()
 }
 
 async fn fresh() -> Fresh {

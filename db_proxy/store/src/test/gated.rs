@@ -12,8 +12,9 @@ use crate::tokens::{
     FamilyId, FamilyRow, NewFamily, Revocation, SecretHash, TicketRow, TokenStore,
 };
 use crate::{
-    Batch, ConversationRow, ConversationStore, DepartmentRow, MessageRow, NewUser, Progress, Since,
-    StoreError, Stored, StoredConversation, UserChange, UserConversation, UserRow, UserStore,
+    Batch, ConsumerCursor, ConsumerRow, ConsumerStore, ConversationRow, ConversationStore,
+    DepartmentRow, MessageRecord, MessageRow, NewUser, Progress, Since, StoreError, Stored,
+    StoredConversation, UserChange, UserConversation, UserRow, UserStore,
 };
 
 /// Whether calls get through.
@@ -167,6 +168,39 @@ impl ConversationStore for GatedStore {
 
     fn groups(&self, after: u32, count: usize) -> Stored<'_, Vec<(ConversationRow, u32)>> {
         self.store.groups(after, count)
+    }
+}
+
+impl ConsumerStore for GatedStore {
+    fn consumers(&self) -> Stored<'_, Vec<ConsumerRow>> {
+        Box::pin(async move {
+            self.read().await?;
+            self.store.consumers().await
+        })
+    }
+
+    fn move_consumer(
+        &self,
+        epoch: u64,
+        name: String,
+        from: Option<ConsumerCursor>,
+        to: ConsumerCursor,
+    ) -> Stored<'_, bool> {
+        Box::pin(async move {
+            pass(&self.commits).await?;
+            self.store.move_consumer(epoch, name, from, to).await
+        })
+    }
+
+    fn forget_consumer(&self, name: String) -> Stored<'_, bool> {
+        self.store.forget_consumer(name)
+    }
+
+    fn numbers(&self, records: Vec<MessageRecord>) -> Stored<'_, Vec<(Offset, MsgId)>> {
+        Box::pin(async move {
+            self.read().await?;
+            self.store.numbers(records).await
+        })
     }
 }
 

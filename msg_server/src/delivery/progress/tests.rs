@@ -4,21 +4,28 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use proptest::prelude::*;
 
-use super::*;
+use proto::ids::GroupId;
 
-const CONVERSATIONS: u64 = 3;
+use super::*;
+use crate::delivery::seen::Position;
+
+const CONVERSATIONS: u32 = 3;
+
+fn conversation(number: u32) -> ConversationId {
+    ConversationId::group(GroupId(number)).expect("not 0")
+}
 
 /// One record of the model's log.
 #[derive(Debug, Clone, Copy)]
 struct Logged {
-    conversation: u64,
-    mark: Mark,
+    conversation: ConversationId,
+    position: Position,
 }
 
-/// Whoever is in one conversation, from a floor on.
+/// A session that is in one conversation, from a floor on.
 #[derive(Debug)]
 struct Session {
-    conversation: u64,
+    conversation: ConversationId,
     floor: u64,
     gone: bool,
     got: Vec<u64>,
@@ -29,21 +36,21 @@ struct Session {
 enum Event {
     /// A record is appended to a conversation, as a change of members or a message, and published
     /// unless it is lost.
-    Publish { conversation: u64, change: bool, lost: bool },
+    Publish { conversation: ConversationId, change: bool, lost: bool },
     /// Of the published that are on their way, one arrives; it may be sent twice.
     Arrive { which: usize, twice: bool },
     /// A client logs in.
-    Enter { conversation: u64 },
+    Enter { conversation: ConversationId },
     /// A client goes.
     Leave { which: usize },
     /// The owner tells of changes; the message may be lost, and is then asked for again.
     Tell { lost: bool },
     /// The gateway fetches a page of what one conversation lacks.
-    Fetch { conversation: u64, page: usize },
+    Fetch { conversation: ConversationId, page: usize },
 }
 
 fn event() -> impl Strategy<Value = Event> {
-    let conversation = 0..CONVERSATIONS;
+    let conversation = (1..=CONVERSATIONS).prop_map(conversation);
     prop_oneof![
         4 => (conversation.clone(), prop::bool::weighted(0.2), prop::bool::weighted(0.3))
             .prop_map(|(conversation, change, lost)| Event::Publish { conversation, change, lost }),
@@ -63,8 +70,8 @@ struct Model {
     under_way: Vec<Logged>,
     sessions: Vec<Session>,
     /// What the message that is being worked on names.
-    applying: Option<(u64, BTreeMap<u64, u64>)>,
-    /// Places that were fetched: they must not reach whoever has a floor above them.
+    applying: Option<(u64, BTreeMap<ConversationId, u64>)>,
+    /// Places that were fetched: they must not reach a session whose floor is above them.
     fetched: BTreeSet<u64>,
 }
 
@@ -83,39 +90,39 @@ impl Model {
         }
     }
 
-    fn floor(&self, conversation: u64) -> Option<u64> {
+    fn floor(&self, conversation: ConversationId) -> Option<u64> {
         let is_here = |one: &&Session| one.conversation == conversation && !one.gone;
         let here = self.sessions.iter().filter(is_here);
         here.map(|session| session.floor).min()
     }
 
     fn deliver(&mut self, records: Vec<Logged>, repaired: bool) {
-        for Logged { conversation, mark } in records {
+        for Logged { conversation, position } in records {
             for session in &mut self.sessions {
                 if session.conversation == conversation
                     && !session.gone
-                    && concerns(Some(session.floor), mark.offset, repaired)
+                    && concerns(Some(session.floor), position.offset, repaired)
                 {
-                    session.got.push(mark.offset);
+                    session.got.push(position.offset);
                 }
             }
         }
     }
 
-    fn publish(&mut self, conversation: u64, change: bool, lost: bool) {
+    fn publish(&mut self, conversation: ConversationId, change: bool, lost: bool) {
         let mut before = self.log.iter().filter(|logged| logged.conversation == conversation);
-        let last = before.next_back().map(|logged| logged.mark);
+        let last = before.next_back().map(|logged| logged.position);
         let messages = self
             .log
             .iter()
-            .filter(|logged| logged.conversation == conversation && logged.mark.msg_id > 0);
+            .filter(|logged| logged.conversation == conversation && logged.position.msg_id > 0);
         let next = u32::try_from(messages.count()).unwrap() + 1;
-        let mark = Mark {
+        let position = Position {
             msg_id: if change { 0 } else { next },
             offset: self.log.len() as u64 + 1,
-            prev_offset: last.map_or(0, |mark| mark.offset),
+            prev_offset: last.map_or(0, |position| position.offset),
         };
-        let logged = Logged { conversation, mark };
+        let logged = Logged { conversation, position };
         self.log.push(logged);
         if !lost {
             self.under_way.push(logged);
@@ -130,7 +137,12 @@ impl Model {
         let logged = if twice { self.under_way[index] } else { self.under_way.swap_remove(index) };
         let mut out = Vec::new();
         let floor = self.floor(logged.conversation);
-        self.progress.take(logged.conversation, (logged.mark, logged), || floor, &mut out);
+        self.progress.take(
+            logged.conversation,
+            Placed { position: logged.position, record: logged },
+            || floor,
+            &mut out,
+        );
         self.deliver(out, false);
         self.settle();
     }
@@ -152,9 +164,9 @@ impl Model {
         if step == Step::Known {
             return;
         }
-        let changed = self.log.iter().filter(|logged| logged.mark.offset > after);
-        let named: BTreeMap<u64, u64> =
-            changed.map(|logged| (logged.conversation, logged.mark.offset)).collect();
+        let changed = self.log.iter().filter(|logged| logged.position.offset > after);
+        let named: BTreeMap<ConversationId, u64> =
+            changed.map(|logged| (logged.conversation, logged.position.offset)).collect();
         for (&conversation, &offset) in &named {
             let (mut out, floor) = (Vec::new(), self.floor(conversation));
             self.progress.changed(conversation, offset, floor, &mut out);
@@ -167,7 +179,7 @@ impl Model {
     /// What the task of the cursor does whenever something has ended.
     fn settle(&mut self) {
         let Some((upto, named)) = &self.applying else { return };
-        let complete = |(conversation, offset): (&u64, &u64)| {
+        let complete = |(conversation, offset): (&ConversationId, &u64)| {
             self.progress.is_complete(*conversation, *offset)
         };
         if named.iter().all(complete) {
@@ -177,28 +189,31 @@ impl Model {
     }
 
     /// One page of storage's answer: messages, and the changes of members as one.
-    fn fetch(&mut self, conversation: u64, page: usize) {
+    fn fetch(&mut self, conversation: ConversationId, page: usize) {
         let Some(missing) = self.progress.missing(conversation) else { return };
         if self.floor(conversation).is_none() {
             self.progress.give_up(conversation, &mut Vec::new());
             return self.settle();
         }
         let wanted = |logged: &&Logged| {
-            logged.conversation == conversation && logged.mark.offset > missing.after_offset
+            logged.conversation == conversation && logged.position.offset > missing.after_offset
         };
         let (changes, messages): (Vec<Logged>, Vec<Logged>) =
-            self.log.iter().filter(wanted).partition(|logged| logged.mark.msg_id == 0);
+            self.log.iter().filter(wanted).partition(|logged| logged.position.msg_id == 0);
         let complete = messages.len() <= page;
         let mut answer: Vec<Logged> = messages.into_iter().take(page).collect();
         answer.extend(changes.last());
-        self.fetched.extend(answer.iter().map(|logged| logged.mark.offset));
-        let marked = answer
+        self.fetched.extend(answer.iter().map(|logged| logged.position.offset));
+        let placed = answer
             .into_iter()
             // A fetched record does not say what was before it.
-            .map(|logged| (Mark { prev_offset: 0, ..logged.mark }, logged))
+            .map(|logged| {
+                let position = Position { prev_offset: 0, ..logged.position };
+                Placed { position, record: logged }
+            })
             .collect();
         let mut out = Vec::new();
-        self.progress.fetched(conversation, marked, complete.then_some(missing.known), &mut out);
+        self.progress.fetched(conversation, placed, complete.then_some(missing.known), &mut out);
         self.deliver(out, true);
         self.settle();
     }
@@ -227,8 +242,8 @@ impl Model {
     fn converge(&mut self) {
         for _round in 0..1_000 {
             self.tell(false);
-            for conversation in 0..CONVERSATIONS {
-                self.fetch(conversation, 2);
+            for number in 1..=CONVERSATIONS {
+                self.fetch(conversation(number), 2);
             }
             if self.applying.is_none() && self.progress.cursor() == Some(self.log.len() as u64) {
                 return;
@@ -240,16 +255,17 @@ impl Model {
     fn check(&self) {
         for session in &self.sessions {
             let mine = |logged: &&Logged| {
-                logged.conversation == session.conversation && logged.mark.offset > session.floor
+                logged.conversation == session.conversation
+                    && logged.position.offset > session.floor
             };
             // Changes of members may come as one; the last of them tells all.
             let messages =
-                |offset: &u64| self.log[usize::try_from(*offset).unwrap() - 1].mark.msg_id > 0;
+                |offset: &u64| self.log[usize::try_from(*offset).unwrap() - 1].position.msg_id > 0;
             let want: Vec<u64> = self
                 .log
                 .iter()
                 .filter(mine)
-                .map(|logged| logged.mark.offset)
+                .map(|logged| logged.position.offset)
                 .filter(messages)
                 .collect();
             let got: Vec<u64> = session.got.iter().copied().filter(messages).collect();
@@ -259,7 +275,8 @@ impl Model {
                 continue;
             }
             assert_eq!(got, want, "{session:?}");
-            let last = self.log.iter().filter(mine).map(|logged| logged.mark.offset).next_back();
+            let last =
+                self.log.iter().filter(mine).map(|logged| logged.position.offset).next_back();
             assert_eq!(session.got.last().copied(), last, "{session:?}");
         }
     }
@@ -286,9 +303,9 @@ proptest! {
     }
 }
 
-fn message(msg_id: u32) -> Mark {
+fn message(msg_id: u32) -> Position {
     let offset = u64::from(msg_id) * 10;
-    Mark { msg_id, offset, prev_offset: offset - 10 }
+    Position { msg_id, offset, prev_offset: offset - 10 }
 }
 
 fn at_cursor(cursor: u64) -> Progress<u32> {
@@ -297,9 +314,9 @@ fn at_cursor(cursor: u64) -> Progress<u32> {
     progress
 }
 
-fn take(progress: &mut Progress<u32>, conversation: u64, msg_id: u32) -> Verdict {
-    let marked = (message(msg_id), msg_id);
-    progress.take(conversation, marked, || Some(0), &mut Vec::new())
+fn take(progress: &mut Progress<u32>, number: u32, msg_id: u32) -> Verdict {
+    let placed = Placed { position: message(msg_id), record: msg_id };
+    progress.take(conversation(number), placed, || Some(0), &mut Vec::new())
 }
 
 #[test]
@@ -317,7 +334,7 @@ fn what_lacks_something_is_kept_when_the_cursor_moves() {
     let mut progress = at_cursor(0);
     assert_eq!(take(&mut progress, 7, 2), Verdict::Held { opened: true });
     progress.move_cursor(20);
-    assert!(progress.missing(7).is_some());
+    assert!(progress.missing(conversation(7)).is_some());
 }
 
 #[test]
@@ -339,9 +356,12 @@ fn old_messages_mean_nothing_and_a_later_one_is_a_hole() {
 #[test]
 fn where_nobody_is_nothing_is_missing() {
     let mut progress = at_cursor(0);
-    assert_eq!(progress.changed(7, 10, None, &mut Vec::new()), Standing::Complete);
-    let marked = (message(5), 5);
-    let verdict = progress.take(7, marked, || None, &mut Vec::new());
+    assert_eq!(
+        progress.changed(conversation(7), 10, None, &mut Vec::new()),
+        Completeness::Complete
+    );
+    let placed = Placed { position: message(5), record: 5 };
+    let verdict = progress.take(conversation(7), placed, || None, &mut Vec::new());
     assert_eq!(verdict, Verdict::Delivered { closed: false });
 }
 
@@ -353,24 +373,24 @@ fn of_too_many_conversations_one_that_lacks_nothing_is_forgotten_first() {
     take(&mut progress, 3, 2);
     assert!(progress.take_lost().is_empty(), "number 2 went");
     take(&mut progress, 4, 1);
-    assert_eq!(progress.take_lost(), [1], "and now one that lacks something");
+    assert_eq!(progress.take_lost(), [conversation(1)], "and now one that lacks something");
 }
 
 #[test]
 fn of_very_many_that_lack_something_only_those_silent_for_longest_are_looked_at() {
     // Behind so many with a gap stands one that lacks nothing, and then one more comes.
-    let lost_behind = |gaps: u64| {
+    let lost_behind = |gaps: u32| {
         let mut progress = Progress::new(usize::try_from(gaps).unwrap() + 1);
         progress.judge(Range { after: 0, upto: 0, forgotten: false });
-        for conversation in 1..=gaps {
-            assert_eq!(take(&mut progress, conversation, 2), Verdict::Held { opened: true });
+        for number in 1..=gaps {
+            assert_eq!(take(&mut progress, number, 2), Verdict::Held { opened: true });
         }
-        for conversation in [gaps + 1, gaps + 2] {
-            take(&mut progress, conversation, 1);
+        for number in [gaps + 1, gaps + 2] {
+            take(&mut progress, number, 1);
         }
         progress.take_lost()
     };
-    let looked_at = LOOK_MAX as u64;
+    let looked_at = u32::try_from(LOOK_MAX).unwrap();
     assert!(lost_behind(looked_at - 1).is_empty(), "the one that lacks nothing went");
-    assert_eq!(lost_behind(looked_at), [1]);
+    assert_eq!(lost_behind(looked_at), [conversation(1)]);
 }

@@ -1,4 +1,4 @@
-//! A broker that also listens with TLS, for those who log in.
+//! A broker that also listens with TLS, for clients that log in.
 
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -15,8 +15,8 @@ const USER: &str = "talkhub";
 const PASSWORD: &str = "correct-horse-battery";
 const MECHANISM: &str = "SCRAM-SHA-512";
 
-/// One broker that has a listener for SASL_SSL beside the one for everybody. Who logs in may do what
-/// was [allowed](Self::allow), and who does not may do everything.
+/// One broker that has a listener for SASL_SSL beside the plain one. A client that logs in may do what
+/// was [allowed](Self::allow), and one that does not may do everything.
 #[derive(Debug)]
 pub struct SecuredKafka {
     kafka: Kafka,
@@ -84,7 +84,7 @@ impl SecuredKafka {
         ]
     }
 
-    /// Allows these operations, in Kafka's names, to who logs in.
+    /// Allows these operations, in Kafka's names, to clients that log in.
     pub fn allow(&self, resource: Resource<'_>, operations: &[&str]) {
         let principal = format!("User:{USER}");
         let allowed = wire::allow(self.kafka.port(1), &principal, resource, operations);
@@ -102,7 +102,7 @@ pub enum Resource<'a> {
     Group(&'a str),
 }
 
-/// A certificate for 127.0.0.1, its key and who signed it, in PEM.
+/// A certificate for 127.0.0.1, its key and the certificate that signed it, in PEM.
 struct Identity {
     authority: String,
     certificate: String,

@@ -11,7 +11,7 @@
 use std::collections::{BTreeMap, HashMap, HashSet};
 use std::time::{Duration, Instant};
 
-use client::{ClientType, Connection, ConnectionError, Draft, SendReply, Session};
+use client::{ClientType, Connection, ConnectionError, Conversation, Draft, SendReply};
 use prost::Message as _;
 use proto::client::{MessageAck, RefuseReason, SendOutcome};
 use proto::{Command, Frame};
@@ -102,9 +102,9 @@ struct People {
     random: Random,
     said: usize,
     /// Of each conversation, how many were said there.
-    per_session: HashMap<Session, u32>,
+    per_conversation: HashMap<Conversation, u32>,
     /// The places that were told.
-    acked: HashSet<(Session, u32)>,
+    acked: HashSet<(Conversation, u32)>,
     rounds: BTreeMap<String, usize>,
     wrong: Vec<String>,
 }
@@ -114,7 +114,7 @@ impl People {
         Self {
             random: Random::from_seed(0),
             said: 0,
-            per_session: HashMap::new(),
+            per_conversation: HashMap::new(),
             acked: HashSet::new(),
             rounds: BTreeMap::new(),
             wrong: Vec::new(),
@@ -140,13 +140,13 @@ impl People {
     }
 
     /// Takes down that something is said.
-    fn says(&mut self, to: Session) {
+    fn says(&mut self, to: Conversation) {
         self.said += 1;
-        *self.per_session.entry(to).or_default() += 1;
+        *self.per_conversation.entry(to).or_default() += 1;
     }
 
     /// Takes down an answer to a message of its own.
-    fn is_told(&mut self, to: Session, msg_id: u32, what: &str) {
+    fn is_told(&mut self, to: Conversation, msg_id: u32, what: &str) {
         if !self.acked.insert((to, msg_id)) {
             self.wrong.push(format!("{what}: {to:?} {msg_id} was another message before"));
         }
@@ -156,7 +156,7 @@ impl People {
     async fn say(
         &mut self,
         line: &mut Connection,
-        to: Session,
+        to: Conversation,
         (words, seq): (&str, u16),
         what: &str,
     ) {
@@ -170,7 +170,7 @@ impl People {
 
     async fn one_number(&mut self, site: &Site, here: usize) {
         let words = self.words();
-        let to = Session::user(OTHER);
+        let to = Conversation::user(OTHER);
         for gateway in [here, 1 - here] {
             let mut line = get_in(site, gateway, ClientType::Windows, false).await;
             for _ in 0..2 {
@@ -180,7 +180,7 @@ impl People {
     }
 
     async fn restart(&mut self, site: &Site, here: usize) {
-        let (words, to) = (self.words(), Session::group(PEER));
+        let (words, to) = (self.words(), Conversation::group(PEER));
         for gateway in [here, here, 1 - here] {
             let mut line = get_in(site, gateway, ClientType::Android, false).await;
             self.say(&mut line, to, (words, 8), "restart").await;
@@ -188,7 +188,7 @@ impl People {
     }
 
     async fn two_devices(&mut self, site: &Site, here: usize) {
-        let (words, to) = (self.words(), Session::user(OTHER));
+        let (words, to) = (self.words(), Conversation::user(OTHER));
         let mut pc = get_in(site, here, ClientType::Windows, false).await;
         let mut phone = get_in(site, 1 - here, ClientType::Android, false).await;
         for line in [&mut pc, &mut phone] {
@@ -200,8 +200,8 @@ impl People {
         let words = self.words();
         let mut line = get_in_as(site, here, ClientType::Windows, OTHER).await;
         // Seen from the other side, this is the conversation with the first user.
-        for to in [Session::user(PEER), Session::group(PEER)] {
-            let place = if to == Session::user(PEER) { Session::user(OTHER) } else { to };
+        for to in [Conversation::user(PEER), Conversation::group(PEER)] {
+            let place = if to == Conversation::user(PEER) { Conversation::user(OTHER) } else { to };
             self.says(place);
             line.send_frame(&frame(7, to, words)).await.expect("the gateway lives");
             match answer(&mut line, 7, PATIENCE).await {
@@ -223,7 +223,7 @@ impl People {
     }
 
     async fn repeat_here(&mut self, site: &mut Site, here: usize) {
-        let (words, to) = (self.words(), Session::user(OTHER));
+        let (words, to) = (self.words(), Conversation::user(OTHER));
         let mut line = get_in(site, here, ClientType::Windows, false).await;
         let seq = 100 + u16::try_from(self.random.below(1000)).unwrap_or(0);
         let is_killed = self.silence(site);
@@ -240,7 +240,7 @@ impl People {
     }
 
     async fn repeat_elsewhere(&mut self, site: &mut Site, here: usize) {
-        let (words, to) = (self.words(), Session::group(PEER));
+        let (words, to) = (self.words(), Conversation::group(PEER));
         let mut line = get_in(site, here, ClientType::Windows, false).await;
         let seq = 100 + u16::try_from(self.random.below(1000)).unwrap_or(0);
         let is_killed = self.silence(site);
@@ -264,7 +264,7 @@ impl People {
 
     /// The client's connection is frozen: the answer is written and never arrives.
     async fn answer_lost(&mut self, site: &Site, here: usize) {
-        let (words, to) = (self.words(), Session::user(OTHER));
+        let (words, to) = (self.words(), Conversation::user(OTHER));
         let mut line = get_in(site, here, ClientType::Windows, false).await;
         let seq = 100 + u16::try_from(self.random.below(1000)).unwrap_or(0);
         self.says(to);
@@ -286,17 +286,17 @@ impl People {
     async fn name_reused(&mut self, site: &Site, here: usize) {
         let words = self.words();
         let mut line = get_in(site, here, ClientType::Mac, true).await;
-        let draft = Draft::text(Session::user(OTHER), words);
-        self.says(Session::user(OTHER));
+        let draft = Draft::text(Conversation::user(OTHER), words);
+        self.says(Conversation::user(OTHER));
         match line.send_message(&draft).await.expect("the gateway lives") {
             SendReply::Result(result) if result.outcome() == SendOutcome::Ok => {
-                self.is_told(Session::user(OTHER), result.msg_id(), "name reused");
+                self.is_told(Conversation::user(OTHER), result.msg_id(), "name reused");
             }
             other => self.wrong.push(format!("name reused: {other:?}")),
         }
-        let mut other_words = Draft::text(Session::user(OTHER), "something else");
+        let mut other_words = Draft::text(Conversation::user(OTHER), "something else");
         other_words.client_msg_id.clone_from(&draft.client_msg_id);
-        let mut other_place = Draft::text(Session::group(PEER), words);
+        let mut other_place = Draft::text(Conversation::group(PEER), words);
         other_place.client_msg_id.clone_from(&draft.client_msg_id);
         let mut elsewhere = get_in(site, 1 - here, ClientType::Ios, true).await;
         for other in [other_words, other_place] {
@@ -317,15 +317,19 @@ impl People {
         line.catch_up(&mut book).await.expect("the history is there");
         self.wrong.append(&mut book.wrong);
         let mut stored = 0;
-        for (session, said) in &self.per_session {
-            let there: Vec<u32> = book.all(*session).map(|(msg_id, _content)| msg_id).collect();
+        for (conversation, said) in &self.per_conversation {
+            let there: Vec<u32> =
+                book.all(*conversation).map(|(msg_id, _content)| msg_id).collect();
             stored += there.len();
             if there.len() != *said as usize {
-                self.wrong.push(format!("{session:?}: {said} said, {} stored", there.len()));
+                self.wrong.push(format!("{conversation:?}: {said} said, {} stored", there.len()));
             }
-            let lost =
-                self.acked.iter().filter(|(of, msg_id)| of == session && !there.contains(msg_id));
-            self.wrong.extend(lost.map(|(_, msg_id)| format!("{session:?}: {msg_id} is lost")));
+            let lost = self
+                .acked
+                .iter()
+                .filter(|(of, msg_id)| of == conversation && !there.contains(msg_id));
+            self.wrong
+                .extend(lost.map(|(_, msg_id)| format!("{conversation:?}: {msg_id} is lost")));
         }
         stored
     }
@@ -339,7 +343,7 @@ fn end_silence(site: &mut Site, is_killed: bool) {
     }
 }
 
-fn frame(seq: u16, to: Session, words: &str) -> Frame {
+fn frame(seq: u16, to: Conversation, words: &str) -> Frame {
     let body = Draft::text(to, words).without_id().to_wire().encode_to_vec().into();
     Frame { command: Command::MessageData.number(), seq, body }
 }

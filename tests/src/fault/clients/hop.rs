@@ -1,10 +1,12 @@
-//! A user whose devices move from gateway to gateway while others talk to him: one device is an old
-//! client, the other one the library.
+//! A user whose devices move from gateway to gateway while others talk to the user: one device is an
+//! old client, the other one the library.
 
 use std::collections::{BTreeMap, HashMap};
 use std::time::{Duration, Instant};
 
-use client::{Client, ClientType, Event, Events, Limits, Options, Servers, Session, StartFrom};
+use client::{
+    Client, ClientType, Conversation, Event, Events, Limits, Options, Servers, StartFrom,
+};
 use proto::client::KickReason;
 use proto::ids::MsgId;
 use rustix::process::Signal;
@@ -43,14 +45,14 @@ impl Pace {
 /// What becomes of the sockets that are left.
 #[derive(Debug, Clone, Copy)]
 enum Way {
-    /// Half-open: nobody is told.
+    /// Half-open: neither end is told.
     Frozen,
     /// They stay as they are; the gateway throws them out.
     Kept,
     /// They are reset just after the new login.
     Reset,
-    /// They are reset while their gateway stands still: it notices them, and says that the user is
-    /// gone, when he has long been elsewhere.
+    /// They are reset while their gateway stands still: it notices that, and says that the user is
+    /// gone, long after the user has moved elsewhere.
     Late,
 }
 
@@ -69,8 +71,11 @@ pub(super) fn run(run: &mut Run) -> Result<(), Skipped> {
     let site = run.start(&SiteOptions { wires: true, ..site_of(PEOPLE) });
     let runtime = Runtime::new().expect("start a runtime");
     let truth = Truth::default();
-    let talker =
-        |user| Talker { user, to: vec![Session::user(USER), Session::group(1)], every: TALK_EVERY };
+    let talker = |user| Talker {
+        user,
+        to: vec![Conversation::user(USER), Conversation::group(1)],
+        every: TALK_EVERY,
+    };
     let talkers =
         Talkers::start(runtime.handle(), &site.login, TALKERS.map(talker).collect(), &truth);
     let speakers = speakers_of(&site, PEOPLE, run);
@@ -80,8 +85,8 @@ pub(super) fn run(run: &mut Run) -> Result<(), Skipped> {
     let spoken = speakers.finish(&site);
     let heard = (hopping.old.book.heard.len(), hopping.library.book.heard.len());
     let rate = ended.rate;
-    let mut wrong = truth.against(USER, &hopping.old.book, &sessions());
-    wrong.extend(truth.against(USER, &hopping.library.book, &sessions()));
+    let mut wrong = truth.against(USER, &hopping.old.book, &conversations());
+    wrong.extend(truth.against(USER, &hopping.library.book, &conversations()));
     wrong.extend(ended.wrong);
     let Converged { mut old, mut library, .. } = ended.converged;
     run.figure("hops", format!("{} ({:?})", run.rounds, ended.ways));
@@ -103,9 +108,9 @@ pub(super) fn run(run: &mut Run) -> Result<(), Skipped> {
     Ok(())
 }
 
-/// Whom the user hears: each talker, and the group.
-fn sessions() -> Vec<Session> {
-    TALKERS.map(Session::user).chain([Session::group(1)]).collect()
+/// The conversations that the user hears: with each talker, and the group.
+fn conversations() -> Vec<Conversation> {
+    TALKERS.map(Conversation::user).chain([Conversation::group(1)]).collect()
 }
 
 #[derive(Debug, Default)]
@@ -142,7 +147,7 @@ impl<'a> Hopping<'a> {
         let hold = run.lasts(Duration::from_secs(12), Duration::from_secs(3));
         for round in 0..=run.rounds {
             let is_last = round == run.rounds;
-            // The last one stays for a while after the old gateway has said that he is gone.
+            // The last one stays for a while after the old gateway has said that the user is gone.
             let way = match round.checked_sub(1) {
                 Some(hop) if !is_last => Way::of(hop, &mut run.random),
                 _ => Way::Late,
@@ -179,7 +184,7 @@ impl<'a> Hopping<'a> {
         let deadline = Instant::now() + self.pace.push;
         let (old, library) = tokio::join!(self.old.stay(deadline), self.library.stay(deadline));
         ended.wrong.extend([old.err(), library.err()].into_iter().flatten());
-        let heads = self.truth.heads(USER, &sessions());
+        let heads = self.truth.heads(USER, &conversations());
         for book in [&self.old.book, &self.library.book] {
             if !book.reaches(&heads) {
                 ended.wrong.push(format!("at the end: {}", book.missing(&heads)));
@@ -258,7 +263,7 @@ impl Old {
         let left = self.line.take().filter(|_line| keep);
         let mut line = Line::open_when_back(gateway, ClientType::Android, &mut self.book).await;
         let logged_in = Instant::now();
-        let heads = self.truth.heads(USER, &sessions());
+        let heads = self.truth.heads(USER, &conversations());
         let complete = logged_in + self.pace.complete;
         let book = &mut self.book;
         let told = |error| format!("the old client's connection: {error}");
@@ -295,7 +300,7 @@ impl Old {
 /// Whether what was acknowledged a while ago has come without being asked for.
 fn has_what_is_older(truth: &Truth, book: &Book, push: Duration) -> Result<(), String> {
     let Some(then) = Instant::now().checked_sub(push) else { return Ok(()) };
-    let heads = truth.heads_at(USER, &sessions(), then);
+    let heads = truth.heads_at(USER, &conversations(), then);
     if book.reaches(&heads) { Ok(()) } else { Err(format!("no push: {}", book.missing(&heads))) }
 }
 
@@ -304,7 +309,7 @@ struct Library {
     truth: Truth,
     pace: Pace,
     book: Book,
-    marks: HashMap<Session, MsgId>,
+    marks: HashMap<Conversation, MsgId>,
     running: Option<(Client, Events)>,
 }
 
@@ -331,7 +336,7 @@ impl Library {
         let Some(logged_in) = self.hear(get_in, |_book, online| online).await? else {
             return Err("the library does not get in".to_owned());
         };
-        let heads = self.truth.heads(USER, &sessions());
+        let heads = self.truth.heads(USER, &conversations());
         let complete = logged_in + self.pace.complete;
         let reached = self.hear(complete, |book, _online| book.reaches(&heads)).await?;
         let Some(reached) = reached else {
@@ -371,7 +376,7 @@ impl Library {
             match event {
                 Some(Event::Message(message)) => {
                     book.note(&message, Source::Push);
-                    marks.insert(message.session, message.msg_id);
+                    marks.insert(message.conversation, message.msg_id);
                 }
                 Some(Event::Connected { .. }) => online = true,
                 // The servers may be busy.

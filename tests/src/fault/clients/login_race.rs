@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use client::{ClientType, Draft, Session};
+use client::{ClientType, Conversation, Draft};
 use proto::Command;
 use proto::client::MessageAck;
 use tokio::runtime::Runtime;
@@ -19,7 +19,7 @@ use super::super::talk::{Truth, nothing_wrong};
 use super::super::{Run, Skipped, percentile};
 use crate::Random;
 
-/// Users who log in again and again at the same time; each has a friend who writes to him.
+/// Users who log in again and again at the same time; each has a friend who writes to them.
 const RACERS: u32 = 8;
 /// The message is sent this long before or after the login.
 const AROUND: Duration = Duration::from_millis(50);
@@ -108,7 +108,7 @@ struct Racer {
     tally: Tally,
 }
 
-/// Somebody who writes while the other logs in.
+/// A user who writes while the other one logs in.
 struct Friend {
     line: Line,
     book: Book,
@@ -136,7 +136,7 @@ impl Racer {
                 Err(why) => self.tally.wrong.push(why),
             }
         }
-        self.tally.wrong.extend(self.truth.against(self.user, &self.book, &self.sessions()));
+        self.tally.wrong.extend(self.truth.against(self.user, &self.book, &self.conversations()));
         self.tally
     }
 
@@ -145,8 +145,8 @@ impl Racer {
         self.gateways.get(index).cloned().unwrap_or_default()
     }
 
-    fn sessions(&self) -> [Session; 2] {
-        [Session::user(self.friend), Session::group(1)]
+    fn conversations(&self) -> [Conversation; 2] {
+        [Conversation::user(self.friend), Conversation::group(1)]
     }
 
     /// One login and one message. Returns the connection.
@@ -159,10 +159,10 @@ impl Racer {
         let start = Instant::now() + Duration::from_millis(5);
         let login_at = start + AROUND;
         let send_at = start + Duration::from_micros(self.random.below(2 * around));
-        let (session, to) = if in_group {
-            (Session::group(1), Session::group(1))
+        let (conversation, to) = if in_group {
+            (Conversation::group(1), Conversation::group(1))
         } else {
-            (Session::user(self.friend), Session::user(self.user))
+            (Conversation::user(self.friend), Conversation::user(self.user))
         };
         let Self { truth, book, user, .. } = self;
         let log_in = async {
@@ -178,7 +178,7 @@ impl Racer {
         let ((mut line, logged_in), (msg_id, acked)) = (logged_in?, said?);
         drop(earlier);
         let from = logged_in.max(acked);
-        let heads = BTreeMap::from([(session, msg_id)]);
+        let heads = BTreeMap::from([(conversation, msg_id)]);
         let came = line.listen(book, from + COMPLETE_LIMIT, |book| book.reaches(&heads)).await;
         let came = came.map_err(|error| format!("u{user} is cut off: {error}"))?;
         let took = from.elapsed();
@@ -188,7 +188,7 @@ impl Racer {
         // It may come a second time by the other way, but not twice by one.
         let later = line.listen(book, Instant::now() + LATER, |_book| false).await;
         later.map_err(|error| format!("u{user} is cut off: {error}"))?;
-        let by = match book.sources(session, msg_id) {
+        let by = match book.sources(conversation, msg_id) {
             (true, true) => "both",
             (true, false) => "push",
             (false, true) => "history",
@@ -205,7 +205,7 @@ impl Friend {
     async fn say(
         &mut self,
         truth: &Truth,
-        to: Session,
+        to: Conversation,
         at: Instant,
     ) -> Result<(u32, Instant), String> {
         // What others say in the group is read in time.

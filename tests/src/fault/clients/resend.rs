@@ -1,10 +1,11 @@
-//! Messages that are sent again because nobody knows what became of them: by old clients on the same
-//! connection, and by clients that name their messages, through the other gateway.
+//! Messages that are sent again because their clients do not know what became of them: by old
+//! clients on the same connection, and by clients that name their messages, through the other
+//! gateway.
 
 use std::collections::{BTreeMap, HashMap};
 use std::time::{Duration, Instant};
 
-use client::{ClientType, Connection, ConnectionError, Draft, SendReply, Session};
+use client::{ClientType, Connection, ConnectionError, Conversation, Draft, SendReply};
 use prost::Message as _;
 use proto::client::{MessageAck, SendOutcome};
 use proto::{Command, Frame};
@@ -14,7 +15,7 @@ use tokio::time::sleep;
 
 use super::super::daemons::site_of;
 use super::super::old::{Book, Line};
-use super::super::talk::{Truth, conversation, nothing_wrong};
+use super::super::talk::{Truth, conversation_id, nothing_wrong};
 use super::super::{Run, Skipped};
 use super::logged_in;
 use crate::{PATIENCE, Random, Site};
@@ -91,7 +92,8 @@ struct Mine {
 
 impl Sender {
     async fn round(&mut self, site: &mut Site, round: usize, is_late: bool) {
-        let session = if round.is_multiple_of(2) { Session::user(2) } else { Session::group(1) };
+        let conversation =
+            if round.is_multiple_of(2) { Conversation::user(2) } else { Conversation::group(1) };
         let named = round % 4 >= 2;
         let hurt = match self.random.below(5) {
             0 | 1 => Hurt::Owner,
@@ -101,28 +103,28 @@ impl Sender {
         };
         let here = self.random.index(2);
         let kind = if is_late {
-            self.too_late(site, session).await;
+            self.too_late(site, conversation).await;
             "timeout".to_owned()
         } else if named {
-            self.other_gateway(site, here, session, hurt).await;
+            self.other_gateway(site, here, conversation, hurt).await;
             format!("other gateway/{hurt:?}").to_lowercase()
         } else {
-            self.same_connection(site, here, session, hurt).await;
+            self.same_connection(site, here, conversation, hurt).await;
             format!("same connection/{hurt:?}").to_lowercase()
         };
         *self.kinds.entry(kind).or_default() += 1;
     }
 
-    fn mine(&mut self, session: Session, named: bool) -> Mine {
+    fn mine(&mut self, conversation: Conversation, named: bool) -> Mine {
         self.said += 1;
-        let draft = Draft::text(session, &format!("message {}", self.said));
-        let index = self.truth.says(USER, session, &draft.data);
+        let draft = Draft::text(conversation, &format!("message {}", self.said));
+        let index = self.truth.says(USER, conversation, &draft.data);
         Mine { draft: if named { draft } else { draft.without_id() }, index }
     }
 
-    fn several(&mut self, session: Session, named: bool) -> Vec<Mine> {
+    fn several(&mut self, conversation: Conversation, named: bool) -> Vec<Mine> {
         let count = 1 + self.random.below(TOGETHER);
-        (0..count).map(|_| self.mine(session, named)).collect()
+        (0..count).map(|_| self.mine(conversation, named)).collect()
     }
 
     async fn a_moment(&mut self) {
@@ -138,7 +140,13 @@ impl Sender {
 
     /// As the Windows client does it: the same frame again on the same connection, if it was not
     /// answered. What was answered would be a message of its own.
-    async fn same_connection(&mut self, site: &mut Site, here: usize, to: Session, hurt: Hurt) {
+    async fn same_connection(
+        &mut self,
+        site: &mut Site,
+        here: usize,
+        to: Conversation,
+        hurt: Hurt,
+    ) {
         let mut connection = get_in(site, here, ClientType::Windows, false).await;
         let mut frames = HashMap::new();
         for mine in self.several(to, false) {
@@ -205,7 +213,7 @@ impl Sender {
     }
 
     /// As a client with names for its messages does it: through any gateway.
-    async fn other_gateway(&mut self, site: &mut Site, here: usize, to: Session, hurt: Hurt) {
+    async fn other_gateway(&mut self, site: &mut Site, here: usize, to: Conversation, hurt: Hurt) {
         let mut connection = get_in(site, here, ClientType::Mac, true).await;
         let mine = self.several(to, true);
         let mut seqs = Vec::new();
@@ -274,8 +282,8 @@ impl Sender {
     }
 
     /// The owner stands still for longer than a gateway waits: old clients hear nothing, others hear
-    /// that nobody knows, and later all of it is there once.
-    async fn too_late(&mut self, site: &mut Site, to: Session) {
+    /// that the outcome is unknown, and later all of it is there once.
+    async fn too_late(&mut self, site: &mut Site, to: Conversation) {
         let mut old = get_in(site, 0, ClientType::Windows, false).await;
         let mut new = get_in(site, 1, ClientType::Mac, true).await;
         new.set_limit(TIMEOUT);
@@ -324,20 +332,21 @@ impl Sender {
         let gateway = site.gateways.first().expect("there is a gateway");
         let mut line = Line::open_when_back(gateway, ClientType::Android, &mut book).await;
         line.catch_up(&mut book).await.expect("the history is there");
-        let sessions = [Session::user(2), Session::group(1)];
-        self.wrong.extend(self.truth.against(USER, &book, &sessions));
+        let conversations = [Conversation::user(2), Conversation::group(1)];
+        self.wrong.extend(self.truth.against(USER, &book, &conversations));
         let mut stored = 0;
-        for session in sessions {
+        for conversation in conversations {
             let mut places: HashMap<u64, Vec<u32>> = HashMap::new();
-            for (msg_id, content) in book.all(session) {
+            for (msg_id, content) in book.all(conversation) {
                 stored += 1;
                 places.entry(content).or_default().push(msg_id);
             }
-            for saying in self.truth.sayings(conversation(USER, session)) {
+            for saying in self.truth.sayings(conversation_id(USER, conversation)) {
                 let told: Vec<u32> = saying.acked.iter().map(|(_at, msg_id)| *msg_id).collect();
                 let there = places.remove(&saying.content).unwrap_or_default();
                 if there != told {
-                    self.wrong.push(format!("{session:?}: told {told:?}, stored at {there:?}"));
+                    self.wrong
+                        .push(format!("{conversation:?}: told {told:?}, stored at {there:?}"));
                 }
             }
         }

@@ -1,4 +1,4 @@
-//! Brokers die one at a time, which nobody notices, and then too many of them stop.
+//! Brokers die one at a time, which no client notices, and then too many of them stop.
 
 use std::time::{Duration, Instant};
 
@@ -113,7 +113,7 @@ fn shrink(run: &Run, kafka: &Kafka, (crowd, pulse): (&Crowd, &Pulse)) -> String 
     )
 }
 
-/// Of the partitions, the least and the most brokers that have everything; zero if nobody answers.
+/// Of the partitions, the least and the most brokers that have everything; zero if no broker answers.
 fn in_sync(kafka: &Kafka) -> (usize, usize) {
     let count = |partition| {
         let partition = i32::try_from(partition).expect("a few partitions");

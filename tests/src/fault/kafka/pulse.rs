@@ -3,13 +3,13 @@
 
 use std::time::{Duration, Instant};
 
-use client::Session;
+use client::Conversation;
 use proto::cluster::partition_of;
 use proto::ids::ConversationId;
 use tokio::runtime::Runtime;
 
 use super::PARTITIONS;
-use crate::fault::talk::{Talker, Talkers, Truth, conversation};
+use crate::fault::talk::{Talker, Talkers, Truth, conversation_id};
 use crate::{Site, wait_until};
 
 /// How many users talk and hear: enough to find a conversation for each partition.
@@ -34,11 +34,13 @@ impl Pulse {
         let runtime = Runtime::new().expect("start a runtime");
         let truth = Truth::default();
         let pairs = pairs(users - USERS + 1);
-        let conversations =
-            pairs.iter().map(|(user, other)| conversation(*user, Session::user(*other))).collect();
+        let conversations = pairs
+            .iter()
+            .map(|(user, other)| conversation_id(*user, Conversation::user(*other)))
+            .collect();
         let talker = |(user, other): &(u32, u32)| Talker {
             user: *user,
-            to: vec![Session::user(*other)],
+            to: vec![Conversation::user(*other)],
             every: EVERY,
         };
         let talkers = pairs.iter().map(talker).collect();
@@ -73,12 +75,12 @@ impl Pulse {
     }
 }
 
-/// For each partition one who talks and one whom he talks to: no two of them are the same who talks.
-/// All of them have numbers from `first` on.
+/// For each partition a user who talks and the user who is talked to. No two partitions have the same
+/// talker. All of them have numbers from `first` on.
 fn pairs(first: u32) -> Vec<(u32, u32)> {
     let users = first..first + USERS;
     let of = |(user, other): (u32, u32)| {
-        partition_of(conversation(user, Session::user(other)).number(), PARTITIONS)
+        partition_of(conversation_id(user, Conversation::user(other)).number(), PARTITIONS)
     };
     let pair = |(partition, user): (u32, u32)| {
         let hears = users.clone().find(|other| *other != user && of((user, *other)) == partition);
@@ -97,7 +99,7 @@ mod tests {
             let pairs = pairs(first);
             assert_eq!(pairs.len(), PARTITIONS as usize);
             for (partition, (user, other)) in (0..).zip(pairs) {
-                let number = conversation(user, Session::user(other)).number();
+                let number = conversation_id(user, Conversation::user(other)).number();
                 assert_eq!(partition_of(number, PARTITIONS), partition);
             }
         }

@@ -14,9 +14,10 @@ use crate::{Crowd, CrowdOptions, PATIENCE, Site, wait_until};
 
 /// How long a partition may be without an owner.
 const BACK_LIMIT: Duration = Duration::from_secs(10);
-/// Who stands still so long has lost his session, which is 6 s, and finds others in his place.
+/// A db_proxy that stands still so long has lost its session, which is 6 s, and finds others in its
+/// place.
 const STANDS: Duration = Duration::from_secs(9);
-/// How soon one that comes back notices that it is no owner any more.
+/// How soon one that comes back notices that it is no longer an owner.
 const NOTICE_LIMIT: Duration = Duration::from_secs(5);
 /// What it then still had to do is over.
 const AFTERMATH: Duration = Duration::from_millis(500);
@@ -37,7 +38,7 @@ const NAMES: [&str; 3] = ["db_proxy", "db_proxy-2", "db_proxy-3"];
 struct Counts {
     kills: usize,
     stops: usize,
-    /// Rounds after which one that had stood still knew that it owned nothing any more.
+    /// Rounds after which one that had stood still knew that it no longer owned anything.
     put_out: usize,
     /// Those in which it found that out by itself before the group told it.
     fenced_rounds: usize,
@@ -90,7 +91,7 @@ pub(super) fn run(run: &mut Run) -> Result<(), Skipped> {
     let wanted = Thresholds {
         min_acked: (run.rounds * ACKS_BETWEEN) as u64,
         min_faults: run.rounds as u64,
-        // Partitions go back to who comes back: on a busy machine that takes a while.
+        // Partitions go back to a db_proxy that comes back: on a busy machine that takes a while.
         freshness: run.is_long.then_some(CONVERGE_LIMIT),
         ..Thresholds::default()
     };

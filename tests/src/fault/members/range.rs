@@ -1,4 +1,4 @@
-//! What somebody who came and went may have seen, and must have seen. Pure: times and messages.
+//! What a user who came and went may have seen, and must have seen. Pure: times and messages.
 
 use std::collections::{BTreeMap, HashMap, HashSet};
 use std::time::{Duration, Instant};
@@ -246,7 +246,7 @@ mod tests {
     }
 
     #[test]
-    fn a_member_hears_and_reads_his_time_and_the_edges_are_nobodys() {
+    fn a_member_hears_and_reads_the_time_of_membership_and_at_its_edges_either_is_right() {
         let story = Story::new().pushed(9, 10).pushed(12, 12).pushed(19, 20);
         let story = story.read(5, 0, &[]).read(15, 12, &[12]).read(25, 0, &[]);
         assert_eq!(story.wrong(&[9, 12, 19]), [""; 0]);
@@ -262,13 +262,13 @@ mod tests {
     }
 
     #[test]
-    fn what_was_said_in_his_time_must_come() {
+    fn what_was_said_during_the_membership_must_come() {
         assert_eq!(Story::new().wrong(&[12]).len(), 1, "never pushed");
         assert_eq!(Story::new().pushed(12, 12).read(15, 12, &[]).wrong(&[12]).len(), 1);
     }
 
     #[test]
-    fn nobody_reads_with_holes_or_what_nobody_said() {
+    fn a_page_with_holes_and_a_message_that_was_never_said_are_wrong() {
         let story = Story::new().pushed(11, 11).pushed(12, 12).pushed(13, 13);
         assert_eq!(story.read(15, 13, &[13, 11]).wrong(&[11, 12, 13]).len(), 2);
         assert_eq!(Story::new().pushed(12, 12).wrong(&[]).len(), 1);

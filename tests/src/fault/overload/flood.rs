@@ -1,5 +1,5 @@
 //! More wrong logins than passwords can be checked, from many networks, while people who were never seen
-//! before log in: a db_proxy that has just started remembers nobody.
+//! before log in: a db_proxy that has just started remembers no user.
 
 use std::net::{Ipv4Addr, SocketAddr};
 use std::time::{Duration, Instant};
@@ -13,9 +13,9 @@ use crate::fault::daemons::site_of;
 use crate::fault::{Run, Skipped, percentile};
 use crate::{Probe, Site, run_program};
 
-/// Two who talk.
+/// Two users who talk.
 const PAIR: (u32, u32) = (1, 2);
-/// Wrong logins in a second, of names that nobody has.
+/// Wrong logins in a second, under names that do not exist.
 const RATE: f64 = 57.0;
 /// People with a password of their own.
 const PEOPLE: u8 = 40;

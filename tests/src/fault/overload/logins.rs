@@ -1,8 +1,8 @@
 //! More logins than passwords can be checked, and a login now and then that must not suffer from
 //! something else.
 //!
-//! Each attempt of the flood is of a name that nobody has, which costs as much as a wrong password,
-//! and comes from an address of which there are few others: nobody is locked out for failing too
+//! Each attempt of the flood is under a name that does not exist, which costs as much as a wrong
+//! password, and comes from an address with few other attempts: none is locked out for failing too
 //! often.
 
 use std::net::{Ipv4Addr, SocketAddr};
@@ -27,9 +27,9 @@ const ANSWER_LIMIT: Duration = Duration::from_secs(20);
 const TICK: Duration = Duration::from_millis(10);
 /// Addresses that they come from.
 const ADDRESSES: u32 = 250;
-/// Between two logins of those who are known.
+/// The pause between two logins of the known users.
 const PAUSE: Duration = Duration::from_millis(50);
-/// Logins whose end nobody has asked for. Beyond, the next one waits.
+/// Logins whose end was not asked for yet. If there are more, the next one waits.
 const ENDED_MAX: usize = 65_536;
 
 /// What became of an attempt to log in.
@@ -191,7 +191,7 @@ impl Drop for Known {
     }
 }
 
-/// One attempt of somebody whom nobody knows.
+/// One attempt of a stranger.
 async fn stranger(
     gateways: &[SocketAddr],
     number: &AtomicU32,

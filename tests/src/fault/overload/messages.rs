@@ -9,7 +9,7 @@ use std::ops::Range;
 use std::time::{Duration, Instant};
 
 use bytes::Bytes;
-use client::{ClientType, Connection, Draft, FrameReader, FrameWriter, Session, hello};
+use client::{ClientType, Connection, Conversation, Draft, FrameReader, FrameWriter, hello};
 use proto::client::{SendOutcome, SendResult};
 use proto::frame::encode_message;
 use proto::ids::ClientMsgId;
@@ -235,7 +235,7 @@ impl Sender {
             self.next_number += 1;
             let mut body = format!("{} from u{} ", self.next_number, self.user).into_bytes();
             body.extend_from_slice(&PADDING);
-            Draft::voice(Session::user(line.peer), 1, &body)
+            Draft::voice(Conversation::user(line.peer), 1, &body)
         });
         let id = draft.client_msg_id.expect("a draft has a name unless it is taken away");
         let frame = encode_message(Command::MessageData, self.next_seq, &draft.to_wire());
@@ -251,7 +251,7 @@ impl Sender {
         let result: SendResult = frame.parse().expect("an answer can be read");
         let id = ClientMsgId::from_slice(&result.client_msg_id).expect("it has a name");
         let Some((place, draft, sent)) = self.under_way.remove(&id) else {
-            // Of an earlier try that nobody waited for any more.
+            // Of an earlier try, which was given up.
             return;
         };
         let took = sent.elapsed();
@@ -278,7 +278,7 @@ impl Sender {
         let mut device = Device::pc(&gateway, user).await;
         let mut read = 0;
         for Line { peer, acked, .. } in lines {
-            let history = device.history(Session::user(peer)).await;
+            let history = device.history(Conversation::user(peer)).await;
             let count = u32::try_from(history.len()).expect("it is in memory");
             assert!(
                 history.iter().rev().map(|info| info.msg_id).eq(1..=count),

@@ -1,4 +1,4 @@
-//! What all who take part know: what was said, what went wrong.
+//! What all tasks of the scenario share: what was said, what went wrong.
 
 use std::collections::HashMap;
 use std::sync::Mutex;
@@ -7,7 +7,7 @@ use std::time::{Duration, Instant};
 
 use bytes::{BufMut, Bytes, BytesMut};
 
-/// What everybody knows.
+/// What all tasks share.
 #[derive(Debug)]
 pub(super) struct Told {
     pub(super) began: Instant,

@@ -81,7 +81,7 @@ pub(super) fn check(index: &Index<'_>, entitled: &Entitled, found: &mut Findings
     }
 }
 
-/// Who said what in a conversation, as far as it was acknowledged or is in the history.
+/// Which user said what in a conversation, as far as it was acknowledged or is in the history.
 struct Senders {
     head: u32,
     newest: Option<Cite>,

@@ -37,12 +37,14 @@ struct Visit {
 
 struct Notices<'a> {
     index: &'a Index<'a>,
-    /// Members of groups from the beginning, of whom it may be told that they were added.
+    /// Members of groups from the beginning: it may be told that they were added.
     stated: HashSet<(Conv, u32)>,
-    /// Who comes and goes is not told what happens meanwhile.
+    /// Users who come and go. They need not be told what happens meanwhile.
     come_and_go: HashSet<u32>,
     /// Where each change was asked for last.
     asked: HashMap<(Conv, u32, Change), usize>,
+    /// The same by the device that asked.
+    asked_by: HashMap<(Device, Conv, u32, Change), usize>,
     made: Vec<Made>,
     open: HashMap<Device, Visit>,
     visits: Vec<Visit>,
@@ -55,6 +57,7 @@ pub(super) fn check(index: &Index<'_>, entitled: &Entitled, found: &mut Findings
         stated: HashSet::new(),
         come_and_go: HashSet::new(),
         asked: HashMap::new(),
+        asked_by: HashMap::new(),
         made: Vec::new(),
         open: HashMap::new(),
         visits: Vec::new(),
@@ -85,6 +88,9 @@ impl Notices<'_> {
                 match (phase, self.asked.get(&about).copied()) {
                     (Progress::Invoke, _) => {
                         self.asked.insert(about, place);
+                        if let Some(device) = by {
+                            self.asked_by.insert((*device, *conv, *user, *change), place);
+                        }
                     }
                     (Progress::Ok, Some(asked)) => {
                         let (conv, who, change) = about;
@@ -128,7 +134,12 @@ impl Notices<'_> {
         let stays = !self.come_and_go.contains(&user);
         let Some(visit) = self.open.get_mut(&device).filter(|_| stays) else { return };
         let told = visit.members.entry((conv, who)).or_default();
-        if let Some((_, first)) = told.last().filter(|(last, _)| *last == change) {
+        // Of what it has asked for itself in between it has an answer, and no notice. Where the answer was
+        // lost it may be told all the same.
+        let own = self.asked_by.get(&(device, conv, who, change.opposite()));
+        let is_again =
+            |(last, at): &&(Change, usize)| *last == change && own.is_none_or(|asked| asked < at);
+        if let Some((_, first)) = told.last().filter(is_again) {
             self.found.add(Rule::H14, conv, &[*first, place].map(Cite::event), || {
                 let what = name(change);
                 format!("{conv}: u{user}/{number} was told twice that u{who} {what}")
@@ -141,7 +152,7 @@ impl Notices<'_> {
         self.visits.extend(std::mem::take(&mut self.open).into_values());
         self.visits.sort_by_key(|visit| visit.began);
         let visits = std::mem::take(&mut self.visits);
-        // Only those who were told something of members at all: others do not listen to that.
+        // Only the devices that were told anything about members: others do not listen to that.
         let heard = visits.iter().filter(|visit| !visit.members.is_empty());
         let listens: HashSet<Device> = heard.map(|visit| visit.device).collect();
         for visit in visits.iter().filter(|visit| listens.contains(&visit.device)) {

@@ -1,5 +1,5 @@
 //! Order: numbers rise for each device in each conversation as it spoke; and what was said after
-//! something else was acknowledged has the higher number, whoever said it.
+//! something else was acknowledged has the higher number, also if another user said it.
 
 use std::collections::HashMap;
 

@@ -11,8 +11,8 @@ use crate::history::index::{Cite, Index};
 /// A device of a user.
 type Device = (u32, u32);
 
-/// When faults may have kept news from arriving, in microseconds: who is online is told once, and not
-/// made up for.
+/// When faults may have kept news from arriving, in microseconds: news of which users are online is
+/// sent once, and not repaired.
 fn disturbed(index: &Index<'_>) -> Vec<Range<u64>> {
     let mut began: BTreeMap<(&str, &str), u64> = BTreeMap::new();
     let mut found = Vec::new();

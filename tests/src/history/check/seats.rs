@@ -1,5 +1,5 @@
-//! Seats: a user has one for each class of devices. Who comes last has it, and nobody is thrown out
-//! for anything else.
+//! Seats: a user has one for each class of devices. The device that comes last has it, and no device is
+//! thrown out for any other reason.
 
 use std::collections::HashMap;
 

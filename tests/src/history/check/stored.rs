@@ -179,7 +179,7 @@ impl Stability<'_> {
     /// A message is shown under the name that its sender gave it, and a name is that of one message.
     fn saw_name(&mut self, mid: Mid, row: &Row, (conv, cite): (Conv, Cite), found: &mut Findings) {
         let words = (conv, row.sender, row.sha);
-        // What nobody said is reported as that.
+        // A message that was never said is reported as that.
         let Some(said) = self.index.said(words).next() else { return };
         let named = self.index.by_mid(mid);
         if named.is_none() && self.index.same(words).is_some_and(|same| same.has_unnamed) {
@@ -284,7 +284,7 @@ impl Stability<'_> {
     }
 }
 
-/// Lost on the way: in the end, who must have an acknowledged message does not.
+/// Lost on the way: in the end, a device that must have an acknowledged message does not have it.
 pub(super) fn check_finals(index: &Index<'_>, entitled: &Entitled, found: &mut Findings) {
     let mut acked: HashMap<Conv, Vec<(u32, usize)>> = HashMap::new();
     for (number, send) in index.sends.iter().enumerate() {

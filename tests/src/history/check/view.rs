@@ -2,7 +2,7 @@
 //!
 //! Three kinds of devices: clients that keep their contract hand out every number in order; old
 //! ones only hear pushes from the moment they have read what they missed until they are
-//! disconnected; and anything may read history. And who says something is one for whom it is.
+//! disconnected; and anything may read history. And the sender of a message is one of those it is for.
 
 use std::collections::HashMap;
 
@@ -130,7 +130,7 @@ impl Views<'_> {
         }
     }
 
-    /// Nobody says anything where it is not for him.
+    /// A message is acknowledged only if its sender is one of those it is for.
     fn said(&mut self, send: &Send, msg_id: u32, place: usize) {
         let (conv, user) = (send.conv, send.user);
         if !self.entitled.may(conv, user, msg_id, place) {
@@ -142,7 +142,7 @@ impl Views<'_> {
         }
     }
 
-    /// Who is a member all the time is not told to be none.
+    /// A user who is a member all the time is not told otherwise.
     fn refused(&mut self, send: &Send, place: usize) {
         let What::Fail { code: NOT_MEMBER, .. } = *self.index.what(place) else { return };
         let (conv, user) = (send.conv, send.user);

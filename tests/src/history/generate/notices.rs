@@ -1,17 +1,17 @@
-//! What devices are told besides messages: read marks, members, who is online, and that they are
-//! thrown out.
+//! What devices are told besides messages: read marks, members, which users are online, and that they
+//! are thrown out.
 
 use super::people::Kind;
 use super::{PEOPLE, PHONES, World};
 use crate::history::event::{Change, Class, Connection, Conv, Progress, What};
 
-/// Those who take down who is online.
+/// How many users record which users are online.
 const WATCHERS: u32 = 2;
-/// Who has two phones, and the number of the second.
+/// The user who has two phones, and the number of the second.
 const RIVALS: (u32, u32) = (4, 3);
 
 impl World {
-    /// Somebody with a phone reads what the other device has been shown, and the phone is told.
+    /// A user with a phone reads what the other device has been shown, and the phone is told.
     pub(super) fn mark(&mut self) {
         let which = self.pick((PEOPLE / PHONES) as usize);
         let place = PHONES as usize * (1 + which) - 1;
@@ -38,7 +38,7 @@ impl World {
         }
     }
 
-    /// All members are told but the one who asked.
+    /// All members are told, except the one who asked.
     pub(super) fn tell_members(&mut self, conv: Conv, change: Change, who: u32) {
         for user in 2..=PEOPLE {
             if self.devices[user as usize - 1].is_online {
@@ -47,7 +47,8 @@ impl World {
         }
     }
 
-    /// A user's PC came or went: those who watch are told, and one that watches asks for all.
+    /// A user's PC came or went: the users who watch are told. If it is the PC of one that watches,
+    /// it asks for all.
     pub(super) fn tell_presence(&mut self, who: u32, device: usize) {
         let is_online = |world: &Self, user: u32| world.devices[user as usize - 1].is_online;
         let online = self.devices[device].is_online;

@@ -15,7 +15,7 @@ pub(super) enum Kind {
     Phone,
 }
 
-/// Somebody's device.
+/// A user's device.
 #[derive(Debug, Clone)]
 pub(super) struct Device {
     pub(super) user: u32,

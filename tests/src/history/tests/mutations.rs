@@ -213,7 +213,7 @@ fn a_run_in_which_too_little_happened_is_void() {
 }
 
 #[test]
-fn what_nobody_was_shown_and_nobody_acknowledged_may_be_missing() {
+fn what_was_neither_shown_nor_acknowledged_may_be_missing() {
     let mut changed = 0;
     for seed in 0..SEEDS {
         let mut events = clean(seed);

@@ -194,7 +194,7 @@ fn members_are_told_of_each_change_once_and_in_order() {
         run.add(session_of(2, 1, Connection::Connected, Class::Pc));
         for made in [Change::Add, Change::Remove, Change::Add] {
             run.add(change(made, Progress::Invoke)).add(change(made, Progress::Ok));
-            // Who is told at all is told in time.
+            // Everything that is told is told in time.
         }
         for notice in notices {
             run.add(told(*notice));
@@ -208,10 +208,10 @@ fn members_are_told_of_each_change_once_and_in_order() {
     run(&[Change::Add, Change::Add], true).breaks(&[Rule::H14]);
     run(&[Change::Add, Change::Remove], true).breaks(&[Rule::H14]);
     run(&[Change::Remove, Change::Add], true).breaks(&[Rule::H14]);
-    // Who leaves soon need not be told, and who listens to nothing is not asked.
+    // A device that leaves soon need not be told, and one that listens to nothing is not checked.
     run(&[Change::Add, Change::Remove], false).breaks(&[]);
     run(&[], true).breaks(&[]);
-    // Who asks is answered.
+    // The device that asks gets an answer instead of a notice.
     let mut asker = run(&[Change::Add, Change::Remove], true);
     for event in &mut asker.events {
         if let What::Change { by, .. } = &mut event.what {
@@ -219,7 +219,17 @@ fn members_are_told_of_each_change_once_and_in_order() {
         }
     }
     asker.breaks(&[]);
-    // Who leaves late must have been told.
+    // Nor is it told of what it asks for between two notices.
+    let mut own = run(&[Change::Remove], true);
+    own.add(change(Change::Add, Progress::Invoke)).add(told(Change::Remove));
+    own.breaks(&[Rule::H14]);
+    for event in &mut own.events {
+        if let What::Change { by, .. } = &mut event.what {
+            *by = Some((2, 1));
+        }
+    }
+    own.breaks(&[]);
+    // A device that leaves late must have been told.
     let mut late = run(&[Change::Add, Change::Remove], false);
     let last = late.events.len() - 1;
     wait(&mut late, last, 2 * HALF_US);
@@ -253,7 +263,7 @@ fn what_is_told_last_of_a_user_is_true_once_it_had_the_time() {
     run(&[pc(2, Connected), told(true), pc(2, Disconnected)], soon).breaks(&[]);
     run(&[pc(2, Connected), pc(2, Disconnected), told(true)], late).breaks(&[Rule::H14]);
     run(&[pc(2, Connected), pc(2, Disconnected), told(true), told(false)], late).breaks(&[]);
-    // What happens during a fault may be told to nobody.
+    // What happens during a fault need not be told to any device.
     let fault = |phase| What::Nemesis {
         what: "cut".to_owned(),
         target: "a link".to_owned(),
@@ -266,6 +276,6 @@ fn what_is_told_last_of_a_user_is_true_once_it_had_the_time() {
     // A phone does not make a user's PC online.
     let phone = session_of(2, 2, Connected, Class::Mobile);
     run(&[pc(2, Connected), pc(2, Disconnected), phone, told(true)], late).breaks(&[Rule::H14]);
-    // Who watched on an earlier connection knows nothing on this one.
+    // A device that watched on an earlier connection knows nothing on this one.
     run(&[pc(2, Connected), told(true), pc(1, Connected), pc(2, Disconnected)], late).breaks(&[]);
 }

@@ -123,7 +123,7 @@ fn a_run_without_faults_is_clean_in_whatever_order_its_history_comes() {
 #[test]
 fn lost_is_what_was_acknowledged_and_is_nowhere() {
     Run::new().stored(&[(1, 1), (2, 2), (3, 3)]).breaks(&[Rule::H1]);
-    // Nobody knows of it, so it may be missing.
+    // It was never acknowledged or shown, so it may be missing.
     Run::new().invoke(5).all_stored().breaks(&[]);
 }
 
@@ -367,7 +367,7 @@ fn a_watermark_rises_over_what_was_seen() {
 }
 
 #[test]
-fn nobody_gets_what_is_not_for_him() {
+fn no_user_gets_what_is_not_for_that_user() {
     Run::new().push(3, 1, 1).all_stored().breaks(&[Rule::H8]);
     let group = Conv::group(2);
     let told =

@@ -138,7 +138,7 @@ fn what_zombies_write_changes_nothing_wherever_they_write_it() {
             }
             places.push(Some(Offset(clean.log.len() as u64)));
             for (entry, epochs_ago) in zombies {
-                // Nobody can see who wrote what has no epoch.
+                // A record without an epoch does not show which owner wrote it.
                 let has_epoch = !matches!(entry, Entry::Garbage(_) | Entry::WithoutEpoch { .. });
                 if has_epoch && epochs_ago < dirty.epoch {
                     dirty.write(entry, dirty.epoch - epochs_ago);

@@ -9,7 +9,7 @@ use crate::admission::{self, Admission, Facts, Message, Need};
 
 const USERS: std::ops::RangeInclusive<u32> = 1..=4;
 
-/// What somebody wants, who may not be allowed to.
+/// What a user asks for. It may not be allowed.
 #[derive(Debug, Clone, Copy)]
 enum Wish {
     Send {

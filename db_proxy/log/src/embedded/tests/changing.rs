@@ -7,7 +7,7 @@ use super::*;
 use crate::embedded::files::LogFile;
 use crate::embedded::survey::{self, Survey};
 
-/// What is done in the folder, just before who does it gets its answer.
+/// A step in the folder, passed on just before the caller gets the answer.
 enum Step<'a> {
     /// Its names were listed, and may be changed.
     Listed(&'a mut Vec<String>),
@@ -192,7 +192,7 @@ fn a_name_whose_file_is_never_there_is_told() {
 }
 
 #[test]
-fn what_was_trimmed_after_a_look_is_not_here_any_more() {
+fn what_was_trimmed_after_a_look_is_no_longer_here() {
     let dir = TempDir::new().unwrap();
     let options = Options { dir: dir.path().to_owned(), ..options() };
     let folder = Arc::new(DiskFolder::lock(dir.path()).unwrap());

@@ -22,7 +22,7 @@ fn a_lost_or_overwritten_sector_is_always_found() {
         let image = written.folder.after_kill();
         let (name, place) = written.place(&mut dice);
         let junk = u8::try_from(dice.roll(3) * 100).unwrap();
-        // Not the last proof: without it, the last batch is one that nobody waited for.
+        // Not the last proof: without it, the last batch looks like one whose append never returned.
         let end = written.end(&name).min(place + 1 + dice.roll(2 * memory::SECTOR_LEN));
         let before = image.contents();
         image.edit(&name, |bytes| bytes[place..end].fill(junk));
@@ -71,7 +71,7 @@ fn a_missing_segment_is_found_as_far_as_the_store_or_a_later_one_can_tell() {
         let refused = open(&image, applied).err();
         let is_old = name != *written.segments().last().unwrap();
         if is_old {
-            // The store has what was in it; who reads it gets an error.
+            // The store has what was in this segment. Reading the segment is an error.
             assert!(refused.is_none());
             assert!(matches!(open(&image, 0), Err(LogError::Damaged(_))));
         } else {

@@ -1,4 +1,4 @@
-//! Who may open a log, what a full disk and a broken one do, and how time goes on.
+//! Which process may open a log, what a full disk and a broken one do, and how time goes on.
 
 use std::fs;
 use std::path::Path;

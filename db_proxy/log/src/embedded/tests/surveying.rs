@@ -134,3 +134,14 @@ fn looking_at_a_log_that_is_appended_to_and_trimmed_never_finds_damage() {
         }
     });
 }
+
+#[test]
+fn a_look_tells_how_the_log_was_made() {
+    let dir = TempDir::new().unwrap();
+    assert!(ReadOnlyLog::look(dir.path(), &mut |_| {}).unwrap().is_none(), "there is no log yet");
+    let options = Options { segment_bytes: SEGMENT_BYTES, ..Options::new(dir.path()) };
+    let log = EmbeddedLog::open(options, Offset(0)).unwrap().log;
+    let (seen, _) = ReadOnlyLog::look(dir.path(), &mut |_| {}).unwrap().expect("a log");
+    assert_eq!((seen.segment_bytes(), seen.id()), (SEGMENT_BYTES, log.id()));
+    assert_eq!(seen.range(), log.range());
+}

@@ -38,7 +38,7 @@ impl<'a> Owner<'a> {
         Self { place, log: None, acked: BTreeMap::new(), sent: 0, lost: 0 }
     }
 
-    /// Appends three payloads that nobody has appended before. Returns whether they are there.
+    /// Appends three payloads that were never appended before. Returns whether they are there.
     fn append(&mut self) -> bool {
         let Some(log) = &mut self.log else {
             match self.place.find().open(Offset(0)) {

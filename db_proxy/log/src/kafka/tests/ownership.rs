@@ -1,4 +1,4 @@
-//! Who gets which partition, and when.
+//! Which member gets which partition, and when.
 
 use std::collections::BTreeSet;
 use std::io::{BufRead as _, BufReader, Read as _};

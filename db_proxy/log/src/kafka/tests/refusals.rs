@@ -21,7 +21,7 @@ pub(super) fn refused<T: std::fmt::Debug>(result: Result<T, ConnectError>) -> St
     }
 }
 
-/// Why nobody answers now.
+/// Why no broker answers now.
 fn away<T: std::fmt::Debug>(result: Result<T, ConnectError>) -> String {
     match result {
         Err(ConnectError::Away(why)) => {
@@ -156,7 +156,7 @@ fn brokers_that_are_away_may_come_back() {
 
 #[test]
 fn a_broker_that_says_nothing_may_come_back() {
-    // Nobody accepts: the kernel does, and nothing is ever answered.
+    // The test never accepts: the kernel does, and nothing is ever answered.
     let listener = TcpListener::bind("127.0.0.1:0").unwrap();
     let address = listener.local_addr().unwrap().to_string();
     let why = away(KafkaTopic::connect(at(address)));

@@ -11,7 +11,7 @@ use super::{Topic, options};
 use crate::conformance::{NOW_MS, Place as _, append, read};
 use crate::kafka::{Event, KafkaTopic, NewTopic, Options, Ownership, ensure_topic};
 
-/// Options of who logs in, for a topic and a group that no other test has.
+/// Options with a login, for a topic and a group that no other test has.
 fn secured(kafka: &SecuredKafka) -> Options {
     let settings = kafka.settings();
     Options {
@@ -112,13 +112,13 @@ fn a_certificate_of_another_name_is_refused() {
 }
 
 #[test]
-fn who_speaks_without_tls_where_it_is_asked_for_is_told_so() {
+fn a_client_without_tls_is_told_so_where_it_is_required() {
     let why = refused(KafkaTopic::connect(with("security.protocol", "SASL_PLAINTEXT")));
     assert!(why.contains("wants TLS") && why.contains("security.protocol"), "{why}");
 }
 
 #[test]
-fn who_wants_tls_where_there_is_none_is_told_so() {
+fn a_client_that_wants_tls_is_told_so_where_there_is_none() {
     let mut options = with("security.protocol", "SSL");
     options.bootstrap = SecuredKafka::shared().plain().bootstrap();
     let why = refused(KafkaTopic::connect(options));

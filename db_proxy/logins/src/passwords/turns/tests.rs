@@ -140,7 +140,7 @@ async fn names_that_do_not_exist_leave_half_of_the_places() {
 }
 
 #[tokio::test]
-async fn who_does_not_wait_any_more_is_passed_over() {
+async fn a_login_that_no_longer_waits_is_passed_over() {
     let turns = Turns::new(1);
     let held = turns.wait("x", true, MANY).await.unwrap();
     let gone = queued(&turns, "a", true).await;
@@ -158,7 +158,7 @@ async fn who_does_not_wait_any_more_is_passed_over() {
 }
 
 #[tokio::test]
-async fn who_does_not_wait_any_more_leaves_his_place() {
+async fn a_login_that_no_longer_waits_leaves_its_place() {
     let turns = Turns::new(1);
     let held = turns.wait("x", true, MANY).await.unwrap();
     drop(queued(&turns, "a", true).await);

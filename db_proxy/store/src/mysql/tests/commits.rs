@@ -45,7 +45,7 @@ async fn a_commit_that_was_given_up_is_found_done_when_it_is_written_again() {
     commit_like_the_worker(&store, epoch, 1).await;
     proxy.fault().await;
 
-    // Dropped in the middle: nobody waits for the answer any more.
+    // Dropped in the middle: no caller waits for the answer.
     proxy.plan(Fault::Silence);
     tokio::select! {
         done = store.commit(epoch, Offset(1), batch(2, 10)) => panic!("{done:?}"),

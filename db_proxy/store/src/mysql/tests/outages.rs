@@ -114,7 +114,7 @@ async fn a_server_with_no_connection_left_is_away() {
     server.sql("SET GLOBAL max_connections = 10");
     let url = &fresh.options.shards[0];
     let mut taken = Vec::new();
-    // Somebody's connection may end in between.
+    // A connection of another client may end in between.
     let refused = loop {
         while let Ok(conn) = mysql_async::Conn::from_url(url).await {
             taken.push(conn);

@@ -1,4 +1,4 @@
-//! What one who reads sees while others write, and what belongs to which partition.
+//! What a reader sees while others write, and what belongs to which partition.
 
 use futures_util::future::{join_all, try_join_all};
 use proto::ids::GroupId;
@@ -31,11 +31,16 @@ async fn a_conversation_is_read_as_of_one_moment_while_batches_are_written() {
     assert_dense(&fresh, 60).await;
 }
 
+/// So many partitions in one database.
+async fn fresh_of_partitions(partitions: u32) -> Fresh {
+    let (owner, user) = blocking(|| database(MariaDb::shared())).await;
+    let of = |url| MySqlOptions { partitions, ..options(url) };
+    made(of(owner), of(user)).await
+}
+
 #[tokio::test]
 async fn each_partition_has_its_own_progress_and_lists() {
-    let (owner, user) = blocking(|| database(MariaDb::shared())).await;
-    let of = |url| MySqlOptions { partitions: 3, ..options(url) };
-    let zero = made(of(owner), of(user)).await;
+    let zero = fresh_of_partitions(3).await;
     let two = zero.for_partition(2).unwrap();
     assert!(zero.for_partition(3).is_none());
 
@@ -61,6 +66,32 @@ async fn each_partition_has_its_own_progress_and_lists() {
     // Group numbers are the site's.
     let taken = zero.allocate_group(Some(GroupId(5))).await;
     assert!(matches!(taken, Err(StoreError::Taken(_))), "{taken:?}");
+}
+
+#[tokio::test]
+async fn the_owner_of_each_partition_is_told_and_its_consumers_are_its_own() {
+    let zero = fresh_of_partitions(2).await;
+    let one = zero.for_partition(1).unwrap();
+    assert_eq!(zero.look().await.unwrap(), None);
+    let progress = zero.claim("first".to_owned(), LOG).await.unwrap();
+    commit_records(&zero, progress.epoch, 1..=2).await;
+    let claimed = zero.look().await.unwrap().unwrap();
+    assert_eq!((claimed.owner.as_str(), claimed.log), ("first", LOG));
+    assert_eq!((claimed.progress.epoch, claimed.progress.applied), (1, Offset(2)));
+    assert_eq!(claimed.progress.applied_crc, 2);
+    assert_eq!(one.look().await.unwrap(), None, "another partition");
+    zero.claim("second".to_owned(), LOG).await.unwrap();
+    assert_eq!(zero.look().await.unwrap().unwrap().owner, "second");
+
+    one.claim("third".to_owned(), LOG).await.unwrap();
+    for (store, epoch, offset) in [(&*zero, 2, 5), (&one, 1, 7)] {
+        let at = ConsumerCursor { log: LOG, offset: Offset(offset), epoch };
+        assert!(store.move_consumer(epoch, "push".to_owned(), None, at).await.unwrap());
+    }
+    assert!(zero.forget_consumer("push".to_owned()).await.unwrap());
+    assert_eq!(zero.consumers().await.unwrap(), []);
+    let left = one.consumers().await.unwrap();
+    assert_eq!((left.len(), left[0].cursor.offset), (1, Offset(7)));
 }
 
 /// As at a login, where the owner of all partitions asks for what each of them has.

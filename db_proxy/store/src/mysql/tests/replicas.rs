@@ -155,7 +155,7 @@ async fn each_shard_has_a_replica_of_its_own_or_none() {
 }
 
 #[tokio::test]
-async fn a_replica_that_is_away_at_the_start_is_waited_for_by_nobody() {
+async fn no_read_waits_for_a_replica_that_is_away_at_the_start() {
     let (mut fresh, copy) = thirty_of_fifty().await;
     let closed = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
     let port = closed.local_addr().unwrap().port();
@@ -274,7 +274,7 @@ async fn with_replica(fresh: Fresh, replica: String) -> Fresh {
     Fresh { store: MySqlStore::open(options.clone()).await.unwrap(), options }
 }
 
-/// A copy of the first database as it is now, for somebody who may only read it.
+/// A copy of the first database as it is now, for a database user who may only read it.
 async fn copy_of(options: &MySqlOptions) -> String {
     let original = database_of(options);
     blocking(move || {

@@ -103,7 +103,7 @@ fn batches(per_commit: u32, talks: u32) -> impl Iterator<Item = Batch> {
             last_message_ms: message.timestamp_ms,
             group: None,
         });
-        let marks = touched.map(|message| crate::MarkRow {
+        let marks = touched.map(|message| MarkRow {
             conversation: message.conversation,
             user: message.sender,
             read: message.msg_id,

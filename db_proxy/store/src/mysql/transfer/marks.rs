@@ -119,8 +119,8 @@ fn log_of(export: &str) -> Result<Vec<u8>, StoreError> {
     bytes.ok_or_else(|| StoreError::Refused("the export's id is not 16 bytes".to_owned()))
 }
 
-/// Ends the transaction if its import is not the one under way any more. Otherwise none of its kind
-/// ends before the transaction does.
+/// Ends the transaction if its import is no longer the one under way. Otherwise no import can end
+/// before the transaction does.
 pub(super) async fn check_mark(link: &mut Link, mark: &str) -> Result<(), Failure> {
     let query = "SELECT value FROM site WHERE name = ? LOCK IN SHARE MODE";
     let found: Option<String> =

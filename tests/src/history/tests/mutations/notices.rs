@@ -185,7 +185,7 @@ pub(super) fn seat_two(events: &mut Vec<Event>, _random: &mut Random) -> Option<
 
 /// A device is told nothing of a change of a member.
 pub(super) fn tell_no_members(events: &mut Vec<Event>, random: &mut Random) -> Option<()> {
-    // Who is connected again meanwhile need not be told.
+    // A device that is connected again meanwhile need not be told.
     let place = any(events, random, |what| {
         matches!(what, What::MembersTold { change: Change::Remove, .. })
     })?;
@@ -215,9 +215,9 @@ pub(super) fn tell_false_members(events: &mut Vec<Event>, random: &mut Random) -
     Some(())
 }
 
-/// What a device was told last of somebody is not true, and does not become so.
+/// What a device was told last of a user is not true, and does not become so.
 pub(super) fn tell_false_presence(events: &mut Vec<Event>, random: &mut Random) -> Option<()> {
-    // Around a fault nobody need be told.
+    // Around a fault no device need be told.
     events.retain(|event| !matches!(event.what, What::Nemesis { .. }));
     let place = any(events, random, |what| matches!(what, What::Presence { .. }))?;
     let What::Presence { user, who, .. } = events[place].what else { return None };

@@ -168,7 +168,7 @@ pub(super) fn tell_stranger(events: &mut Vec<Event>, random: &mut Random) -> Opt
     Some(())
 }
 
-/// After a removal, somebody else's next message goes to the removed one too.
+/// After a removal, another user's next message goes to the removed user too.
 pub(super) fn read_on(events: &mut Vec<Event>, random: &mut Random) -> Option<()> {
     let removed = any(events, random, |what| {
         matches!(what, What::Change { change: Change::Remove, phase: Progress::Ok, .. })
