@@ -23,6 +23,7 @@
 //! given up. For messages that were given back, 16,384 queues are remembered, with as many messages
 //! each as the caller says.
 
+mod late;
 mod table;
 
 use std::num::NonZeroUsize;
@@ -37,6 +38,7 @@ use proto::ids::{ClientMsgId, UserId};
 use tokio::time::Instant;
 
 use crate::claims::{Move, Owner};
+use late::LateAnswers;
 use table::{Entry, Put, Queue, Table};
 
 pub use table::Key;
@@ -66,6 +68,7 @@ struct State<W> {
     owners: Vec<Option<Owner<Link>>>,
     /// The sessions that the last answers went to.
     answered: LruCache<Key, u64>,
+    late: LateAnswers,
     /// By session and conversation: the messages that were given back, none of which has come again.
     given_back: LruCache<(u64, u64), Vec<ClientMsgId>>,
     /// How many messages of one queue are remembered. A sender that sends more without sending the
@@ -134,8 +137,8 @@ pub enum Taken<W> {
     UnderWay,
     /// It was under way before. This is what waited for its answer and now no longer does.
     Repeated(W),
-    /// Its frame repeats an unanswered one of the same session: the answer to the first is the
-    /// answer to both. What waits for the repeat is given back.
+    /// Its frame repeats one of the same session that is not answered, or whose answer is on its way: the
+    /// answer to the first is the answer to both. What waits for the repeat is given back.
     FrameRepeated(W),
     /// It has ended at once.
     Ended(Ended<W>),
@@ -149,8 +152,8 @@ impl<W> Sends<W> {
         // Bounded, but without taking the memory for all of them at once.
         let mut given_back = LruCache::unbounded();
         given_back.resize(GIVEN_BACK_MAX);
-        let (table, owners) = (Table::default(), Vec::new());
-        let state = State { table, owners, answered, given_back, given_back_max };
+        let (table, owners, late) = (Table::default(), Vec::new(), LateAnswers::default());
+        let state = State { table, owners, answered, late, given_back, given_back_max };
         Self { state: Mutex::new(state) }
     }
 
@@ -169,7 +172,7 @@ impl<W> Sends<W> {
         let Outgoing { submit, key, session, is_named, waiter } = outgoing;
         let since = Instant::now();
         let mut state = self.state.lock();
-        if submit.fingerprint.is_some() && state.is_repeated(session, &submit) {
+        if state.is_repeated(session, &submit, since) {
             return Taken::FrameRepeated(waiter);
         }
         if is_named && !state.is_in_turn(session, submit.conversation, key.id) {
@@ -336,18 +339,25 @@ impl<W> State<W> {
         false
     }
 
-    /// Whether the frame of a message repeats one of the same session that is not answered.
-    fn is_repeated(&self, session: u64, submit: &Submit) -> bool {
+    /// Whether the frame of a message repeats one of the same session that is not answered, or whose
+    /// answer had not arrived when the client sent the repeat.
+    fn is_repeated(&self, session: u64, submit: &Submit, now: Instant) -> bool {
+        let Some(fingerprint) = submit.fingerprint else { return false };
         let queue = Queue { sender: UserId(submit.sender), conversation: submit.conversation };
-        self.table.any_in_queue(queue, |entry| {
-            entry.waiter.session == session && entry.submit.fingerprint == submit.fingerprint
-        })
+        let is_unanswered = self.table.any_in_queue(queue, |entry| {
+            entry.waiter.session == session && entry.submit.fingerprint == Some(fingerprint)
+        });
+        is_unanswered || self.late.is_repeated(session, fingerprint, now)
     }
 
     /// Takes out a message that is stored, and remembers which session it came from.
     fn take_answered(&mut self, key: &Key) -> Option<Entry<Waiting<W>>> {
         let entry = self.table.take(key)?;
-        self.answered.put(*key, entry.waiter.session);
+        let session = entry.waiter.session;
+        self.answered.put(*key, session);
+        if let Some(fingerprint) = entry.submit.fingerprint {
+            self.late.answered(session, fingerprint, entry.since, Instant::now());
+        }
         Some(entry)
     }
 

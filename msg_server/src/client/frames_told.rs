@@ -15,6 +15,8 @@ pub(crate) struct FramesTold {
     pub(crate) written: bool,
     /// Whether any message is not answered.
     pub(crate) unanswered: bool,
+    /// The last message that was given up without an answer. It may be stored.
+    pub(crate) given_up: Option<ClientMsgId>,
 }
 
 impl FramesTold {

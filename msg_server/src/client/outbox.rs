@@ -131,6 +131,8 @@ struct OutboxState {
     last_frame: Option<(ClientMsgId, Instant)>,
     /// The answer to that frame may never be written: it came too late, or was dropped.
     answer_lost: bool,
+    /// The last of these frames that was given up: it may be stored, and has no answer.
+    given_up: Option<ClientMsgId>,
     /// The connection's task.
     waker: Option<Waker>,
     /// Who waits for the answers to be written.
@@ -170,6 +172,7 @@ impl Outbox {
             progress_at: None,
             last_frame: None,
             answer_lost: false,
+            given_up: None,
             waker: None,
             written: None,
         };
@@ -344,6 +347,13 @@ impl Outbox {
         self.conclude(state, Some(answer));
     }
 
+    /// A frame of a client that repeats frames is given up: nobody knows whether it is stored.
+    pub(crate) fn give_up_frame(&self, id: ClientMsgId) {
+        let mut state = self.state.lock();
+        state.given_up = Some(id);
+        self.conclude(state, None);
+    }
+
     fn conclude(&self, mut state: MutexGuard<'_, OutboxState>, answer: Option<Bytes>) {
         state.unanswered = state.unanswered.saturating_sub(1);
         let woken = std::mem::take(&mut state.waits_for_answers) || state.ending != Ending::Open;
@@ -365,6 +375,7 @@ impl Outbox {
             last: state.last_frame,
             written: state.answers == 0 && !state.answer_lost,
             unanswered: state.unanswered > 0,
+            given_up: state.given_up,
         }
     }
 

@@ -27,7 +27,7 @@ use crate::sessions::registry::Registry;
 use crate::sessions::session::Session;
 use crate::submission::unanswered::Unanswered;
 
-/// Connections that are remembered after their end, of 64 bytes each. At 500 that end in a second,
+/// Connections that are remembered after their end, of 96 bytes each. At 500 that end in a second,
 /// for as long as a frame may be repeated (30 s of log time).
 const ENDED_MAX: NonZeroUsize = NonZeroUsize::new(16_384).expect("not zero");
 
@@ -98,16 +98,16 @@ impl EndedFrames {
 }
 
 fn told_of(connection: Option<EndedConnection>, id: ClientMsgId) -> FrameFate {
-    let Some(EndedConnection { told: FramesTold { last, written, unanswered }, end, at }) =
-        connection
-    else {
+    let Some(EndedConnection { told, end, at }) = connection else {
         return FrameFate {
             answered: Answered::Earlier.into(),
             end: End::Other.into(),
             kept_ms: None,
         };
     };
+    let FramesTold { last, written, unanswered, given_up } = told;
     let (answered, kept_ms) = match last {
+        _ if given_up == Some(id) => (Answered::No, None),
         Some((last, _)) if last == id && !written => (Answered::No, None),
         Some((last, answered_at)) if last == id => {
             let kept = at.saturating_duration_since(answered_at).as_millis();
@@ -182,7 +182,8 @@ mod tests {
 
     fn fate_of(last: Option<ClientMsgId>, unanswered: bool, asked: ClientMsgId) -> FrameFate {
         let answered_at = Instant::now();
-        let told = FramesTold { last: last.map(|id| (id, answered_at)), written: true, unanswered };
+        let last = last.map(|id| (id, answered_at));
+        let told = FramesTold { last, written: true, unanswered, ..FramesTold::default() };
         let at = answered_at + Duration::from_millis(1234);
         told_of(Some(EndedConnection { told, end: End::Closed, at }), asked)
     }
@@ -205,9 +206,23 @@ mod tests {
     }
 
     #[test]
+    fn what_was_given_up_was_never_answered_though_its_client_went_on() {
+        let session = session(WINDOWS);
+        for _message in [ONE, TWO] {
+            assert!(session.outbox.begin_send());
+        }
+        session.outbox.give_up_frame(ONE);
+        session.outbox.end_frame(TWO, Bytes::new());
+        let (told, end) = (session.outbox.frames_told(), End::Open);
+        assert!(!told.unanswered, "nobody waits");
+        let fate = told_of(Some(EndedConnection { told, end, at: Instant::now() }), ONE);
+        assert_eq!(fate.answered(), Answered::No);
+    }
+
+    #[test]
     fn an_answer_that_was_never_written_is_none_and_those_before_it_were_read() {
         let answered_at = Instant::now();
-        let told = FramesTold { last: Some((TWO, answered_at)), written: false, unanswered: false };
+        let told = FramesTold { last: Some((TWO, answered_at)), ..FramesTold::default() };
         let ended = EndedConnection { told, end: End::Other, at: answered_at };
         assert_eq!(told_of(Some(ended), TWO).answered(), Answered::No);
         assert_eq!(told_of(Some(ended), ONE).answered(), Answered::Earlier);

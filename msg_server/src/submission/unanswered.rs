@@ -177,8 +177,7 @@ impl Unanswered {
         self.metrics.send_ended(SendEnd::Accepted);
         let Some(session) = waiter.session.upgrade() else { return };
         let session_type = session_type_of(submit.conversation);
-        let id = ClientMsgId::from_slice(&submit.client_msg_id);
-        let frame = id.filter(|_| submit.fingerprint.is_some());
+        let frame = frame_of(&submit);
         let answer = if is_named {
             let result = client::SendResult {
                 client_msg_id: submit.client_msg_id,
@@ -228,7 +227,10 @@ impl Unanswered {
             };
             encode_message(Command::SendResult, waiter.seq, &result)
         });
-        session.outbox.end_send(answer);
+        match frame_of(submit).filter(|_| *end == End::Retry) {
+            Some(id) => session.outbox.give_up_frame(id),
+            None => session.outbox.end_send(answer),
+        }
     }
 }
 
@@ -244,6 +246,11 @@ impl Waiter {
 /// Whether a stored message is told as refused, for [`Mutant::RefusedIsStored`].
 fn planted_refusal(msg_id: u32) -> bool {
     faults::planted(Mutant::RefusedIsStored) && msg_id.is_multiple_of(50)
+}
+
+/// The id of a message that came in a frame which its client may repeat.
+fn frame_of(submit: &Submit) -> Option<ClientMsgId> {
+    submit.fingerprint.and_then(|_| ClientMsgId::from_slice(&submit.client_msg_id))
 }
 
 fn session_type_of(conversation: u64) -> client::SessionType {
@@ -284,10 +291,14 @@ fn fingerprint(
 
 #[cfg(test)]
 mod tests {
+    use std::time::Duration;
+
     use proto::client::MessageType;
     use proto::ids::{GroupId, UserId};
 
     use super::*;
+    use crate::client::outbox::{Outbox, OutboxPool};
+    use crate::sessions::session::Login;
 
     fn print(user: u32, conversation: ConversationId, seq: u16, words: &str) -> u64 {
         let group = conversation.as_group().is_some();
@@ -314,6 +325,31 @@ mod tests {
         ] {
             assert_ne!(first, other);
         }
+    }
+
+    #[test]
+    fn a_frame_that_storage_never_answers_is_known_as_given_up() {
+        const WINDOWS: u32 = 1;
+        let (limits, metrics) = (LimitsConfig::default(), GatewayMetrics::default());
+        let outbox = Outbox::queued(Arc::new(OutboxPool::new(&limits, metrics.clone())));
+        let login = Login { id: 3, user: UserId(1), client_type: WINDOWS };
+        let session = Arc::new(Session::new(login, Arc::new(outbox), 2, 0));
+        let messages = Unanswered::new(&limits, metrics);
+        assert!(session.outbox.begin_send());
+        let conversation = ConversationId::single(UserId(1), UserId(2)).unwrap();
+        let message = client::MessageData {
+            to_session_id: 2,
+            msg_type: MessageType::SingleText.into(),
+            msg_data: "hello".to_owned().into(),
+            ..Default::default()
+        };
+        let sent = ClientMessage { conversation, message, seq: 9, client_msg_id: None };
+        messages.submit(&session, 1, sent);
+        messages.tick(Instant::now());
+        assert_eq!(session.outbox.frames_told().given_up, None, "it is under way");
+        messages.tick(Instant::now() + Duration::from_secs(16));
+        let told = session.outbox.frames_told();
+        assert!(told.given_up.is_some() && !told.unanswered);
     }
 
     #[test]

@@ -29,6 +29,8 @@ const TRY_LIMIT: Duration = Duration::from_secs(2);
 const LAST_ANSWERS: Duration = Duration::from_millis(200);
 /// Longer than a gateway waits for the owner before it says that it does not know.
 const TIMEOUT: Duration = Duration::from_secs(12);
+/// How long an answer takes that meets its frame's repeat on the way: Windows repeats after six seconds.
+const NEARLY_REPEATED: Duration = Duration::from_millis(5_500);
 /// A round of the long form in which time runs out, among so many.
 const TIMEOUT_EVERY: usize = 60;
 
@@ -60,6 +62,7 @@ pub(super) fn run(run: &mut Run) -> Result<(), Skipped> {
         run.progress(round, format_args!("{} acknowledged", sender.truth.count()));
     }
     sender.recognised += site.metric("db_proxy", "talkhub_db_proxy_duplicates_total");
+    runtime.block_on(sender.crossed(&site, Conversation::user(2)));
     let stored = runtime.block_on(sender.compare(&site));
     let Sender { truth, said, recognised, repeats, kinds, wrong, .. } = sender;
     let kinds: Vec<_> = kinds.iter().map(|(kind, count)| format!("{kind} {count}")).collect();
@@ -182,6 +185,32 @@ impl Sender {
         }
         if let Some(more) = no_answer(&mut connection, LAST_ANSWERS).await {
             self.wrong.push(format!("one answer for a frame and its repeat, not {more}"));
+        }
+    }
+
+    /// The answer comes so late that the client has repeated the frame before it arrives.
+    async fn crossed(&mut self, site: &Site, to: Conversation) {
+        let mut connection = get_in(site, 0, ClientType::Windows, false).await;
+        let mine = self.mine(to, false);
+        site.signal("db_proxy", Signal::STOP);
+        crate::wait_until("the owner stands still", PATIENCE, || stands_still(site));
+        let seq = connection.next_seq();
+        let frame = frame(seq, &mine.draft);
+        connection.send_frame(&frame).await.expect("the gateway lives");
+        if let Some(answer) = no_answer(&mut connection, NEARLY_REPEATED).await {
+            self.wrong.push(format!("an old client whose owner stands still: {answer}"));
+        }
+        site.signal("db_proxy", Signal::CONT);
+        let mut frames = HashMap::from([(seq, (frame.clone(), mine.index))]);
+        let began = Instant::now();
+        while !frames.is_empty() {
+            assert!(began.elapsed() < PATIENCE, "the owner is back");
+            self.acks(&mut connection, &mut frames, TRY_LIMIT).await;
+        }
+        connection.send_frame(&frame).await.expect("the gateway lives");
+        *self.kinds.entry("same connection/crossed".to_owned()).or_default() += 1;
+        if let Some(more) = no_answer(&mut connection, LAST_ANSWERS).await {
+            self.wrong.push(format!("one answer for a frame and its crossing repeat, not {more}"));
         }
     }
 
