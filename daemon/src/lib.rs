@@ -37,6 +37,7 @@ pub mod places;
 pub mod process_limits;
 pub mod proxy_protocol;
 mod random;
+pub mod rates;
 pub mod ready;
 pub mod run;
 pub mod shutdown;

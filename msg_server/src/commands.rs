@@ -5,15 +5,14 @@
 //! - [`answers`] waits for what others answer: storage, the route_servers, or another client. [`terms`]
 //!   says on what terms storage is asked, [`answer_parts`] writes what does not fit one frame, and
 //!   [`refusals`] tells a client that a request will not be done.
-//! - [`allowances`] are what each user may spend, [`costs`] what a request costs, and [`limits`] the
-//!   arithmetic of rates.
+//! - [`allowances`] are what each user may spend, [`costs`] what a request costs.
 
 pub(crate) mod allowances;
 pub(crate) mod answer_parts;
 pub(crate) mod answers;
 pub(crate) mod client_commands;
 pub(crate) mod costs;
-pub(crate) mod limits;
+
 pub(crate) mod login;
 pub(crate) mod refusals;
 pub(crate) mod routing;

@@ -20,7 +20,6 @@ use crate::client::connections::Connections;
 use crate::client::outbox::OutboxPool;
 use crate::cluster::hub::Hub;
 use crate::commands::allowances::{Allowances, Rates};
-use crate::commands::limits::Rate;
 use crate::config::{Config, LimitsConfig};
 use crate::metrics::GatewayMetrics;
 use crate::sessions::kicks::Kicks;
@@ -29,6 +28,7 @@ use crate::sessions::registry::Registry;
 use crate::sessions::session::{Login, Session};
 use crate::submission::frames::EndedFrames;
 use crate::submission::unanswered::Unanswered;
+use daemon::rates::Rate;
 
 /// Signals that one client passes on in a second, and at once. They are not stored, so they have a
 /// limit of their own; beyond it they are dropped.

@@ -16,8 +16,8 @@ use std::time::Duration;
 use parking_lot::Mutex;
 use proto::ids::UserId;
 
-use crate::commands::limits::{Bucket, Rate};
 use crate::config::LimitsConfig;
+use daemon::rates::{Bucket, Rate};
 
 /// How fast one user may spend each thing.
 #[derive(Debug, Clone, Copy)]

@@ -25,7 +25,6 @@ use crate::commands::allowances::{Allowance, Price};
 use crate::commands::answer_parts::{self, Begun};
 use crate::commands::answers::Request;
 use crate::commands::costs::price;
-use crate::commands::limits::{Bucket, Rate};
 use crate::commands::login::{self, Attempt, Entered, Proof};
 use crate::commands::routing::{Route, route};
 use crate::commands::terms::{Course, course};
@@ -36,6 +35,7 @@ use crate::sessions::session::{Login, Session};
 use crate::submission::message_rules;
 use crate::submission::unanswered::ClientMessage;
 use crate::updates::marks::Mark;
+use daemon::rates::{Bucket, Rate};
 
 /// What we call ourselves when a client says hello.
 const SERVER: &str = concat!("talkhub/", env!("CARGO_PKG_VERSION"));

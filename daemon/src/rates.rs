@@ -1,4 +1,4 @@
-//! Rates: how fast a client may send, ask and change, and how much nonsense it may say.
+//! Rates: how often something may be done, in the long run and at once.
 //!
 //! Pure: time is an argument, in microseconds from any fixed moment.
 
@@ -10,13 +10,13 @@ const SECOND_NS: u64 = 1_000_000_000;
 /// A token bucket in the form of the generic cell rate algorithm (ITU-T I.371): one number says
 /// when the bucket will be full again.
 #[derive(Debug, Clone, Copy, Default)]
-pub(crate) struct Bucket {
+pub struct Bucket {
     full_at_ns: u64,
 }
 
 /// How fast a [`Bucket`] fills, and how much it holds.
 #[derive(Debug, Clone, Copy)]
-pub(crate) struct Rate {
+pub struct Rate {
     /// Time in which one token comes.
     interval_ns: u64,
     /// Time in which an empty bucket fills.
@@ -25,12 +25,12 @@ pub(crate) struct Rate {
 
 impl Rate {
     /// `per_s` in the long run, `burst` at once after a pause. Both are at least 1.
-    pub(crate) fn new(per_s: u32, burst: u32) -> Self {
+    pub fn new(per_s: u32, burst: u32) -> Self {
         Self::every(SECOND_NS / u64::from(per_s.max(1)), burst)
     }
 
     /// `per_minute` of something, all of which may come at once.
-    pub(crate) fn per_minute(per_minute: u32) -> Self {
+    pub fn per_minute(per_minute: u32) -> Self {
         Self::every(60 * SECOND_NS / u64::from(per_minute.max(1)), per_minute)
     }
 
@@ -42,13 +42,13 @@ impl Rate {
 
 impl Bucket {
     /// Takes one token, or says how long until there is one.
-    pub(crate) fn take(&mut self, rate: Rate, now_us: u64) -> Result<(), Duration> {
+    pub fn take(&mut self, rate: Rate, now_us: u64) -> Result<(), Duration> {
         self.take_many(rate, 1, now_us)
     }
 
     /// Takes `cost` tokens, or says how long until it can. What costs more than the bucket holds
     /// passes when the bucket is full, and what comes after it waits so much longer.
-    pub(crate) fn take_many(&mut self, rate: Rate, cost: u32, now_us: u64) -> Result<(), Duration> {
+    pub fn take_many(&mut self, rate: Rate, cost: u32, now_us: u64) -> Result<(), Duration> {
         if let Some(wait) = self.wait(rate, cost, now_us) {
             return Err(wait);
         }
@@ -57,7 +57,7 @@ impl Bucket {
     }
 
     /// How long until `cost` tokens can be taken; `None` if they can be now.
-    pub(crate) fn wait(self, rate: Rate, cost: u32, now_us: u64) -> Option<Duration> {
+    pub fn wait(self, rate: Rate, cost: u32, now_us: u64) -> Option<Duration> {
         let now = ns(now_us);
         let needed = rate.interval_ns.saturating_mul(u64::from(cost)).min(rate.depth_ns);
         let full_at = self.full_at_ns.max(now).saturating_add(needed);
@@ -67,13 +67,13 @@ impl Bucket {
     }
 
     /// Takes `cost` tokens whether they are there or not.
-    pub(crate) fn pay(&mut self, rate: Rate, cost: u32, now_us: u64) {
+    pub fn pay(&mut self, rate: Rate, cost: u32, now_us: u64) {
         let price = rate.interval_ns.saturating_mul(u64::from(cost));
         self.full_at_ns = self.full_at_ns.max(ns(now_us)).saturating_add(price);
     }
 
     /// Whether nothing was taken that has not come back: the bucket is like a new one.
-    pub(crate) fn is_full(self, now_us: u64) -> bool {
+    pub fn is_full(self, now_us: u64) -> bool {
         self.full_at_ns <= ns(now_us)
     }
 }
