@@ -138,6 +138,11 @@ impl DbClient {
         timeout_at(until, self.owners.whole()).await.is_ok()
     }
 
+    /// Whether every partition has an owner that is linked.
+    pub fn is_ready(&self) -> bool {
+        self.owners.is_whole()
+    }
+
     /// Sends a message, and again after every answer but "stored" and "refused". If this is dropped, the
     /// message may be stored all the same.
     ///

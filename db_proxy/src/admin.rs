@@ -1,10 +1,14 @@
 //! What administrators do: users, passwords, groups, and the users of a demonstration.
 
+mod audit;
 mod consumers;
+pub(crate) mod keys;
 
+use std::collections::HashSet;
 use std::time::Duration;
 
 use fold::admission::Change;
+use fold::conversation::Conversation;
 use futures_util::future::join_all;
 use logins::kicks::Kicks;
 use logins::login::Logins;
@@ -15,10 +19,10 @@ use proto::client::GroupType;
 use proto::cluster::Kind;
 use proto::cluster::wire::admin_request::What;
 use proto::cluster::wire::{
-    AdminAnswer, AdminRequest, ConsumerForget, ConsumerList, DemoUsers, GroupChange, GroupCreate,
-    GroupDelete, GroupLine, GroupList, Reason, SessionInfo, SessionLine, Sessions, SessionsRequest,
-    UserAdd, UserDisable, UserKick, UserLine, UserList, UserPassword, UserSessions, UserTicket,
-    UserUnlock,
+    AdminAnswer, AdminError, AdminRequest, ApiKeyList, ConsumerForget, ConsumerList, DemoUsers,
+    GroupChange, GroupCreate, GroupDelete, GroupLine, GroupList, GroupMembers, Reason, SessionInfo,
+    SessionLine, Sessions, SessionsRequest, UserAdd, UserDisable, UserFind, UserKick, UserLine,
+    UserList, UserPassword, UserSessions, UserTicket, UserUnlock,
 };
 use proto::ids::{ConversationId, GroupId, UserId};
 use store::{NewUser, StoreError, UserChange, UserRow};
@@ -50,6 +54,7 @@ pub(crate) async fn answer(
     request: AdminRequest,
 ) -> AdminAnswer {
     let admin = Admin { partitions, logins, kicks };
+    let change = audit::Change::of(request.by.as_deref(), request.what.as_ref());
     let result = match request.what {
         Some(What::UserAdd(add)) => admin.add_user(add).await,
         Some(What::UserPassword(password)) => admin.set_password(password).await,
@@ -59,6 +64,7 @@ pub(crate) async fn answer(
         Some(What::GroupChange(change)) => admin.change_group(change).await,
         Some(What::GroupList(list)) => admin.list_groups(list).await,
         Some(What::GroupDelete(delete)) => admin.delete_group(delete).await,
+        Some(What::GroupMembers(page)) => admin.group_members(page).await,
         Some(What::DemoUsers(demo)) => admin.demo_users(demo).await,
         Some(What::UserKick(kick)) => admin.kick(kick).await,
         Some(What::UserUnlock(unlock)) => admin.unlock(unlock).await,
@@ -66,16 +72,26 @@ pub(crate) async fn answer(
         Some(What::UserTicket(ticket)) => admin.ticket(ticket).await,
         Some(What::ConsumerList(ConsumerList {})) => admin.list_consumers().await,
         Some(What::ConsumerForget(forget)) => admin.forget_consumer(forget).await,
+        Some(What::ApiKeyCreate(create)) => admin.create_key(create).await,
+        Some(What::ApiKeyList(ApiKeyList {})) => admin.list_keys().await,
+        Some(What::ApiKeyRevoke(revoke)) => admin.revoke_key(revoke).await,
+        Some(What::ApiKeyFind(find)) => admin.find_key(find).await,
+        Some(What::UserFind(find)) => admin.find_user(find).await,
         None => Err("this db_proxy does not know the request: upgrade it".into()),
     };
-    result.unwrap_or_else(|problem| {
+    let answer = result.unwrap_or_else(|problem| {
         let not_here = matches!(problem, Problem::NotHere).then_some(true);
-        let error = match problem {
-            Problem::NotHere => "another db_proxy owns the group".to_owned(),
-            Problem::Said(error) => error,
+        let (code, error) = match problem {
+            Problem::NotHere => (AdminError::NotNow, "another db_proxy owns the group".to_owned()),
+            Problem::Said(code, error) => (code, error),
         };
-        AdminAnswer { done: false, error: Some(error), not_here, ..AdminAnswer::default() }
-    })
+        let (error, error_code) = (Some(error), Some(code.into()));
+        AdminAnswer { done: false, error, error_code, not_here, ..AdminAnswer::default() }
+    });
+    if let Some(change) = change {
+        change.log(&answer);
+    }
+    answer
 }
 
 struct Admin<'a> {
@@ -90,18 +106,41 @@ enum Problem {
     /// Another db_proxy must be asked; nothing was done.
     NotHere,
     /// What an administrator is told.
-    Said(String),
+    Said(AdminError, String),
 }
 
+impl Problem {
+    fn missing(what: impl std::fmt::Display) -> Self {
+        Self::Said(AdminError::NotFound, format!("{what} does not exist"))
+    }
+
+    fn not_now(why: &str) -> Self {
+        Self::Said(AdminError::NotNow, format!("not now: {why}"))
+    }
+}
+
+/// What is asked for is not allowed.
 impl From<String> for Problem {
     fn from(error: String) -> Self {
-        Self::Said(error)
+        Self::Said(AdminError::Invalid, error)
     }
 }
 
 impl From<&str> for Problem {
     fn from(error: &str) -> Self {
-        Self::Said(error.to_owned())
+        error.to_owned().into()
+    }
+}
+
+impl From<StoreError> for Problem {
+    fn from(error: StoreError) -> Self {
+        let code = match error {
+            StoreError::Unavailable(_) => AdminError::NotNow,
+            StoreError::Taken(_) => AdminError::Taken,
+            StoreError::Missing(_) => AdminError::NotFound,
+            StoreError::Fenced(_) | StoreError::Refused(_) => AdminError::Other,
+        };
+        Self::Said(code, error.to_string())
     }
 }
 
@@ -111,21 +150,17 @@ fn done() -> AdminAnswer {
     AdminAnswer { done: true, ..AdminAnswer::default() }
 }
 
-fn say(error: impl std::fmt::Display) -> String {
-    error.to_string()
-}
-
 impl Admin<'_> {
     async fn list_consumers(&self) -> Done {
-        let consumers = consumers::list(self.partitions.stores()).await.map_err(say)?;
+        let consumers = consumers::list(self.partitions.stores()).await?;
         Ok(AdminAnswer { consumers, ..done() })
     }
 
     async fn forget_consumer(&self, ConsumerForget { name }: ConsumerForget) -> Done {
-        if consumers::forget(self.partitions.stores(), &name).await.map_err(say)? {
+        if consumers::forget(self.partitions.stores(), &name).await? {
             return Ok(done());
         }
-        Err(format!("there is no consumer {name}").into())
+        Err(Problem::missing(format_args!("consumer {name}")))
     }
 
     async fn add_user(&self, add: UserAdd) -> Done {
@@ -140,7 +175,7 @@ impl Admin<'_> {
             department: add.department.unwrap_or(1),
             name: add.name,
         };
-        let made = self.logins.store().add_users(vec![user], false).await.map_err(say)?;
+        let made = self.logins.store().add_users(vec![user], false).await?;
         Ok(AdminAnswer { id: made.first().map(|user| user.0), ..done() })
     }
 
@@ -157,7 +192,7 @@ impl Admin<'_> {
     async fn list_users(&self, list: UserList) -> Done {
         let count = list.count.unwrap_or(LINES_MAX).clamp(1, LINES_MAX) as usize;
         let after = list.after.unwrap_or_default();
-        let rows = self.logins.store().users_by_name(after, count + 1).await.map_err(say)?;
+        let rows = self.logins.store().users_by_name(after, count + 1).await?;
         let more = Some(rows.len() > count);
         let users = rows.into_iter().take(count).map(user_line).collect();
         Ok(AdminAnswer { users, more, ..done() })
@@ -217,7 +252,7 @@ impl Admin<'_> {
     async fn kick(&self, kick: UserKick) -> Done {
         let user = self.user(&kick.name).await?;
         // First: a client that is thrown out would come back with its token.
-        self.logins.tokens().revoke(user.id, None).await.map_err(say)?;
+        self.logins.tokens().revoke(user.id, None).await?;
         self.kicks.end_sessions(user.id);
         Ok(done())
     }
@@ -230,14 +265,14 @@ impl Admin<'_> {
                 lifetime_s: Some(lifetime_s),
                 ..done()
             }),
-            Told::NotNow => Err("not now: the store is away".into()),
+            Told::NotNow => Err(Problem::not_now("the store is away")),
             Told::Done | Told::Refused => Err("there is no such kind of client".into()),
         }
     }
 
     /// Changes a user's row. Returns a stamp: whatever was read of the row below it was before.
-    async fn change_user(&self, user: &UserRow, change: UserChange) -> Result<u32, String> {
-        self.logins.profiles().change(user.id, change).await.map_err(say)?;
+    async fn change_user(&self, user: &UserRow, change: UserChange) -> Result<u32, Problem> {
+        self.logins.profiles().change(user.id, change).await?;
         let now = self.logins.store().users(vec![user.id]).await;
         let now = now.ok().and_then(|rows| rows.first().map(|row| row.stamp));
         // Without the row as it is now: every change raises the stamp above what it was.
@@ -247,10 +282,11 @@ impl Admin<'_> {
     async fn create_group(&self, create: GroupCreate) -> Done {
         check_group_name(&create.name)
             .map_err(|problem| format!("the name of a group {problem}"))?;
-        let members = self.users(&create.members).await?;
+        let members = self.users(&create.members, create.member_ids).await?;
         let creator = *members.first().ok_or("a group needs at least one member, its creator")?;
         let kind = create.group_type.and_then(|kind| i32::try_from(kind).ok());
-        let kind = GroupType::try_from(kind.unwrap_or(GroupType::Normal as i32)).map_err(say)?;
+        let kind = GroupType::try_from(kind.unwrap_or(GroupType::Normal as i32))
+            .map_err(|error| error.to_string())?;
         let wanted = create.group.map(GroupId);
         let group = NewGroup { wanted, creator, kind, name: create.name, avatar: String::new() };
         let made = self.make(group, members).await?;
@@ -260,8 +296,8 @@ impl Admin<'_> {
 
     async fn change_group(&self, change: GroupChange) -> Done {
         let group = GroupId(change.group);
-        let add = self.users(&change.add).await?;
-        let remove = self.users(&change.remove).await?;
+        let add = self.users(&change.add, change.add_ids).await?;
+        let remove = self.users(&change.remove, change.remove_ids).await?;
         // One after the other: a notice to clients is about the one or the other.
         let mut changes = vec![(add, Vec::new()), (Vec::new(), remove)];
         changes.retain(|(add, remove)| !add.is_empty() || !remove.is_empty());
@@ -270,7 +306,7 @@ impl Admin<'_> {
         }
         for (add, remove) in changes {
             if !self.change_members(group, add, remove).await? {
-                return Err(format!("group {} does not exist", group.0).into());
+                return Err(missing_group(group));
             }
         }
         Ok(done())
@@ -278,7 +314,7 @@ impl Admin<'_> {
 
     async fn delete_group(&self, delete: GroupDelete) -> Done {
         let group = GroupId(delete.group);
-        let missing = || Problem::from(format!("group {} does not exist", group.0));
+        let missing = || missing_group(group);
         let id = ConversationId::group(group).ok_or_else(missing)?;
         let served = self.partitions.of(id).ok_or(Problem::NotHere)?;
         let change = Change::DeleteGroup { group, actor: None };
@@ -286,7 +322,7 @@ impl Admin<'_> {
             // To delete it again changes nothing.
             Outcome::Members { .. } => Ok(done()),
             Outcome::Moved => Err(Problem::NotHere),
-            Outcome::Retry => Err("not now: the partition has no room".into()),
+            Outcome::Retry => Err(Problem::not_now("the partition has no room")),
             _ => Err(missing()),
         }
     }
@@ -304,7 +340,7 @@ impl Admin<'_> {
             Outcome::Members { .. } => Ok(true),
             // Users that are members already stay so: the change may be made again.
             Outcome::Moved => Err(Problem::NotHere),
-            Outcome::Retry => Err("not now: the partition has no room".into()),
+            Outcome::Retry => Err(Problem::not_now("the partition has no room")),
             Outcome::Refused(Reason::TooLarge) => Err("too many members at once".into()),
             _ => Ok(false),
         }
@@ -318,7 +354,7 @@ impl Admin<'_> {
         let made = make(self.partitions, group, members).await;
         made.map_err(|not_made| match not_made {
             NotMade::NotOwner => Problem::NotHere,
-            NotMade::Store(error) => error.to_string().into(),
+            NotMade::Store(error) => error.into(),
         })
     }
 
@@ -327,7 +363,7 @@ impl Admin<'_> {
         let after = list.after.unwrap_or(0);
         let mut rows = Vec::new();
         for store in self.partitions.stores() {
-            rows.extend(store.groups(after, count + 1).await.map_err(say)?);
+            rows.extend(store.groups(after, count + 1).await?);
         }
         rows.sort_unstable_by_key(|(row, _members)| row.id);
         let more = Some(rows.len() > count);
@@ -366,7 +402,7 @@ impl Admin<'_> {
             department: 1,
         });
         let store = self.logins.store();
-        store.add_users(users.collect(), true).await.map_err(say)?;
+        store.add_users(users.collect(), true).await?;
         if members > 0 {
             self.demo_group(members).await?;
         }
@@ -380,7 +416,7 @@ impl Admin<'_> {
         let id = ConversationId::group(group).ok_or("group 1 is a group")?;
         let served = self.partitions.of(id).ok_or(Problem::NotHere)?;
         let exists = served.partition.state().with(id, |group| group.group.is_some());
-        if !exists.await.map_err(say)? {
+        if !exists.await? {
             let new = NewGroup {
                 wanted: Some(group),
                 creator: UserId(1),
@@ -397,24 +433,69 @@ impl Admin<'_> {
         Ok(())
     }
 
-    async fn user(&self, name: &str) -> Result<UserRow, String> {
-        let row = self.logins.store().user_by_name(name.to_owned()).await.map_err(say)?;
-        row.ok_or_else(|| StoreError::Missing(format!("user {name}")).to_string())
+    async fn user(&self, name: &str) -> Result<UserRow, Problem> {
+        let row = self.logins.store().user_by_name(name.to_owned()).await?;
+        row.ok_or_else(|| Problem::missing(format_args!("user {name}")))
     }
 
-    async fn users(&self, names: &[String]) -> Result<Vec<UserId>, String> {
-        let mut users = Vec::with_capacity(names.len());
+    async fn find_user(&self, find: UserFind) -> Done {
+        let row = match (find.id, find.name) {
+            (Some(id), None) => {
+                let rows = self.logins.store().users(vec![UserId(id)]).await?;
+                rows.into_iter()
+                    .next()
+                    .ok_or_else(|| Problem::missing(format_args!("user {id}")))?
+            }
+            (None, Some(name)) => self.user(&name).await?,
+            (Some(_), Some(_)) | (None, None) => return Err("a number or a name".into()),
+        };
+        Ok(AdminAnswer { users: vec![user_line(row)], ..done() })
+    }
+
+    /// Users by their names and by their numbers. All of them exist.
+    async fn users(&self, names: &[String], ids: Vec<u32>) -> Result<Vec<UserId>, Problem> {
+        let mut users = Vec::with_capacity(names.len() + ids.len());
         for name in names {
             users.push(self.user(name).await?.id);
         }
+        let ids: Vec<UserId> = ids.into_iter().map(UserId).collect();
+        let found = self.logins.store().users(ids.clone()).await?;
+        let found: HashSet<UserId> = found.iter().map(|row| row.id).collect();
+        if let Some(missing) = ids.iter().find(|id| !found.contains(*id)) {
+            return Err(Problem::missing(format_args!("user {}", missing.0)));
+        }
+        users.extend(ids);
         Ok(users)
     }
 
-    /// Clients send the MD5 of what is typed, so that is what is hashed.
-    async fn hash(&self, typed: &str) -> Result<String, String> {
-        let typed = &check_password(typed)?;
-        self.logins.passwords().hash(proto::credential::of_password(typed)).await.map_err(say)
+    async fn group_members(&self, page: GroupMembers) -> Done {
+        let group = GroupId(page.group);
+        let id = ConversationId::group(group).ok_or_else(|| missing_group(group))?;
+        let served = self.partitions.of(id).ok_or(Problem::NotHere)?;
+        let members = |group: &Conversation| {
+            let is_there = group.group.as_ref().is_some_and(|group| !group.deleted);
+            is_there.then(|| group.current_members())
+        };
+        let members = served.partition.state().with(id, members).await?;
+        let members = members.ok_or_else(|| missing_group(group))?;
+        let after = UserId(page.after.unwrap_or(0));
+        let count = page.count.unwrap_or(LINES_MAX).clamp(1, LINES_MAX) as usize;
+        let from = members.partition_point(|member| *member <= after);
+        let mut rest = members.into_iter().skip(from);
+        let member_ids = rest.by_ref().take(count).map(|member| member.0).collect();
+        Ok(AdminAnswer { member_ids, more: Some(rest.next().is_some()), ..done() })
     }
+
+    /// Clients send the MD5 of what is typed, so that is what is hashed.
+    async fn hash(&self, typed: &str) -> Result<String, Problem> {
+        let typed = &check_password(typed)?;
+        let hashed = self.logins.passwords().hash(proto::credential::of_password(typed)).await;
+        hashed.map_err(|error| Problem::Said(AdminError::Other, error.to_string()))
+    }
+}
+
+fn missing_group(group: GroupId) -> Problem {
+    Problem::missing(format_args!("group {}", group.0))
 }
 
 fn user_line(row: UserRow) -> UserLine {

@@ -17,9 +17,9 @@ use parking_lot::Mutex;
 use partition::publisher::seconds;
 use partition::{self, Reply};
 use proto::cluster::wire::{
-    AdminAnswer, AdminRequest, Answer, Ask, AskStatus, Consume, FetchRequest, Fetched, Follow,
-    Handled, Memberships, MembershipsRequest, Origin, Outcome, Resume, Submit, SubmitAnswer,
-    TokenAnswer, TokenQuestion, Verified, Verify, token_answer,
+    AdminAnswer, AdminError, AdminRequest, Answer, Ask, AskStatus, Consume, FetchRequest, Fetched,
+    Follow, Handled, Memberships, MembershipsRequest, Origin, Outcome, Resume, Submit,
+    SubmitAnswer, TokenAnswer, TokenQuestion, Verified, Verify, token_answer,
 };
 use proto::cluster::{Kind, device_class};
 use proto::ids::{ClientMsgId, ConversationId, Offset, UserId};
@@ -310,7 +310,9 @@ impl LinkHandler for Links {
         match Kind::from_number(frame.kind) {
             Some(Kind::Admin) if matches!(role, Role::Admin | Role::ApiServer) => {
                 let error = Some("too many requests are being answered".to_owned());
-                let overloaded = AdminAnswer { done: false, error, ..AdminAnswer::default() };
+                let error_code = Some(AdminError::NotNow.into());
+                let overloaded =
+                    AdminAnswer { done: false, error, error_code, ..AdminAnswer::default() };
                 self.answer(link, frame, &overloaded, Self::administer);
             }
             _ if role == Role::Admin => {

@@ -6,6 +6,7 @@
 
 #![deny(clippy::indexing_slicing)] // Peers choose the bytes, and an index out of range is a panic.
 
+pub mod api_key;
 pub mod cluster;
 pub mod command;
 pub mod credential;

@@ -5,6 +5,7 @@
 
 mod bar;
 mod consumers;
+mod keys;
 mod password;
 mod sessions;
 pub(crate) mod ticket;
@@ -20,9 +21,9 @@ use daemon::config::ClusterTlsConfig;
 use daemon::{ClusterConfig, Role};
 use proto::cluster::wire::admin_request::What;
 use proto::cluster::wire::{
-    AdminAnswer, ConsumerForget, ConsumerList, GroupChange, GroupCreate, GroupDelete, GroupLine,
-    GroupList, UserAdd, UserDisable, UserKick, UserLine, UserList, UserPassword, UserSessions,
-    UserTicket, UserUnlock,
+    AdminAnswer, ApiKeyCreate, ApiKeyList, ConsumerForget, ConsumerList, GroupChange, GroupCreate,
+    GroupDelete, GroupLine, GroupList, UserAdd, UserDisable, UserKick, UserLine, UserList,
+    UserPassword, UserSessions, UserTicket, UserUnlock,
 };
 use tokio::time::{Instant, sleep};
 
@@ -84,6 +85,9 @@ enum Asked {
     /// Consumers of the log: list, forget
     #[command(subcommand)]
     Consumer(consumers::Command),
+    /// Keys for the HTTP API: create, list, revoke
+    #[command(subcommand)]
+    Key(keys::Command),
 }
 
 #[derive(Debug, Subcommand)]
@@ -256,6 +260,9 @@ enum Ready {
     Once(What, String),
     Users,
     Consumers,
+    Keys,
+    /// A key to be made, and whether it is shown as JSON.
+    Key(ApiKeyCreate, bool),
     Sessions(String),
     Ticket(UserTicket),
     Groups,
@@ -307,8 +314,7 @@ impl Ready {
                 What::GroupCreate(GroupCreate {
                     name: name.clone(),
                     members: members.clone(),
-                    group_type: None,
-                    group: None,
+                    ..GroupCreate::default()
                 }),
                 format!("group {name} created"),
             ),
@@ -320,6 +326,14 @@ impl Ready {
             }
             Asked::Group(GroupCommand::Delete { group }) => Self::Delete(group.clone()),
             Asked::Group(GroupCommand::List) => Self::Groups,
+            Asked::Key(keys::Command::Create { name, scope, days, rate, json }) => {
+                Self::Key(keys::wanted(name, scope, (*days, *rate)), *json)
+            }
+            Asked::Key(keys::Command::List) => Self::Keys,
+            Asked::Key(keys::Command::Revoke { name }) => {
+                let (what, done) = keys::revoked(name);
+                Self::Once(what, done)
+            }
             Asked::Consumer(consumers::Command::List) => Self::Consumers,
             Asked::Consumer(consumers::Command::Forget { name }) => Self::Once(
                 What::ConsumerForget(ConsumerForget { name: name.clone() }),
@@ -364,6 +378,13 @@ impl Ready {
                 let answer = link.ask(What::ConsumerList(ConsumerList {})).await?;
                 Ok(table(consumers::head(), answer.consumers.iter().map(consumers::line)))
             }
+            Self::Keys => {
+                let answer = link.ask(What::ApiKeyList(ApiKeyList {})).await?;
+                Ok(table(keys::head(), answer.api_keys.iter().map(keys::line)))
+            }
+            Self::Key(wanted, json) => {
+                Ok(keys::shown(&link.ask(What::ApiKeyCreate(wanted)).await?, json))
+            }
             Self::Delete(group) => {
                 let (number, name) = find_group(link, &group).await?;
                 link.ask(What::GroupDelete(GroupDelete { group: number })).await?;
@@ -373,7 +394,7 @@ impl Ready {
                 let (number, name) = find_group(link, &group).await?;
                 let (count, what) =
                     if add.is_empty() { (remove.len(), "removed") } else { (add.len(), "added") };
-                let change = GroupChange { group: number, add, remove };
+                let change = GroupChange { group: number, add, remove, ..GroupChange::default() };
                 link.ask(What::GroupChange(change)).await?;
                 let members = if count == 1 { "member" } else { "members" };
                 Ok(format!("{count} {members} {what}: group {name} (id {number})"))

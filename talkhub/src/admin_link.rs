@@ -62,7 +62,7 @@ impl AdminLink {
 
     /// Asks, and waits for the answer. What db_proxy refuses is a failure with its text.
     pub(crate) async fn ask(&self, what: What) -> Result<AdminAnswer, Failure> {
-        let request = AdminRequest { what: Some(what) };
+        let request = AdminRequest { what: Some(what), by: None };
         let until = Instant::now() + OWNER_LIMIT;
         match self.client.administer(&request, until, ANSWER_LIMIT).await {
             Ok(answer) => checked(answer),

@@ -3,8 +3,8 @@
 use proto::client::{MessageListReply, MessageListRequest, RemoveSessionRequest};
 use proto::cluster::wire::admin_request::What;
 use proto::cluster::wire::{
-    Ask, AskStatus, DemoUsers, GroupChange, GroupCreate, Membership, Memberships,
-    MembershipsRequest, Outcome, Owned, Reached, Reason, UserList,
+    Ask, AskStatus, DemoUsers, GroupChange, GroupCreate, GroupMembers, Membership, Memberships,
+    MembershipsRequest, Outcome, Owned, Reached, Reason, UserFind, UserKick, UserList,
 };
 use proto::ids::GroupId;
 
@@ -203,7 +203,7 @@ async fn a_question_that_no_db_proxy_can_be_asked_ends_at_once_or_by_its_time() 
     assert!(!client.ready(Instant::now() + limit).await);
     assert_eq!(client.partitions(), 1);
     assert_eq!(ask(Instant::now() + limit).await.unwrap_err(), CallError::TimedOut);
-    let request = AdminRequest { what: Some(What::GroupCreate(GroupCreate::default())) };
+    let request = AdminRequest { what: Some(What::GroupCreate(GroupCreate::default())), by: None };
     let asking = client.administer(&request, Instant::now() + limit, Duration::ZERO);
     assert_eq!(asking.await.unwrap_err(), CallError::TimedOut);
     shutdown.drain(PATIENCE).await.unwrap();
@@ -393,11 +393,12 @@ async fn an_administrators_request_goes_to_the_db_proxy_that_has_what_it_is_abou
     let group = GroupId(7).0;
     let asked = [
         (What::GroupChange(GroupChange { group, ..GroupChange::default() }), true),
+        (What::GroupMembers(GroupMembers { group, ..GroupMembers::default() }), true),
         (What::GroupCreate(GroupCreate::default()), true),
         (What::UserList(UserList::default()), false),
     ];
     for (what, is_of_owner) in asked {
-        let request = AdminRequest { what: Some(what) };
+        let request = AdminRequest { what: Some(what), by: None };
         let asking = client.administer(&request, soon(), Duration::ZERO);
         let answering = async {
             let proxy = if is_of_owner { &mut owner } else { &mut logins };
@@ -417,10 +418,45 @@ async fn an_administrators_request_goes_to_the_db_proxy_that_has_what_it_is_abou
 }
 
 #[tokio::test]
+async fn what_an_administrator_reads_is_asked_again_when_a_link_is_lost_and_a_change_is_not() {
+    let shutdown = Shutdown::default();
+    let (client, [mut one, mut other]) = linked(&shutdown).await;
+    one.says_it_owns(None);
+    other.says_it_owns(None);
+    let reading = AdminRequest { what: Some(What::UserFind(UserFind::default())), by: None };
+    let asking = client.administer(&reading, soon(), Duration::ZERO);
+    let answering = async {
+        let is_one = tokio::select! {
+            _frame = one.far.frame() => true,
+            _frame = other.far.frame() => false,
+        };
+        let (lost, left) = if is_one { (one, other) } else { (other, one) };
+        lost.link.reset("on purpose");
+        let mut left = left;
+        let frame = left.far.frame().await;
+        let done = AdminAnswer { done: true, ..AdminAnswer::default() };
+        left.link.answer(&frame, Kind::Admin.number(), &done).unwrap();
+        left
+    };
+    let (answer, mut left) = tokio::join!(asking, answering);
+    assert!(answer.unwrap().done);
+
+    let change = AdminRequest { what: Some(What::UserKick(UserKick::default())), by: None };
+    let asking = client.administer(&change, soon(), Duration::ZERO);
+    let losing = async {
+        left.far.frame().await;
+        left.link.reset("on purpose");
+    };
+    let (answer, ()) = tokio::join!(asking, losing);
+    assert_eq!(answer.unwrap_err(), CallError::Closed);
+    shutdown.drain(PATIENCE).await.unwrap();
+}
+
+#[tokio::test]
 async fn what_one_owner_refuses_is_asked_of_the_next() {
     let shutdown = Shutdown::default();
     let (client, [mut one, mut other]) = two_owners(&shutdown).await;
-    let request = AdminRequest { what: Some(What::DemoUsers(DemoUsers::default())) };
+    let request = AdminRequest { what: Some(What::DemoUsers(DemoUsers::default())), by: None };
     let asking = client.administer(&request, soon(), Duration::ZERO);
     let answering = async {
         for (proxy, done) in [(&mut one, false), (&mut other, true)] {

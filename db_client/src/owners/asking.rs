@@ -9,8 +9,8 @@ use proto::StorageCommand;
 use proto::cluster::wire::admin_request::What;
 use proto::cluster::wire::{
     AdminAnswer, AdminRequest, Answer, Ask, AskStatus, FetchRequest, Fetched, GroupChange,
-    GroupDelete, Membership, Memberships, MembershipsRequest, Origin, Owned, Rest, Resume,
-    TokenAnswer, TokenQuestion, Verified, Verify,
+    GroupDelete, GroupMembers, Membership, Memberships, MembershipsRequest, Origin, Owned, Rest,
+    Resume, TokenAnswer, TokenQuestion, Verified, Verify,
 };
 use proto::cluster::{Kind, rendezvous_weight};
 use proto::command::{Repeat, Route};
@@ -170,7 +170,8 @@ impl Owners {
     /// # Errors
     ///
     /// [`CallError::TimedOut`] if no db_proxy could be asked until then, or the answer took too
-    /// long. After any error it is unknown whether the request was carried out.
+    /// long. After any error it is unknown whether the request was carried out. Only what changes nothing is
+    /// asked again when a link is lost.
     pub async fn administer(
         &self,
         request: &AdminRequest,
@@ -180,7 +181,8 @@ impl Owners {
         let about = match &request.what {
             Some(
                 What::GroupChange(GroupChange { group, .. })
-                | What::GroupDelete(GroupDelete { group }),
+                | What::GroupDelete(GroupDelete { group })
+                | What::GroupMembers(GroupMembers { group, .. }),
             ) => ConversationId::group(GroupId(*group)),
             _ => None,
         };
@@ -203,7 +205,7 @@ impl Owners {
             None => self.login_side(0),
         };
         let once = Question::new(Kind::Admin, request, until);
-        let question = Question { repeatable: false, grace, ..once };
+        let question = Question { repeatable: changes_nothing(request), grace, ..once };
         // A db_proxy that answers "not here" has done nothing.
         self.ask_one(question, find, |answer: &AdminAnswer| answer.not_here != Some(true)).await
     }
@@ -325,4 +327,21 @@ fn covers<'a>(by: impl IntoIterator<Item = &'a Owned>, partitions: &[u32]) -> bo
     let mut by: Vec<u32> = by.into_iter().map(|owned| owned.partition).collect();
     by.sort_unstable();
     partitions.iter().all(|partition| by.binary_search(partition).is_ok())
+}
+
+/// Whether an administrator's request may be asked again when it is not known what became of it.
+fn changes_nothing(request: &AdminRequest) -> bool {
+    matches!(
+        request.what,
+        Some(
+            What::UserFind(_)
+                | What::UserList(_)
+                | What::UserSessions(_)
+                | What::GroupList(_)
+                | What::GroupMembers(_)
+                | What::ConsumerList(_)
+                | What::ApiKeyList(_)
+                | What::ApiKeyFind(_)
+        )
+    )
 }

@@ -15,6 +15,9 @@ pub(crate) const NAME_MAX: usize = 128;
 /// The longest name of a group: old clients make them of their members' names.
 const GROUP_NAME_MAX: usize = 256;
 
+/// The longest name of an API key, in bytes.
+const KEY_NAME_MAX: usize = 64;
+
 /// Lengths of a password, in bytes, once it is normalised.
 const PASSWORD_LEN: std::ops::RangeInclusive<usize> = 8..=128;
 
@@ -36,6 +39,15 @@ pub fn check_group_name(name: &str) -> Result<(), &'static str> {
         return Err("must have 1 to 256 bytes");
     }
     check_characters(name)
+}
+
+/// Whether an API key may be called so; else what is wrong with it. It stands in logs and metrics.
+pub fn check_key_name(name: &str) -> Result<(), &'static str> {
+    let fits = |byte: u8| byte.is_ascii_alphanumeric() || matches!(byte, b'-' | b'_' | b'.');
+    if name.is_empty() || name.len() > KEY_NAME_MAX || !name.bytes().all(fits) {
+        return Err("must have 1 to 64 letters, digits, -, _ and .");
+    }
+    Ok(())
 }
 
 fn check_characters(name: &str) -> Result<(), &'static str> {
@@ -76,6 +88,18 @@ pub fn check_password(typed: &str) -> Result<Cow<'_, str>, &'static str> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn keys_are_called_by_letters_digits_and_three_signs() {
+        let longest = "k".repeat(KEY_NAME_MAX);
+        for name in ["hr", "CI-2", "a.b_c", "7", longest.as_str()] {
+            assert_eq!(check_key_name(name), Ok(()), "{name}");
+        }
+        let longer = "k".repeat(KEY_NAME_MAX + 1);
+        for name in ["", "h r", "h\u{e9}", "a/b", "a\n", longer.as_str()] {
+            assert!(check_key_name(name).is_err(), "{name}");
+        }
+    }
 
     #[test]
     fn names_are_as_people_have_them() {

@@ -34,6 +34,7 @@ mod cached;
 mod consuming;
 mod groups;
 mod history;
+mod keys;
 mod lists;
 mod missed;
 mod people;

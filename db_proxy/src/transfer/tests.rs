@@ -11,9 +11,11 @@ use fold::admission::{Change, Message};
 use partition::test::{Proxy, Setup, group, message, single};
 use proto::ids::{ConversationId, GroupId, MsgId, UserId};
 use store::UserStore;
+use store::keys::{ApiKeyId, ApiKeyRow, KeyStore};
 use store::mysql::{MySqlOptions, MySqlStore};
 use store::sqlite::Tables;
 use store::table::{self, Row, TABLES};
+use store::tokens::SecretHash;
 use tempfile::TempDir;
 
 use super::folder::Export;
@@ -63,6 +65,17 @@ async fn site() -> Site {
     mark(&proxy, talk, room, quiet).await;
     let store = &proxy.store;
     store.set_device_token(UserId(1), 0x11, Some("ios:token".to_owned())).await.unwrap();
+    let key = ApiKeyRow {
+        id: ApiKeyId([3; 8]),
+        name: "hr".to_owned(),
+        hash: SecretHash([4; 32]),
+        scopes: 3,
+        rate: 0,
+        made_s: 1,
+        expires_s: 0,
+        used_s: 2,
+    };
+    assert!(store.add_key(key).await.unwrap());
     store.allocate_group(Some(GroupId(99))).await.unwrap();
     store.allocate_group(None).await.unwrap();
     Site { setup: proxy.stop().await, known }

@@ -15,6 +15,7 @@ pub(super) mod consumers;
 pub(super) mod exactness;
 pub(super) mod filling;
 pub(super) mod history;
+pub(super) mod keys;
 pub(super) mod lists;
 pub(super) mod people;
 pub(super) mod tokens;
@@ -104,6 +105,13 @@ macro_rules! suite {
             a_ticket_is_taken_once,
             a_ticket_is_kept_only_for_a_family_that_has_not_ended,
             tickets_that_have_ended_are_forgotten,
+        }
+        crate::conformance::suite! { $fresh; keys:
+            a_key_comes_back_as_it_was_kept,
+            of_two_keys_with_one_name_or_one_id_the_first_stays,
+            keys_come_by_name_as_its_bytes_are,
+            the_latest_use_of_a_key_is_noted,
+            a_key_that_is_forgotten_is_gone_and_its_name_is_free,
         }
         crate::conformance::suite! { $fresh; consumers:
             a_consumer_is_made_once_and_moves_from_where_it_is,

@@ -17,12 +17,14 @@ use proto::client::UserInfo;
 use proto::ids::{ClientMsgId, ConversationId, GroupId, MsgId, Offset, UserId};
 use proto::record::LogId;
 
+use self::keys::KeyStore;
 use self::tokens::TokenStore;
 
 #[cfg(test)]
 mod conformance;
 mod consumers;
 mod error;
+pub mod keys;
 mod metrics;
 pub mod mysql;
 mod rules;
@@ -305,12 +307,12 @@ pub trait UserStore: Send + Sync {
 
 /// All sides.
 pub trait Store:
-    ConversationStore + ConsumerStore + UserStore + TokenStore + std::fmt::Debug
+    ConversationStore + ConsumerStore + UserStore + TokenStore + KeyStore + std::fmt::Debug
 {
 }
 
 impl<T> Store for T where
-    T: ConversationStore + ConsumerStore + UserStore + TokenStore + std::fmt::Debug
+    T: ConversationStore + ConsumerStore + UserStore + TokenStore + KeyStore + std::fmt::Debug
 {
 }
 

@@ -29,6 +29,7 @@ use self::consumers::Moving;
 use self::fold::{Doubt, Writing};
 use self::people::{Adding, Numbers};
 use self::site::{Database, Databases};
+use super::keys::{ApiKeyId, ApiKeyRow, KeyStore};
 use super::tokens::{
     FamilyId, FamilyRow, NewFamily, Revocation, SecretHash, TicketRow, TokenStore,
 };
@@ -44,6 +45,7 @@ mod consumers;
 mod failure;
 mod fold;
 mod history;
+mod keys;
 mod link;
 mod options;
 mod pages;
@@ -421,5 +423,32 @@ impl TokenStore for MySqlStore {
     fn take_ticket(&self, hash: SecretHash) -> Stored<'_, Option<TicketRow>> {
         let writes = &self.people().writes;
         Box::pin(writes.run(move |link| tokens::take_ticket(link, hash).boxed()))
+    }
+}
+
+impl KeyStore for MySqlStore {
+    fn add_key(&self, key: ApiKeyRow) -> Stored<'_, bool> {
+        let (writes, key) = (&self.people().writes, Arc::new(key));
+        Box::pin(writes.run(move |link| keys::add(link, Arc::clone(&key)).boxed()))
+    }
+
+    fn key(&self, id: ApiKeyId) -> Stored<'_, Option<ApiKeyRow>> {
+        let reads = &self.people().reads;
+        Box::pin(reads.run(move |link| keys::one(link, id).boxed()))
+    }
+
+    fn keys(&self) -> Stored<'_, Vec<ApiKeyRow>> {
+        let reads = &self.people().reads;
+        Box::pin(reads.run(|link| keys::all(link).boxed()))
+    }
+
+    fn use_key(&self, id: ApiKeyId, used_s: u64) -> Stored<'_, ()> {
+        let writes = &self.people().writes;
+        Box::pin(writes.run(move |link| keys::used(link, id, used_s).boxed()))
+    }
+
+    fn forget_key(&self, name: String) -> Stored<'_, bool> {
+        let (writes, name): (_, Arc<str>) = (&self.people().writes, name.into());
+        Box::pin(writes.run(move |link| keys::forget(link, Arc::clone(&name)).boxed()))
     }
 }

@@ -17,6 +17,7 @@ use proto::record::LogId;
 
 use self::pool::Pool;
 use self::schema::Flush;
+use super::keys::{ApiKeyId, ApiKeyRow, KeyStore};
 use super::tokens::{
     FamilyId, FamilyRow, NewFamily, Revocation, SecretHash, TicketRow, TokenStore,
 };
@@ -30,6 +31,7 @@ mod consumers;
 mod failure;
 mod fold;
 mod history;
+mod keys;
 mod people;
 mod pool;
 mod read_only;
@@ -307,5 +309,27 @@ impl TokenStore for SqliteStore {
 
     fn take_ticket(&self, hash: SecretHash) -> Stored<'_, Option<TicketRow>> {
         Box::pin(self.records.run(move |connection| tokens::take_ticket(connection, hash)))
+    }
+}
+
+impl KeyStore for SqliteStore {
+    fn add_key(&self, key: ApiKeyRow) -> Stored<'_, bool> {
+        Box::pin(self.records.run(move |connection| keys::add(connection, &key)))
+    }
+
+    fn key(&self, id: ApiKeyId) -> Stored<'_, Option<ApiKeyRow>> {
+        Box::pin(self.reads.run(move |connection| keys::one(connection, id)))
+    }
+
+    fn keys(&self) -> Stored<'_, Vec<ApiKeyRow>> {
+        Box::pin(self.reads.run(|connection| keys::all(connection)))
+    }
+
+    fn use_key(&self, id: ApiKeyId, used_s: u64) -> Stored<'_, ()> {
+        Box::pin(self.records.run(move |connection| keys::used(connection, id, used_s)))
+    }
+
+    fn forget_key(&self, name: String) -> Stored<'_, bool> {
+        Box::pin(self.records.run(move |connection| keys::forget(connection, &name)))
     }
 }

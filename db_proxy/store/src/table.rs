@@ -37,7 +37,7 @@ pub enum Place {
 }
 
 /// All tables, in the order in which they are moved.
-pub static TABLES: [Table; 10] = [
+pub static TABLES: [Table; 11] = [
     Table {
         name: "counter",
         columns: &["name", "value"],
@@ -79,6 +79,13 @@ pub static TABLES: [Table; 10] = [
         name: "device_token",
         columns: &["user_id", "client_type", "token"],
         keys: 2,
+        place: Place::Logins,
+        only: None,
+    },
+    Table {
+        name: "api_key",
+        columns: &["name", "id", "hash", "scopes", "rate", "made_s", "expires_s", "used_s"],
+        keys: 1,
         place: Place::Logins,
         only: None,
     },
@@ -382,7 +389,10 @@ mod tests {
         assert_eq!(of(Place::Files), [("unreadable", "log_offset")]);
         let logins: Vec<_> = of(Place::Logins).into_iter().map(|(name, _column)| name).collect();
         // A counter is there before the users and groups that it counts.
-        assert_eq!(logins, ["counter", "wanted_group", "department", "user", "device_token"]);
+        assert_eq!(
+            logins,
+            ["counter", "wanted_group", "department", "user", "device_token", "api_key"]
+        );
     }
 
     fn any_field() -> impl Strategy<Value = Field> {

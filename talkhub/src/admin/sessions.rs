@@ -52,7 +52,7 @@ fn lasting(seconds: u32) -> String {
 }
 
 /// A time of Unix as `2026-11-30 00:10:05`.
-fn utc(unix_s: u32) -> String {
+pub(super) fn utc(unix_s: u32) -> String {
     let (days, second) = (i64::from(unix_s / 86_400), unix_s % 86_400);
     let (year, month, day) = date(days);
     let (hour, minute, second) = (second / 3_600, second / 60 % 60, second % 60);

@@ -1,7 +1,7 @@
 //! Commands as they are typed, what they ask a db_proxy, and what a person reads.
 
 use clap::Parser;
-use proto::cluster::wire::{ConsumerLine, SessionLine};
+use proto::cluster::wire::{ApiKeyLine, ApiKeyRevoke, ConsumerLine, SessionLine};
 
 use super::*;
 use crate::admin_link::testing::DbProxy;
@@ -125,6 +125,35 @@ async fn what_is_done_to_a_user_is_asked_for_and_told() {
     assert!(told.contains("Windows") && told.contains("gate"), "{told}");
 }
 
+#[tokio::test]
+async fn a_key_is_made_shown_once_listed_and_revoked() {
+    let answer = || AdminAnswer { api_key: Some("thk_1_2".to_owned()), ..done() };
+    let line = "key create hr --scope read,users --scope send --days 2 --rate 5";
+    let (asked, told) = once(line, answer()).await;
+    let mut wanted = ApiKeyCreate {
+        name: "hr".to_owned(),
+        scopes: ["read", "users", "send"].map(str::to_owned).to_vec(),
+        rate: Some(5),
+        lifetime_s: Some(172_800),
+    };
+    assert_eq!((asked, told.as_str()), (What::ApiKeyCreate(wanted.clone()), "thk_1_2"));
+    let (asked, _told) = once("key create hr --scope groups", answer()).await;
+    (wanted.rate, wanted.lifetime_s) = (None, None);
+    wanted.scopes = vec!["groups".to_owned()];
+    assert_eq!(asked, What::ApiKeyCreate(wanted));
+    for wrong in ["", "--scope all", "--scope read --days 0", "--scope read --rate 0"] {
+        assert!(parse(format!("admin key create hr {wrong}").trim()).is_err(), "{wrong}");
+    }
+
+    let (asked, told) = once("key revoke hr", done()).await;
+    let revoke = ApiKeyRevoke { name: "hr".to_owned() };
+    assert_eq!((asked, told.as_str()), (What::ApiKeyRevoke(revoke), "key hr revoked"));
+    let key = ApiKeyLine { name: "ci\u{1b}".to_owned(), ..ApiKeyLine::default() };
+    let (asked, told) = once("key list", AdminAnswer { api_keys: vec![key], ..done() }).await;
+    assert_eq!(asked, What::ApiKeyList(ApiKeyList {}));
+    assert!(told.lines().count() == 2 && told.contains("ci") && !told.contains('\u{1b}'));
+}
+
 fn user(id: u32, name: &str, disabled: bool) -> UserLine {
     let nick = format!("{name}\u{1b}");
     UserLine { id, name: name.to_owned(), nick, department: 3, disabled }
@@ -164,8 +193,7 @@ async fn groups_are_made_and_listed_page_by_page() {
     let create = GroupCreate {
         name: "friends".to_owned(),
         members: vec!["anna".to_owned(), "ben".to_owned()],
-        group_type: None,
-        group: None,
+        ..GroupCreate::default()
     };
     assert_eq!((asked, told.as_str()), (What::GroupCreate(create), "group friends created (id 9)"));
 
@@ -188,7 +216,12 @@ async fn groups_are_made_and_listed_page_by_page() {
 async fn a_group_may_be_meant_by_its_number_or_by_its_name() {
     let names = |names: &[&str]| names.iter().map(|name| (*name).to_owned()).collect::<Vec<_>>();
     let change = |add: &[&str], remove: &[&str]| {
-        What::GroupChange(GroupChange { group: 9, add: names(add), remove: names(remove) })
+        What::GroupChange(GroupChange {
+            group: 9,
+            add: names(add),
+            remove: names(remove),
+            ..GroupChange::default()
+        })
     };
     let (asked, told) = once("group add 9 anna", done()).await;
     assert_eq!(asked, change(&["anna"], &[]));

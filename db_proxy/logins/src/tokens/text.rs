@@ -26,7 +26,7 @@ use store::tokens::{FamilyId, SecretHash};
 pub(super) const TOKEN_LEN: usize = SIGNED_LEN + MAC_LEN;
 
 /// The length of what is random in a token, and of a ticket, in bytes.
-pub(super) const SECRET_LEN: usize = 32;
+pub const SECRET_LEN: usize = 32;
 
 const VERSION: u8 = 1;
 const SIGNED_LEN: usize = 1 + 16 + 4 + 4 + 4 + 8 + SECRET_LEN + 4;
@@ -147,8 +147,8 @@ pub(super) fn read(bytes: &[u8]) -> Option<Token> {
     })
 }
 
-/// What the store keeps of a token or a ticket.
-pub(super) fn hash(shown: &[u8]) -> SecretHash {
+/// What the store keeps of a token, a ticket, or the secret of an API key.
+pub fn hash(shown: &[u8]) -> SecretHash {
     let digest = ring::digest::digest(&ring::digest::SHA256, shown);
     let mut hash = [0; 32];
     hash.copy_from_slice(digest.as_ref());
@@ -156,7 +156,7 @@ pub(super) fn hash(shown: &[u8]) -> SecretHash {
 }
 
 /// Bytes that cannot be guessed; `None` if the system gives none.
-pub(super) fn random<const LEN: usize>() -> Option<[u8; LEN]> {
+pub fn random<const LEN: usize>() -> Option<[u8; LEN]> {
     let mut bytes = [0; LEN];
     SystemRandom::new().fill(&mut bytes).ok()?;
     Some(bytes)

@@ -166,7 +166,7 @@ async fn neither_role_may_ask_what_is_for_the_other() {
     };
     admin.call::<Answer>(Kind::Ask.number(), &unread, PATIENCE).await.unwrap_err();
 
-    let list = AdminRequest { what: Some(What::UserList(UserList::default())) };
+    let list = AdminRequest { what: Some(What::UserList(UserList::default())), by: None };
     let short = Duration::from_millis(200);
     server.link.call::<AdminAnswer>(Kind::Admin.number(), &list, short).await.unwrap_err();
     let gone = timeout(PATIENCE, async {
@@ -188,11 +188,11 @@ fn names(names: &[&str]) -> Vec<String> {
 }
 
 fn create(name: &str, members: &[&str], group: Option<u32>) -> GroupCreate {
-    GroupCreate { name: name.to_owned(), members: names(members), group_type: None, group }
+    GroupCreate { name: name.to_owned(), members: names(members), group, ..GroupCreate::default() }
 }
 
 fn change(group: u32, add: &[&str], remove: &[&str]) -> GroupChange {
-    GroupChange { group, add: names(add), remove: names(remove) }
+    GroupChange { group, add: names(add), remove: names(remove), ..GroupChange::default() }
 }
 
 impl Server {
@@ -209,9 +209,9 @@ impl Server {
         answer.error.expect("a reason")
     }
 
-    async fn try_administer(&self, what: What) -> AdminAnswer {
+    pub(super) async fn try_administer(&self, what: What) -> AdminAnswer {
         let (_far, admin) = self.admin().await;
-        let request = AdminRequest { what: Some(what) };
+        let request = AdminRequest { what: Some(what), by: None };
         admin.call(Kind::Admin.number(), &request, PATIENCE).await.unwrap()
     }
 }

@@ -102,7 +102,7 @@ async fn an_administrator_sees_how_far_consumers_are_and_forgets_them() {
     let forget = || What::ConsumerForget(ConsumerForget { name: "push".to_owned() });
     server.administer(forget()).await;
     let error = server.refused(forget()).await;
-    assert!(error.contains("there is no consumer push"), "{error}");
+    assert!(error.contains("consumer push does not exist"), "{error}");
     let listed = server.administer(What::ConsumerList(ConsumerList {})).await;
     assert_eq!(listed.consumers, expected[..1]);
     server.stop().await;

@@ -239,7 +239,7 @@ async fn only_normal_groups_are_listed_and_only_to_members() {
     let server = Server::start().await;
     server.create(1, "us", &[2]).await;
     let (name, members) = ("team".to_owned(), vec!["u1".to_owned(), "u2".to_owned()]);
-    let team = GroupCreate { name, members, group_type: None, group: None };
+    let team = GroupCreate { name, members, ..GroupCreate::default() };
     let team = server.administer(What::GroupCreate(team)).await.id.unwrap();
     server.proxy.change_members(team, &[], &[2]).await;
     // One is a member, one was, and one never.

@@ -341,7 +341,7 @@ async fn an_administrator_sees_a_users_sessions_and_which_gateway_does_not_answe
     let (_silent, _link) = Far::dial(server.addr, who, &server.proxy.shutdown).await;
     let (_far, admin) = server.admin().await;
     let of = UserSessions { name: "alice".to_owned() };
-    let request = AdminRequest { what: Some(What::UserSessions(of)) };
+    let request = AdminRequest { what: Some(What::UserSessions(of)), by: None };
     let asked = admin.call::<AdminAnswer>(Kind::Admin.number(), &request, PATIENCE);
     let answers = async {
         let (link, frame) = server.gateway.frame().await;

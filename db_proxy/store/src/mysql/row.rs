@@ -16,6 +16,13 @@ macro_rules! values {
 }
 pub(super) use values;
 
+/// Bytes that are always as many.
+pub(super) fn exact<const LEN: usize>(bytes: Vec<u8>) -> Result<[u8; LEN], Failure> {
+    bytes.try_into().map_err(|_other| {
+        StoreError::Refused("the store is damaged: a hash of another length".to_owned()).into()
+    })
+}
+
 /// Takes one row's columns from left to right.
 pub(super) struct Columns {
     row: Row,

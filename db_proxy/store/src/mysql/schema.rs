@@ -45,6 +45,7 @@ impl Side {
             Self::People => &[
                 include_str!("migrations/people_0001.sql"),
                 include_str!("migrations/people_0002.sql"),
+                include_str!("migrations/people_0003.sql"),
             ],
         }
     }

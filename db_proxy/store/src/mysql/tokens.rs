@@ -9,7 +9,7 @@ use proto::ids::UserId;
 
 use super::failure::Failure;
 use super::link::Link;
-use super::row::{self, Columns, limit, values};
+use super::row::{self, Columns, exact, limit, values};
 use crate::StoreError;
 use crate::tokens::{
     EXPIRED_PAGE, FAMILIES_MAX, FamilyId, FamilyRow, KEPT_AFTER_S, NewFamily, Revocation,
@@ -252,11 +252,5 @@ fn family_row(columns: &mut Columns) -> Result<FamilyRow, Failure> {
         replaced: split(&columns.next::<Vec<u8>>()?),
         used_s: columns.next()?,
         expires_s: columns.next()?,
-    })
-}
-
-fn exact<const LEN: usize>(bytes: Vec<u8>) -> Result<[u8; LEN], Failure> {
-    bytes.try_into().map_err(|_other| {
-        StoreError::Refused("the store is damaged: a hash of another length".to_owned()).into()
     })
 }

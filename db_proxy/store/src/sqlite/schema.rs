@@ -16,14 +16,15 @@ use rusqlite::{Connection, OpenFlags, TransactionBehavior};
 use crate::StoreError;
 
 /// The version of a current file.
-pub(super) const VERSION: i64 = 4;
+pub(super) const VERSION: i64 = 5;
 
 /// What leads to each version from the one before, in order.
-const MIGRATIONS: [(i64, &str); 4] = [
+const MIGRATIONS: [(i64, &str); 5] = [
     (1, include_str!("migrations/0001_first.sql")),
     (2, include_str!("migrations/0002_deleted_groups.sql")),
     (3, include_str!("migrations/0003_tokens.sql")),
-    (VERSION, include_str!("migrations/0004_consumers.sql")),
+    (4, include_str!("migrations/0004_consumers.sql")),
+    (VERSION, include_str!("migrations/0005_api_keys.sql")),
 ];
 
 /// How long another program (a backup, a shell) may hold the file before a call gives up.

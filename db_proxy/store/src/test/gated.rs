@@ -7,6 +7,7 @@ use tokio::sync::{oneshot, watch};
 use tokio::time::timeout;
 
 use super::PATIENCE;
+use crate::keys::{ApiKeyId, ApiKeyRow, KeyStore};
 use crate::sqlite::SqliteStore;
 use crate::tokens::{
     FamilyId, FamilyRow, NewFamily, Revocation, SecretHash, TicketRow, TokenStore,
@@ -268,6 +269,40 @@ impl TokenStore for GatedStore {
         Box::pin(async move {
             self.read().await?;
             self.store.take_ticket(hash).await
+        })
+    }
+}
+
+impl KeyStore for GatedStore {
+    fn add_key(&self, key: ApiKeyRow) -> Stored<'_, bool> {
+        Box::pin(async move {
+            pass(&self.commits).await?;
+            self.store.add_key(key).await
+        })
+    }
+
+    fn key(&self, id: ApiKeyId) -> Stored<'_, Option<ApiKeyRow>> {
+        Box::pin(async move {
+            self.read().await?;
+            self.store.key(id).await
+        })
+    }
+
+    fn keys(&self) -> Stored<'_, Vec<ApiKeyRow>> {
+        Box::pin(async move {
+            self.read().await?;
+            self.store.keys().await
+        })
+    }
+
+    fn use_key(&self, id: ApiKeyId, used_s: u64) -> Stored<'_, ()> {
+        self.store.use_key(id, used_s)
+    }
+
+    fn forget_key(&self, name: String) -> Stored<'_, bool> {
+        Box::pin(async move {
+            pass(&self.commits).await?;
+            self.store.forget_key(name).await
         })
     }
 }

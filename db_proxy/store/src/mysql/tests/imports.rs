@@ -168,6 +168,7 @@ async fn only_empty_databases_are_imported_into() {
         (people, "ticket", format!("{hash}, 1, 1, 1")),
         (people, "revocation", "1, 1, NULL, 1".to_owned()),
         (people, "device_token", "1, 1, 'token'".to_owned()),
+        (people, "api_key", format!("'hr', REPEAT('x', 8), {hash}, 1, 0, 1, 0, 0")),
     ] {
         sql(url, &format!("INSERT INTO `{table}` VALUES ({values})")).await;
         let error = target.begin().await.unwrap_err();
@@ -322,6 +323,12 @@ fn rows_of(name: &str) -> Vec<Row> {
         }
         "user" => vec![user_row(1, "alice"), user_row(2, "bob")],
         "device_token" => vec![vec![number(1), number(17), text("phone")]],
+        "api_key" => {
+            let (id, hash) = (vec![8; 8], vec![32; 32]);
+            let bytes = |bytes: Vec<u8>| Field::Bytes(bytes.into());
+            let row = [vec![text("hr"), bytes(id), bytes(hash)], vec![number(1); 5]];
+            vec![row.concat()]
+        }
         "conversation" => (1..=20)
             .map(|group| {
                 let [one, none] = [number(1), number(0)];

@@ -39,7 +39,7 @@ pub(super) async fn files_done(link: &mut Link) -> Result<usize, Failure> {
 }
 
 /// Tables that are empty when they are made; not all of them are in every database.
-const EMPTY: [&str; 11] = [
+const EMPTY: [&str; 12] = [
     "progress",
     "conversation",
     "message",
@@ -47,6 +47,7 @@ const EMPTY: [&str; 11] = [
     "mark",
     "user",
     "device_token",
+    "api_key",
     "wanted_group",
     "token_family",
     "ticket",
