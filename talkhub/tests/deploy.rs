@@ -12,7 +12,7 @@ use std::process::Command;
 use daemon::Settings;
 use daemon::config::parse;
 
-const DAEMONS: [&str; 4] = ["login_server", "route_server", "db_proxy", "msg_server"];
+const DAEMONS: [&str; 5] = ["login_server", "route_server", "db_proxy", "msg_server", "api_server"];
 
 /// The one key that cannot stand beside another: `cluster.key` beside `cluster.key_file`.
 const ALTERNATIVE: &str = "#key = \"\"";
@@ -117,6 +117,7 @@ fn every_setting_of_every_daemon_is_in_its_sample() {
     check::<route_server::Config>();
     check::<db_proxy::Config>();
     check::<msg_server::Config>();
+    check::<api_server::Config>();
 }
 
 #[test]
@@ -133,6 +134,7 @@ fn the_samples_show_the_real_defaults() {
         "redis",
         "settings",
     ]);
+    check_defaults::<api_server::Config>(&[]);
     check_defaults::<msg_server::Config>(&[
         "advertise_host",
         "advertise_backup_host",

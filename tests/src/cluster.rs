@@ -90,6 +90,8 @@ pub struct Cluster {
     pub login_tls: String,
     /// The gateways over TLS.
     pub gateways_tls: Vec<String>,
+    /// The HTTP API.
+    pub api: String,
     /// How long the start took.
     pub start_took: Duration,
     daemons: Vec<Daemon>,
@@ -210,6 +212,7 @@ impl Cluster {
             gateways: texts(&report["gateways"]),
             login_tls: report["login_tls"].as_str().unwrap_or_default().to_owned(),
             gateways_tls: texts(&report["gateways_tls"]),
+            api: report["api"].as_str().expect("an API").to_owned(),
             start_took: began.elapsed(),
             daemons: daemons(&report),
             up,

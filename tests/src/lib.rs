@@ -7,6 +7,7 @@
 //! crowd                  many people who talk without a pause
 //!    │
 //!    ▼
+//! api                    a program that uses the HTTP API
 //! device                 one client on one connection, as the original ones behave
 //! load                   how much a cluster takes, for the program `talkhub-load`
 //! history                everything that was said and seen, and whether it fits together
@@ -18,6 +19,7 @@
 //! - What a test starts ends with it, however it ends.
 //! - A test that fails says where its random choices began, and shows the end of the cluster's log.
 
+mod api;
 mod cluster;
 mod crowd;
 mod device;
@@ -36,6 +38,7 @@ mod wire;
 
 use std::time::Duration;
 
+pub use api::{Answer, Program};
 pub use cluster::{Cluster, Ended, KafkaLog, Options, run_program, snapshot};
 pub use crowd::{Crowd, CrowdOptions, Nemesis, Summary};
 pub use device::Device;

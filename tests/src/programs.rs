@@ -11,7 +11,8 @@ use std::process::{Command, Stdio};
 use std::sync::OnceLock;
 
 /// The programs.
-const NAMES: [&str; 5] = ["talkhub", "login_server", "msg_server", "route_server", "db_proxy"];
+const NAMES: [&str; 6] =
+    ["talkhub", "login_server", "msg_server", "route_server", "db_proxy", "api_server"];
 
 /// Names a folder with programs to test instead of those that would be built.
 const PROGRAMS: &str = "TALKHUB_PROGRAMS";

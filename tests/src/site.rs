@@ -28,7 +28,8 @@ use crate::{PATIENCE, Programs};
 const STOP_LIMIT: Duration = Duration::from_secs(15);
 
 /// Those first that the others dial.
-const START_ORDER: [&str; 4] = ["route_server", "login_server", "db_proxy", "msg_server"];
+const START_ORDER: [&str; 5] =
+    ["route_server", "login_server", "db_proxy", "msg_server", "api_server"];
 
 /// A setting to change: daemon (the beginning of its name), table, key, and value as in TOML. An empty
 /// table is the top of the file.
@@ -57,6 +58,8 @@ pub struct Site {
     pub login: String,
     /// The gateways as clients reach them, through wires if there are any.
     pub gateways: Vec<String>,
+    /// The HTTP API.
+    pub api: String,
     daemons: Vec<Daemon>,
     wires: Option<Wires>,
     env: Vec<(&'static str, String)>,
@@ -92,6 +95,7 @@ impl Site {
     pub fn prepare(options: &SiteOptions) -> Self {
         let cluster = Cluster::start_with(&options.cluster);
         let (login, gateways) = (cluster.login.clone(), cluster.gateways.clone());
+        let api = cluster.api.clone();
         let pages = cluster.pages();
         let ended = cluster.stop();
         assert!(ended.status.success(), "the first start ends well:\n{}", ended.log);
@@ -107,6 +111,7 @@ impl Site {
         let mut site = Self {
             login,
             gateways,
+            api,
             daemons,
             wires: None,
             env: options.env.clone(),

@@ -9,13 +9,14 @@ const FILE_LINES_MAX: usize = 600;
 
 /// Our own crates: the folder, the name, and the crates each may know. Daemons never know each
 /// other: they meet in `proto`. The tests of some need real servers, which `backends` starts.
-const CRATES: [(&str, &str, &[&str]); 17] = [
+const CRATES: [(&str, &str, &[&str]); 18] = [
     ("proto", "proto", &[]),
     ("daemon", "daemon", &["proto"]),
     ("db_client", "db_client", &["proto", "daemon"]),
     ("login_server", "login_server", &["proto", "daemon"]),
     ("msg_server", "msg_server", &["proto", "daemon", "db_client"]),
     ("route_server", "route_server", &["proto", "daemon"]),
+    ("api_server", "api_server", &["proto", "daemon", "db_client"]),
     // Pure: it knows no daemon.
     ("db_proxy/fold", "fold", &["proto"]),
     ("db_proxy/log", "record_log", &["proto", "daemon", "backends"]),
@@ -50,6 +51,7 @@ const CRATES: [(&str, &str, &[&str]); 17] = [
             "proto",
             "daemon",
             "login_server",
+            "api_server",
             "msg_server",
             "route_server",
             "record_log",

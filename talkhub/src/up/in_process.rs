@@ -110,6 +110,7 @@ async fn start(plan: &DaemonPlan, shutdown: Shutdown) -> Result<Serving, BoxErro
         DaemonKind::RouteServer => serve(plan, shutdown, route_server::run).await,
         DaemonKind::LoginServer => serve(plan, shutdown, login_server::run).await,
         DaemonKind::Gateway => serve(plan, shutdown, msg_server::serve).await,
+        DaemonKind::ApiServer => serve(plan, shutdown, api_server::run).await,
     }
 }
 
@@ -307,6 +308,8 @@ mod tests {
             login_tls: None,
             gateways: Vec::new(),
             gateways_tls: Vec::new(),
+            api: String::new(),
+            api_tls: None,
             db: Vec::new(),
         };
         let readiness = Readiness::default();

@@ -4,7 +4,7 @@
 //! N       … N+29    gateways, for clients          N+90               links to login_server
 //! N+30    … N+59    the same, over TLS             N+100 … N+119      links to route_servers
 //! N+80, N+81        login endpoint, HTTP, HTTPS    N+120 … N+127      links to db_proxies
-//!                                                  N+141 … N+201      metrics and health
+//! N+82, N+83        the HTTP API, HTTP, HTTPS      N+141 … N+201      metrics and health
 //! ```
 //!
 //! A daemon's ports depend on its number alone: starting with more gateways moves no daemon's ports.
@@ -23,11 +23,14 @@ pub const SPAN: u16 = METRICS + 2 + ROUTES_MAX + GATEWAYS_MAX;
 const GATEWAYS_TLS: u16 = GATEWAYS_MAX;
 const HTTP: u16 = 80;
 const HTTPS: u16 = 81;
+const API: u16 = 82;
+const API_TLS: u16 = 83;
 const LOGIN_LINKS: u16 = 90;
 const ROUTE_LINKS: u16 = 100;
 const DB_LINKS: u16 = 120;
 /// The metrics ports of the second db_proxy and those after it.
 const MORE_DB_METRICS: u16 = 141;
+const API_METRICS: u16 = 148;
 const METRICS: u16 = 150;
 
 /// The ports of one cluster.
@@ -64,6 +67,21 @@ impl Ports {
     /// The login endpoint over TLS.
     pub fn https(self) -> u16 {
         self.base + HTTPS
+    }
+
+    /// The HTTP API.
+    pub fn api(self) -> u16 {
+        self.base + API
+    }
+
+    /// The HTTP API over TLS.
+    pub fn api_tls(self) -> u16 {
+        self.base + API_TLS
+    }
+
+    /// Metrics and health of api_server.
+    pub fn api_metrics(self) -> u16 {
+        self.base + API_METRICS
     }
 
     /// Where gateways report to login_server.
@@ -115,7 +133,7 @@ mod tests {
 
     fn all(ports: Ports) -> Vec<u16> {
         let mut all = vec![ports.http(), ports.https(), ports.login_links()];
-        all.push(ports.login_metrics());
+        all.extend([ports.login_metrics(), ports.api(), ports.api_tls(), ports.api_metrics()]);
         for index in 0..DB_PROXIES_MAX {
             all.extend([ports.db_links(index), ports.db_metrics(index)]);
         }

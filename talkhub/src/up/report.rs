@@ -33,6 +33,9 @@ pub struct Status {
     pub login: String,
     /// The gateways, as `host:port`.
     pub gateways: Vec<String>,
+    /// The HTTP API.
+    #[serde(default)]
+    pub api: String,
     /// The metrics pages, one for each daemon.
     pub metrics: Vec<String>,
     /// The daemons.
@@ -43,6 +46,9 @@ pub struct Status {
     /// The gateways over TLS.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub gateways_tls: Vec<String>,
+    /// The HTTP API over TLS.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub api_tls: Option<String>,
     /// Where `talkhub admin` connects: the db_proxies; not for standard output.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub db: Vec<SocketAddr>,
@@ -58,6 +64,7 @@ impl Status {
         Self {
             login: plan.login.clone(),
             gateways: plan.gateways.clone(),
+            api: plan.api.clone(),
             metrics: plan
                 .daemons
                 .iter()
@@ -66,6 +73,7 @@ impl Status {
             processes,
             login_tls: plan.login_tls.clone(),
             gateways_tls: plan.gateways_tls.clone(),
+            api_tls: plan.api_tls.clone(),
             db: Vec::new(),
         }
     }
@@ -86,6 +94,10 @@ impl Status {
         if let Some(login) = &self.login_tls {
             line(&mut text, "login, TLS", login);
             line(&mut text, "gateways, TLS", &self.gateways_tls.join("  "));
+        }
+        line(&mut text, "API", &self.api);
+        if let Some(api) = &self.api_tls {
+            line(&mut text, "API, TLS", api);
         }
         line(&mut text, "data", &data.display().to_string());
         text.push('\n');
@@ -125,6 +137,7 @@ mod tests {
         Status {
             login: "http://127.0.0.1:8080".to_owned(),
             gateways: vec!["127.0.0.1:8000".to_owned()],
+            api: "http://127.0.0.1:8082".to_owned(),
             metrics: vec!["http://127.0.0.1:8172/metrics".to_owned()],
             processes: vec![ProcessLine {
                 role: "msg_server".to_owned(),
@@ -133,6 +146,7 @@ mod tests {
             }],
             login_tls: None,
             gateways_tls: Vec::new(),
+            api_tls: None,
             db: Vec::new(),
         }
     }
@@ -141,7 +155,7 @@ mod tests {
     fn the_line_for_programs_has_the_promised_shape() {
         assert_eq!(
             status().json(),
-            r#"{"login":"http://127.0.0.1:8080","gateways":["127.0.0.1:8000"],"metrics":["http://127.0.0.1:8172/metrics"],"processes":[{"role":"msg_server","name":"msg_server-1","pid":7}]}"#
+            r#"{"login":"http://127.0.0.1:8080","gateways":["127.0.0.1:8000"],"api":"http://127.0.0.1:8082","metrics":["http://127.0.0.1:8172/metrics"],"processes":[{"role":"msg_server","name":"msg_server-1","pid":7}]}"#
         );
     }
 
@@ -185,6 +199,8 @@ mod tests {
             login_tls: Some("https://h:2".to_owned()),
             gateways: vec!["h:3".to_owned(), "h:4".to_owned()],
             gateways_tls: vec!["h:5".to_owned()],
+            api: "http://h:6".to_owned(),
+            api_tls: Some("https://h:7".to_owned()),
             db: vec![SocketAddr::from(([127, 0, 0, 1], 9))],
         };
         let status = Status::new(&plan, processes);
@@ -198,6 +214,8 @@ mod tests {
             "  gateways        h:3  h:4",
             "  login, TLS      https://h:2",
             "  gateways, TLS   h:5",
+            "  API             http://h:6",
+            "  API, TLS        https://h:7",
             "  data            /d",
             "  daemon          process   metrics",
             "  db_proxy        70        http://127.0.0.1:2/metrics",

@@ -99,7 +99,9 @@ fn syscalls(run: &mut Run) -> Result<(), Skipped> {
 fn points(site: &Site, pair: &Pair) -> BTreeSet<Point> {
     let mut points = BTreeSet::new();
     let names = site.names();
-    let on_the_way = names.iter().filter(|name| !name.starts_with("login_server"));
+    let beside = ["login_server", "api_server"];
+    let is_beside = |name: &String| beside.iter().any(|kind| name.starts_with(kind));
+    let on_the_way = names.iter().filter(|name| !is_beside(name));
     for daemon in on_the_way {
         for (in_group, place) in [false, true].into_iter().zip(PLACES) {
             for _ in 0..LOOKS {

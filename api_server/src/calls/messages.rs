@@ -1,0 +1,321 @@
+//! Messages: sent as a user, read as a user sees them, and how many are unread.
+
+use std::sync::Arc;
+
+use axum::Json as Answer;
+use axum::extract::State;
+use axum::http::StatusCode;
+use base64::Engine;
+use base64::prelude::BASE64_STANDARD;
+use db_client::NewMessage;
+use proto::api_key::Scope;
+use proto::client::{
+    MessageInfo, MessageListReply, MessageListRequest, MessageType, SessionType, UnreadCountReply,
+    UnreadCountRequest,
+};
+use proto::ids::{ClientMsgId, ConversationId, GroupId, UserId};
+use proto::{StorageCommand, text};
+use serde::{Deserialize, Serialize};
+use tokio::time::Instant;
+
+use crate::asking::{CALL_LIMIT, ask, not_sent};
+use crate::input::{Allowed, IdempotencyKey, Json, Number, Query};
+use crate::paging::{self, Page};
+use crate::problem::Problem;
+use crate::state::Api;
+
+type Read = Allowed<{ Scope::Read.bit() }>;
+type Send = Allowed<{ Scope::Send.bit() }>;
+
+/// The longest text, in bytes of UTF-8: encrypted it fits a message.
+const TEXT_LEN_MAX: usize = 32 << 10;
+
+/// Messages on one page of history at most: what storage gives at once.
+const PAGE_MAX: u32 = 100;
+
+/// With whom or in which group: one of the two.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Deserialize, Serialize)]
+#[serde(rename_all = "lowercase")]
+enum Place {
+    User(u32),
+    Group(u32),
+}
+
+impl Place {
+    /// The conversation that this is for a user.
+    fn of(self, user: UserId) -> Result<ConversationId, Problem> {
+        let id = match self {
+            Self::User(other) => ConversationId::single(user, UserId(other)),
+            Self::Group(group) => ConversationId::group(GroupId(group)),
+        };
+        id.ok_or_else(|| Problem::invalid("a conversation is with another user, or of a group"))
+    }
+
+    fn session(self) -> (SessionType, u32) {
+        match self {
+            Self::User(user) => (SessionType::Single, user),
+            Self::Group(group) => (SessionType::Group, group),
+        }
+    }
+
+    fn of_session(kind: i32, number: u32) -> Option<Self> {
+        Some(match SessionType::try_from(kind).ok()? {
+            SessionType::Single => Self::User(number),
+            SessionType::Group => Self::Group(number),
+        })
+    }
+}
+
+/// A message to be sent.
+#[derive(Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(super) struct Outgoing {
+    /// The number of the user whose message it is.
+    from: u32,
+    to: Place,
+    text: String,
+}
+
+/// A message that is stored.
+#[derive(Debug, Serialize)]
+pub(super) struct Stored {
+    msg_id: u32,
+    /// Unix seconds; nothing if it was stored earlier, by a request before this one.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    created: Option<u32>,
+}
+
+/// `POST /v1/messages`: answered when the message is durable. With an `Idempotency-Key` the same request may
+/// be sent again, also to another api_server: the message is stored once, and answered with its number.
+pub(super) async fn send(
+    State(api): State<Arc<Api>>,
+    Allowed(key): Send,
+    IdempotencyKey(name): IdempotencyKey,
+    Json(message): Json<Outgoing>,
+) -> Result<(StatusCode, Answer<Stored>), Problem> {
+    let Outgoing { from, to, text } = message;
+    if text.is_empty() || text.len() > TEXT_LEN_MAX {
+        return Err(Problem::invalid(format!("a text has 1 to {TEXT_LEN_MAX} bytes of UTF-8")));
+    }
+    let sender = UserId(from);
+    let kind = match to {
+        Place::User(_) => MessageType::SingleText,
+        Place::Group(_) => MessageType::GroupText,
+    };
+    let client_msg_id = match &name {
+        Some(name) => named_id(&key.name, sender, name),
+        None => ClientMsgId(uuid::Uuid::now_v7().into_bytes()),
+    };
+    let message = NewMessage {
+        sender,
+        conversation: to.of(sender)?,
+        client_msg_id,
+        kind: kind as u32,
+        body: text::encrypt(&text),
+        // It may have come before, at any time and anywhere.
+        resend: name.is_some(),
+    };
+    let sent = api.client.send(message, Instant::now() + CALL_LIMIT).await.map_err(not_sent)?;
+    let stored = Stored { msg_id: sent.msg_id.0, created: sent.create_time };
+    Ok((StatusCode::CREATED, Answer(stored)))
+}
+
+/// The id of the message that a program has named: the same for the same key, sender and name, for ever.
+/// A key that takes the place of another one has its name, and so goes on where that ended.
+fn named_id(key: &str, sender: UserId, name: &str) -> ClientMsgId {
+    let mut context = ring::digest::Context::new(&ring::digest::SHA256);
+    context.update(b"talkhub idempotency 1\0");
+    context.update(key.as_bytes());
+    context.update(b"\0");
+    context.update(&sender.0.to_be_bytes());
+    context.update(name.as_bytes());
+    let digest = context.finish();
+    let id = digest.as_ref().first_chunk::<16>().copied();
+    ClientMsgId(id.unwrap_or_default())
+}
+
+/// Which messages are wanted. The conversation is given by one of the first two.
+#[derive(Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(super) struct Wanted {
+    with_user: Option<u32>,
+    in_group: Option<u32>,
+    /// Messages older than this one.
+    before: Option<u32>,
+    cursor: Option<String>,
+    limit: Option<u32>,
+}
+
+/// A message of a history.
+#[derive(Debug, Serialize)]
+pub(super) struct Said {
+    msg_id: u32,
+    from: u32,
+    /// Unix seconds.
+    created: u32,
+    #[serde(flatten)]
+    content: Content,
+}
+
+/// What was said.
+#[derive(Debug, Serialize)]
+#[serde(tag = "type", rename_all = "lowercase")]
+enum Content {
+    Text {
+        text: String,
+    },
+    /// Four bytes of length in seconds (big-endian) and the sound, in Base64.
+    Voice {
+        data: String,
+    },
+    /// Text that no client could read: the bytes as they are, in Base64.
+    Unreadable {
+        data: String,
+    },
+}
+
+impl From<MessageInfo> for Said {
+    fn from(info: MessageInfo) -> Self {
+        let data = |bytes: &[u8]| BASE64_STANDARD.encode(bytes);
+        let content = match info.msg_type() {
+            MessageType::SingleVoice | MessageType::GroupVoice => {
+                Content::Voice { data: data(&info.msg_data) }
+            }
+            MessageType::SingleText | MessageType::GroupText => {
+                match text::decrypt(&info.msg_data) {
+                    Ok(text) => Content::Text { text },
+                    Err(_error) => Content::Unreadable { data: data(&info.msg_data) },
+                }
+            }
+        };
+        let (msg_id, from, created) = (info.msg_id, info.from_user_id, info.create_time);
+        Self { msg_id, from, created, content }
+    }
+}
+
+/// `GET /v1/users/{user}/messages`: a page of what a user sees of a conversation, the newest first.
+pub(super) async fn history(
+    State(api): State<Arc<Api>>,
+    Allowed(_key): Read,
+    Number(user): Number,
+    Query(wanted): Query<Wanted>,
+) -> Result<Answer<Page<Said>>, Problem> {
+    let place = match (wanted.with_user, wanted.in_group) {
+        (Some(other), None) => Place::User(other),
+        (None, Some(group)) => Place::Group(group),
+        _ => return Err(Problem::invalid("give one of with_user and in_group")),
+    };
+    let user = UserId(user);
+    let conversation = place.of(user)?;
+    let list = format!("messages {} {}", user.0, conversation.number());
+    let newest = match (wanted.before, wanted.cursor) {
+        (None, None) => 0,
+        (None, Some(cursor)) => paging::number(&list, &cursor)?,
+        (Some(before), None) if before > 1 => before - 1,
+        (Some(_first), None) => return Ok(Answer(Page { items: Vec::new(), next: None })),
+        (Some(_), Some(_)) => return Err(Problem::invalid("give one of before and cursor")),
+    };
+    let limit = paging::limit(wanted.limit)?.min(PAGE_MAX);
+    let (session_type, session_id) = place.session();
+    let request = MessageListRequest {
+        session_type: session_type.into(),
+        session_id,
+        msg_id_begin: newest,
+        msg_count: limit,
+        ..MessageListRequest::default()
+    };
+    let command = StorageCommand::MessageListRequest;
+    let page: MessageListReply = ask(&api.client, user, command, &request).await?;
+    let oldest = page.messages.last().map(|message| message.msg_id);
+    let next = oldest.filter(|oldest| *oldest > 1);
+    let next = next.map(|oldest| paging::cursor(&list, &(oldest - 1).to_string()));
+    Ok(Answer(Page { items: page.messages.into_iter().map(Said::from).collect(), next }))
+}
+
+/// A conversation with unread messages.
+#[derive(Debug, Serialize)]
+pub(super) struct Unread {
+    #[serde(flatten)]
+    place: Place,
+    #[serde(rename = "unread")]
+    count: u32,
+    newest_msg_id: u32,
+}
+
+/// How many messages a user has not read.
+#[derive(Debug, Serialize)]
+pub(super) struct AllUnread {
+    total: u32,
+    items: Vec<Unread>,
+}
+
+/// `GET /v1/users/{user}/unread`.
+pub(super) async fn unread(
+    State(api): State<Arc<Api>>,
+    Allowed(_key): Read,
+    Number(user): Number,
+) -> Result<Answer<AllUnread>, Problem> {
+    let (command, request) = (StorageCommand::UnreadCountRequest, UnreadCountRequest::default());
+    let reply: UnreadCountReply = ask(&api.client, UserId(user), command, &request).await?;
+    let items = reply.sessions.into_iter().filter_map(|session| {
+        Some(Unread {
+            place: Place::of_session(session.session_type, session.session_id)?,
+            count: session.unread_count,
+            newest_msg_id: session.latest_msg_id,
+        })
+    });
+    Ok(Answer(AllUnread { total: reply.total_count, items: items.collect() }))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_name_stands_for_one_message_of_a_key_and_a_sender() {
+        let id = named_id("ci", UserId(1), "build 7");
+        assert_eq!(id, named_id("ci", UserId(1), "build 7"));
+        for other in [
+            named_id("hr", UserId(1), "build 7"),
+            named_id("ci", UserId(2), "build 7"),
+            named_id("ci", UserId(1), "build 8"),
+        ] {
+            assert_ne!(id, other);
+        }
+        // Names last for ever, so this must never change.
+        assert_eq!(id.0[..4], [229, 15, 237, 27]);
+    }
+
+    #[test]
+    fn what_is_said_is_text_sound_or_bytes_that_cannot_be_read() {
+        let json = |kind: MessageType, data: &[u8]| {
+            let msg_data = data.to_vec().into();
+            let (msg_id, from_user_id, create_time) = (7, 2, 9);
+            let msg_type = kind.into();
+            let info = MessageInfo { msg_id, from_user_id, create_time, msg_type, msg_data };
+            serde_json::to_string(&Said::from(info)).unwrap()
+        };
+        assert_eq!(
+            json(MessageType::GroupText, &text::encrypt("h\u{e9}llo")),
+            r#"{"msg_id":7,"from":2,"created":9,"type":"text","text":"héllo"}"#
+        );
+        let voice = json(MessageType::SingleVoice, &[0, 0, 0, 5, 255]);
+        assert!(voice.ends_with(r#""type":"voice","data":"AAAABf8="}"#), "{voice}");
+        let bad = json(MessageType::SingleText, b"no text");
+        assert!(bad.contains(r#""type":"unreadable""#), "{bad}");
+    }
+
+    #[test]
+    fn a_place_is_a_user_or_a_group_in_json_and_nothing_else() {
+        let read = |json: &str| serde_json::from_str::<Outgoing>(json).map(|message| message.to);
+        let with = |to: &str| format!(r#"{{"from":1,"to":{to},"text":"x"}}"#);
+        assert_eq!(read(&with(r#"{"user":2}"#)).unwrap(), Place::User(2));
+        assert_eq!(read(&with(r#"{"group":2}"#)).unwrap(), Place::Group(2));
+        for wrong in [r#"{"user":2,"group":3}"#, "{}", "2", r#"{"user":-1}"#, r#"{"user":"2"}"#] {
+            assert!(read(&with(wrong)).is_err(), "{wrong}");
+        }
+        assert!(read(r#"{"from":1,"from":2,"to":{"user":3},"text":"x"}"#).is_err(), "twice");
+        assert!(read(r#"{"from":1,"to":{"user":3},"text":"x","color":1}"#).is_err(), "unknown");
+        assert!(Place::User(1).of(UserId(1)).is_err(), "nobody writes to themselves");
+    }
+}

@@ -1,0 +1,95 @@
+//! What every call needs.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use daemon::clock::unix_s;
+use daemon::http::ClientAddr;
+use db_client::DbClient;
+use proto::api_key::ApiKey;
+use proto::cluster::wire::AdminRequest;
+use proto::cluster::wire::ApiKeyFind;
+use proto::cluster::wire::admin_request::What;
+use tokio::sync::{Semaphore, SemaphorePermit};
+use tokio::time::Instant;
+
+use crate::asking::{CALL_LIMIT, checked};
+use crate::config::Config;
+use crate::keys::{Key, Keys};
+use crate::metrics::ApiMetrics;
+use crate::problem::Problem;
+
+/// What every call needs.
+#[derive(Debug)]
+pub(crate) struct Api {
+    pub(crate) client: Arc<DbClient>,
+    pub(crate) metrics: ApiMetrics,
+    keys: Keys,
+    /// A place for each request that is being answered.
+    places: Semaphore,
+}
+
+impl Api {
+    pub(crate) fn new(client: Arc<DbClient>, settings: &Config, metrics: ApiMetrics) -> Self {
+        let keys = Keys::new(settings.requests_per_s);
+        Self { client, metrics, keys, places: Semaphore::new(settings.requests_max) }
+    }
+
+    /// A place for a request, if there is one.
+    pub(crate) fn place(&self) -> Result<SemaphorePermit<'_>, Problem> {
+        let place = self.places.try_acquire();
+        place.map_err(|_full| Problem::unavailable("too many requests are being answered"))
+    }
+
+    /// The key that was shown, if it is valid and may be used now.
+    pub(crate) async fn authenticate(
+        &self,
+        shown: Option<ApiKey>,
+        from: Option<ClientAddr>,
+    ) -> Result<Arc<Key>, Problem> {
+        let too_many = |wait| {
+            self.metrics.slowed_down.inc();
+            Problem::too_many("too many requests", wait)
+        };
+        let now = Instant::now();
+        if let Some(ClientAddr(from)) = from {
+            self.keys.may_try(from, now).map_err(too_many)?;
+        }
+        let wrong = || {
+            self.metrics.wrong_keys.inc();
+            if let Some(ClientAddr(from)) = from {
+                self.keys.was_wrong(from, now);
+            }
+            Problem::unauthorized()
+        };
+        let shown = shown.ok_or_else(wrong)?;
+        let key = match self.keys.known(shown.id, now) {
+            Some(key) => key,
+            None => self.look_up(&shown).await?.ok_or_else(wrong)?,
+        };
+        if !key.is_valid(&shown, unix_s().into()) {
+            return Err(wrong());
+        }
+        self.keys.take(shown.id, now).map_err(too_many)?;
+        Ok(key)
+    }
+
+    /// Asks a db_proxy what it knows of a key. `None` if there is no such key.
+    async fn look_up(&self, shown: &ApiKey) -> Result<Option<Arc<Key>>, Problem> {
+        let find = ApiKeyFind { id: shown.id.to_vec().into(), used: Some(true) };
+        let request = AdminRequest { what: Some(What::ApiKeyFind(find)), by: None };
+        let until = Instant::now() + CALL_LIMIT;
+        let answer = self.client.administer(&request, until, Duration::ZERO).await;
+        match checked(answer) {
+            Ok(answer) => {
+                let key = answer.api_keys.into_iter().next().map(Key::of);
+                Ok(key.map(|key| self.keys.remember(shown.id, key, Instant::now())))
+            }
+            Err(problem) if problem.code() == "not_found" => {
+                self.keys.forget(shown.id);
+                Ok(None)
+            }
+            Err(problem) => Err(problem),
+        }
+    }
+}
