@@ -1,6 +1,7 @@
 //! The HTTP API: what programs do with it, what they get for bad requests, and what stays true when daemons
 //! are killed.
 
+use std::process::{Command, Stdio};
 use std::time::Duration;
 
 use client::Conversation;
@@ -158,12 +159,11 @@ async fn a_named_message_is_stored_once_whatever_is_killed_and_however_often_it_
         assert_eq!((again.status, again.body["msg_id"].as_u64()), (201, Some(1)), "{again:?}");
     }
     // Many at once, of which the first is under way.
-    let at_once = (0..8).map(|_| {
-        let (program, body) = (program.clone(), text(1, &to, "at once"));
-        tokio::spawn(async move { program.say("build 8", &body).await })
-    });
-    for answer in at_once.collect::<Vec<_>>() {
-        assert_eq!(answer.await.unwrap().body["msg_id"].as_u64(), Some(2));
+    let body = text(1, &to, "at once");
+    let say = || program.say("build 8", &body);
+    let (first, second, third) = tokio::join!(say(), say(), say());
+    for answer in [first, second, third] {
+        assert_eq!(answer.body["msg_id"].as_u64(), Some(2), "{answer:?}");
     }
     for other in [
         text(1, &to, "failed"),
@@ -299,7 +299,7 @@ async fn bad_requests_are_told_what_is_wrong_with_them() {
         ("/", &[], "", 404, "not_found"),
     ] {
         let answer = all.send("POST", path, headers, Some(body.as_bytes())).await;
-        let shown = &body[..body.len().min(80)];
+        let shown: String = body.chars().take(80).collect();
         assert_eq!((answer.status, answer.code()), (status, code), "{path} {shown} {answer:?}");
         assert_eq!(answer.header("Content-Type"), Some("application/problem+json"), "{answer:?}");
     }
@@ -307,7 +307,15 @@ async fn bad_requests_are_told_what_is_wrong_with_them() {
     assert_eq!(answer.status / 100, 4, "{answer:?}");
     let answer = all.send("DELETE", messages, &[], None).await;
     assert_eq!((answer.status, answer.header("Allow")), (405, Some("POST")), "{answer:?}");
+    let metrics = cluster.metrics("api_server");
+    assert!(metrics.contains("call=\"POST /v1/messages\",status=\"415\""), "{metrics}");
+    assert!(!metrics.contains("nowhere"), "what programs make up is no name of a call");
+}
 
+#[tokio::test]
+async fn bad_questions_are_told_what_is_wrong_with_them() {
+    let cluster = Cluster::start();
+    let all = program(&cluster, "reads", "read");
     let users = all.get("/v1/users?limit=1").await.body;
     let cursor = users["next"].as_str().unwrap();
     for (path, status) in [
@@ -328,9 +336,29 @@ async fn bad_requests_are_told_what_is_wrong_with_them() {
         let answer = all.get(&path).await;
         assert_eq!(answer.status, status, "{path} {answer:?}");
     }
-    let metrics = cluster.metrics("api_server");
-    assert!(metrics.contains("call=\"POST /v1/messages\",status=\"415\""), "{metrics}");
-    assert!(!metrics.contains("nowhere"), "what programs make up is no name of a call");
+}
+
+/// The bot of the documentation.
+#[tokio::test]
+async fn a_bot_answers_in_a_group_once_also_when_it_is_started_again() {
+    let cluster = Cluster::start();
+    let key = key(&cluster, "bot", "read,send");
+    let bot = concat!(env!("CARGO_MANIFEST_DIR"), "/../api_server/examples/bot.py");
+    let start = || {
+        let mut python = Command::new("python3");
+        python.args([bot, &cluster.api, &key, "3", "1"]).stdin(Stdio::null());
+        python.spawn().expect("python3 can be run")
+    };
+    let everyone = Conversation::group(1);
+    let mut anna = Device::pc(&cluster.gateways[0], 1).await;
+    for round in 0..2 {
+        let mut running = start();
+        anna.say(everyone, "ping").await;
+        let heard = anna.hears(3, everyone, "pong").await;
+        running.kill().expect("it runs");
+        running.wait().expect("it was started");
+        assert_eq!(heard.msg_id, 2 * (round + 1), "nothing else was said");
+    }
 }
 
 #[tokio::test]
