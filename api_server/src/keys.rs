@@ -3,6 +3,9 @@
 //! A key is looked up at a db_proxy, and believed for [`BELIEVED_FOR`]: so one that is revoked is refused
 //! within a second everywhere.
 //!
+//! From an address that has shown many wrong keys no further ones are looked up for a while. A key that was valid
+//! before is served from there all the same: many programs may be behind one address.
+//!
 //! # What bounds it
 //!
 //! [`KEYS_MAX`] keys are remembered, and [`ADDRESSES_MAX`] addresses from which wrong keys came. With more
@@ -115,6 +118,12 @@ impl Keys {
         is_new.then(|| Arc::clone(&remembered.key))
     }
 
+    /// Whether a key was valid when it was looked up last, however long ago that was.
+    pub(crate) fn was_valid(&self, shown: &ApiKey, now_s: u64) -> bool {
+        let keys = self.shown.lock();
+        keys.peek(&shown.id).is_some_and(|remembered| remembered.key.is_valid(shown, now_s))
+    }
+
     /// A key was looked up.
     pub(crate) fn remember(&self, id: [u8; 8], key: Key, now: Instant) -> Arc<Key> {
         let key = Arc::new(key);
@@ -224,6 +233,17 @@ mod tests {
         keys.remember(ID, Key::of(line([1; 32])), now);
         keys.forget(ID);
         assert!(keys.known(ID, now).is_none());
+    }
+
+    #[test]
+    fn a_key_is_remembered_as_valid_with_its_secret_alone() {
+        let (keys, now) = (Keys::new(10), Instant::now());
+        assert!(!keys.was_valid(&shown([1; 32]), 0));
+        keys.remember(ID, Key::of(ApiKeyLine { expires: 100, ..line([1; 32]) }), now);
+        assert!(keys.was_valid(&shown([1; 32]), 99));
+        assert!(!keys.was_valid(&shown([2; 32]), 99) && !keys.was_valid(&shown([1; 32]), 100));
+        keys.forget(ID);
+        assert!(!keys.was_valid(&shown([1; 32]), 0), "it was revoked");
     }
 
     #[test]

@@ -51,8 +51,11 @@ impl Api {
             self.metrics.slowed_down.inc();
             Problem::too_many("too many requests", wait)
         };
-        let now = Instant::now();
-        if let Some(ClientAddr(from)) = from {
+        let (now, now_s) = (Instant::now(), u64::from(unix_s()));
+        let was_valid = shown.as_ref().is_some_and(|shown| self.keys.was_valid(shown, now_s));
+        if let Some(ClientAddr(from)) = from
+            && !was_valid
+        {
             self.keys.may_try(from, now).map_err(too_many)?;
         }
         let wrong = || {
@@ -67,7 +70,7 @@ impl Api {
             Some(key) => key,
             None => self.look_up(&shown).await?.ok_or_else(wrong)?,
         };
-        if !key.is_valid(&shown, unix_s().into()) {
+        if !key.is_valid(&shown, now_s) {
             return Err(wrong());
         }
         self.keys.take(shown.id, now).map_err(too_many)?;

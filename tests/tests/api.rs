@@ -237,6 +237,8 @@ async fn a_key_and_an_address_may_ask_so_often() {
     assert_eq!(statuses[..3], [200; 3]);
     assert!(statuses.contains(&429), "{statuses:?}");
 
+    let known = program(&cluster, "known", "read");
+    assert_eq!(known.get("/v1/groups").await.status, 200);
     let guesses = Program::new(&cluster.api, Some("nonsense"));
     let mut statuses = Vec::new();
     for _guess in 0..30 {
@@ -244,6 +246,8 @@ async fn a_key_and_an_address_may_ask_so_often() {
     }
     assert_eq!(statuses[..20], [401; 20]);
     assert!(statuses.contains(&429), "{statuses:?}");
+    let beside = known.get("/v1/groups").await;
+    assert_eq!(beside.status, 200, "a program at the same address is served: {beside:?}");
 }
 
 #[tokio::test]
