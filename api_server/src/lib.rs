@@ -36,12 +36,11 @@ mod state;
 use std::sync::Arc;
 use std::time::Duration;
 
-use daemon::accept::{self, Doors};
-use daemon::http::{HttpLimits, HttpPort};
+use daemon::accept::Doors;
+use daemon::http::{HttpLimits, HttpPorts};
 use daemon::link::{LinkMetrics, LinkOptions, Role};
 use daemon::places::PlaceMetrics;
 use daemon::ready::Readiness;
-use daemon::tls::RenewedTls;
 use daemon::{BoxError, Context, Serving, Settings, follow, ticks};
 use db_client::DbClient;
 use tracing::info_span;
@@ -88,20 +87,16 @@ pub async fn run(context: Context<Config>) -> Result<Serving, BoxError> {
         keeps_files_back: true,
         metrics: PlaceMetrics::register(&metrics),
     };
-    let ports = usize::from(settings.http_addr.is_some()) + usize::from(settings.tls.is_some());
-    accept::compare_with_files(settings.connections_max.saturating_mul(ports));
+    let ports = HttpPorts {
+        doors,
+        limits: LIMITS,
+        connections: metrics.counter("connections", "Connections of programs that were served."),
+        reloads: &reloads,
+        shutdown: &shutdown,
+    };
     let mut serving = Serving::new(Config::NAME).ready(ready);
-    if let Some(addr) = settings.http_addr {
-        let port = HttpPort::bind(addr, doors.clone(), LIMITS)?;
-        serving = serving.listens("http", port.addr()?);
-        port.spawn(info_span!("http"), &shutdown, router.clone());
-    }
-    if let Some(files) = &settings.tls {
-        let tls = RenewedTls::read(files)?;
-        let port = HttpPort::bind(files.listen, doors, LIMITS)?.with_tls(Arc::clone(&tls));
-        serving = serving.listens("https", port.addr()?);
-        port.spawn(info_span!("https"), &shutdown, router);
-        tls.follow(&reloads, &shutdown, |settings| settings.tls.as_ref());
+    for (whom, addr) in ports.serve(settings.http_addr, |config| config.tls.as_ref(), &router)? {
+        serving = serving.listens(whom, addr);
     }
     Ok(serving)
 }

@@ -31,7 +31,7 @@ mod tree;
 pub use cluster::{ClusterConfig, ClusterTlsConfig};
 pub use error::ConfigError;
 pub use flags::{Flags, NoCommand};
-pub use listen_tls::ListenTlsConfig;
+pub use listen_tls::{ListenTlsConfig, check_http};
 pub use load::{Loaded, Source, parse};
 pub use process::ProcessConfig;
 pub use secret::{Secret, read_secret};

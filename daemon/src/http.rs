@@ -10,6 +10,8 @@
 //! - Time and the size of headers: [`HttpLimits`]. The size of a body is up to the handlers; axum's
 //!   extractors take 2 MB at most.
 
+mod ports;
+
 use std::io;
 use std::net::SocketAddr;
 use std::sync::Arc;
@@ -32,6 +34,8 @@ use crate::metrics::Counter;
 use crate::places::Heard;
 use crate::shutdown::{Group, Shutdown};
 use crate::tls::RenewedTls;
+
+pub use ports::HttpPorts;
 
 /// What one connection may take.
 #[derive(Debug, Clone, Copy)]

@@ -2,6 +2,7 @@
 
 use std::net::SocketAddr;
 
+use daemon::config::check_http;
 use daemon::{ClusterConfig, ConfigError, ListenTlsConfig, Network, ProcessConfig, Settings};
 use serde::Deserialize;
 
@@ -59,16 +60,7 @@ impl Settings for Config {
     const NAME: &'static str = "login_server";
 
     fn check(&self) -> Result<(), ConfigError> {
-        if self.http_addr.is_none() && self.tls.is_none() {
-            return Err(ConfigError::new("http_addr", "must be set (or the table tls)"));
-        }
-        if let Some(addr) = self.http_addr
-            && !addr.ip().is_loopback()
-            && !self.allow_plain
-        {
-            let problem = "must be true if http_addr can be reached from other machines";
-            return Err(ConfigError::new("allow_plain", problem));
-        }
+        check_http(self.http_addr, self.tls.as_ref(), self.allow_plain)?;
         if !(1..=1_000_000).contains(&self.connections_max) {
             return Err(ConfigError::new("connections_max", "must be 1 to 1000000"));
         }

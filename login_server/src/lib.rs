@@ -28,11 +28,10 @@ mod reports;
 use std::sync::Arc;
 use std::time::Duration;
 
-use daemon::accept::{self, Doors};
-use daemon::http::HttpPort;
+use daemon::accept::Doors;
+use daemon::http::HttpPorts;
 use daemon::link::{self, LinkMetrics, LinkOptions, Role};
 use daemon::places::PlaceMetrics;
-use daemon::tls::RenewedTls;
 use daemon::{BoxError, Context, Serving, Settings, ticks};
 use tracing::info_span;
 
@@ -73,23 +72,15 @@ pub async fn run(context: Context<Config>) -> Result<Serving, BoxError> {
         keeps_files_back: true,
         metrics: PlaceMetrics::register(&metrics),
     };
-    let ports = usize::from(settings.http_addr.is_some()) + usize::from(settings.tls.is_some());
-    accept::compare_with_files(settings.connections_max.saturating_mul(ports));
-    let bind = |addr| {
-        let port = HttpPort::bind(addr, doors.clone(), http::LIMITS)?;
-        Ok::<_, BoxError>(port.counted(login_metrics.connections.clone()))
+    let ports = HttpPorts {
+        doors,
+        limits: http::LIMITS,
+        connections: login_metrics.connections.clone(),
+        reloads: &reloads,
+        shutdown: &shutdown,
     };
-    if let Some(addr) = settings.http_addr {
-        let port = bind(addr)?;
-        serving = serving.listens("http", port.addr()?);
-        port.spawn(info_span!("http"), &shutdown, router.clone());
-    }
-    if let Some(files) = &settings.tls {
-        let tls = RenewedTls::read(files)?;
-        let port = bind(files.listen)?.with_tls(Arc::clone(&tls));
-        serving = serving.listens("https", port.addr()?);
-        port.spawn(info_span!("https"), &shutdown, router);
-        tls.follow(&reloads, &shutdown, |settings| settings.tls.as_ref());
+    for (whom, addr) in ports.serve(settings.http_addr, |config| config.tls.as_ref(), &router)? {
+        serving = serving.listens(whom, addr);
     }
     ticks::spawn(info_span!("tick"), TICK, &shutdown, move || reports.tick());
     Ok(serving)
