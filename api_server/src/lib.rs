@@ -32,6 +32,8 @@ mod metrics;
 mod paging;
 mod problem;
 mod state;
+#[cfg(test)]
+mod test;
 
 use std::sync::Arc;
 use std::time::Duration;

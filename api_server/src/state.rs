@@ -96,3 +96,6 @@ impl Api {
         }
     }
 }
+
+#[cfg(test)]
+mod tests;

@@ -326,20 +326,26 @@ impl Ready {
             }
             Asked::Group(GroupCommand::Delete { group }) => Self::Delete(group.clone()),
             Asked::Group(GroupCommand::List) => Self::Groups,
-            Asked::Key(keys::Command::Create { name, scope, days, rate, json }) => {
-                Self::Key(keys::wanted(name, scope, (*days, *rate)), *json)
-            }
-            Asked::Key(keys::Command::List) => Self::Keys,
-            Asked::Key(keys::Command::Revoke { name }) => {
-                let (what, done) = keys::revoked(name);
-                Self::Once(what, done)
-            }
+            Asked::Key(key) => Self::key(key),
             Asked::Consumer(consumers::Command::List) => Self::Consumers,
             Asked::Consumer(consumers::Command::Forget { name }) => Self::Once(
                 What::ConsumerForget(ConsumerForget { name: name.clone() }),
                 format!("consumer {name} forgotten"),
             ),
         })
+    }
+
+    fn key(key: &keys::Command) -> Self {
+        match key {
+            keys::Command::Create { name, scope, days, rate, json } => {
+                Self::Key(keys::wanted(name, scope, (*days, *rate)), *json)
+            }
+            keys::Command::List => Self::Keys,
+            keys::Command::Revoke { name } => {
+                let (what, done) = keys::revoked(name);
+                Self::Once(what, done)
+            }
+        }
     }
 
     fn disable(name: &str, disable: bool) -> Self {

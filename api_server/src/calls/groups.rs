@@ -149,3 +149,6 @@ fn check(users: &[u32]) -> Result<(), Problem> {
     }
     Ok(())
 }
+
+#[cfg(test)]
+mod tests;

@@ -277,3 +277,6 @@ async fn done(api: &Api, key: &Key, what: What) -> Result<StatusCode, Problem> {
     administer(&api.client, key, what).await?;
     Ok(StatusCode::NO_CONTENT)
 }
+
+#[cfg(test)]
+mod tests;
