@@ -85,6 +85,11 @@ impl Problem {
     pub(crate) fn code(&self) -> &'static str {
         self.code
     }
+
+    /// The sentence for people.
+    pub(crate) fn detail(&self) -> &str {
+        &self.detail
+    }
 }
 
 impl IntoResponse for Problem {

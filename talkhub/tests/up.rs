@@ -295,7 +295,7 @@ fn a_data_folder_or_a_port_in_use_is_refused_in_one_line() {
 
 #[test]
 fn processes_that_die_are_started_again() {
-    let daemons = ["login_server", "route_server", "db_proxy", "msg_server"];
+    let daemons = ["login_server", "route_server", "db_proxy", "msg_server", "api_server"];
     let talkhub = Path::new(env!("CARGO_BIN_EXE_talkhub"));
     if let Some(missing) = daemons.iter().find(|name| !talkhub.with_file_name(name).is_file()) {
         backends::skip(&format!("{missing} is not built; `cargo build --workspace` builds it"));
@@ -303,7 +303,7 @@ fn processes_that_die_are_started_again() {
     }
     let temp = tempfile::tempdir().unwrap();
     let up = Up::start(temp.path(), free_base(), &["--processes", "--demo-users", "2"]);
-    assert_eq!(up.status.processes.len(), 6);
+    assert_eq!(up.status.processes.len(), 7);
 
     let mut anna = up.chat("u1", "u2");
     anna.line_with("no messages yet");

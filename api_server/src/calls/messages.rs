@@ -8,6 +8,7 @@ use axum::http::StatusCode;
 use base64::Engine;
 use base64::prelude::BASE64_STANDARD;
 use db_client::NewMessage;
+use futures_util::{StreamExt, stream};
 use proto::api_key::Scope;
 use proto::client::{
     MessageInfo, MessageListReply, MessageListRequest, MessageType, SessionType, UnreadCountReply,
@@ -29,6 +30,12 @@ type Send = Allowed<{ Scope::Send.bit() }>;
 
 /// The longest text, in bytes of UTF-8: encrypted it fits a message.
 const TEXT_LEN_MAX: usize = 32 << 10;
+
+/// Users of one list at most.
+const USERS_MAX: usize = 100;
+
+/// Messages of one list that are on their way at once.
+const AT_ONCE: usize = 16;
 
 /// Messages on one page of history at most: what storage gives at once.
 const PAGE_MAX: u32 = 100;
@@ -66,13 +73,23 @@ impl Place {
     }
 }
 
+/// Where a message goes.
+#[derive(Debug, Clone, PartialEq, Eq, Deserialize)]
+#[serde(rename_all = "lowercase")]
+enum To {
+    User(u32),
+    Group(u32),
+    /// To each of these users, as a message of its own.
+    Users(Vec<u32>),
+}
+
 /// A message to be sent.
 #[derive(Debug, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub(super) struct Outgoing {
     /// The number of the user whose message it is.
     from: u32,
-    to: Place,
+    to: To,
     text: String,
 }
 
@@ -85,50 +102,131 @@ pub(super) struct Stored {
     created: Option<u32>,
 }
 
+/// What became of the message to one user of a list.
+#[derive(Debug, Serialize)]
+pub(super) struct ToOne {
+    user: u32,
+    #[serde(flatten)]
+    outcome: Outcome,
+}
+
+#[derive(Debug, Serialize)]
+#[serde(untagged)]
+enum Outcome {
+    Stored(Stored),
+    Failed { error: Failed },
+}
+
+/// Why a message to one user of a list was not sent.
+#[derive(Debug, Serialize)]
+struct Failed {
+    code: &'static str,
+    detail: String,
+}
+
+/// What became of a message.
+#[derive(Debug, Serialize)]
+#[serde(untagged)]
+pub(super) enum Answered {
+    One(Stored),
+    Each { items: Vec<ToOne> },
+}
+
 /// `POST /v1/messages`: answered when the message is durable. With an `Idempotency-Key` the same request may
-/// be sent again, also to another api_server: the message is stored once, and answered with its number.
+/// be sent again, also to another api_server: the message is stored once, and answered with its number. A list of
+/// users is answered for each of them.
 pub(super) async fn send(
     State(api): State<Arc<Api>>,
     Allowed(key): Send,
     IdempotencyKey(name): IdempotencyKey,
     Json(message): Json<Outgoing>,
-) -> Result<(StatusCode, Answer<Stored>), Problem> {
+) -> Result<(StatusCode, Answer<Answered>), Problem> {
     let Outgoing { from, to, text } = message;
     if text.is_empty() || text.len() > TEXT_LEN_MAX {
         return Err(Problem::invalid(format!("a text has 1 to {TEXT_LEN_MAX} bytes of UTF-8")));
     }
-    let sender = UserId(from);
-    let kind = match to {
-        Place::User(_) => MessageType::SingleText,
-        Place::Group(_) => MessageType::GroupText,
-    };
-    let client_msg_id = match &name {
-        Some(name) => named_id(&key.name, sender, name),
-        None => ClientMsgId(uuid::Uuid::now_v7().into_bytes()),
-    };
-    let message = NewMessage {
-        sender,
-        conversation: to.of(sender)?,
-        client_msg_id,
-        kind: kind as u32,
-        body: text::encrypt(&text),
-        // It may have come before, at any time and anywhere.
-        resend: name.is_some(),
-    };
-    let sent = api.client.send(message, Instant::now() + CALL_LIMIT).await.map_err(not_sent)?;
-    let stored = Stored { msg_id: sent.msg_id.0, created: sent.create_time };
-    Ok((StatusCode::CREATED, Answer(stored)))
+    let saying = Saying { api: &api, key: &key.name, sender: UserId(from), text, name };
+    match to {
+        To::User(user) => saying.one(Place::User(user)).await,
+        To::Group(group) => saying.one(Place::Group(group)).await,
+        To::Users(users) => saying.each(users).await,
+    }
+}
+
+/// A message that is being sent.
+struct Saying<'a> {
+    api: &'a Api,
+    /// The name of the program's key.
+    key: &'a str,
+    sender: UserId,
+    text: String,
+    /// What the program calls it.
+    name: Option<String>,
+}
+
+impl Saying<'_> {
+    async fn one(&self, place: Place) -> Result<(StatusCode, Answer<Answered>), Problem> {
+        let id = self.name.as_ref().map(|name| named_id(self.key, self.sender, name, None));
+        let stored = self.send(place, id).await?;
+        Ok((StatusCode::CREATED, Answer(Answered::One(stored))))
+    }
+
+    /// Each user's message is one of its own; that one of them is refused stops none of the others.
+    async fn each(&self, users: Vec<u32>) -> Result<(StatusCode, Answer<Answered>), Problem> {
+        if !(1..=USERS_MAX).contains(&users.len()) {
+            return Err(Problem::invalid(format!("a list has 1 to {USERS_MAX} users")));
+        }
+        let sends = users.into_iter().map(|user| async move {
+            let named = |name| named_id(self.key, self.sender, name, Some(UserId(user)));
+            let sent = self.send(Place::User(user), self.name.as_deref().map(named)).await;
+            let outcome = match sent {
+                Ok(stored) => Outcome::Stored(stored),
+                Err(problem) => {
+                    let (code, detail) = (problem.code(), problem.detail().to_owned());
+                    Outcome::Failed { error: Failed { code, detail } }
+                }
+            };
+            ToOne { user, outcome }
+        });
+        let items = stream::iter(sends).buffered(AT_ONCE).collect().await;
+        Ok((StatusCode::OK, Answer(Answered::Each { items })))
+    }
+
+    async fn send(&self, place: Place, id: Option<ClientMsgId>) -> Result<Stored, Problem> {
+        let kind = match place {
+            Place::User(_) => MessageType::SingleText,
+            Place::Group(_) => MessageType::GroupText,
+        };
+        let message = NewMessage {
+            sender: self.sender,
+            conversation: place.of(self.sender)?,
+            client_msg_id: id.unwrap_or_else(|| ClientMsgId(uuid::Uuid::now_v7().into_bytes())),
+            kind: kind as u32,
+            body: text::encrypt(&self.text),
+            // It may have come before, at any time and anywhere.
+            resend: id.is_some(),
+        };
+        let until = Instant::now() + CALL_LIMIT;
+        let sent = self.api.client.send(message, until).await.map_err(not_sent)?;
+        Ok(Stored { msg_id: sent.msg_id.0, created: sent.create_time })
+    }
 }
 
 /// The id of the message that a program has named: the same for the same key, sender and name, for ever.
 /// A key that takes the place of another one has its name, and so goes on where that ended.
-fn named_id(key: &str, sender: UserId, name: &str) -> ClientMsgId {
+/// Of a list, each recipient's message has an id of its own.
+fn named_id(key: &str, sender: UserId, name: &str, to: Option<UserId>) -> ClientMsgId {
     let mut context = ring::digest::Context::new(&ring::digest::SHA256);
     context.update(b"talkhub idempotency 1\0");
     context.update(key.as_bytes());
     context.update(b"\0");
     context.update(&sender.0.to_be_bytes());
     context.update(name.as_bytes());
+    if let Some(to) = to {
+        // Names are ASCII: none ends like this.
+        context.update(&[0xff]);
+        context.update(&to.0.to_be_bytes());
+    }
     let digest = context.finish();
     let id = digest.as_ref().first_chunk::<16>().copied();
     ClientMsgId(id.unwrap_or_default())

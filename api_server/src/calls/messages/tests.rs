@@ -9,12 +9,14 @@ use crate::test::{Asked, Site};
 
 #[test]
 fn a_name_stands_for_one_message_of_a_key_and_a_sender() {
-    let id = named_id("ci", UserId(1), "build 7");
-    assert_eq!(id, named_id("ci", UserId(1), "build 7"));
+    let id = named_id("ci", UserId(1), "build 7", None);
+    assert_eq!(id, named_id("ci", UserId(1), "build 7", None));
     for other in [
-        named_id("hr", UserId(1), "build 7"),
-        named_id("ci", UserId(2), "build 7"),
-        named_id("ci", UserId(1), "build 8"),
+        named_id("hr", UserId(1), "build 7", None),
+        named_id("ci", UserId(2), "build 7", None),
+        named_id("ci", UserId(1), "build 8", None),
+        named_id("ci", UserId(1), "build 7", Some(UserId(2))),
+        named_id("ci", UserId(1), "build 7", Some(UserId(3))),
     ] {
         assert_ne!(id, other);
     }
@@ -45,8 +47,9 @@ fn what_is_said_is_text_sound_or_bytes_that_cannot_be_read() {
 fn a_place_is_a_user_or_a_group_in_json_and_nothing_else() {
     let read = |json: &str| serde_json::from_str::<Outgoing>(json).map(|message| message.to);
     let with = |to: &str| format!(r#"{{"from":1,"to":{to},"text":"x"}}"#);
-    assert_eq!(read(&with(r#"{"user":2}"#)).unwrap(), Place::User(2));
-    assert_eq!(read(&with(r#"{"group":2}"#)).unwrap(), Place::Group(2));
+    assert_eq!(read(&with(r#"{"user":2}"#)).unwrap(), To::User(2));
+    assert_eq!(read(&with(r#"{"group":2}"#)).unwrap(), To::Group(2));
+    assert_eq!(read(&with(r#"{"users":[2,3]}"#)).unwrap(), To::Users(vec![2, 3]));
     for wrong in [r#"{"user":2,"group":3}"#, "{}", "2", r#"{"user":-1}"#, r#"{"user":"2"}"#] {
         assert!(read(&with(wrong)).is_err(), "{wrong}");
     }
@@ -89,7 +92,7 @@ async fn a_named_message_has_an_id_of_its_name_and_is_looked_for_before_it_is_st
         assert_eq!(site.send("POST", "/v1/messages", &lines, Some(&body)).await.0, 201);
         let asked = site.asked();
         let [Asked::Submit(submit)] = &asked[..] else { panic!("{asked:?}") };
-        let id = named_id("tests", UserId(1), "build 7");
+        let id = named_id("tests", UserId(1), "build 7", None);
         assert_eq!((&submit.client_msg_id[..], submit.resend()), (&id.0[..], true));
     }
     let mut ids = Vec::new();
@@ -101,6 +104,47 @@ async fn a_named_message_has_an_id_of_its_name_and_is_looked_for_before_it_is_st
         ids.push(submit.client_msg_id.clone());
     }
     assert_ne!(ids[0], ids[1], "without a name each is another message");
+    site.stop().await;
+}
+
+#[tokio::test]
+async fn a_list_is_answered_for_each_of_its_users_whatever_becomes_of_the_others() {
+    let site = Site::start().await;
+    let body = json!({ "from": 1, "to": { "users": [2, 1, 3] }, "text": "x" });
+    let shown = format!("Authorization: Bearer {}", crate::test::key().to_text());
+    site.stores(Ok(5));
+    site.stores(Err(Reason::NoSuchPeer));
+    let lines = [shown.as_str(), "Idempotency-Key: news"];
+    let (status, told) = site.send("POST", "/v1/messages", &lines, Some(&body)).await;
+    assert_eq!(status, 200, "{told}");
+    let items = told["items"].as_array().unwrap();
+    assert_eq!(items[0], json!({ "user": 2, "msg_id": 5, "created": 1_000 }));
+    let codes: Vec<_> = items.iter().map(|item| item["error"]["code"].as_str()).collect();
+    assert_eq!(codes, [None, Some("invalid"), Some("not_found")], "nobody writes to themselves");
+    let asked = site.asked();
+    let ids = asked.iter().map(|asked| match asked {
+        Asked::Submit(submit) => (submit.client_msg_id.clone(), submit.resend()),
+        other => panic!("{other:?}"),
+    });
+    let id = |to| named_id("tests", UserId(1), "news", Some(UserId(to))).0.to_vec().into();
+    assert_eq!(ids.collect::<Vec<_>>(), [(id(2), true), (id(3), true)]);
+
+    for count in [0, USERS_MAX + 1] {
+        let users: Vec<usize> = (2..2 + count).collect();
+        let body = json!({ "from": 1, "to": { "users": users }, "text": "x" });
+        assert_eq!(site.call("POST", "/v1/messages", Some(&body)).await.0, 422, "{count}");
+    }
+    assert_eq!(site.asked(), []);
+    // More than are on their way at once.
+    let users: Vec<usize> = (2..2 + USERS_MAX).collect();
+    for _user in &users {
+        site.stores(Ok(1));
+    }
+    let body = json!({ "from": 1, "to": { "users": users }, "text": "x" });
+    let (_status, told) = site.call("POST", "/v1/messages", Some(&body)).await;
+    let items = told["items"].as_array().unwrap();
+    assert_eq!((items.len(), &items[USERS_MAX - 1]["user"]), (USERS_MAX, &json!(USERS_MAX + 1)));
+    assert!(users.len() > AT_ONCE);
     site.stop().await;
 }
 
