@@ -2,11 +2,11 @@
 //! are killed.
 
 use std::process::{Command, Stdio};
-use std::time::Duration;
+use std::time::Instant;
 
 use client::Conversation;
 use serde_json::{Value, json};
-use tests::{Cluster, Device, Options, PASSWORD, Program, wait_until};
+use tests::{Cluster, Device, Options, PASSWORD, PATIENCE, Program, wait_until};
 
 /// A key with these scopes.
 fn key(cluster: &Cluster, name: &str, scopes: &str) -> String {
@@ -211,31 +211,25 @@ async fn a_key_is_good_for_its_scopes_until_it_is_revoked() {
     let listed = cluster.admin(&["key", "list"]).unwrap();
     assert!(listed.contains("reads") && !listed.contains(&shown), "{listed}");
     cluster.admin(&["key", "revoke", "reads"]).unwrap();
-    let began = std::time::Instant::now();
+    // How long that may take is tried in api_server itself.
+    let began = Instant::now();
     while reads.get("/v1/users").await.status != 401 {
-        assert!(began.elapsed() < Duration::from_secs(5), "it is refused soon");
+        assert!(began.elapsed() < PATIENCE, "it is refused soon");
     }
-    assert!(began.elapsed() < Duration::from_secs(1), "{:?}", began.elapsed());
 }
 
 #[tokio::test]
 async fn a_key_and_an_address_may_ask_so_often() {
     let cluster = Cluster::start();
-    let made = cluster.admin(&["key", "create", "slow", "--scope", "read", "--rate", "3"]).unwrap();
+    let made = cluster.admin(&["key", "create", "slow", "--scope", "read", "--rate", "1"]).unwrap();
     let slow = Program::new(&cluster.api, Some(made.trim()));
-    let mut statuses = Vec::new();
-    for _request in 0..8 {
-        let answer = slow.get("/v1/groups").await;
-        if answer.status == 429 {
-            assert_eq!(
-                (answer.code(), answer.header("Retry-After")),
-                ("too_many_requests", Some("1"))
-            );
-        }
-        statuses.push(answer.status);
-    }
-    assert_eq!(statuses[..3], [200; 3]);
-    assert!(statuses.contains(&429), "{statuses:?}");
+    let (first, second, third) =
+        tokio::join!(slow.get("/v1/groups"), slow.get("/v1/groups"), slow.get("/v1/groups"));
+    let answers = [first, second, third];
+    assert!(answers.iter().any(|answer| answer.status == 200), "{answers:?}");
+    let refused = answers.iter().find(|answer| answer.status == 429);
+    let refused = refused.unwrap_or_else(|| panic!("one a second: {answers:?}"));
+    assert_eq!((refused.code(), refused.header("Retry-After")), ("too_many_requests", Some("1")));
 
     let known = program(&cluster, "known", "read");
     assert_eq!(known.get("/v1/groups").await.status, 200);
@@ -384,7 +378,7 @@ async fn an_api_server_that_is_killed_is_back_and_ready() {
     let cluster = Cluster::start();
     let program = program(&cluster, "reads", "read");
     cluster.kill_and_wait("api_server");
-    wait_until("it answers again", tests::PATIENCE, || {
+    wait_until("it answers again", PATIENCE, || {
         cluster.metrics("api_server").contains("talkhub_api_server")
     });
     assert_eq!(program.get("/v1/users").await.status, 200);

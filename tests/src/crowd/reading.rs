@@ -1,13 +1,13 @@
 //! Reads everything in the end, as an old client does.
 
-use std::collections::HashSet;
+use std::collections::{BTreeMap, HashSet};
 
 use client::{ClientType, Conversation, TlsConfig};
 use proto::client::MessageInfo;
 
 use super::shared::{READER, Shared, conv, row};
 use crate::Device;
-use crate::history::{Connection, Conv, Row, What};
+use crate::history::{Connection, Conv, Progress, Row, What};
 
 /// The newest messages that everybody reads. One member reads all of them.
 const READ_MAX: u32 = 2_000;
@@ -22,7 +22,7 @@ pub(super) async fn read_all(gateway: &str, tls: Option<&TlsConfig>, shared: &Sh
         // A phone, which displaces no session that is still there.
         let mut device = Device::log_in_over(gateway, tls, user, ClientType::Android).await;
         shared.recorder.record(state(Connection::Connected));
-        let unread = device.unread().await;
+        let unread = unread(&mut device, shared, user).await;
         for conversation in shared.places(user) {
             let conv = conv(user, conversation);
             let head = device.latest(conversation).await;
@@ -47,6 +47,35 @@ pub(super) async fn read_all(gateway: &str, tls: Option<&TlsConfig>, shared: &Sh
         }
         shared.recorder.record(state(Connection::Disconnected));
     }
+}
+
+/// How many messages a user has not read. Marks that nobody has confirmed are set once more before that: from then
+/// on it is known how far the user has read, and so how many there must be.
+async fn unread(device: &mut Device, shared: &Shared, user: u32) -> BTreeMap<Conversation, u32> {
+    let mut marked = Vec::new();
+    for conversation in shared.places(user) {
+        let conv = conv(user, conversation);
+        let upto = shared.recorder.read(|events| {
+            let marks = events.iter().filter_map(|event| match event.what {
+                What::Mark { user: of, conv: there, upto, .. } if (of, there) == (user, conv) => {
+                    Some(upto)
+                }
+                _ => None,
+            });
+            marks.max()
+        });
+        if let Some(upto) = upto {
+            device.read(conversation, upto).await;
+            marked.push((conv, upto));
+        }
+    }
+    // It is answered after the marks.
+    let unread = device.unread().await;
+    for (conv, upto) in marked {
+        let phase = Progress::Ok;
+        shared.recorder.record(What::Mark { user, conv, upto, phase });
+    }
+    unread
 }
 
 /// The newest messages, the newest first.

@@ -131,7 +131,10 @@ fn kill(run: &mut Run) -> Result<(), Skipped> {
     let spoken = speakers.finish(&site);
     let (summary, _report) = crowd.verdict(&site.gateways[0], None, &wanted);
     tell_spoken(run, &spoken);
-    assert!(kills.iter().all(|count| *count > 0), "each daemon was killed: {kills:?}");
+    // Every second round it is the next one's turn.
+    let is_short = run.rounds < 2 * names.len();
+    let all = kills.iter().all(|count| *count > 0);
+    assert!(is_short || all, "each daemon was killed: {kills:?}");
     // In a few kills it may happen that each hits before storage or after the answer.
     let showed = recognised > 0 || !run.is_long;
     assert!(showed, "storage knew some of what was sent again: {summary:?}");
