@@ -44,12 +44,11 @@ async fn around(State(api): State<Arc<Api>>, request: Request, next: Next) -> Re
     // Paths that programs make up are no names of calls.
     let path = path.map_or("unknown", MatchedPath::as_str);
     let call = format!("{} {path}", request.method());
-    api.metrics.at_once.inc();
+    let _counted = api.metrics.is_asked();
     let mut response = match api.place() {
         Ok(_place) => next.run(request).await,
         Err(full) => full.into_response(),
     };
-    api.metrics.at_once.dec();
     if response.status() == axum::http::StatusCode::METHOD_NOT_ALLOWED {
         let allowed = response.headers_mut().remove(ALLOW);
         response = Problem::method_not_allowed(allowed).into_response();

@@ -9,7 +9,7 @@ use daemon::metrics::{Counter, Family, Gauge, Histogram};
 #[derive(Debug, Clone)]
 pub(crate) struct ApiMetrics {
     requests: Family<[(&'static str, String); 2], Counter>,
-    pub(crate) at_once: Gauge,
+    at_once: Gauge,
     pub(crate) wrong_keys: Counter,
     pub(crate) slowed_down: Counter,
     took: Histogram,
@@ -35,10 +35,32 @@ impl ApiMetrics {
         }
     }
 
+    /// Counts a request for as long as this is kept: also one whose program goes away before the answer.
+    pub(crate) fn is_asked(&self) -> BeingAnswered {
+        self.at_once.inc();
+        BeingAnswered(self.at_once.clone())
+    }
+
+    /// How many requests are being answered.
+    #[cfg(test)]
+    pub(crate) fn being_answered(&self) -> i64 {
+        self.at_once.get()
+    }
+
     /// Counts an answer.
     pub(crate) fn answered(&self, call: &str, status: u16, took: Duration) {
         let labels = [("call", call.to_owned()), ("status", status.to_string())];
         self.requests.get_or_create(&labels).inc();
         self.took.observe(took);
+    }
+}
+
+/// A request that is being answered.
+#[derive(Debug)]
+pub(crate) struct BeingAnswered(Gauge);
+
+impl Drop for BeingAnswered {
+    fn drop(&mut self) {
+        self.0.dec();
     }
 }

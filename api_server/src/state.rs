@@ -3,19 +3,19 @@
 use std::sync::Arc;
 use std::time::Duration;
 
+use bytes::Bytes;
 use daemon::clock::unix_s;
 use daemon::http::ClientAddr;
 use db_client::DbClient;
 use proto::api_key::ApiKey;
-use proto::cluster::wire::AdminRequest;
-use proto::cluster::wire::ApiKeyFind;
 use proto::cluster::wire::admin_request::What;
+use proto::cluster::wire::{AdminRequest, ApiKeyFind};
 use tokio::sync::{Semaphore, SemaphorePermit};
 use tokio::time::Instant;
 
 use crate::asking::{CALL_LIMIT, checked};
 use crate::config::Config;
-use crate::keys::{Key, Keys};
+use crate::keys::{Key, Keys, hash};
 use crate::metrics::ApiMetrics;
 use crate::problem::Problem;
 
@@ -79,14 +79,17 @@ impl Api {
 
     /// Asks a db_proxy what it knows of a key. `None` if there is no such key.
     async fn look_up(&self, shown: &ApiKey) -> Result<Option<Arc<Key>>, Problem> {
-        let find = ApiKeyFind { id: shown.id.to_vec().into(), used: Some(true) };
+        // What is said was so at the earliest now.
+        let asked = Instant::now();
+        let hash = Some(Bytes::copy_from_slice(hash(shown).as_ref()));
+        let find = ApiKeyFind { id: shown.id.to_vec().into(), shown: hash };
         let request = AdminRequest { what: Some(What::ApiKeyFind(find)), by: None };
-        let until = Instant::now() + CALL_LIMIT;
+        let until = asked + CALL_LIMIT;
         let answer = self.client.administer(&request, until, Duration::ZERO).await;
         match checked(answer) {
             Ok(answer) => {
                 let key = answer.api_keys.into_iter().next().map(Key::of);
-                Ok(key.map(|key| self.keys.remember(shown.id, key, Instant::now())))
+                Ok(key.map(|key| self.keys.remember(shown.id, key, asked)))
             }
             Err(problem) if problem.code() == "not_found" => {
                 self.keys.forget(shown.id);

@@ -97,7 +97,8 @@ impl DbProxy {
         let request: AdminRequest = frame.parse().unwrap();
         let what = request.what.unwrap();
         let answer = if let What::ApiKeyFind(find) = &what {
-            assert_eq!((&find.id[..], find.used, request.by), (&key().id[..], Some(true), None));
+            let shown = find.shown.as_ref().map(Bytes::len);
+            assert_eq!((&find.id[..], shown, request.by), (&key().id[..], Some(32), None));
             match self.key.lock().clone() {
                 Some(line) => AdminAnswer { api_keys: vec![line], ..done() },
                 None => refused(AdminError::NotFound),

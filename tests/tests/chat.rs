@@ -96,7 +96,7 @@ async fn a_user_who_was_offline_sees_exact_counts_fetches_the_messages_and_reads
     ben.read(from_anna, 7).await;
     ben.read(group, 2).await;
     assert_eq!(ben.unread().await, [(from_carl, 3), (group, 2)].into());
-    // Ben's answer is his own message, so it is not unread; what came before it still is.
+    // What a user says is not unread for that user; what came before it still is.
     ben.say(from_carl, "later").await;
     assert_eq!(ben.unread().await, [(from_carl, 3), (group, 2)].into());
     ben.read(from_carl, 4).await;

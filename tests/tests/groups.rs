@@ -29,7 +29,7 @@ async fn a_user_makes_a_group_and_all_members_hear_its_messages() {
     assert_eq!((record.version, record.creator_id), (1, 1));
     assert_eq!((record.name.as_str(), record.group_type()), ("climbing", GroupType::Temporary));
     assert_eq!(record.member_ids, [1, 2, 3]);
-    assert_eq!(info(&mut ben, group, 1).await, None, "he has this version");
+    assert_eq!(info(&mut ben, group, 1).await, None, "this is the newest version");
     // Made by a user, so it is not among the normal ones.
     assert_eq!(normal_groups(&mut anna).await, [(1, 1)]);
 }

@@ -48,7 +48,7 @@ async fn what_was_missed_comes_in_order_and_once() {
     let (ben, mut bens) = start(options(&cluster, 2)).await;
     ben.online().await.expect("he gets in");
     let mut anna = Device::pc(&cluster.gateways[0], 1).await;
-    anna.say(Conversation::user(2), "while he is there").await;
+    anna.say(Conversation::user(2), "while ben is there").await;
     assert_eq!(message(&mut bens).await.msg_id.0, 1);
     drop((ben, bens));
 

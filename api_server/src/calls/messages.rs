@@ -97,7 +97,7 @@ pub(super) struct Outgoing {
 #[derive(Debug, Serialize)]
 pub(super) struct Stored {
     msg_id: u32,
-    /// Unix seconds; nothing if it was stored earlier, by a request before this one.
+    /// Unix seconds, where the owner has said so.
     #[serde(skip_serializing_if = "Option::is_none")]
     created: Option<u32>,
 }
@@ -145,7 +145,8 @@ pub(super) async fn send(
     if text.is_empty() || text.len() > TEXT_LEN_MAX {
         return Err(Problem::invalid(format!("a text has 1 to {TEXT_LEN_MAX} bytes of UTF-8")));
     }
-    let saying = Saying { api: &api, key: &key.name, sender: UserId(from), text, name };
+    let until = Instant::now() + CALL_LIMIT;
+    let saying = Saying { api: &api, key: &key.name, sender: UserId(from), text, name, until };
     match to {
         To::User(user) => saying.one(Place::User(user)).await,
         To::Group(group) => saying.one(Place::Group(group)).await,
@@ -162,6 +163,8 @@ struct Saying<'a> {
     text: String,
     /// What the program calls it.
     name: Option<String>,
+    /// How long all of it may take, however long the list is.
+    until: Instant,
 }
 
 impl Saying<'_> {
@@ -206,8 +209,7 @@ impl Saying<'_> {
             // It may have come before, at any time and anywhere.
             resend: id.is_some(),
         };
-        let until = Instant::now() + CALL_LIMIT;
-        let sent = self.api.client.send(message, until).await.map_err(not_sent)?;
+        let sent = self.api.client.send(message, self.until).await.map_err(not_sent)?;
         Ok(Stored { msg_id: sent.msg_id.0, created: sent.create_time })
     }
 }

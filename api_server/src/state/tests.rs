@@ -3,6 +3,7 @@
 use proto::cluster::wire::ApiKeyLine;
 use serde_json::json;
 
+use crate::metrics::ApiMetrics;
 use crate::test::{PATIENCE, Site, done, key};
 
 /// Each call, and the scope that it needs.
@@ -107,6 +108,17 @@ async fn requests_beyond_those_that_are_answered_at_once_are_told_to_come_again(
         } => {}
     }
     site.stop().await;
+}
+
+#[tokio::test]
+async fn a_request_is_counted_until_it_is_answered_or_nobody_waits_for_it() {
+    let metrics = ApiMetrics::register(&daemon::Metrics::new("api_server"));
+    let (one, other) = (metrics.is_asked(), metrics.is_asked());
+    assert_eq!(metrics.being_answered(), 2);
+    drop(one);
+    assert_eq!(metrics.being_answered(), 1);
+    drop(other);
+    assert_eq!(metrics.being_answered(), 0);
 }
 
 #[tokio::test]

@@ -82,7 +82,8 @@ impl Admin<'_> {
         let store = self.logins.store();
         let row = store.key(ApiKeyId(id)).await?.ok_or_else(unknown)?;
         let now_s = u64::from(unix_s());
-        if find.used() && now_s.saturating_sub(row.used_s) >= USED_EVERY_S {
+        let is_used = find.shown.as_deref() == Some(&row.hash.0[..]);
+        if is_used && now_s.saturating_sub(row.used_s) >= USED_EVERY_S {
             // A key works all the same if this cannot be noted.
             if let Err(error) = store.use_key(row.id, now_s).await {
                 debug!(%error, name = row.name, "it is not noted that a key is used");

@@ -79,7 +79,7 @@ pub(crate) enum Failed {
 }
 
 impl Terms {
-    /// A question of which nobody else hears.
+    /// A question: only the client that asks is told anything.
     const fn of(price: Price) -> Self {
         let (notice, continuation) = (Notice::Nothing, Continuation::AskedFor);
         Self { price, marks_first: false, notice, continuation, failed: None }

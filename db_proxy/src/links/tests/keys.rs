@@ -16,8 +16,10 @@ fn create(name: &str, scopes: &[&str]) -> ApiKeyCreate {
     ApiKeyCreate { name: name.to_owned(), scopes, rate: Some(5), lifetime_s: None }
 }
 
-fn find(id: [u8; 8], used: bool) -> What {
-    What::ApiKeyFind(ApiKeyFind { id: id.to_vec().into(), used: Some(used) })
+/// A key is looked for to which this secret was shown.
+fn find(id: [u8; 8], secret: &[u8]) -> What {
+    let shown = ring::digest::digest(&ring::digest::SHA256, secret).as_ref().to_vec();
+    What::ApiKeyFind(ApiKeyFind { id: id.to_vec().into(), shown: Some(shown.into()) })
 }
 
 async fn code(server: &Server, what: What) -> AdminError {
@@ -45,16 +47,16 @@ async fn a_key_is_told_once_and_found_by_its_id_with_the_hash_of_its_secret() {
     assert_eq!((line.expires - line.made, line.used), (60, 0));
     assert_eq!(line.hash, None, "a list has no hashes");
 
-    let found = server.administer(find(key.id, false)).await;
+    let found = server.administer(find(key.id, b"a guess")).await;
     let secret = ring::digest::digest(&ring::digest::SHA256, &key.secret);
     assert_eq!(found.api_keys[0].hash.as_deref(), Some(secret.as_ref()));
-    assert_eq!(server.listed().await[0].used, 0, "looked at, and not used");
-    server.administer(find(key.id, true)).await;
+    assert_eq!(server.listed().await[0].used, 0, "a wrong secret is no use of the key");
+    server.administer(find(key.id, &key.secret)).await;
     let used = server.listed().await[0].used;
     assert!(used >= line.made, "{used}");
     // Within a minute it is not noted again.
     server.proxy.store.use_key(store::keys::ApiKeyId(key.id), used + 30).await.unwrap();
-    server.administer(find(key.id, true)).await;
+    server.administer(find(key.id, &key.secret)).await;
     assert_eq!(server.listed().await[0].used, used + 30);
     server.stop().await;
 }
@@ -67,7 +69,7 @@ async fn a_key_that_is_revoked_is_unknown_and_its_name_is_free() {
     let made = server.administer(What::ApiKeyCreate(create("hr", &["send"]))).await;
     let key = ApiKey::parse(made.api_key.as_deref().unwrap()).unwrap();
     server.administer(revoke()).await;
-    assert_eq!(code(&server, find(key.id, true)).await, AdminError::NotFound);
+    assert_eq!(code(&server, find(key.id, &key.secret)).await, AdminError::NotFound);
     assert_eq!(server.listed().await, []);
     let again = server.administer(What::ApiKeyCreate(create("hr", &["send"]))).await;
     assert_ne!(again.api_key, made.api_key);
@@ -95,7 +97,7 @@ async fn keys_that_cannot_be_are_refused() {
     let known = server.refused(What::ApiKeyCreate(create("ci", &["all"]))).await;
     assert!(Scope::ALL.iter().all(|scope| known.contains(scope.name())), "{known}");
     for id in [vec![], vec![1; 7], vec![1; 9]] {
-        let find = What::ApiKeyFind(ApiKeyFind { id: id.into(), used: None });
+        let find = What::ApiKeyFind(ApiKeyFind { id: id.into(), shown: None });
         assert_eq!(code(&server, find).await, AdminError::NotFound);
     }
     server.stop().await;
