@@ -13,7 +13,8 @@
 //!  └────► shutdown ◄── accept ──► places     tasks, and how they end; which clients are let in
 //!             ▲          ▲
 //!             │          └── http ◄── admin   ports that answer HTTP
-//!             └─────── link ──► tls, backoff authenticated framed connections between daemons
+//!             ├─────── link ──► tls, backoff authenticated framed connections between daemons
+//!             └─────── http_client ──► tls   requests to other systems, signed by webhook_signature
 //! ```
 //!
 //! Read `run` first: it is the life of a process.
@@ -29,6 +30,7 @@ pub mod files;
 pub mod folder_lock;
 pub mod follow;
 pub mod http;
+pub mod http_client;
 pub mod link;
 pub mod logging;
 pub mod metrics;
@@ -43,6 +45,7 @@ pub mod run;
 pub mod shutdown;
 pub mod ticks;
 pub mod tls;
+pub mod webhook_signature;
 
 pub use accept::{Acceptor, Doors, Guest};
 pub use config::{ClusterConfig, ConfigError, ListenTlsConfig, ProcessConfig, Secret, Settings};
