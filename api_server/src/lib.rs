@@ -45,6 +45,7 @@ use daemon::places::PlaceMetrics;
 use daemon::ready::Readiness;
 use daemon::{BoxError, Context, Serving, Settings, follow, ticks};
 use db_client::DbClient;
+use proto::text::TextCipher;
 use tracing::info_span;
 
 pub use config::Config;
@@ -69,6 +70,7 @@ const LOOK_EVERY: Duration = Duration::from_millis(500);
 pub async fn run(context: Context<Config>) -> Result<Serving, BoxError> {
     let identity = context.link_identity(Role::ApiServer, |config| &config.cluster)?;
     let Context { settings, shutdown, reloads, metrics, .. } = context;
+    let cipher = TextCipher::of_site(settings.cluster.text_key()?);
     let targets =
         follow::part(info_span!("targets"), &reloads, &shutdown, |config| &config.db_proxies);
     let options = LinkOptions::counted(LinkMetrics::register(&metrics));
@@ -80,7 +82,7 @@ pub async fn run(context: Context<Config>) -> Result<Serving, BoxError> {
         storage.set(looks.is_ready());
     });
 
-    let api = Arc::new(Api::new(client, &settings, ApiMetrics::register(&metrics)));
+    let api = Arc::new(Api::new(client, &settings, cipher, ApiMetrics::register(&metrics)));
     let router = calls::router(api);
     let doors = Doors {
         places: settings.connections_max,

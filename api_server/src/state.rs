@@ -10,6 +10,7 @@ use db_client::DbClient;
 use proto::api_key::ApiKey;
 use proto::cluster::wire::admin_request::What;
 use proto::cluster::wire::{AdminRequest, ApiKeyFind};
+use proto::text::TextCipher;
 use tokio::sync::{Semaphore, SemaphorePermit};
 use tokio::time::Instant;
 
@@ -24,15 +25,22 @@ use crate::problem::Problem;
 pub(crate) struct Api {
     pub(crate) client: Arc<DbClient>,
     pub(crate) metrics: ApiMetrics,
+    /// How the clients of this site encrypt texts.
+    pub(crate) cipher: TextCipher,
     keys: Keys,
     /// A place for each request that is being answered.
     places: Semaphore,
 }
 
 impl Api {
-    pub(crate) fn new(client: Arc<DbClient>, settings: &Config, metrics: ApiMetrics) -> Self {
+    pub(crate) fn new(
+        client: Arc<DbClient>,
+        settings: &Config,
+        cipher: TextCipher,
+        metrics: ApiMetrics,
+    ) -> Self {
         let keys = Keys::new(settings.requests_per_s);
-        Self { client, metrics, keys, places: Semaphore::new(settings.requests_max) }
+        Self { client, metrics, cipher, keys, places: Semaphore::new(settings.requests_max) }
     }
 
     /// A place for a request, if there is one.

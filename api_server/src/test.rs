@@ -164,6 +164,15 @@ impl Site {
 
     /// A site whose key has these scopes, with more lines of settings.
     pub(crate) async fn with(scopes: &[&str], settings: &str) -> Self {
+        Self::set(scopes, settings, "").await
+    }
+
+    /// The same, with more lines of the table of the cluster.
+    pub(crate) async fn with_cluster(scopes: &[&str], cluster: &str) -> Self {
+        Self::set(scopes, "", cluster).await
+    }
+
+    async fn set(scopes: &[&str], settings: &str, cluster: &str) -> Self {
         let hash = ring::digest::digest(&ring::digest::SHA256, &key().secret);
         let line = ApiKeyLine {
             id: key().id.to_vec().into(),
@@ -185,7 +194,7 @@ impl Site {
         let options = LinkOptions::default();
         let links = link::listen(any, us, &accepts, handler, options, &shutdown).await.unwrap();
         let settings = format!(
-            "http_addr = '127.0.0.1:0'\ndb_proxies = ['{links}']\n{settings}\n[cluster]\nkey = '{CLUSTER_KEY}'\n"
+            "http_addr = '127.0.0.1:0'\ndb_proxies = ['{links}']\n{settings}\n[cluster]\nkey = '{CLUSTER_KEY}'\n{cluster}\n"
         );
         let settings: Config = daemon::config::parse(&settings).unwrap();
         let serving = crate::run(Context::fixed(settings, shutdown.clone())).await.unwrap();

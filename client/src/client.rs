@@ -21,6 +21,7 @@ use bytes::Bytes;
 use proto::client::{LoginRequest, RefuseReason, UserInfo, UserStatus};
 use proto::ids::ClientMsgId;
 use proto::limits::{HEADER_LEN, LIMIT_TO_CLIENT};
+use proto::text::TextCipher;
 use proto::{Command, Frame};
 use tokio::sync::{Semaphore, mpsc, oneshot, watch};
 use tokio::time::timeout;
@@ -58,6 +59,7 @@ struct Shared {
     status: watch::Receiver<Status>,
     call_limit: Duration,
     shelf: Shelf,
+    cipher: TextCipher,
 }
 
 /// The outcome of a message, to be awaited. Dropping it changes nothing for the message.
@@ -120,7 +122,8 @@ impl Client {
         }
         spawn(engine);
 
-        let shared = Shared { entries, calls, room, status, call_limit, shelf };
+        let cipher = options.cipher;
+        let shared = Shared { entries, calls, room, status, call_limit, shelf, cipher };
         Ok((Self { shared: Arc::new(shared) }, Events { events }))
     }
 
@@ -133,9 +136,14 @@ impl Client {
         self.shared.shelf.forget(token).await;
     }
 
+    /// How texts are encrypted at this site.
+    pub fn cipher(&self) -> &TextCipher {
+        &self.shared.cipher
+    }
+
     /// Sends a text. The order of calls is the order of sending; awaiting the result is optional.
     pub fn send_text(&self, conversation: Conversation, text: &str) -> Sending {
-        self.send(conversation, Kind::Text, proto::text::encrypt(text))
+        self.send(conversation, Kind::Text, self.shared.cipher.encrypt(text))
     }
 
     /// Sends data as it goes over the wire, under a new id.

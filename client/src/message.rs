@@ -3,7 +3,7 @@
 use bytes::{BufMut, Bytes, BytesMut};
 use proto::client::{MessageData, MessageInfo, MessageType, RefuseReason, SessionType};
 use proto::ids::{ClientMsgId, GroupId, MsgId, UserId};
-use proto::text::{self, TextError};
+use proto::text::{self, TextCipher, TextError};
 use uuid::Uuid;
 
 /// A conversation as this user knows it: by the other user, or by the group.
@@ -233,9 +233,14 @@ impl Message {
         })
     }
 
-    /// The text, decrypted. A voice message has none.
+    /// The text, decrypted with the key of the original clients. A voice message has none.
     pub fn text(&self) -> Result<String, TextError> {
         text::decrypt(&self.data)
+    }
+
+    /// The text, decrypted with the key of a site ([`Options::cipher`](crate::Options::cipher)).
+    pub fn text_with(&self, cipher: &TextCipher) -> Result<String, TextError> {
+        cipher.decrypt(&self.data)
     }
 }
 

@@ -9,6 +9,7 @@ use std::time::Duration;
 use bytes::Bytes;
 use proto::client::ClientType;
 use proto::ids::MsgId;
+use proto::text::TextCipher;
 
 use crate::backoff::Backoff;
 use crate::dialer::Servers;
@@ -38,6 +39,8 @@ pub struct Options {
     /// ([`Client::ticket`](crate::Client::ticket)), to log in without a password. The password may be
     /// empty then.
     pub ticket: Option<Bytes>,
+    /// How texts are encrypted at this site. The default is the key of the original clients.
+    pub cipher: TextCipher,
     /// Where messages without an answer survive the program. None: they do not.
     pub outbox: Option<Box<dyn Outbox>>,
     /// Where conversations begin that have no mark.
@@ -86,6 +89,7 @@ impl Options {
             tls: None,
             token_file: None,
             ticket: None,
+            cipher: TextCipher::default(),
             outbox: None,
             start_from: StartFrom::default(),
             marks: HashMap::new(),

@@ -28,7 +28,7 @@ mod settings;
 pub(crate) mod testing;
 mod tree;
 
-pub use cluster::{ClusterConfig, ClusterTlsConfig};
+pub use cluster::{ClusterConfig, ClusterTlsConfig, read_text_key};
 pub use error::ConfigError;
 pub use flags::{Flags, NoCommand};
 pub use listen_tls::{ListenTlsConfig, check_http};

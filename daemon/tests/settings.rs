@@ -280,6 +280,27 @@ fn the_cluster_key_is_needed_once_and_long_and_for_its_owner_only() {
 }
 
 #[test]
+fn the_key_of_texts_is_32_ascii_characters_that_only_their_owner_reads() {
+    let place = Place::new();
+    let text_key = |key: &str, mode| {
+        let path = place.write("text.key", key, mode);
+        let table = format!("[cluster]\ntext_key_file = '{}'\n", path.display());
+        let gateway: Gateway = config::parse(&format!("{LISTEN}{table}")).unwrap();
+        gateway.cluster.text_key().map_err(|error| error.to_string())
+    };
+    let key = "the clients of this site have it";
+    assert_eq!(text_key(&format!("{key}\n"), 0o600).unwrap().as_ref(), key.as_bytes().as_array());
+    for wrong in ["", "he clients of this site have it", "and the clients of this site have it", "éééééééééééééééé"]
+    {
+        let error = text_key(wrong, 0o600).expect_err(wrong);
+        assert!(error.starts_with("key `cluster.text_key_file`: "), "{error}");
+    }
+    text_key(key, 0o644).expect_err("others can read it");
+    let none: Gateway = config::parse(LISTEN).unwrap();
+    assert_eq!(none.cluster.text_key().unwrap(), None);
+}
+
+#[test]
 fn flags_are_understood() {
     let place = Place::new();
     let path = place.write("gateway.toml", LISTEN, 0o600);

@@ -19,11 +19,16 @@ use proto::client::{
 };
 use proto::cluster::wire::{Answer, Ask, AskStatus, Rest};
 use proto::ids::{ConversationId, UserId};
-use proto::lists::{ENTRIES_MAX, NORMAL_GROUPS_MAX, Room, SESSIONS_MAX, rest_after};
+use proto::lists::{ENTRIES_MAX, NORMAL_GROUPS_MAX, Placeholders, Room, SESSIONS_MAX, rest_after};
 use proto::{Command, MergedCommand};
 
 /// Makes one answer of several. An answer that is none makes the whole none.
-pub fn merge(command: MergedCommand, ask: &Ask, mut answers: Vec<Answer>) -> Answer {
+pub fn merge(
+    command: MergedCommand,
+    ask: &Ask,
+    mut answers: Vec<Answer>,
+    placeholders: &Placeholders,
+) -> Answer {
     if answers.len() == 1
         && let Some(only) = answers.pop()
     {
@@ -36,8 +41,8 @@ pub fn merge(command: MergedCommand, ask: &Ask, mut answers: Vec<Answer>) -> Ans
         return Answer { status: status.into(), ..Answer::default() };
     }
     let merged = match command {
-        MergedCommand::UnreadCountRequest => unread(ask, &answers),
-        MergedCommand::RecentSessionsRequest => recent(ask.user, &answers),
+        MergedCommand::UnreadCountRequest => unread(ask, &answers, placeholders),
+        MergedCommand::RecentSessionsRequest => recent(ask.user, &answers, placeholders),
         MergedCommand::NormalGroupsRequest => normal_groups(ask.user, &answers),
         MergedCommand::GroupInfoRequest => group_info(ask, &answers),
     };
@@ -57,7 +62,11 @@ impl From<DecodeError> for Unmergeable {
     }
 }
 
-fn unread(ask: &Ask, answers: &[Answer]) -> Result<Answer, Unmergeable> {
+fn unread(
+    ask: &Ask,
+    answers: &[Answer],
+    placeholders: &Placeholders,
+) -> Result<Answer, Unmergeable> {
     let mut dated: Vec<((u64, u64), UnreadSession)> = Vec::new();
     let mut total_count = 0_u32;
     for answer in answers {
@@ -80,14 +89,18 @@ fn unread(ask: &Ask, answers: &[Answer]) -> Result<Answer, Unmergeable> {
         dated.into_iter().map(|(_place, session)| session).collect();
     let mut room = Room::of_sessions(sessions.len());
     for session in &mut sessions {
-        room.fit(session.latest_msg_type, &mut session.latest_msg_data);
+        room.fit(placeholders, session.latest_msg_type, &mut session.latest_msg_data);
     }
     let user_id = ask.user;
     let reply = UnreadCountReply { user_id, total_count, sessions, attach_data: None };
     Ok(Answer { rest, ..answered(Command::UnreadCountReply, &reply) })
 }
 
-fn recent(user_id: u32, answers: &[Answer]) -> Result<Answer, Unmergeable> {
+fn recent(
+    user_id: u32,
+    answers: &[Answer],
+    placeholders: &Placeholders,
+) -> Result<Answer, Unmergeable> {
     let mut dated: Vec<(u64, RecentSession)> = Vec::new();
     for answer in answers {
         let reply: RecentSessionsReply = decode(answer)?;
@@ -96,7 +109,7 @@ fn recent(user_id: u32, answers: &[Answer]) -> Result<Answer, Unmergeable> {
     let mut sessions = newest_first(dated, SESSIONS_MAX);
     let mut room = Room::of_sessions(sessions.len());
     for session in &mut sessions {
-        room.fit(session.latest_msg_type, &mut session.latest_msg_data);
+        room.fit(placeholders, session.latest_msg_type, &mut session.latest_msg_data);
     }
     let reply = RecentSessionsReply { user_id, sessions, attach_data: None };
     Ok(answered(Command::RecentSessionsReply, &reply))
@@ -183,7 +196,7 @@ mod tests {
     use bytes::Bytes;
     use proto::client::{GroupType, MessageType, SessionStatus, SessionType};
     use proto::limits::{HEADER_LEN, LIMIT_TO_CLIENT};
-    use proto::text::VOICE_PLACEHOLDER;
+    use proto::text;
 
     use super::*;
 
@@ -217,7 +230,7 @@ mod tests {
     }
 
     fn merged(command: MergedCommand, answers: Vec<Answer>) -> Answer {
-        merge(command, &asked(None), answers)
+        merge(command, &asked(None), answers, &Placeholders::default())
     }
 
     fn read<M: Message + Default>(answer: &Answer) -> M {
@@ -246,7 +259,7 @@ mod tests {
         let mut other = unread_answer(&[(8, long), (6, 100)]);
         let mut reply: UnreadCountReply = read(&other);
         let mut voice = text_entry(5, 0);
-        voice.latest_msg_data = Bytes::from_static(VOICE_PLACEHOLDER);
+        voice.latest_msg_data = text::encrypt("[语音]");
         voice.latest_msg_type = MessageType::GroupVoice.into();
         reply.sessions.push(voice);
         other.body = Some(reply.encode_to_vec().into());
@@ -254,7 +267,7 @@ mod tests {
         let reply: UnreadCountReply =
             read(&merged(MergedCommand::UnreadCountRequest, vec![one, other]));
         let lens: Vec<usize> = reply.sessions.iter().map(|one| one.latest_msg_data.len()).collect();
-        let replaced = VOICE_PLACEHOLDER.len();
+        let replaced = text::encrypt("[语音]").len();
         assert_eq!(lens, [long, long, replaced, 100, replaced]);
     }
 
@@ -316,7 +329,8 @@ mod tests {
         let asked: Bytes = asked.encode_to_vec().into();
         let ids = |answers: Vec<Answer>| {
             let ask = Ask { body: asked.clone(), ..self::asked(None) };
-            let answer = merge(MergedCommand::GroupInfoRequest, &ask, answers);
+            let answer =
+                merge(MergedCommand::GroupInfoRequest, &ask, answers, &Placeholders::default());
             let reply: GroupInfoReply = read(&answer);
             let ids = reply.groups.iter().map(|group| group.group_id).collect::<Vec<_>>();
             (ids, answer.rest.and_then(|rest| rest.id))
@@ -438,7 +452,10 @@ mod tests {
         // A later part goes on telling from where the first one began.
         let before = Rest { above_ms: Some(50), below_ms: Some(10), ..Rest::default() };
         let ask = asked(Some(before));
-        let rest = merge(MergedCommand::UnreadCountRequest, &ask, answers).rest.unwrap();
+        let rest =
+            merge(MergedCommand::UnreadCountRequest, &ask, answers, &Placeholders::default())
+                .rest
+                .unwrap();
         assert_eq!((rest.above_ms, rest.below_ms), (Some(50), Some(4)));
         assert_eq!(rest.conversation, Some(4 << 32 | 5), "that of users 4 and 5");
     }
@@ -460,7 +477,9 @@ mod tests {
         let rest = Some(Rest { id: Some(2), ..Rest::default() });
         let ask = Ask { body: body.encode_to_vec().into(), ..asked(rest) };
         let answers = vec![answer(&[6, 9, 8]), answer(&[5])];
-        let merged_of = |ask: &Ask| merge(MergedCommand::GroupInfoRequest, ask, answers.clone());
+        let merged_of = |ask: &Ask| {
+            merge(MergedCommand::GroupInfoRequest, ask, answers.clone(), &Placeholders::default())
+        };
         let merged = merged_of(&ask);
         let reply: GroupInfoReply = read(&merged);
         let ids: Vec<u32> = reply.groups.iter().map(|group| group.group_id).collect();

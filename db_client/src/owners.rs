@@ -30,6 +30,7 @@ use parking_lot::RwLock;
 use prost::Message;
 use proto::cluster::wire::Ownership;
 use proto::cluster::{Kind, rendezvous_weight};
+use proto::lists::Placeholders;
 use tokio::sync::Notify;
 use tokio::sync::futures::Notified;
 use tokio::time::{Instant, timeout_at};
@@ -50,6 +51,8 @@ pub struct Owners {
     claims: RwLock<Claims<Link>>,
     /// Told whenever what is claimed has changed.
     changed: Notify,
+    /// What lists show that are merged here.
+    placeholders: Placeholders,
 }
 
 /// A question to one db_proxy.
@@ -86,7 +89,14 @@ struct Round<'a> {
 impl Owners {
     /// No db_proxy is linked yet. What is learnt of the partitions is kept in `partitions`.
     pub fn new(partitions: Arc<Partitions>) -> Self {
-        Self { partitions, claims: RwLock::default(), changed: Notify::new() }
+        let placeholders = Placeholders::default();
+        Self { partitions, claims: RwLock::default(), changed: Notify::new(), placeholders }
+    }
+
+    /// The same for clients that have another key than the original ones.
+    #[must_use]
+    pub fn with_placeholders(self, placeholders: Placeholders) -> Self {
+        Self { placeholders, ..self }
     }
 
     /// A db_proxy is linked. It is asked nothing before it has said what it owns.

@@ -23,6 +23,7 @@ use proto::cluster::wire::{
 };
 use proto::cluster::{Kind, device_class};
 use proto::ids::{ClientMsgId, ConversationId, Offset, UserId};
+use proto::lists::Placeholders;
 use tokio::sync::Semaphore;
 use tracing::{debug, debug_span, warn};
 
@@ -40,6 +41,7 @@ pub(crate) struct Links {
     partitions: Arc<Partitions>,
     logins: Logins,
     kicks: Arc<Kicks>,
+    placeholders: Placeholders,
     bounds: Bounds,
     slots: Slots,
     metrics: RequestMetrics,
@@ -55,6 +57,8 @@ pub(crate) struct Sources {
     pub(crate) logins: Logins,
     /// The way to the sessions that are to end.
     pub(crate) kicks: Arc<Kicks>,
+    /// What lists show in place of messages.
+    pub(crate) placeholders: Placeholders,
 }
 
 /// How many requests are answered at the same time. Each holds one page of a reply at most.
@@ -83,12 +87,12 @@ impl Links {
         metrics: RequestMetrics,
         shutdown: Shutdown,
     ) -> Self {
-        let Sources { partitions, logins, kicks } = sources;
+        let Sources { partitions, logins, kicks, placeholders } = sources;
         let slots = Slots {
             requests: Arc::new(Semaphore::new(bounds.requests)),
             logins: Arc::new(Semaphore::new(bounds.logins)),
         };
-        Self { partitions, logins, kicks, bounds, slots, metrics, shutdown }
+        Self { partitions, logins, kicks, placeholders, bounds, slots, metrics, shutdown }
     }
 
     /// Waits until no request is being answered.
@@ -192,6 +196,7 @@ impl Links {
             rest: None,
             logins: self.logins.clone(),
             groups: self.bounds.groups,
+            placeholders: self.placeholders.clone(),
             by: Mutex::default(),
         }
     }

@@ -22,6 +22,8 @@ use partition::last_clock::LastClock;
 use partition::metrics::PublishMetrics;
 use partition::publisher::Publisher;
 use partition::stall::StallDetector;
+use proto::lists::Placeholders;
+use proto::text::TextCipher;
 use store::Store;
 use tracing::info_span;
 
@@ -81,7 +83,9 @@ pub async fn run(context: Context<Config>) -> Result<Serving, BoxError> {
     let request_metrics = RequestMetrics::new(&metrics);
     let logins = logins(&config, store, cache, &metrics, &shutdown).await?;
     let kicks = Arc::new(Kicks::new(gateways));
-    let sources = Sources { partitions, logins, kicks };
+    let cipher = TextCipher::of_site(config.cluster.text_key()?);
+    let placeholders = Placeholders::new(&cipher);
+    let sources = Sources { partitions, logins, kicks, placeholders };
     let links = Links::new(sources, bounds(&config), request_metrics, shutdown.clone());
     let addr = daemon::link::listen(
         config.link_addr,

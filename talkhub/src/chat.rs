@@ -15,10 +15,12 @@ use std::time::Duration;
 use bytes::Bytes;
 use clap::Args;
 use client::{Client, Conversation, Event, Events, Message, Options, Outcome, Servers, TlsConfig};
+use daemon::config::read_text_key;
 use futures_util::future::BoxFuture;
 use futures_util::stream::{FuturesUnordered, StreamExt};
 use jiff::tz::TimeZone;
 use proto::ids::{ClientMsgId, MsgId, UserId};
+use proto::text::TextCipher;
 use tokio::io::{AsyncBufReadExt, BufReader};
 use tokio::signal::unix::{SignalKind, signal};
 use tokio::time::timeout;
@@ -61,6 +63,9 @@ pub struct ChatArgs {
     /// Where the token is kept that the next start logs in with, in place of the password
     #[arg(long, value_name = "FILE")]
     token_file: Option<PathBuf>,
+    /// The key with which this site's clients encrypt texts; that of the original clients if not given
+    #[arg(long, value_name = "FILE")]
+    text_key_file: Option<PathBuf>,
     /// The authority to believe in over https; those of the system if not given
     #[arg(long, value_name = "FILE")]
     ca: Option<PathBuf>,
@@ -96,6 +101,9 @@ fn options(args: &ChatArgs) -> Result<Options, Failure> {
     let mut options = Options::new(servers, args.user.clone(), password);
     options.ticket.clone_from(&args.ticket);
     options.token_file.clone_from(&args.token_file);
+    if let Some(file) = &args.text_key_file {
+        options.cipher = TextCipher::new(&read_text_key("--text-key-file", file)?);
+    }
     options.tls = match &args.ca {
         Some(ca) => Some(
             TlsConfig::from_ca_file(ca)
@@ -301,7 +309,7 @@ impl Chat {
         }
         let client = self.client.clone();
         let sender = self.people.name(&client, message.from).await;
-        let line = screen::message(&message, &sender, &self.zone);
+        let line = screen::message(&message, client.cipher(), &sender, &self.zone);
         self.say(&line)?;
         let (conversation, msg_id) = (message.conversation, message.msg_id);
         self.under_way.push(Box::pin(async move {

@@ -93,6 +93,10 @@ pub struct UpArgs {
     /// Serves clients on other machines too: what they are told to connect to
     #[arg(long, value_name = "HOST")]
     pub advertise: Option<String>,
+    /// The key with which the clients of this site encrypt texts (32 ASCII characters); without it, that of the
+    /// original clients
+    #[arg(long, value_name = "FILE")]
+    pub text_key_file: Option<PathBuf>,
     /// Lets clients on other machines connect without TLS, as the original ones do
     #[arg(long, requires = "advertise")]
     pub allow_plain: bool,
@@ -153,6 +157,7 @@ impl UpArgs {
             allow_plain: self.allow_plain,
             tls,
             key_file: folder.key_file(),
+            text_key_file: self.text_key_file.as_deref().map(absolute).transpose()?,
             db_proxies: self.storage.db_proxies,
             db_folder: folder.db(),
             mysql: self.storage.mysql.clone(),

@@ -101,6 +101,7 @@ fn check_defaults<S: Settings + Debug>(shapes: &[&str]) {
     let sample = sample(S::NAME);
     let as_it_is = parse::<S>(&sample).unwrap();
     let spelled_out = uncommented(&sample, &["tls", "cluster.tls"]);
+    let shapes = [shapes, &["text_key_file"]].concat();
     let is_shape = |line: &str| shapes.iter().any(|key| line.starts_with(&format!("{key} = ")));
     let lines: Vec<_> = spelled_out.lines().filter(|line| !is_shape(line)).collect();
     let spelled_out = parse::<S>(&lines.join("\n")).unwrap();

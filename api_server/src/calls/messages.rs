@@ -9,13 +9,14 @@ use base64::Engine;
 use base64::prelude::BASE64_STANDARD;
 use db_client::NewMessage;
 use futures_util::{StreamExt, stream};
+use proto::StorageCommand;
 use proto::api_key::Scope;
 use proto::client::{
     MessageInfo, MessageListReply, MessageListRequest, MessageType, SessionType, UnreadCountReply,
     UnreadCountRequest,
 };
 use proto::ids::{ClientMsgId, ConversationId, GroupId, UserId};
-use proto::{StorageCommand, text};
+use proto::text::TextCipher;
 use serde::{Deserialize, Serialize};
 use tokio::time::Instant;
 
@@ -205,7 +206,7 @@ impl Saying<'_> {
             conversation: place.of(self.sender)?,
             client_msg_id: id.unwrap_or_else(|| ClientMsgId(uuid::Uuid::now_v7().into_bytes())),
             kind: kind as u32,
-            body: text::encrypt(&self.text),
+            body: self.api.cipher.encrypt(&self.text),
             // It may have come before, at any time and anywhere.
             resend: id.is_some(),
         };
@@ -274,15 +275,15 @@ enum Content {
     },
 }
 
-impl From<MessageInfo> for Said {
-    fn from(info: MessageInfo) -> Self {
+impl Said {
+    fn of(info: &MessageInfo, cipher: &TextCipher) -> Self {
         let data = |bytes: &[u8]| BASE64_STANDARD.encode(bytes);
         let content = match info.msg_type() {
             MessageType::SingleVoice | MessageType::GroupVoice => {
                 Content::Voice { data: data(&info.msg_data) }
             }
             MessageType::SingleText | MessageType::GroupText => {
-                match text::decrypt(&info.msg_data) {
+                match cipher.decrypt(&info.msg_data) {
                     Ok(text) => Content::Text { text },
                     Err(_error) => Content::Unreadable { data: data(&info.msg_data) },
                 }
@@ -329,7 +330,8 @@ pub(super) async fn history(
     let oldest = page.messages.last().map(|message| message.msg_id);
     let next = oldest.filter(|oldest| *oldest > 1);
     let next = next.map(|oldest| paging::cursor(&list, &(oldest - 1).to_string()));
-    Ok(Answer(Page { items: page.messages.into_iter().map(Said::from).collect(), next }))
+    let items = page.messages.iter().map(|info| Said::of(info, &api.cipher)).collect();
+    Ok(Answer(Page { items, next }))
 }
 
 /// A conversation with unread messages.

@@ -1,13 +1,16 @@
 //! The tables `[cluster]` and `[cluster.tls]`.
 
 use std::fs;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use serde::Deserialize;
 
 use super::error::ConfigError;
 use super::secret::{Secret, check_key, read_secret};
 use crate::link::{Identity, LinkKey, LinkTls, Role};
+
+/// Bytes of the key with which clients encrypt texts (AES-256).
+const TEXT_KEY_LEN: usize = 32;
 
 /// The table `[cluster]`: how this daemon proves to the others that it is one of them.
 #[derive(Debug, Clone, Default, Deserialize)]
@@ -19,6 +22,9 @@ pub struct ClusterConfig {
     pub key_file: Option<PathBuf>,
     /// This daemon's name: no other daemon of the same role has it. The host's name if empty.
     pub name: String,
+    /// A file that holds the key with which the clients of this site encrypt texts (32 ASCII characters) and
+    /// that only its owner can read. Without it, the key of the original clients.
+    pub text_key_file: Option<PathBuf>,
     /// Certificates for the links; without them links are authenticated but not encrypted.
     pub tls: Option<ClusterTlsConfig>,
 }
@@ -34,6 +40,15 @@ pub struct ClusterTlsConfig {
     pub key: PathBuf,
     /// The authority that has signed the certificates of all daemons of the cluster, in PEM.
     pub ca: PathBuf,
+}
+
+/// Reads the key with which clients encrypt texts from a file that only its owner may read; `named` is the
+/// setting that names the file.
+pub fn read_text_key(named: &str, file: &Path) -> Result<[u8; TEXT_KEY_LEN], ConfigError> {
+    let key = read_secret(named, file)?;
+    let key = key.expose();
+    let bytes = key.as_bytes().as_array().filter(|_| key.is_ascii()).copied();
+    bytes.ok_or_else(|| ConfigError::new(named, "must hold a key of 32 ASCII characters"))
 }
 
 impl ClusterConfig {
@@ -66,6 +81,12 @@ impl ClusterConfig {
         };
         let key = LinkKey::new(key.expose().as_bytes());
         Ok(Identity { role, name: self.daemon_name(), boot, key, tls })
+    }
+
+    /// The key with which the clients of this site encrypt texts; `None` if it is that of the original clients.
+    pub fn text_key(&self) -> Result<Option<[u8; TEXT_KEY_LEN]>, ConfigError> {
+        let read = |file: &PathBuf| read_text_key("cluster.text_key_file", file);
+        self.text_key_file.as_ref().map(read).transpose()
     }
 
     /// The name in the settings, or the host's.

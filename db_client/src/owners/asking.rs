@@ -271,7 +271,7 @@ impl Owners {
                 }
         };
         let answers = self.ask_all(round, question, counts).await?;
-        Ok(merge(merged, &ask, answers))
+        Ok(merge(merged, &ask, answers, &self.placeholders))
     }
 
     fn partitions_of(&self, conversations: &[ConversationId]) -> Vec<u32> {

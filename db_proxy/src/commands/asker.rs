@@ -6,6 +6,7 @@ use logins::login::Logins;
 use parking_lot::Mutex;
 use proto::cluster::wire::{Origin, Owned, Rest};
 use proto::ids::{ConversationId, UserId};
+use proto::lists::Placeholders;
 
 use crate::commands::group_limits::GroupLimits;
 use crate::commands::reply::NoReply;
@@ -31,6 +32,8 @@ pub(crate) struct Asker {
     pub(crate) logins: Logins,
     /// How many groups a user may have.
     pub(crate) groups: GroupLimits,
+    /// What lists show in place of messages.
+    pub(crate) placeholders: Placeholders,
     /// Whose partitions the answer was read from, so far.
     pub(crate) by: Mutex<Vec<Owned>>,
 }

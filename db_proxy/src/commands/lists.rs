@@ -17,7 +17,7 @@ use proto::client::{
 };
 use proto::cluster::wire::Answer;
 use proto::ids::{ConversationId, MsgId};
-use proto::lists::{ENTRIES_MAX, Room, SESSIONS_MAX, is_left, rest_after};
+use proto::lists::{ENTRIES_MAX, Placeholders, Room, SESSIONS_MAX, is_left, rest_after};
 use store::{MessageRow, StoreError, UserConversation};
 
 use crate::commands::asker::Asker;
@@ -43,7 +43,7 @@ pub(crate) async fn unread(asker: &Asker) -> Reply {
     let ends = unread.first().zip(unread.last()).filter(|_ends| is_cut);
     let rest = ends
         .map(|((_, first), (_, last))| rest_after(place(first), place(last), asker.rest.as_ref()));
-    let newest = newest_messages(&unread).await?;
+    let newest = newest_messages(&unread, &asker.placeholders).await?;
     let sessions = unread
         .iter()
         .zip(newest)
@@ -75,7 +75,7 @@ pub(crate) async fn recent(asker: &Asker, body: Bytes) -> Reply {
     });
     newest_first(&mut recent);
     recent.truncate(SESSIONS_MAX);
-    let newest = newest_messages(&recent).await?;
+    let newest = newest_messages(&recent, &asker.placeholders).await?;
     let sessions = recent
         .iter()
         .zip(newest)
@@ -176,7 +176,10 @@ struct Newest {
 }
 
 /// The newest messages of these conversations, in the same order, to fit one frame together.
-async fn newest_messages(of: &[Mine]) -> Result<Vec<Newest>, StoreError> {
+async fn newest_messages(
+    of: &[Mine],
+    placeholders: &Placeholders,
+) -> Result<Vec<Newest>, StoreError> {
     let mut room = Room::of_sessions(of.len());
     let mut newest = Vec::with_capacity(of.len());
     for piece in of.chunks(PIECE) {
@@ -188,7 +191,7 @@ async fn newest_messages(of: &[Mine]) -> Result<Vec<Newest>, StoreError> {
                 .ok_or_else(|| StoreError::Unavailable(format!("{id} has no message {head:?}")))?;
             let kind = i32::try_from(message.kind).unwrap_or_default();
             let mut data = message.body;
-            room.fit(kind, &mut data);
+            room.fit(placeholders, kind, &mut data);
             newest.push(Newest { data, kind, sender: message.sender.0 });
         }
     }

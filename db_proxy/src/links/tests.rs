@@ -21,6 +21,7 @@ use prost::Message;
 use proto::client::SessionType;
 use proto::cluster::wire::Ownership;
 use proto::limits::{HEADER_LEN, LIMIT_TO_CLIENT};
+use proto::lists::Placeholders;
 use proto::{Command, client};
 use tokio::time::timeout;
 
@@ -97,7 +98,8 @@ impl Server {
             confirmed: StallDetector::default().confirmed(),
         });
         let kicks = Arc::new(Kicks::new(Arc::clone(&proxy.gateways)));
-        let sources = Sources { partitions: Arc::new(partitions), logins, kicks };
+        let placeholders = Placeholders::default();
+        let sources = Sources { partitions: Arc::new(partitions), logins, kicks, placeholders };
         let requests = Links::new(sources, BOUNDS, metrics, proxy.shutdown.clone());
         let addr = daemon::link::listen(
             SocketAddr::from(([127, 0, 0, 1], 0)),

@@ -43,6 +43,7 @@ impl Drop for Counted {
 #[cfg(test)]
 mod tests {
     use daemon::{Metrics, Shutdown};
+    use proto::text::TextCipher;
 
     use super::*;
     use crate::Config;
@@ -50,7 +51,8 @@ mod tests {
     #[test]
     fn a_connection_is_closed_once_whatever_becomes_of_it() {
         let page = Metrics::new("msg_server");
-        let parts = Parts::new(&Config::default(), 1, &page, Shutdown::default());
+        let parts =
+            Parts::new(&Config::default(), &TextCipher::default(), 1, &page, Shutdown::default());
         let parts = Arc::new(parts);
         let closed = |reason| parts.metrics.closed.get_or_create(&ClosedLabel { reason }).get();
         let mut failed = Counted::open(&parts);

@@ -4,13 +4,21 @@ use client::{Kind, Message, NotSent, Outcome};
 use jiff::Timestamp;
 use jiff::tz::TimeZone;
 use proto::client::{KickReason, LoginResult, RefuseReason};
+use proto::text::TextCipher;
 
 use crate::terminal::printable;
 
 /// A message with the name of its sender, as `21:05 anna: hello`.
-pub(super) fn message(message: &Message, sender: &str, zone: &TimeZone) -> String {
+pub(super) fn message(
+    message: &Message,
+    cipher: &TextCipher,
+    sender: &str,
+    zone: &TimeZone,
+) -> String {
     let text = match message.kind {
-        Kind::Text => message.text().unwrap_or_else(|_error| "(cannot be read)".to_owned()),
+        Kind::Text => {
+            message.text_with(cipher).unwrap_or_else(|_error| "(cannot be read)".to_owned())
+        }
         Kind::Voice => voice(&message.data),
     };
     // Others have written it: it must not move the cursor. A line of a text is a line here.
@@ -92,8 +100,8 @@ mod tests {
 
     use super::*;
 
-    fn shown(kind: Kind, data: Bytes, create_time: u32) -> String {
-        let said = Message {
+    fn said(kind: Kind, data: Bytes, create_time: u32) -> Message {
+        Message {
             conversation: Conversation::user(2),
             msg_id: MsgId(1),
             from: UserId(2),
@@ -101,8 +109,23 @@ mod tests {
             kind,
             data,
             client_msg_id: None,
+        }
+    }
+
+    fn shown(kind: Kind, data: Bytes, create_time: u32) -> String {
+        let said = said(kind, data, create_time);
+        message(&said, &TextCipher::default(), "u2", &TimeZone::fixed(jiff::tz::offset(2)))
+    }
+
+    #[test]
+    fn a_text_is_read_with_the_key_of_the_site() {
+        let cipher = TextCipher::new(&[7; 32]);
+        let line = |cipher| {
+            let data = TextCipher::new(&[7; 32]).encrypt("hello");
+            message(&said(Kind::Text, data, 0), cipher, "u2", &TimeZone::UTC)
         };
-        message(&said, "u2", &TimeZone::fixed(jiff::tz::offset(2)))
+        assert_eq!(line(&cipher), "--:-- u2: hello");
+        assert_eq!(line(&TextCipher::default()), "--:-- u2: (cannot be read)");
     }
 
     #[test]

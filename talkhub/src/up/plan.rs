@@ -99,6 +99,8 @@ pub struct Wanted {
     pub tls: Option<TlsFiles>,
     /// The key that the daemons share.
     pub key_file: PathBuf,
+    /// The key with which clients encrypt texts, if it is not that of the original ones.
+    pub text_key_file: Option<PathBuf>,
     /// How many db_proxies.
     pub db_proxies: u16,
     /// Where the first db_proxy stores; the others beside it, in folders of the same name with a
@@ -324,6 +326,9 @@ impl Wanted {
         let mut cluster = Table::new();
         put(&mut cluster, "name", name.to_owned());
         put(&mut cluster, "key_file", self.key_file.display().to_string());
+        if let Some(file) = &self.text_key_file {
+            put(&mut cluster, "text_key_file", file.display().to_string());
+        }
         Table::from_iter([
             ("process".to_owned(), Value::Table(process)),
             ("cluster".to_owned(), Value::Table(cluster)),

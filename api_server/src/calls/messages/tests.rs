@@ -2,6 +2,7 @@
 
 use proto::client::UnreadSession;
 use proto::cluster::wire::{AskStatus, Reason};
+use proto::text;
 use serde_json::json;
 
 use super::*;
@@ -31,7 +32,7 @@ fn what_is_said_is_text_sound_or_bytes_that_cannot_be_read() {
         let (msg_id, from_user_id, create_time) = (7, 2, 9);
         let msg_type = kind.into();
         let info = MessageInfo { msg_id, from_user_id, create_time, msg_type, msg_data };
-        serde_json::to_string(&Said::from(info)).unwrap()
+        serde_json::to_string(&Said::of(&info, &TextCipher::default())).unwrap()
     };
     assert_eq!(
         json(MessageType::GroupText, &text::encrypt("h\u{e9}llo")),
@@ -255,5 +256,35 @@ async fn unread_conversations_are_with_users_or_of_groups() {
     let one = |place: &str, number| json!({ place: number, "unread": 3, "newest_msg_id": 40 });
     let expected = json!({ "total": 6, "items": [one("user", 2), one("group", 7)] });
     assert_eq!(site.get("/v1/users/1/unread").await, (200, expected));
+    site.stop().await;
+}
+
+#[tokio::test]
+async fn texts_are_encrypted_and_read_with_the_key_of_the_site() {
+    use std::os::unix::fs::PermissionsExt;
+
+    let folder = tempfile::tempdir().unwrap();
+    let file = folder.path().join("text.key");
+    std::fs::write(&file, [b'k'; 32]).unwrap();
+    std::fs::set_permissions(&file, std::fs::Permissions::from_mode(0o600)).unwrap();
+    let cipher = TextCipher::new(&[b'k'; 32]);
+    let line = format!("text_key_file = '{}'", file.display());
+    let site = Site::with_cluster(&["read", "send"], &line).await;
+    site.stores(Ok(5));
+    let body = json!({ "from": 1, "to": { "user": 2 }, "text": "x" });
+    assert_eq!(site.call("POST", "/v1/messages", Some(&body)).await.0, 201);
+    let asked = site.asked();
+    let [Asked::Submit(submit)] = &asked[..] else { panic!("{asked:?}") };
+    assert_eq!(cipher.decrypt(&submit.body).as_deref(), Ok("x"));
+
+    let messages = [cipher.encrypt("y"), text::encrypt("of another key")]
+        .map(|msg_data| MessageInfo { msg_data, ..info(9) });
+    let page = MessageListReply { messages: messages.to_vec(), ..<_>::default() };
+    site.replies(Ok(&page));
+    let (_status, page) = site.get("/v1/users/1/messages?with_user=2").await;
+    assert_eq!(
+        (&page["items"][0]["text"], &page["items"][1]["type"]),
+        (&json!("y"), &json!("unreadable"))
+    );
     site.stop().await;
 }

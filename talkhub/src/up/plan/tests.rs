@@ -14,6 +14,7 @@ fn wanted() -> Wanted {
         allow_plain: false,
         tls: None,
         key_file: PathBuf::from("/d/\"quoted\"/cluster.key"),
+        text_key_file: None,
         db_proxies: 1,
         db_folder: PathBuf::from("/d/db"),
         mysql: Vec::new(),
@@ -100,6 +101,17 @@ fn the_daemons_take_their_settings_and_find_each_other() {
     let api: api_server::Config = parsed(&plan, "api_server");
     assert_eq!(api.db_proxies, gateway.db_proxies);
     assert_eq!(plan.api, format!("http://{}", api.http_addr.unwrap()));
+}
+
+#[test]
+fn every_daemon_is_told_the_key_of_texts_if_there_is_one() {
+    let file = PathBuf::from("/d/text.key");
+    let plan = Wanted { text_key_file: Some(file.clone()), ..wanted() }.plan();
+    assert_all_parse(&plan);
+    for daemon in &plan.daemons {
+        let conf: Table = daemon.conf.parse().unwrap();
+        assert_eq!(conf["cluster"]["text_key_file"].as_str(), file.to_str(), "{}", daemon.name);
+    }
 }
 
 #[test]
