@@ -2,6 +2,7 @@
 
 mod groups;
 mod messages;
+mod query;
 mod users;
 
 use std::sync::Arc;
@@ -11,7 +12,7 @@ use axum::extract::{MatchedPath, Request, State};
 use axum::http::header::{ALLOW, CACHE_CONTROL, HeaderValue};
 use axum::middleware::{Next, from_fn_with_state};
 use axum::response::{IntoResponse, Response};
-use axum::routing::{delete, get, post, put};
+use axum::routing::{any, delete, get, post, put};
 use tokio::time::Instant;
 
 use crate::problem::Problem;
@@ -32,6 +33,8 @@ pub(crate) fn router(api: Arc<Api>) -> Router {
         .route("/v1/groups/{group}", delete(groups::delete))
         .route("/v1/groups/{group}/members", get(groups::members).post(groups::change))
         .route("/v1/messages", post(messages::send))
+        .route("/query/CreateGroup", any(query::create_group))
+        .route("/query/ChangeMembers", any(query::change_members))
         .fallback(async || Problem::not_found("there is no such call"))
         .layer(from_fn_with_state(Arc::clone(&api), around))
         .with_state(api)
@@ -53,7 +56,8 @@ async fn around(State(api): State<Arc<Api>>, request: Request, next: Next) -> Re
         let allowed = response.headers_mut().remove(ALLOW);
         response = Problem::method_not_allowed(allowed).into_response();
     }
-    response.headers_mut().insert(CACHE_CONTROL, HeaderValue::from_static("no-store"));
+    let caching = response.headers_mut().entry(CACHE_CONTROL);
+    caching.or_insert(HeaderValue::from_static("no-store"));
     api.metrics.answered(&call, response.status().as_u16(), began.elapsed());
     response
 }

@@ -98,7 +98,8 @@ fn check_headers(headers: &HeaderMap) -> Result<(), Problem> {
     Ok(())
 }
 
-async fn read(body: Body) -> Result<axum::body::Bytes, Problem> {
+/// Reads a body, as long as it may be.
+pub(crate) async fn read(body: Body) -> Result<axum::body::Bytes, Problem> {
     let too_large = || {
         let detail = format!("a body has at most {BODY_LEN_MAX} bytes");
         Problem::new(StatusCode::PAYLOAD_TOO_LARGE, "too_large", detail)

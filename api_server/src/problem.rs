@@ -81,6 +81,11 @@ impl Problem {
         Self { retry_after: Some(after), ..self }
     }
 
+    /// The status that it is answered with.
+    pub(crate) fn status(&self) -> StatusCode {
+        self.status
+    }
+
     /// The code that programs compare.
     pub(crate) fn code(&self) -> &'static str {
         self.code

@@ -278,14 +278,20 @@ impl Site {
             head.push(format!("Content-Length: {}", body.len()));
         }
         let request = format!("{}\r\n\r\n{}", head.join("\r\n"), body.unwrap_or_default());
+        let answer = self.raw(&request).await;
+        let (head, body) = answer.split_once("\r\n\r\n").expect("an answer");
+        let status = head.split(' ').nth(1).unwrap().parse().unwrap();
+        (status, serde_json::from_str(body).unwrap_or(Value::Null))
+    }
+
+    /// Sends these bytes, and reads to the end of the connection.
+    pub(crate) async fn raw(&self, request: &str) -> String {
         let mut socket = TcpStream::connect(self.addr).await.unwrap();
         socket.write_all(request.as_bytes()).await.unwrap();
         let mut answer = String::new();
         let read = timeout(PATIENCE, socket.read_to_string(&mut answer));
         read.await.expect("an answer in time").unwrap();
-        let (head, body) = answer.split_once("\r\n\r\n").expect("an answer");
-        let status = head.split(' ').nth(1).unwrap().parse().unwrap();
-        (status, serde_json::from_str(body).unwrap_or(Value::Null))
+        answer
     }
 
     /// Stops it. Everything that was to be answered has been.

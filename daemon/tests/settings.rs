@@ -290,8 +290,12 @@ fn the_key_of_texts_is_32_ascii_characters_that_only_their_owner_reads() {
     };
     let key = "the clients of this site have it";
     assert_eq!(text_key(&format!("{key}\n"), 0o600).unwrap().as_ref(), key.as_bytes().as_array());
-    for wrong in ["", "he clients of this site have it", "and the clients of this site have it", "éééééééééééééééé"]
-    {
+    for wrong in [
+        "",
+        "he clients of this site have it",
+        "and the clients of this site have it",
+        "éééééééééééééééé",
+    ] {
         let error = text_key(wrong, 0o600).expect_err(wrong);
         assert!(error.starts_with("key `cluster.text_key_file`: "), "{error}");
     }

@@ -29,6 +29,7 @@ use store::{NewUser, StoreError, UserChange, UserRow};
 use tracing::debug;
 
 use crate::commands::groups::{NewGroup, NotMade, make};
+use crate::commands::people::AVATAR_MAX;
 use crate::partitions::Partitions;
 
 /// Lines in one answer at most.
@@ -287,8 +288,11 @@ impl Admin<'_> {
         let kind = create.group_type.and_then(|kind| i32::try_from(kind).ok());
         let kind = GroupType::try_from(kind.unwrap_or(GroupType::Normal as i32))
             .map_err(|error| error.to_string())?;
-        let wanted = create.group.map(GroupId);
-        let group = NewGroup { wanted, creator, kind, name: create.name, avatar: String::new() };
+        let (wanted, avatar) = (create.group.map(GroupId), create.avatar.unwrap_or_default());
+        if avatar.len() > AVATAR_MAX {
+            return Err(format!("the location of a picture has at most {AVATAR_MAX} bytes").into());
+        }
+        let group = NewGroup { wanted, creator, kind, name: create.name, avatar };
         let made = self.make(group, members).await?;
         let (id, _members) = made.ok_or("the group was refused")?;
         Ok(AdminAnswer { id: Some(id.0), ..done() })

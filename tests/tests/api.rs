@@ -1,10 +1,12 @@
 //! The HTTP API: what programs do with it, what they get for bad requests, and what stays true when daemons
 //! are killed.
 
-use std::process::{Command, Stdio};
+use std::process::{self, Stdio};
 use std::time::Instant;
 
 use client::Conversation;
+use proto::Command;
+use proto::client::{GroupInfoReply, GroupInfoRequest, GroupMembersNotify, GroupVersion};
 use serde_json::{Value, json};
 use tests::{Cluster, Device, Options, PASSWORD, PATIENCE, Program, wait_until};
 
@@ -130,7 +132,7 @@ async fn a_users_sessions_are_listed_and_ended_and_a_ticket_logs_in_once() {
     let sessions = users.get("/v1/users/1/sessions").await.body;
     assert_eq!(sessions["items"][0]["device"], "windows", "{sessions}");
     assert_eq!(users.send("DELETE", "/v1/users/1/sessions", &[], None).await.status, 204);
-    anna.push::<proto::client::KickNotify>(proto::Command::KickNotify).await;
+    anna.push::<proto::client::KickNotify>(Command::KickNotify).await;
 
     let device = json!({ "device": "android" });
     let made = users.call("POST", "/v1/users/1/tickets", &device).await;
@@ -336,16 +338,54 @@ async fn bad_questions_are_told_what_is_wrong_with_them() {
     }
 }
 
-/// The bot of the documentation.
+/// What was written for TeamTalk's http_msg_server.
+#[tokio::test]
+async fn a_program_of_the_original_makes_a_group_and_changes_its_members() {
+    let cluster = Cluster::start();
+    let program = Program::new(&cluster.api, None);
+    let app_key = key(&cluster, "php", "groups");
+    let mut anna = Device::pc(&cluster.gateways[0], 1).await;
+    let made = json!({
+        "req_user_id": 0, "app_key": app_key, "group_name": "team", "group_type": 1,
+        "group_avatar": "http://127.0.0.1/team.png", "user_id_list": [1, 2],
+    });
+    let made = program.call("POST", "/query/CreateGroup", &made).await.body;
+    assert_eq!(made["error_code"].as_u64(), Some(0), "{made}");
+    let group_id = u32::try_from(made["group_id"].as_u64().unwrap()).unwrap();
+
+    let groups = vec![GroupVersion { group_id, version: 0 }];
+    let asked = GroupInfoRequest { groups, ..GroupInfoRequest::default() };
+    let info: GroupInfoReply = anna.ask(Command::GroupInfoRequest, &asked).await;
+    let [info] = &info.groups[..] else { panic!("{info:?}") };
+    assert_eq!((&*info.name, &*info.avatar_url), ("team", "http://127.0.0.1/team.png"));
+    assert_eq!((info.creator_id, &info.member_ids[..]), (1, &[1, 2][..]));
+
+    let change = json!({
+        "req_user_id": 0, "app_key": app_key, "group_id": group_id, "modify_type": 1,
+        "user_id_list": [3],
+    });
+    let changed = program.call("POST", "/query/ChangeMembers", &change).await.body;
+    assert_eq!(changed["error_code"].as_u64(), Some(0), "{changed}");
+    let told: GroupMembersNotify = anna.push(Command::GroupMembersNotify).await;
+    assert_eq!((told.group_id, &told.current_ids[..]), (group_id, &[1, 2, 3][..]));
+}
+
+/// The bots of the documentation.
 #[tokio::test]
 async fn a_bot_answers_in_a_group_once_also_when_it_is_started_again() {
+    for (runs, bot) in [("python3", "bot.py"), ("sh", "bot.sh")] {
+        answers_once(runs, bot).await;
+    }
+}
+
+async fn answers_once(runs: &str, bot: &str) {
     let cluster = Cluster::start();
     let key = key(&cluster, "bot", "read,send");
-    let bot = concat!(env!("CARGO_MANIFEST_DIR"), "/../api_server/examples/bot.py");
+    let bot = format!("{}/../api_server/examples/{bot}", env!("CARGO_MANIFEST_DIR"));
     let start = || {
-        let mut python = Command::new("python3");
-        python.args([bot, &cluster.api, &key, "3", "1"]).stdin(Stdio::null());
-        python.spawn().expect("python3 can be run")
+        let mut program = process::Command::new(runs);
+        program.args([&bot, &cluster.api, &key, "3", "1"]).stdin(Stdio::null());
+        program.spawn().unwrap_or_else(|error| panic!("{runs} can be run: {error}"))
     };
     let everyone = Conversation::group(1);
     let mut anna = Device::pc(&cluster.gateways[0], 1).await;

@@ -22,7 +22,7 @@ type Read = Allowed<{ Scope::Read.bit() }>;
 type Groups = Allowed<{ Scope::Groups.bit() }>;
 
 /// Users in one request at most.
-const MEMBERS_MAX: usize = 1_000;
+pub(super) const MEMBERS_MAX: usize = 1_000;
 
 /// A group, as programs see it.
 #[derive(Debug, Serialize)]

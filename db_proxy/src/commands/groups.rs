@@ -27,6 +27,7 @@ use tokio::time::timeout;
 
 use crate::commands::asker::Asker;
 use crate::commands::lists;
+use crate::commands::people::AVATAR_MAX;
 use crate::commands::reply::{NoReply, Reply, answered};
 use crate::partitions::{Partitions, Served};
 
@@ -125,7 +126,7 @@ pub(crate) async fn create(asker: &Asker, body: Bytes) -> Reply {
         member_ids: Vec::new(),
         attach_data: None,
     };
-    let fits = check_group_name(&request.name).is_ok() && request.avatar_url.len() <= 1024;
+    let fits = check_group_name(&request.name).is_ok() && request.avatar_url.len() <= AVATAR_MAX;
     if fits && !request.member_ids.is_empty() {
         let members = request.member_ids.iter().copied().map(UserId).chain([asker.user]);
         let group = NewGroup {

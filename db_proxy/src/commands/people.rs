@@ -25,7 +25,7 @@ use crate::commands::reply::{NoReply, Reply, answered};
 const SIGNATURE_MAX: usize = 128;
 
 /// The longest avatar location and device token, in bytes.
-const AVATAR_MAX: usize = 1024;
+pub(crate) const AVATAR_MAX: usize = 1024;
 const TOKEN_MAX: usize = 512;
 
 /// Users or departments read from the store at once: of what was read, no more than this is dropped

@@ -11,6 +11,7 @@ use proto::cluster::wire::{
 use tokio::time::timeout;
 
 use super::*;
+use crate::commands::people::AVATAR_MAX;
 
 #[tokio::test]
 async fn users_are_made_listed_and_disabled() {
@@ -80,6 +81,12 @@ async fn groups_are_made_changed_and_listed() {
     assert!(error.contains("group number 1 is taken"), "{error}");
     assert!(!server.refused(What::GroupCreate(create("", &["u1"], None))).await.is_empty());
     assert!(!server.refused(What::GroupCreate(create("team", &[], None))).await.is_empty());
+    let pictured = |len: usize| {
+        let avatar = Some("p".repeat(len));
+        What::GroupCreate(GroupCreate { avatar, ..create("pictured", &["u9"], None) })
+    };
+    let error = server.refused(pictured(AVATAR_MAX + 1)).await;
+    assert!(error.contains("at most 1024 bytes"), "{error}");
     let error = server.refused(What::GroupCreate(create("team", &["nobody"], None))).await;
     assert!(error.contains("user nobody does not exist"), "{error}");
 
