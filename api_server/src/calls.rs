@@ -1,5 +1,6 @@
 //! The calls of the API, and what is done for all of them.
 
+mod document;
 mod groups;
 mod messages;
 mod query;
@@ -12,27 +13,45 @@ use axum::extract::{MatchedPath, Request, State};
 use axum::http::header::{ALLOW, CACHE_CONTROL, HeaderValue};
 use axum::middleware::{Next, from_fn_with_state};
 use axum::response::{IntoResponse, Response};
-use axum::routing::{any, delete, get, post, put};
+use axum::routing::{MethodRouter, any};
 use tokio::time::Instant;
 
 use crate::problem::Problem;
 use crate::state::Api;
+#[cfg(test)]
+pub(crate) use document::assert_documented;
 
-/// All calls.
+/// Makes the router of the calls, and for the tests a list of them.
+macro_rules! calls {
+    ($($path:literal: $($method:ident $handler:path),+;)*) => {
+        fn calls() -> Router<Arc<Api>> {
+            Router::new()$(.route($path, MethodRouter::new()$(.$method($handler))+))*
+        }
+
+        #[cfg(test)]
+        const CALLS: &[(&str, &[&str])] = &[$(($path, &[$(stringify!($method)),+])),*];
+    };
+}
+
+calls! {
+    "/v1/users": get users::list, post users::create;
+    "/v1/users/{user}": get users::one;
+    "/v1/users/{user}/password": put users::set_password;
+    "/v1/users/{user}/disabled": put users::disable, delete users::enable;
+    "/v1/users/{user}/sessions": get users::sessions, delete users::end_sessions;
+    "/v1/users/{user}/tickets": post users::ticket;
+    "/v1/users/{user}/messages": get messages::history;
+    "/v1/users/{user}/unread": get messages::unread;
+    "/v1/groups": get groups::list, post groups::create;
+    "/v1/groups/{group}": delete groups::delete;
+    "/v1/groups/{group}/members": get groups::members, post groups::change;
+    "/v1/messages": post messages::send;
+}
+
+/// All calls, and what describes them.
 pub(crate) fn router(api: Arc<Api>) -> Router {
-    Router::new()
-        .route("/v1/users", get(users::list).post(users::create))
-        .route("/v1/users/{user}", get(users::one))
-        .route("/v1/users/{user}/password", put(users::set_password))
-        .route("/v1/users/{user}/disabled", put(users::disable).delete(users::enable))
-        .route("/v1/users/{user}/sessions", get(users::sessions).delete(users::end_sessions))
-        .route("/v1/users/{user}/tickets", post(users::ticket))
-        .route("/v1/users/{user}/messages", get(messages::history))
-        .route("/v1/users/{user}/unread", get(messages::unread))
-        .route("/v1/groups", get(groups::list).post(groups::create))
-        .route("/v1/groups/{group}", delete(groups::delete))
-        .route("/v1/groups/{group}/members", get(groups::members).post(groups::change))
-        .route("/v1/messages", post(messages::send))
+    calls()
+        .merge(document::routes())
         .route("/query/CreateGroup", any(query::create_group))
         .route("/query/ChangeMembers", any(query::change_members))
         .fallback(async || Problem::not_found("there is no such call"))

@@ -23,13 +23,13 @@ use crate::problem::Problem;
 use crate::state::Api;
 
 /// The longest body, in bytes: a thousand users with all their fields fit.
-const BODY_LEN_MAX: usize = 512 << 10;
+pub(crate) const BODY_LEN_MAX: usize = 512 << 10;
 
 /// How long a body may take to come.
 const BODY_LIMIT: Duration = Duration::from_secs(10);
 
 /// The longest `Idempotency-Key`, in bytes.
-const IDEMPOTENCY_KEY_MAX: usize = 255;
+pub(crate) const IDEMPOTENCY_KEY_MAX: usize = 255;
 
 /// A request with a key that allows what the bits of a scope say.
 #[derive(Debug)]
@@ -71,6 +71,9 @@ impl<T: DeserializeOwned> FromRequest<Arc<Api>> for Json<T> {
         let (parts, body) = request.into_parts();
         check_headers(&parts.headers)?;
         let bytes = read(body).await?;
+        if is_list(&bytes) {
+            return Err(Problem::invalid("the body is a list, and must be an object"));
+        }
         let read = serde_json::from_slice(&bytes).map_err(|error| {
             if error.is_data() {
                 Problem::invalid(error.to_string())
@@ -81,6 +84,11 @@ impl<T: DeserializeOwned> FromRequest<Arc<Api>> for Json<T> {
         })?;
         Ok(Self(read))
     }
+}
+
+/// Whether a body is a list: serde would read it as the fields of a struct in their order.
+pub(crate) fn is_list(body: &[u8]) -> bool {
+    body.trim_ascii_start().first() == Some(&b'[')
 }
 
 fn check_headers(headers: &HeaderMap) -> Result<(), Problem> {

@@ -18,7 +18,9 @@ pub(crate) const LIMIT_MAX: u32 = 1_000;
 
 /// A page of a list.
 #[derive(Debug, Serialize)]
+#[cfg_attr(test, derive(utoipa::ToSchema))]
 pub(crate) struct Page<T> {
+    /// The lines of this page.
     pub(crate) items: Vec<T>,
     /// What the next page is asked for with; nothing if there is none.
     #[serde(skip_serializing_if = "Option::is_none")]

@@ -22,6 +22,7 @@ use tokio::net::TcpStream;
 use tokio::time::timeout;
 
 use crate::Config;
+use crate::calls::assert_documented;
 
 /// Long enough for a loaded machine; a test that waits this long has failed.
 pub(crate) const PATIENCE: Duration = Duration::from_secs(20);
@@ -269,7 +270,22 @@ impl Site {
         lines: &[&str],
         body: Option<&Value>,
     ) -> (u16, Value) {
-        let body = body.map(ToString::to_string);
+        self.say(method, path, lines, body.map(ToString::to_string)).await
+    }
+
+    /// Asks with the good key and this text as the body.
+    pub(crate) async fn send_text(&self, method: &str, path: &str, body: &str) -> (u16, Value) {
+        let shown = format!("Authorization: Bearer {}", key().to_text());
+        self.say(method, path, &[&shown], Some(body.to_owned())).await
+    }
+
+    async fn say(
+        &self,
+        method: &str,
+        path: &str,
+        lines: &[&str],
+        body: Option<String>,
+    ) -> (u16, Value) {
         let mut head = vec![format!("{method} {path} HTTP/1.1"), "Host: api".to_owned()];
         head.push("Connection: close".to_owned());
         head.extend(lines.iter().map(|line| (*line).to_owned()));
@@ -281,6 +297,7 @@ impl Site {
         let answer = self.raw(&request).await;
         let (head, body) = answer.split_once("\r\n\r\n").expect("an answer");
         let status = head.split(' ').nth(1).unwrap().parse().unwrap();
+        assert_documented(method, path, status);
         (status, serde_json::from_str(body).unwrap_or(Value::Null))
     }
 

@@ -26,9 +26,13 @@ pub(super) const MEMBERS_MAX: usize = 1_000;
 
 /// A group, as programs see it.
 #[derive(Debug, Serialize)]
+#[cfg_attr(test, derive(utoipa::ToSchema))]
 pub(super) struct Group {
+    /// The number of the group.
     id: u32,
+    /// Its name.
     name: String,
+    /// The number of the user who made it.
     creator: u32,
     /// How many there are.
     members: u32,
@@ -42,9 +46,14 @@ impl From<GroupLine> for Group {
 
 /// Where a page begins.
 #[derive(Debug, Deserialize)]
+#[cfg_attr(test, derive(utoipa::IntoParams))]
+#[cfg_attr(test, into_params(parameter_in = Query))]
 #[serde(deny_unknown_fields)]
 pub(super) struct Wanted {
+    /// Where the page begins: `next` of the page before.
     cursor: Option<String>,
+    /// Lines of the page; 100 if not said.
+    #[cfg_attr(test, param(minimum = 1, maximum = 1000))]
     limit: Option<u32>,
 }
 
@@ -66,16 +75,23 @@ pub(super) async fn list(
 
 /// A group to be made.
 #[derive(Debug, Deserialize)]
+#[cfg_attr(test, derive(utoipa::ToSchema))]
 #[serde(deny_unknown_fields)]
 pub(super) struct NewGroup {
+    /// Its name: 1 to 256 bytes.
+    #[cfg_attr(test, schema(min_length = 1, max_length = 256, example = "on call"))]
     name: String,
     /// Numbers of users; the first is the creator.
+    #[cfg_attr(test, schema(min_items = 1, max_items = 1000, example = json!([21, 22])))]
     members: Vec<u32>,
 }
 
 /// The number of a group that was made.
 #[derive(Debug, Serialize)]
+#[cfg_attr(test, derive(utoipa::ToSchema))]
+#[cfg_attr(test, schema(as = MadeGroup))]
 pub(super) struct Made {
+    /// The number of the group.
     id: u32,
 }
 
@@ -120,10 +136,16 @@ pub(super) async fn members(
 
 /// Who joins and who leaves.
 #[derive(Debug, Deserialize)]
+#[cfg_attr(test, derive(utoipa::ToSchema))]
+#[cfg_attr(test, schema(as = MemberChange))]
 #[serde(deny_unknown_fields)]
 pub(super) struct Change {
+    /// Numbers of users who join.
+    #[cfg_attr(test, schema(max_items = 1000, example = json!([23])))]
     #[serde(default)]
     add: Vec<u32>,
+    /// Numbers of users who leave.
+    #[cfg_attr(test, schema(max_items = 1000, example = json!([22])))]
     #[serde(default)]
     remove: Vec<u32>,
 }

@@ -43,9 +43,12 @@ const PAGE_MAX: u32 = 100;
 
 /// With whom or in which group: one of the two.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Deserialize, Serialize)]
+#[cfg_attr(test, derive(utoipa::ToSchema))]
 #[serde(rename_all = "lowercase")]
 enum Place {
+    /// With the user of this number.
     User(u32),
+    /// In the group of this number.
     Group(u32),
 }
 
@@ -76,27 +79,39 @@ impl Place {
 
 /// Where a message goes.
 #[derive(Debug, Clone, PartialEq, Eq, Deserialize)]
+#[cfg_attr(test, derive(utoipa::ToSchema))]
 #[serde(rename_all = "lowercase")]
 enum To {
+    /// To the user of this number.
     User(u32),
+    /// To the group of this number.
     Group(u32),
-    /// To each of these users, as a message of its own.
+    /// To each of these users (1 to 100), as a message of its own.
     Users(Vec<u32>),
 }
 
 /// A message to be sent.
 #[derive(Debug, Deserialize)]
+#[cfg_attr(test, derive(utoipa::ToSchema))]
+#[cfg_attr(test, schema(as = NewMessage))]
 #[serde(deny_unknown_fields)]
 pub(super) struct Outgoing {
     /// The number of the user whose message it is.
+    #[cfg_attr(test, schema(example = 1))]
     from: u32,
+    /// Where it goes.
     to: To,
+    /// 1 to 32,768 bytes of UTF-8.
+    #[cfg_attr(test, schema(min_length = 1, max_length = 32768, example = "hello"))]
     text: String,
 }
 
 /// A message that is stored.
 #[derive(Debug, Serialize)]
+#[cfg_attr(test, derive(utoipa::ToSchema))]
+#[cfg_attr(test, schema(as = StoredMessage))]
 pub(super) struct Stored {
+    /// Its number in its conversation.
     msg_id: u32,
     /// Unix seconds, where the owner has said so.
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -105,32 +120,45 @@ pub(super) struct Stored {
 
 /// What became of the message to one user of a list.
 #[derive(Debug, Serialize)]
+#[cfg_attr(test, derive(utoipa::ToSchema))]
 pub(super) struct ToOne {
+    /// The recipient.
     user: u32,
     #[serde(flatten)]
     outcome: Outcome,
 }
 
 #[derive(Debug, Serialize)]
+#[cfg_attr(test, derive(utoipa::ToSchema))]
 #[serde(untagged)]
 enum Outcome {
     Stored(Stored),
-    Failed { error: Failed },
+    Failed {
+        /// Why not.
+        error: Failed,
+    },
 }
 
 /// Why a message to one user of a list was not sent.
 #[derive(Debug, Serialize)]
+#[cfg_attr(test, derive(utoipa::ToSchema))]
 struct Failed {
+    /// The code that a message to this user alone would be answered.
     code: &'static str,
+    /// A sentence for people.
     detail: String,
 }
 
 /// What became of a message.
 #[derive(Debug, Serialize)]
+#[cfg_attr(test, derive(utoipa::ToSchema))]
 #[serde(untagged)]
 pub(super) enum Answered {
     One(Stored),
-    Each { items: Vec<ToOne> },
+    Each {
+        /// In the order of the list.
+        items: Vec<ToOne>,
+    },
 }
 
 /// `POST /v1/messages`: answered when the message is durable. With an `Idempotency-Key` the same request may
@@ -237,20 +265,31 @@ fn named_id(key: &str, sender: UserId, name: &str, to: Option<UserId>) -> Client
 
 /// Which messages are wanted. The conversation is given by one of the first two.
 #[derive(Debug, Deserialize)]
+#[cfg_attr(test, derive(utoipa::IntoParams))]
+#[cfg_attr(test, into_params(parameter_in = Query))]
 #[serde(deny_unknown_fields)]
 pub(super) struct Wanted {
+    /// The conversation with this user.
     with_user: Option<u32>,
+    /// The conversation of this group.
     in_group: Option<u32>,
     /// Messages older than this one.
     before: Option<u32>,
+    /// Where the page begins: `next` of the page before.
     cursor: Option<String>,
+    /// Messages of the page; 100 if not said. More than 100 are 100.
+    #[cfg_attr(test, param(minimum = 1, maximum = 1000))]
     limit: Option<u32>,
 }
 
 /// A message of a history.
 #[derive(Debug, Serialize)]
+#[cfg_attr(test, derive(utoipa::ToSchema))]
+#[cfg_attr(test, schema(as = Message))]
 pub(super) struct Said {
+    /// Its number in its conversation.
     msg_id: u32,
+    /// Who said it.
     from: u32,
     /// Unix seconds.
     created: u32,
@@ -260,17 +299,22 @@ pub(super) struct Said {
 
 /// What was said.
 #[derive(Debug, Serialize)]
+#[cfg_attr(test, derive(utoipa::ToSchema))]
 #[serde(tag = "type", rename_all = "lowercase")]
 enum Content {
+    /// A text.
     Text {
+        /// Decrypted.
         text: String,
     },
-    /// Four bytes of length in seconds (big-endian) and the sound, in Base64.
+    /// A voice message.
     Voice {
+        /// Four bytes of length in seconds (big-endian) and the sound, in Base64.
         data: String,
     },
-    /// Text that no client could read: the bytes as they are, in Base64.
+    /// Text that no client could read.
     Unreadable {
+        /// The bytes as they are, in Base64.
         data: String,
     },
 }
@@ -336,18 +380,24 @@ pub(super) async fn history(
 
 /// A conversation with unread messages.
 #[derive(Debug, Serialize)]
+#[cfg_attr(test, derive(utoipa::ToSchema))]
 pub(super) struct Unread {
     #[serde(flatten)]
     place: Place,
+    /// How many of its messages the user has not read.
     #[serde(rename = "unread")]
     count: u32,
+    /// The number of its newest message.
     newest_msg_id: u32,
 }
 
 /// How many messages a user has not read.
 #[derive(Debug, Serialize)]
+#[cfg_attr(test, derive(utoipa::ToSchema))]
 pub(super) struct AllUnread {
+    /// Of all conversations.
     total: u32,
+    /// By conversation.
     items: Vec<Unread>,
 }
 

@@ -22,7 +22,7 @@ use serde::de::DeserializeOwned;
 
 use crate::asking::administer;
 use crate::calls::groups::MEMBERS_MAX;
-use crate::input::read;
+use crate::input::{is_list, read};
 use crate::keys::Key;
 use crate::problem::Problem;
 use crate::state::Api;
@@ -159,6 +159,9 @@ async fn parse<T: DeserializeOwned>(body: Body) -> Result<T, Failed> {
         status: problem.status(),
         ..Failed::new(Code::Parameter, problem.detail())
     })?;
+    if is_list(&bytes) {
+        return Err(Failed::new(Code::Parameter, "the body must be an object"));
+    }
     serde_json::from_slice(&bytes).map_err(|error| {
         let status = if error.is_data() { StatusCode::OK } else { StatusCode::BAD_REQUEST };
         Failed { status, ..Failed::new(Code::Parameter, error.to_string()) }

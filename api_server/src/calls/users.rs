@@ -26,11 +26,17 @@ type Users = Allowed<{ Scope::Users.bit() }>;
 
 /// A user, as programs see it.
 #[derive(Debug, Serialize)]
+#[cfg_attr(test, derive(utoipa::ToSchema))]
 pub(super) struct User {
+    /// The number of the user.
     id: u32,
+    /// What the user logs in with.
     name: String,
+    /// What others see.
     nick: String,
+    /// The number of the department.
     department: u32,
+    /// Whether logins are refused.
     disabled: bool,
 }
 
@@ -43,10 +49,16 @@ impl From<UserLine> for User {
 
 /// Which users are wanted.
 #[derive(Debug, Deserialize)]
+#[cfg_attr(test, derive(utoipa::IntoParams))]
+#[cfg_attr(test, into_params(parameter_in = Query))]
 #[serde(deny_unknown_fields)]
 pub(super) struct Wanted {
+    /// The user of this name alone.
     name: Option<String>,
+    /// Where the page begins: `next` of the page before.
     cursor: Option<String>,
+    /// Lines of the page; 100 if not said.
+    #[cfg_attr(test, param(minimum = 1, maximum = 1000))]
     limit: Option<u32>,
 }
 
@@ -58,6 +70,8 @@ pub(super) async fn list(
     Allowed(key): Read,
     Query(wanted): Query<Wanted>,
 ) -> Result<Answer<Page<User>>, Problem> {
+    let count = Some(paging::limit(wanted.limit)?);
+    let after = wanted.cursor.map(|cursor| paging::place(LIST, &cursor)).transpose()?;
     if let Some(name) = wanted.name {
         let found = find(&api, &key, UserFind { id: None, name: Some(name) }).await;
         return match found {
@@ -68,8 +82,6 @@ pub(super) async fn list(
             Err(problem) => Err(problem),
         };
     }
-    let after = wanted.cursor.map(|cursor| paging::place(LIST, &cursor)).transpose()?;
-    let count = Some(paging::limit(wanted.limit)?);
     let page = administer(&api.client, &key, What::UserList(UserList { after, count })).await?;
     let last = page.users.last().filter(|_| page.more());
     let next = last.map(|user| paging::cursor(LIST, &user.name));
@@ -87,11 +99,19 @@ pub(super) async fn one(
 
 /// A user to be made.
 #[derive(Deserialize)]
+#[cfg_attr(test, derive(utoipa::ToSchema))]
 #[serde(deny_unknown_fields)]
 pub(super) struct NewUser {
+    /// What the user logs in with: 1 to 128 bytes.
+    #[cfg_attr(test, schema(min_length = 1, max_length = 128, example = "anna"))]
     name: String,
+    /// What the user types: 8 to 128 bytes.
+    #[cfg_attr(test, schema(min_length = 2, max_length = 128, example = "a long password"))]
     password: String,
+    /// What others see: at most 128 bytes; the name if not said.
+    #[cfg_attr(test, schema(max_length = 128))]
     nick: Option<String>,
+    /// The number of the department; 1 if not said.
     department: Option<u32>,
 }
 
@@ -110,8 +130,11 @@ pub(super) async fn create(
 
 /// A new password.
 #[derive(Deserialize)]
+#[cfg_attr(test, derive(utoipa::ToSchema))]
 #[serde(deny_unknown_fields)]
 pub(super) struct NewPassword {
+    /// What the user types from now on: 8 to 128 bytes.
+    #[cfg_attr(test, schema(min_length = 2, max_length = 128, example = "another long password"))]
     password: String,
 }
 
@@ -156,17 +179,23 @@ async fn set_disabled(
 
 /// A session of a user.
 #[derive(Debug, Serialize)]
+#[cfg_attr(test, derive(utoipa::ToSchema))]
 pub(super) struct Session {
+    /// `windows`, `mac`, `ios`, `android` or `other`.
     device: &'static str,
+    /// Where the client is, as its gateway sees it.
     address: String,
-    /// Unix seconds.
+    /// Since when, in Unix seconds.
     since: u32,
+    /// The name of the gateway that has the session.
     gateway: String,
 }
 
 /// The sessions of a user.
 #[derive(Debug, Serialize)]
+#[cfg_attr(test, derive(utoipa::ToSchema))]
 pub(super) struct Sessions {
+    /// The sessions.
     items: Vec<Session>,
     /// Gateways that did not answer in time: the user may have sessions there.
     silent_gateways: Vec<String>,
@@ -203,6 +232,7 @@ pub(super) async fn end_sessions(
 
 /// The kind of a client.
 #[derive(Debug, Clone, Copy, Deserialize)]
+#[cfg_attr(test, derive(utoipa::ToSchema))]
 #[serde(rename_all = "lowercase")]
 enum Device {
     Windows,
@@ -223,13 +253,16 @@ fn device_name(client_type: u32) -> &'static str {
 
 /// A ticket to be made.
 #[derive(Debug, Deserialize)]
+#[cfg_attr(test, derive(utoipa::ToSchema))]
 #[serde(deny_unknown_fields)]
 pub(super) struct NewTicket {
+    /// The kind of client that will log in with it.
     device: Device,
 }
 
 /// A ticket: good for one login.
 #[derive(Serialize)]
+#[cfg_attr(test, derive(utoipa::ToSchema))]
 pub(super) struct Ticket {
     /// In hex digits.
     ticket: String,

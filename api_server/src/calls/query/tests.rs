@@ -113,6 +113,8 @@ async fn what_is_missing_null_or_of_another_kind_is_a_wrong_parameter() {
         assert_eq!(code(&site, "CreateGroup", &wrong).await, (200, Some(1)), "{wrong}");
     }
     assert_eq!(code(&site, "ChangeMembers", &members(3)).await, (200, Some(1)));
+    let list = json!([0, key().to_text(), 7, 1, [1, 2]]);
+    assert_eq!(code(&site, "ChangeMembers", &list).await, (200, Some(1)));
     assert_eq!(site.asked(), []);
     site.stop().await;
 }
