@@ -80,9 +80,13 @@ impl<'a> Owner<'a> {
     }
 
     /// Whatever was returned is where it was, and of every append there is a beginning.
-    fn check(&self) {
-        let log = self.place.open();
-        let records = read(&*log, 1);
+    fn check(&mut self) {
+        // A leader that is new may not know yet how far its followers are, and so tell of less than there is. It
+        // knows once it has taken an append.
+        self.log = None;
+        self.append_until_it_works();
+        let log = self.log.as_ref().expect("it has just been appended to");
+        let records = read(&**log, 1);
         let mut acked = self.acked.clone();
         for record in &records {
             let payload = acked.remove(&record.offset.0);
