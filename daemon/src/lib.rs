@@ -38,7 +38,7 @@ pub mod network;
 pub mod places;
 pub mod process_limits;
 pub mod proxy_protocol;
-mod random;
+pub mod random;
 pub mod rates;
 pub mod ready;
 pub mod run;

@@ -3,7 +3,7 @@
 use ring::rand::{SecureRandom, SystemRandom};
 
 /// A random number.
-pub(crate) fn random_u64() -> u64 {
+pub fn random_u64() -> u64 {
     u64::from_be_bytes(random_bytes())
 }
 

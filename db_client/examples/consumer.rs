@@ -29,7 +29,7 @@ async fn main() -> Result<(), Box<dyn Error>> {
     };
     let identity = cluster.link_identity(Role::Consumer, daemon::link::new_boot())?;
     let (_unchanging, targets) = watch::channel(addrs.split(',').map(str::to_owned).collect());
-    let reading = Reading { name: name.clone(), from_oldest: true };
+    let reading = Reading { name: name.clone(), from_oldest: true, from_ms: None };
     let (options, shutdown) = (LinkOptions::default(), Shutdown::default());
     let mut consumer = Consumer::connect(targets, identity, options, reading, &shutdown);
     loop {

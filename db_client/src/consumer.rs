@@ -54,6 +54,9 @@ pub struct Reading {
     /// Where it begins if the name is new: at the oldest record that the log has, or with what is appended
     /// from now on.
     pub from_oldest: bool,
+    /// Records before this time (Unix milliseconds) are not wanted. Batches at the beginning that are older as a
+    /// whole do not come; of others, the caller leaves out what is older.
+    pub from_ms: Option<u64>,
 }
 
 /// Records of one partition that follow each other.
@@ -161,6 +164,11 @@ impl Consumer {
 }
 
 impl Batch {
+    /// The last record of the log that this batch covers, whether it counts or not.
+    pub fn upto(&self) -> Offset {
+        self.upto
+    }
+
     /// Says that everything up to the end of this batch was handled: it does not come again, except
     /// that after a kill about the last second may. A batch that is dropped instead comes again
     /// only after the link was down.
@@ -218,6 +226,7 @@ impl Shared {
                 received_offset: stream.received.map(|offset| offset.0),
                 handled_offset: stream.handled.map(|offset| offset.0),
                 from_oldest: self.reading.from_oldest.then_some(true),
+                from_ms: self.reading.from_ms,
             };
             send(link, Kind::Consume, &consume);
         }

@@ -3,6 +3,7 @@
 mod audit;
 mod consumers;
 pub(crate) mod keys;
+pub(crate) mod webhooks;
 
 use std::collections::HashSet;
 use std::time::Duration;
@@ -78,6 +79,15 @@ pub(crate) async fn answer(
         Some(What::ApiKeyRevoke(revoke)) => admin.revoke_key(revoke).await,
         Some(What::ApiKeyFind(find)) => admin.find_key(find).await,
         Some(What::UserFind(find)) => admin.find_user(find).await,
+        Some(What::WebhookAdd(add)) => admin.add_webhook(add).await,
+        Some(What::WebhookList(list)) => admin.list_webhooks(list).await,
+        Some(What::WebhookRemove(remove)) => admin.remove_webhook(remove).await,
+        Some(What::WebhookSwitch(switch)) => admin.switch_webhook(switch).await,
+        Some(What::WebhookRotate(rotate)) => admin.rotate_webhook(rotate).await,
+        Some(What::WebhookReplay(replay)) => admin.replay_webhook(replay).await,
+        Some(What::WebhookFailures(failures)) => admin.webhook_failures(failures).await,
+        Some(What::WebhookGaveUp(gave_up)) => admin.give_up_event(gave_up).await,
+        Some(What::WebhookGone(gone)) => admin.webhook_gone(gone).await,
         None => Err("this db_proxy does not know the request: upgrade it".into()),
     };
     let answer = result.unwrap_or_else(|problem| {

@@ -61,11 +61,13 @@ pub enum Scope {
     Users,
     /// Makes, changes and deletes groups.
     Groups,
+    /// Sets up what other systems are told: webhooks.
+    Admin,
 }
 
 impl Scope {
     /// All of them.
-    pub const ALL: [Self; 4] = [Self::Read, Self::Send, Self::Users, Self::Groups];
+    pub const ALL: [Self; 5] = [Self::Read, Self::Send, Self::Users, Self::Groups, Self::Admin];
 
     /// What people call it.
     pub const fn name(self) -> &'static str {
@@ -74,6 +76,7 @@ impl Scope {
             Self::Send => "send",
             Self::Users => "users",
             Self::Groups => "groups",
+            Self::Admin => "admin",
         }
     }
 
@@ -84,6 +87,7 @@ impl Scope {
             Self::Send => 1 << 1,
             Self::Users => 1 << 2,
             Self::Groups => 1 << 3,
+            Self::Admin => 1 << 4,
         }
     }
 

@@ -19,6 +19,7 @@ pub mod lists;
 pub mod record;
 pub mod seat;
 pub mod text;
+pub mod webhook;
 
 /// The messages of the client protocol, from `schema/`. The body of a command is the message of
 /// the same name.

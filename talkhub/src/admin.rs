@@ -10,6 +10,7 @@ mod password;
 mod sessions;
 pub(crate) mod ticket;
 mod transfer;
+mod webhooks;
 
 use std::fs;
 use std::io;
@@ -88,6 +89,9 @@ enum Asked {
     /// Keys for the HTTP API: create, list, revoke
     #[command(subcommand)]
     Key(keys::Command),
+    /// Webhooks: add, list, show, remove, enable, disable, rotate, failures, replay
+    #[command(subcommand)]
+    Webhook(webhooks::Command),
 }
 
 #[derive(Debug, Subcommand)]
@@ -265,6 +269,8 @@ enum Ready {
     Keys,
     /// A key to be made, and whether it is shown as JSON.
     Key(ApiKeyCreate, bool),
+    /// What is done with webhooks.
+    Webhook(webhooks::Command),
     Sessions(String),
     Ticket(UserTicket),
     Groups,
@@ -329,6 +335,7 @@ impl Ready {
             Asked::Group(GroupCommand::Delete { group }) => Self::Delete(group.clone()),
             Asked::Group(GroupCommand::List) => Self::Groups,
             Asked::Key(key) => Self::key(key),
+            Asked::Webhook(webhook) => Self::Webhook(webhook.clone()),
             Asked::Consumer(consumers::Command::List) => Self::Consumers,
             Asked::Consumer(consumers::Command::Forget { name }) => Self::Once(
                 What::ConsumerForget(ConsumerForget { name: name.clone() }),
@@ -393,6 +400,7 @@ impl Ready {
             Self::Key(wanted, json) => {
                 Ok(keys::shown(&link.ask(What::ApiKeyCreate(wanted)).await?, json))
             }
+            Self::Webhook(command) => webhooks::carry_out(command, link).await,
             Self::Delete(group) => {
                 let (number, name) = find_group(link, &group).await?;
                 link.ask(What::GroupDelete(GroupDelete { group: number })).await?;

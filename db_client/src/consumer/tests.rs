@@ -51,7 +51,7 @@ async fn linked<const N: usize>(shutdown: &Shutdown) -> (Consumer, [Proxy; N]) {
     }
     let (_unchanging, targets) = watch::channel(addrs);
     let us = identity(Role::Consumer, "push_server");
-    let reading = Reading { name: "push".to_owned(), from_oldest: true };
+    let reading = Reading { name: "push".to_owned(), from_oldest: true, from_ms: None };
     let consumer = Consumer::connect(targets, us, LinkOptions::default(), reading, shutdown);
     let mut proxies = Vec::new();
     for mut far in fars {
@@ -107,6 +107,7 @@ async fn every_owner_is_asked_for_its_partitions_and_told_what_was_handled() {
             name: "push".to_owned(),
             partition,
             from_oldest: Some(true),
+            from_ms: None,
             ..Consume::default()
         };
         assert_eq!(proxy.consume().await, expected);
@@ -292,6 +293,6 @@ fn a_message_has_a_number_and_a_conversation_and_nothing_else_is_one() {
 async fn a_name_that_no_consumer_may_have_is_noticed_at_once() {
     let (_unchanging, targets) = watch::channel(Vec::new());
     let us = identity(Role::Consumer, "push_server");
-    let reading = Reading { name: "push server".to_owned(), from_oldest: false };
+    let reading = Reading { name: "push server".to_owned(), from_oldest: false, from_ms: None };
     Consumer::connect(targets, us, LinkOptions::default(), reading, &Shutdown::default());
 }

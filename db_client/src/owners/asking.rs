@@ -342,6 +342,11 @@ fn changes_nothing(request: &AdminRequest) -> bool {
                 | What::ConsumerList(_)
                 | What::ApiKeyList(_)
                 | What::ApiKeyFind(_)
+                | What::WebhookList(_)
+                | What::WebhookFailures(_)
+                // Told twice, these are noted once.
+                | What::WebhookGaveUp(_)
+                | What::WebhookGone(_)
         )
     )
 }

@@ -32,6 +32,13 @@ impl Change {
             What::ConsumerForget(forget) => ("consumer forgotten", forget.name.clone()),
             What::ApiKeyCreate(create) => ("API key created", create.name.clone()),
             What::ApiKeyRevoke(revoke) => ("API key revoked", revoke.name.clone()),
+            What::WebhookAdd(add) => ("webhook added", add.name().to_owned()),
+            What::WebhookRemove(remove) => ("webhook removed", webhook(remove.webhook)),
+            What::WebhookSwitch(switch) if switch.on => ("webhook on", webhook(switch.webhook)),
+            What::WebhookSwitch(switch) => ("webhook off", webhook(switch.webhook)),
+            What::WebhookRotate(rotate) => ("webhook secret changed", webhook(rotate.webhook)),
+            What::WebhookReplay(replay) => ("webhook replayed", webhook(replay.webhook)),
+            What::WebhookGone(gone) => ("webhook gone", webhook(gone.webhook)),
             What::UserList(_)
             | What::UserFind(_)
             | What::UserSessions(_)
@@ -39,7 +46,11 @@ impl Change {
             | What::GroupMembers(_)
             | What::ConsumerList(_)
             | What::ApiKeyList(_)
-            | What::ApiKeyFind(_) => return None,
+            | What::ApiKeyFind(_)
+            | What::WebhookList(_)
+            | What::WebhookFailures(_)
+            // The api_server that gives an event up says so in its own log.
+            | What::WebhookGaveUp(_) => return None,
         };
         let by = by.map_or_else(|| "talkhub admin".to_owned(), |key| format!("API key {key}"));
         Some(Self { by, what, to })
@@ -58,6 +69,10 @@ impl Change {
             Some(why) => info!(by, to, why = name(why), "refused: {what}"),
         }
     }
+}
+
+fn webhook(number: u32) -> String {
+    format!("webhook {number}")
 }
 
 const fn name(why: AdminError) -> &'static str {

@@ -42,6 +42,7 @@ mod people;
 mod sending;
 mod tokens;
 mod verify;
+mod webhooks;
 
 /// A db_proxy that listens, and one gateway.
 struct Server {

@@ -16,6 +16,7 @@ use store::mysql::{MySqlOptions, MySqlStore};
 use store::sqlite::Tables;
 use store::table::{self, Row, TABLES};
 use store::tokens::SecretHash;
+use store::webhooks::{WebhookFailureRow, WebhookRow, WebhookStore};
 use tempfile::TempDir;
 
 use super::folder::Export;
@@ -76,9 +77,40 @@ async fn site() -> Site {
         used_s: 2,
     };
     assert!(store.add_key(key).await.unwrap());
+    add_webhook(&**store).await;
     store.allocate_group(Some(GroupId(99))).await.unwrap();
     store.allocate_group(None).await.unwrap();
     Site { setup: proxy.stop().await, known }
+}
+
+async fn add_webhook(store: &impl WebhookStore) {
+    let webhook = WebhookRow {
+        number: 0,
+        name: "crm".to_owned(),
+        url: "https://example.com/".to_owned(),
+        events: 7,
+        state: WebhookRow::ON,
+        secret: "whsec_new".to_owned(),
+        old_secret: String::new(),
+        old_until_s: 0,
+        made_ms: 1,
+        from_ms: 2,
+        begun_ms: 3,
+        run: 4,
+        version: 5,
+        failures: 0,
+    };
+    let number = store.add_webhook(webhook).await.unwrap().unwrap();
+    let failure = WebhookFailureRow {
+        number: 0,
+        event_id: "msg_1-2_1".to_owned(),
+        event_type: "message.created".to_owned(),
+        happened_ms: 1,
+        given_up_ms: 2,
+        status: 0,
+        tries: 10,
+    };
+    assert!(store.give_up(number, failure, 10).await.unwrap());
 }
 
 async fn mark(proxy: &Proxy, talk: ConversationId, room: ConversationId, quiet: ConversationId) {

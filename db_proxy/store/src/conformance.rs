@@ -19,6 +19,7 @@ pub(super) mod keys;
 pub(super) mod lists;
 pub(super) mod people;
 pub(super) mod tokens;
+pub(super) mod webhooks;
 
 /// Makes a test of each check. `$fresh` is an async function whose result has a method
 /// `store(&self) -> &dyn Store`; the store is empty, and goes when the result is dropped.
@@ -112,6 +113,13 @@ macro_rules! suite {
             keys_come_by_name_as_its_bytes_are,
             the_latest_use_of_a_key_is_noted,
             a_key_that_is_forgotten_is_gone_and_its_name_is_free,
+        }
+        crate::conformance::suite! { $fresh; webhooks:
+            a_webhook_comes_back_as_it_was_kept,
+            a_number_is_given_once_and_a_name_to_one_webhook,
+            a_webhook_is_changed_by_those_who_know_its_version,
+            what_is_given_up_is_listed_once_and_the_oldest_go_first,
+            what_is_given_up_goes_with_its_webhook,
         }
         crate::conformance::suite! { $fresh; consumers:
             a_consumer_is_made_once_and_moves_from_where_it_is,

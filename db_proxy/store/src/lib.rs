@@ -19,6 +19,7 @@ use proto::record::LogId;
 
 use self::keys::KeyStore;
 use self::tokens::TokenStore;
+use self::webhooks::WebhookStore;
 
 #[cfg(test)]
 mod conformance;
@@ -38,6 +39,7 @@ pub mod table;
 )]
 pub mod test;
 pub mod tokens;
+pub mod webhooks;
 
 pub use self::consumers::{ConsumerCursor, ConsumerRow, ConsumerStore, MessageRecord};
 pub use self::error::{StoreError, Stored};
@@ -307,12 +309,24 @@ pub trait UserStore: Send + Sync {
 
 /// All sides.
 pub trait Store:
-    ConversationStore + ConsumerStore + UserStore + TokenStore + KeyStore + std::fmt::Debug
+    ConversationStore
+    + ConsumerStore
+    + UserStore
+    + TokenStore
+    + KeyStore
+    + WebhookStore
+    + std::fmt::Debug
 {
 }
 
 impl<T> Store for T where
-    T: ConversationStore + ConsumerStore + UserStore + TokenStore + KeyStore + std::fmt::Debug
+    T: ConversationStore
+        + ConsumerStore
+        + UserStore
+        + TokenStore
+        + KeyStore
+        + WebhookStore
+        + std::fmt::Debug
 {
 }
 

@@ -33,6 +33,7 @@ use super::keys::{ApiKeyId, ApiKeyRow, KeyStore};
 use super::tokens::{
     FamilyId, FamilyRow, NewFamily, Revocation, SecretHash, TicketRow, TokenStore,
 };
+use super::webhooks::{WebhookFailureRow, WebhookRow, WebhookStore};
 use super::{
     Batch, Claimed, ConsumerCursor, ConsumerRow, ConsumerStore, ConversationRow, ConversationStore,
     DepartmentRow, MessageRecord, MessageRow, NewUser, Progress, Since, StoreError, Stored,
@@ -61,6 +62,7 @@ mod site;
 mod tests;
 mod tokens;
 mod transfer;
+mod webhooks;
 
 pub use options::{MySqlLimits, MySqlOptions};
 pub use transfer::{Begun, Target};
@@ -450,5 +452,46 @@ impl KeyStore for MySqlStore {
     fn forget_key(&self, name: String) -> Stored<'_, bool> {
         let (writes, name): (_, Arc<str>) = (&self.people().writes, name.into());
         Box::pin(writes.run(move |link| keys::forget(link, Arc::clone(&name)).boxed()))
+    }
+}
+
+impl WebhookStore for MySqlStore {
+    fn add_webhook(&self, row: WebhookRow) -> Stored<'_, Option<u32>> {
+        let (writes, row) = (&self.people().writes, Arc::new(row));
+        Box::pin(writes.run(move |link| webhooks::add(link, Arc::clone(&row)).boxed()))
+    }
+
+    fn webhooks(&self) -> Stored<'_, Vec<WebhookRow>> {
+        let writes = &self.people().writes;
+        Box::pin(writes.run(|link| webhooks::all(link).boxed()))
+    }
+
+    fn change_webhook(&self, version: u64, row: WebhookRow) -> Stored<'_, bool> {
+        let (writes, row) = (&self.people().writes, Arc::new(row));
+        Box::pin(writes.run(move |link| webhooks::change(link, version, Arc::clone(&row)).boxed()))
+    }
+
+    fn forget_webhook(&self, number: u32) -> Stored<'_, bool> {
+        let writes = &self.people().writes;
+        Box::pin(writes.run(move |link| webhooks::forget(link, number).boxed()))
+    }
+
+    fn give_up(&self, webhook: u32, failure: WebhookFailureRow, keep: u32) -> Stored<'_, bool> {
+        let (writes, failure) = (&self.people().writes, Arc::new(failure));
+        Box::pin(
+            writes.run(move |link| {
+                webhooks::give_up(link, webhook, Arc::clone(&failure), keep).boxed()
+            }),
+        )
+    }
+
+    fn webhook_failures(
+        &self,
+        webhook: u32,
+        before: u64,
+        count: u32,
+    ) -> Stored<'_, Vec<WebhookFailureRow>> {
+        let reads = &self.people().reads;
+        Box::pin(reads.run(move |link| webhooks::failures(link, webhook, before, count).boxed()))
     }
 }

@@ -21,6 +21,7 @@ use super::keys::{ApiKeyId, ApiKeyRow, KeyStore};
 use super::tokens::{
     FamilyId, FamilyRow, NewFamily, Revocation, SecretHash, TicketRow, TokenStore,
 };
+use super::webhooks::{WebhookFailureRow, WebhookRow, WebhookStore};
 use super::{
     Batch, ConsumerCursor, ConsumerRow, ConsumerStore, ConversationRow, ConversationStore,
     DepartmentRow, MessageRecord, MessageRow, NewUser, Progress, Since, StoreError, Stored,
@@ -41,6 +42,7 @@ mod schema;
 mod tests;
 mod tokens;
 mod transfer;
+mod webhooks;
 
 pub use transfer::Tables;
 
@@ -331,5 +333,38 @@ impl KeyStore for SqliteStore {
 
     fn forget_key(&self, name: String) -> Stored<'_, bool> {
         Box::pin(self.records.run(move |connection| keys::forget(connection, &name)))
+    }
+}
+
+impl WebhookStore for SqliteStore {
+    fn add_webhook(&self, row: WebhookRow) -> Stored<'_, Option<u32>> {
+        Box::pin(self.records.run(move |connection| webhooks::add(connection, &row)))
+    }
+
+    fn webhooks(&self) -> Stored<'_, Vec<WebhookRow>> {
+        Box::pin(self.reads.run(|connection| webhooks::all(connection)))
+    }
+
+    fn change_webhook(&self, version: u64, row: WebhookRow) -> Stored<'_, bool> {
+        Box::pin(self.records.run(move |connection| webhooks::change(connection, version, &row)))
+    }
+
+    fn forget_webhook(&self, number: u32) -> Stored<'_, bool> {
+        Box::pin(self.records.run(move |connection| webhooks::forget(connection, number)))
+    }
+
+    fn give_up(&self, webhook: u32, failure: WebhookFailureRow, keep: u32) -> Stored<'_, bool> {
+        let note = move |connection: &mut _| webhooks::give_up(connection, webhook, &failure, keep);
+        Box::pin(self.records.run(note))
+    }
+
+    fn webhook_failures(
+        &self,
+        webhook: u32,
+        before: u64,
+        count: u32,
+    ) -> Stored<'_, Vec<WebhookFailureRow>> {
+        let read = move |connection: &mut _| webhooks::failures(connection, webhook, before, count);
+        Box::pin(self.reads.run(read))
     }
 }

@@ -37,7 +37,7 @@ pub enum Place {
 }
 
 /// All tables, in the order in which they are moved.
-pub static TABLES: [Table; 11] = [
+pub static TABLES: [Table; 13] = [
     Table {
         name: "counter",
         columns: &["name", "value"],
@@ -86,6 +86,44 @@ pub static TABLES: [Table; 11] = [
         name: "api_key",
         columns: &["name", "id", "hash", "scopes", "rate", "made_s", "expires_s", "used_s"],
         keys: 1,
+        place: Place::Logins,
+        only: None,
+    },
+    Table {
+        name: "webhook",
+        columns: &[
+            "number",
+            "name",
+            "url",
+            "events",
+            "state",
+            "secret",
+            "old_secret",
+            "old_until_s",
+            "made_ms",
+            "from_ms",
+            "begun_ms",
+            "run",
+            "version",
+            "failures",
+        ],
+        keys: 1,
+        place: Place::Logins,
+        only: None,
+    },
+    Table {
+        name: "webhook_failure",
+        columns: &[
+            "webhook",
+            "number",
+            "event_id",
+            "event_type",
+            "happened_ms",
+            "given_up_ms",
+            "status",
+            "tries",
+        ],
+        keys: 2,
         place: Place::Logins,
         only: None,
     },
@@ -391,7 +429,16 @@ mod tests {
         // A counter is there before the users and groups that it counts.
         assert_eq!(
             logins,
-            ["counter", "wanted_group", "department", "user", "device_token", "api_key"]
+            [
+                "counter",
+                "wanted_group",
+                "department",
+                "user",
+                "device_token",
+                "api_key",
+                "webhook",
+                "webhook_failure"
+            ]
         );
     }
 

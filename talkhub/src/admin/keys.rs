@@ -49,6 +49,7 @@ impl ValueEnum for ScopeName {
             ScopeName(Scope::Send),
             ScopeName(Scope::Users),
             ScopeName(Scope::Groups),
+            ScopeName(Scope::Admin),
         ];
         &ALL
     }

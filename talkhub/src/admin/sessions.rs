@@ -1,6 +1,6 @@
 //! The sessions of a user, as an administrator reads them.
 
-use daemon::clock::unix_s;
+use daemon::clock::{date, unix_s};
 use proto::cluster::wire::{AdminAnswer, SessionLine};
 
 use crate::terminal::printable;
@@ -57,20 +57,6 @@ pub(super) fn utc(unix_s: u32) -> String {
     let (year, month, day) = date(days);
     let (hour, minute, second) = (second / 3_600, second / 60 % 60, second % 60);
     format!("{year:04}-{month:02}-{day:02} {hour:02}:{minute:02}:{second:02}")
-}
-
-/// The date so many days after 1970-01-01 (Howard Hinnant, "chrono-compatible low-level date
-/// algorithms").
-fn date(days: i64) -> (i64, i64, i64) {
-    let days = days + 719_468;
-    let era = days.div_euclid(146_097);
-    let of_era = days.rem_euclid(146_097);
-    let year = (of_era - of_era / 1_460 + of_era / 36_524 - of_era / 146_096) / 365;
-    let of_year = of_era - (365 * year + year / 4 - year / 100);
-    let from_march = (5 * of_year + 2) / 153;
-    let day = of_year - (153 * from_march + 2) / 5 + 1;
-    let month = if from_march < 10 { from_march + 3 } else { from_march - 9 };
-    (year + era * 400 + i64::from(month <= 2), month, day)
 }
 
 #[cfg(test)]

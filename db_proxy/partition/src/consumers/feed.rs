@@ -59,6 +59,8 @@ pub(super) struct Feed<'a> {
     tail: Option<Box<dyn Tail>>,
     /// Records that were read and are not sent yet.
     unsent: Vec<LogRecord>,
+    /// A record was found that the consumer wants.
+    has_begun: bool,
 }
 
 /// The link is not served any longer.
@@ -79,6 +81,7 @@ impl<'a> Feed<'a> {
             read: nowhere,
             tail: None,
             unsent: Vec::new(),
+            has_begun: false,
         }
     }
 
@@ -201,6 +204,15 @@ impl<'a> Feed<'a> {
                 return Ok(false);
             }
             let Some(records) = self.read_some(last).await? else { return Ok(true) };
+            if self.are_unwanted(&records) {
+                self.read.epoch = numbering::epoch_after(self.read.epoch, &records);
+                self.read.offset = records.last().map_or(self.read.offset, |last| last.offset);
+                if self.sent.is_empty() {
+                    self.handled = self.read;
+                }
+                return Ok(true);
+            }
+            self.has_begun = true;
             self.unsent = records;
         }
         let Some(last) = self.unsent.last().map(|record| record.offset) else { return Ok(false) };
@@ -217,6 +229,13 @@ impl<'a> Feed<'a> {
                 Ok(false)
             }
         }
+    }
+
+    /// Whether all of these are older than what the consumer wants. Only at the beginning: the time of records
+    /// may fall where the owner changes.
+    fn are_unwanted(&self, records: &[LogRecord]) -> bool {
+        let from_ms = self.claimant.consume.from_ms();
+        !self.has_begun && records.iter().all(|record| record.timestamp_ms < from_ms)
     }
 
     /// The next records of the log, up to `upto`, a batch of them at most. `None` if there were none, since

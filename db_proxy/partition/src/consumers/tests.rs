@@ -373,6 +373,38 @@ async fn what_a_process_has_had_from_another_owner_is_not_sent_to_it_again() {
 }
 
 #[tokio::test]
+async fn batches_that_are_older_than_what_a_consumer_wants_do_not_come() {
+    let proxy = Setup { segment_bytes: 32 << 20, ..Setup::new() }.start().await;
+    let mut side = Side::of(&proxy).await;
+    for _message in 0..8 {
+        proxy.send(saying(single(1, 2), 1, Bytes::from(vec![7; 300_000]))).await;
+    }
+    let (mut all, last) = (side.reader("all").await, proxy.state().last());
+    let mut batches = Vec::new();
+    while batches.last().is_none_or(|batch: &Records| batch.upto_offset < last.0) {
+        batches.push(all.records().await);
+        side.handled(&all, "all", batches.last().unwrap().upto_offset);
+    }
+    let time_of = |batch: &Records| batch.records.last().unwrap().timestamp_ms;
+    let newest = time_of(batches.last().unwrap());
+    let from_ms = Some(newest);
+    let mut late = side.process("late").await;
+    side.consumers.consume(&late.link, Consume { from_ms, ..from_oldest("late") });
+    let first = late.records().await;
+    let expected = batches.iter().find(|batch| time_of(batch) == newest).unwrap();
+    assert_eq!(first, Records { name: "late".to_owned(), ..expected.clone() });
+    // What was left out counts as handled.
+    is_at(&proxy, "late", first.after_offset).await;
+    let mut never = side.process("never").await;
+    let from_ms = Some(u64::MAX);
+    side.consumers.consume(&never.link, Consume { from_ms, ..from_oldest("never") });
+    is_at(&proxy, "never", last.0).await;
+    assert!(never.far.try_frame().is_none(), "nothing of it is wanted");
+    drop(side);
+    proxy.stop().await;
+}
+
+#[tokio::test]
 async fn no_more_is_sent_than_may_be_unhandled() {
     let proxy = Setup { segment_bytes: 32 << 20, ..Setup::new() }.start().await;
     let mut side = Side::of(&proxy).await;

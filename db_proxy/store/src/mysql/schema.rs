@@ -46,6 +46,7 @@ impl Side {
                 include_str!("migrations/people_0001.sql"),
                 include_str!("migrations/people_0002.sql"),
                 include_str!("migrations/people_0003.sql"),
+                include_str!("migrations/people_0004.sql"),
             ],
         }
     }

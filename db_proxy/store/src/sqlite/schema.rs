@@ -16,15 +16,16 @@ use rusqlite::{Connection, OpenFlags, TransactionBehavior};
 use crate::StoreError;
 
 /// The version of a current file.
-pub(super) const VERSION: i64 = 5;
+pub(super) const VERSION: i64 = 6;
 
 /// What leads to each version from the one before, in order.
-const MIGRATIONS: [(i64, &str); 5] = [
+const MIGRATIONS: [(i64, &str); 6] = [
     (1, include_str!("migrations/0001_first.sql")),
     (2, include_str!("migrations/0002_deleted_groups.sql")),
     (3, include_str!("migrations/0003_tokens.sql")),
     (4, include_str!("migrations/0004_consumers.sql")),
-    (VERSION, include_str!("migrations/0005_api_keys.sql")),
+    (5, include_str!("migrations/0005_api_keys.sql")),
+    (VERSION, include_str!("migrations/0006_webhooks.sql")),
 ];
 
 /// How long another program (a backup, a shell) may hold the file before a call gives up.

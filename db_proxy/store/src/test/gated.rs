@@ -12,6 +12,7 @@ use crate::sqlite::SqliteStore;
 use crate::tokens::{
     FamilyId, FamilyRow, NewFamily, Revocation, SecretHash, TicketRow, TokenStore,
 };
+use crate::webhooks::{WebhookFailureRow, WebhookRow, WebhookStore};
 use crate::{
     Batch, ConsumerCursor, ConsumerRow, ConsumerStore, ConversationRow, ConversationStore,
     DepartmentRow, MessageRecord, MessageRow, NewUser, Progress, Since, StoreError, Stored,
@@ -269,6 +270,55 @@ impl TokenStore for GatedStore {
         Box::pin(async move {
             self.read().await?;
             self.store.take_ticket(hash).await
+        })
+    }
+}
+
+impl WebhookStore for GatedStore {
+    fn add_webhook(&self, row: WebhookRow) -> Stored<'_, Option<u32>> {
+        Box::pin(async move {
+            pass(&self.commits).await?;
+            self.store.add_webhook(row).await
+        })
+    }
+
+    fn webhooks(&self) -> Stored<'_, Vec<WebhookRow>> {
+        Box::pin(async move {
+            self.read().await?;
+            self.store.webhooks().await
+        })
+    }
+
+    fn change_webhook(&self, version: u64, row: WebhookRow) -> Stored<'_, bool> {
+        Box::pin(async move {
+            pass(&self.commits).await?;
+            self.store.change_webhook(version, row).await
+        })
+    }
+
+    fn forget_webhook(&self, number: u32) -> Stored<'_, bool> {
+        Box::pin(async move {
+            pass(&self.commits).await?;
+            self.store.forget_webhook(number).await
+        })
+    }
+
+    fn give_up(&self, webhook: u32, failure: WebhookFailureRow, keep: u32) -> Stored<'_, bool> {
+        Box::pin(async move {
+            pass(&self.commits).await?;
+            self.store.give_up(webhook, failure, keep).await
+        })
+    }
+
+    fn webhook_failures(
+        &self,
+        webhook: u32,
+        before: u64,
+        count: u32,
+    ) -> Stored<'_, Vec<WebhookFailureRow>> {
+        Box::pin(async move {
+            self.read().await?;
+            self.store.webhook_failures(webhook, before, count).await
         })
     }
 }

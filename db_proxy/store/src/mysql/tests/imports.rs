@@ -169,6 +169,8 @@ async fn only_empty_databases_are_imported_into() {
         (people, "revocation", "1, 1, NULL, 1".to_owned()),
         (people, "device_token", "1, 1, 'token'".to_owned()),
         (people, "api_key", format!("'hr', REPEAT('x', 8), {hash}, 1, 0, 1, 0, 0")),
+        (people, "webhook", "1, 'hr', 'http://h/', 1, 1, 's', '', 0, 1, 1, 1, 0, 1, 0".to_owned()),
+        (people, "webhook_failure", "1, 1, 'id', 'type', 1, 1, 500, 1".to_owned()),
     ] {
         sql(url, &format!("INSERT INTO `{table}` VALUES ({values})")).await;
         let error = target.begin().await.unwrap_err();
@@ -328,6 +330,17 @@ fn rows_of(name: &str) -> Vec<Row> {
             let bytes = |bytes: Vec<u8>| Field::Bytes(bytes.into());
             let row = [vec![text("hr"), bytes(id), bytes(hash)], vec![number(1); 5]];
             vec![row.concat()]
+        }
+        "webhook" => {
+            let [one, none] = [number(1), number(0)];
+            let texts = [text("hr"), text("http://h/")];
+            let signs = [one.clone(), one.clone(), text("secret"), text(""), none.clone()];
+            let rest = [one.clone(), one.clone(), one.clone(), none.clone(), one.clone(), none];
+            vec![[vec![one], texts.to_vec(), signs.to_vec(), rest.to_vec()].concat()]
+        }
+        "webhook_failure" => {
+            let names = vec![text("id"), text("message.created")];
+            vec![[vec![number(1); 2], names, vec![number(1); 4]].concat()]
         }
         "conversation" => (1..=20)
             .map(|group| {

@@ -8,9 +8,14 @@ const FOLD: [(u32, &str); 2] = [
     (2, "DROP TABLE consumer"),
     (1, "DROP TABLE consumer; ALTER TABLE conversation DROP COLUMN group_deleted"),
 ];
-const PEOPLE: [(u32, &str); 2] = [
-    (2, "DROP TABLE api_key"),
-    (1, "DROP TABLE api_key; DROP TABLE token_family; DROP TABLE ticket; DROP TABLE revocation"),
+const PEOPLE: [(u32, &str); 3] = [
+    (3, "DROP TABLE webhook; DROP TABLE webhook_failure"),
+    (2, "DROP TABLE webhook; DROP TABLE webhook_failure; DROP TABLE api_key"),
+    (
+        1,
+        "DROP TABLE webhook; DROP TABLE webhook_failure; DROP TABLE api_key;
+         DROP TABLE token_family; DROP TABLE ticket; DROP TABLE revocation",
+    ),
 ];
 
 /// A store with rows in it, and the options of the database user who may migrate it.
@@ -84,6 +89,7 @@ async fn tables_of_every_older_version_keep_their_rows_and_take_what_is_new() {
         store.revoke_tokens(UserId(1), None, 0).await.unwrap();
         assert_eq!(store.newest_revocation().await.unwrap(), 1, "{said}");
         assert_eq!(store.keys().await.unwrap(), [], "{said}");
+        assert_eq!(store.webhooks().await.unwrap(), [], "{said}");
     }
 }
 
@@ -102,7 +108,7 @@ async fn a_migration_that_was_cut_short_goes_on_behind_the_steps_that_are_done()
     let database = database_of(&fresh.options);
     let stand = format!("SELECT * FROM {database}.schema_version ORDER BY side");
     let stand = blocking(move || MariaDb::shared().sql(&stand)).await;
-    assert_eq!(stand, "fold\t3\t0\npeople\t3\t0\n");
+    assert_eq!(stand, "fold\t3\t0\npeople\t4\t0\n");
 
     // A step that is noted as done is not done again.
     sql(url, "DROP TABLE token_family").await;
@@ -136,9 +142,9 @@ async fn a_newer_version_of_one_side_leaves_the_other_as_it_is() {
     let url = &fresh.options.shards[0];
     sql(url, FOLD[0].1).await;
     set(url, "fold", 2, 0).await;
-    set(url, "people", 4, 0).await;
+    set(url, "people", 5, 0).await;
     let error = MySqlStore::migrate(&owner).await.unwrap_err();
-    assert_one_line(&error.to_string(), &["version 4", "knows up to 3"]);
+    assert_one_line(&error.to_string(), &["version 5", "knows up to 4"]);
     let database = database_of(&fresh.options);
     let there = format!("SHOW TABLES FROM {database} LIKE 'consumer'");
     assert_eq!(blocking(move || MariaDb::shared().sql(&there)).await, "", "nothing was made");

@@ -39,7 +39,7 @@ pub(super) async fn files_done(link: &mut Link) -> Result<usize, Failure> {
 }
 
 /// Tables that are empty when they are made; not all of them are in every database.
-const EMPTY: [&str; 12] = [
+const EMPTY: [&str; 14] = [
     "progress",
     "conversation",
     "message",
@@ -48,6 +48,8 @@ const EMPTY: [&str; 12] = [
     "user",
     "device_token",
     "api_key",
+    "webhook",
+    "webhook_failure",
     "wanted_group",
     "token_family",
     "ticket",

@@ -3,12 +3,13 @@
 use super::*;
 
 /// What leads to each version.
-const SCRIPTS: [&str; 5] = [
+const SCRIPTS: [&str; 6] = [
     include_str!("../migrations/0001_first.sql"),
     include_str!("../migrations/0002_deleted_groups.sql"),
     include_str!("../migrations/0003_tokens.sql"),
     include_str!("../migrations/0004_consumers.sql"),
     include_str!("../migrations/0005_api_keys.sql"),
+    include_str!("../migrations/0006_webhooks.sql"),
 ];
 
 /// Something in every table of the first version.
@@ -69,6 +70,7 @@ async fn a_file_of_every_older_version_keeps_what_is_in_it_and_takes_what_is_new
         let at = ConsumerCursor { log: LOG, offset: Offset(9), epoch: 5 };
         assert!(store.move_consumer(5, "push".to_owned(), None, at).await.unwrap(), "{version}");
         assert_eq!(store.keys().await.unwrap(), [], "{version}");
+        assert_eq!(store.webhooks().await.unwrap(), [], "{version}");
     }
 }
 
