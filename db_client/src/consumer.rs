@@ -17,7 +17,8 @@
 //!
 //! # What bounds it
 //!
-//! An owner sends [`RECORDS_UNHANDLED_MAX`] batches before one is handled; the link of one that sends more
+//! An owner sends [`RECORDS_UNHANDLED_MAX`](proto::cluster::RECORDS_UNHANDLED_MAX) full batches before one is handled, or
+//! [`SMALL_RECORDS_UNHANDLED_MAX`] that are small; the link of one that sends more
 //! is reset.
 
 use std::collections::VecDeque;
@@ -28,7 +29,7 @@ use daemon::{Identity, Link, LinkError, LinkFrame, LinkOptions, Role, Shutdown};
 use parking_lot::Mutex;
 use prost::{DecodeError, Message as _};
 use proto::cluster::wire::{Consume, Handled, NumberedRecord, Ownership, Records};
-use proto::cluster::{Kind, RECORDS_UNHANDLED_MAX};
+use proto::cluster::{Kind, SMALL_RECORDS_UNHANDLED_MAX};
 use proto::ids::{ConversationId, MsgId, Offset};
 use proto::log::record::Change;
 use proto::log::{self, Message};
@@ -101,7 +102,7 @@ struct Shared {
 struct Inner {
     /// By partition.
     streams: Vec<Stream>,
-    /// What has come and was not taken: at most [`RECORDS_UNHANDLED_MAX`] of each partition.
+    /// What has come and was not taken: at most [`SMALL_RECORDS_UNHANDLED_MAX`] of each partition.
     batches: VecDeque<Batch>,
 }
 
@@ -227,6 +228,7 @@ impl Shared {
                 handled_offset: stream.handled.map(|offset| offset.0),
                 from_oldest: self.reading.from_oldest.then_some(true),
                 from_ms: self.reading.from_ms,
+                unhandled_max: u32::try_from(SMALL_RECORDS_UNHANDLED_MAX).ok(),
             };
             send(link, Kind::Consume, &consume);
         }
@@ -242,7 +244,7 @@ impl Shared {
         if name != self.reading.name || !is_owner {
             return;
         }
-        if stream.unhandled.len() > 2 * RECORDS_UNHANDLED_MAX {
+        if stream.unhandled.len() > 2 * SMALL_RECORDS_UNHANDLED_MAX {
             link.reset("it sends more records than were handled");
             return;
         }

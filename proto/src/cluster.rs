@@ -100,6 +100,10 @@ kinds! {
 /// first of them.
 pub const RECORDS_UNHANDLED_MAX: usize = 4;
 
+/// The same, if they are small: all together not more than [`RECORDS_UNHANDLED_MAX`] full ones. What is told as it
+/// happens comes in small ones, and a consumer that waits with one of them goes on with the others.
+pub const SMALL_RECORDS_UNHANDLED_MAX: usize = 256;
+
 /// Whether a consumer of the log may have this name: 1 to 64 letters, digits, `_`, `-` and `.`, so that it
 /// is the same in files, metrics and commands.
 pub fn is_consumer_name(name: &str) -> bool {

@@ -108,6 +108,7 @@ async fn every_owner_is_asked_for_its_partitions_and_told_what_was_handled() {
             partition,
             from_oldest: Some(true),
             from_ms: None,
+            unhandled_max: Some(256),
             ..Consume::default()
         };
         assert_eq!(proxy.consume().await, expected);
@@ -199,7 +200,7 @@ async fn an_owner_that_sends_what_cannot_be_read_or_without_end_is_reset() {
             one.send(&wrong);
         } else {
             let mut after = 0;
-            for _batch in 0..=2 * RECORDS_UNHANDLED_MAX + 1 {
+            for _batch in 0..=2 * SMALL_RECORDS_UNHANDLED_MAX + 1 {
                 one.send(&records(0, 3, after));
                 after += 2;
             }

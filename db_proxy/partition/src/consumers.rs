@@ -19,7 +19,8 @@
 //! # What bounds it
 //!
 //! - [`NAMES_MAX`] names; the link of one more is reset.
-//! - [`RECORDS_UNHANDLED_MAX`] batches on their way to a consumer; then nothing more is read for it.
+//! - [`RECORDS_UNHANDLED_MAX`] full batches on their way to a consumer, or so many smaller ones as it takes and
+//!   [`SMALL_RECORDS_UNHANDLED_MAX`] at most; then nothing more is read for it.
 //! - How far a consumer may be behind is for the log: what it no longer has is lost to the consumer, which
 //!   is told so.
 
@@ -49,7 +50,7 @@ pub use shared::Source;
 pub use watch::WATCH_EVERY;
 
 #[cfg(doc)]
-use proto::cluster::RECORDS_UNHANDLED_MAX;
+use proto::cluster::{RECORDS_UNHANDLED_MAX, SMALL_RECORDS_UNHANDLED_MAX};
 
 /// How many names there may be in a partition. Each served one has a reader of the log, of a MiB or so.
 pub(crate) const NAMES_MAX: usize = 32;

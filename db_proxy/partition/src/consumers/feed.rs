@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use daemon::LinkError;
 use proto::cluster::wire::{NumberedRecord, Records};
-use proto::cluster::{Kind, RECORDS_UNHANDLED_MAX};
+use proto::cluster::{Kind, RECORDS_UNHANDLED_MAX, SMALL_RECORDS_UNHANDLED_MAX};
 use proto::ids::Offset;
 use record_log::{LogError, LogRecord, Tail};
 use store::{ConsumerCursor, StoreError};
@@ -42,6 +42,15 @@ struct Place {
     epoch: u64,
 }
 
+/// A batch that was sent and is not handled.
+#[derive(Debug, Clone, Copy)]
+struct Sent {
+    /// Where it ends.
+    upto: Place,
+    records: usize,
+    bytes: usize,
+}
+
 /// What serves one link.
 pub(super) struct Feed<'a> {
     shared: &'a Shared,
@@ -52,8 +61,8 @@ pub(super) struct Feed<'a> {
     saved_at: Instant,
     /// Everything up to here was handled.
     handled: Place,
-    /// Where batches end that were sent, in order.
-    sent: VecDeque<Place>,
+    /// Batches that were sent, in order.
+    sent: VecDeque<Sent>,
     /// Everything up to here was read.
     read: Place,
     tail: Option<Box<dyn Tail>>,
@@ -105,7 +114,7 @@ impl<'a> Feed<'a> {
             if is_due && let Err(error) = self.save().await {
                 warn!(%error, "a consumer's place is not written now");
             }
-            if self.sent.len() < RECORDS_UNHANDLED_MAX && self.step().await? {
+            if self.may_send() && self.step().await? {
                 continue;
             }
             let look = Instant::now() + LOOK_EVERY;
@@ -178,7 +187,7 @@ impl<'a> Feed<'a> {
             if is_handled {
                 self.handled = self.read;
             } else {
-                self.sent.push_back(self.read);
+                self.sent.push_back(Sent { upto: self.read, records: 0, bytes: 0 });
             }
         }
         Ok(())
@@ -194,6 +203,18 @@ impl<'a> Feed<'a> {
             self.read.offset = records.last().map_or(self.read.offset, |record| record.offset);
         }
         Ok(self.read.offset > begin)
+    }
+
+    /// Whether one more batch may be on its way: so many full ones, or more that are small.
+    fn may_send(&self) -> bool {
+        let full = RECORDS_UNHANDLED_MAX;
+        let wanted = usize::try_from(self.claimant.consume.unhandled_max()).unwrap_or(full);
+        let records: usize = self.sent.iter().map(|sent| sent.records).sum();
+        let bytes: usize = self.sent.iter().map(|sent| sent.bytes).sum();
+        let are_small =
+            records <= (full - 1) * BATCH_RECORDS_MAX && bytes <= (full - 1) * BATCH_BYTES;
+        let most = wanted.min(SMALL_RECORDS_UNHANDLED_MAX);
+        self.sent.len() < full || (are_small && self.sent.len() < most)
     }
 
     /// Sends one batch, if there is something to send. Whether it did.
@@ -303,7 +324,6 @@ impl<'a> Feed<'a> {
 
     fn send(&mut self, upto: Place, records: Vec<NumberedRecord>, lost: bool) -> Result<(), Over> {
         let owned = self.shared.source.owned;
-        let count = records.len() as u64;
         let batch = Records {
             name: self.claimants.name.clone(),
             partition: owned.partition,
@@ -323,9 +343,10 @@ impl<'a> Feed<'a> {
                 return Err(Over);
             }
         }
-        self.shared.metrics.records.inc_by(count);
+        self.shared.metrics.records.inc_by(batch.records.len() as u64);
         self.read = upto;
-        self.sent.push_back(upto);
+        let bytes = batch.records.iter().map(|record| record.record.len()).sum();
+        self.sent.push_back(Sent { upto, records: batch.records.len(), bytes });
         Ok(())
     }
 
@@ -336,8 +357,8 @@ impl<'a> Feed<'a> {
     /// Takes note of what was handled: whole batches.
     fn note_handled(&mut self) -> Result<(), Over> {
         let handled = self.handled_now()?;
-        while let Some(place) = self.sent.pop_front_if(|place| place.offset <= handled) {
-            self.handled = place;
+        while let Some(sent) = self.sent.pop_front_if(|sent| sent.upto.offset <= handled) {
+            self.handled = sent.upto;
         }
         Ok(())
     }

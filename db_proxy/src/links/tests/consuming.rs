@@ -31,6 +31,7 @@ async fn a_consumer_is_sent_records_until_its_link_is_down_and_then_the_next_one
         name: "push".to_owned(),
         from_oldest: Some(true),
         from_ms: None,
+        unhandled_max: None,
         partition: 0,
         ..Consume::default()
     };
