@@ -5,6 +5,7 @@ mod groups;
 mod messages;
 mod query;
 mod users;
+mod webhooks;
 
 use std::sync::Arc;
 
@@ -46,6 +47,12 @@ calls! {
     "/v1/groups/{group}": delete groups::delete;
     "/v1/groups/{group}/members": get groups::members, post groups::change;
     "/v1/messages": post messages::send;
+    "/v1/webhooks": get webhooks::list, post webhooks::create;
+    "/v1/webhooks/{webhook}": get webhooks::one, delete webhooks::remove;
+    "/v1/webhooks/{webhook}/disabled": put webhooks::disable, delete webhooks::enable;
+    "/v1/webhooks/{webhook}/secrets": post webhooks::rotate;
+    "/v1/webhooks/{webhook}/failures": get webhooks::failures;
+    "/v1/webhooks/{webhook}/replays": post webhooks::replay;
 }
 
 /// All calls, and what describes them.

@@ -6,6 +6,8 @@ use daemon::config::check_http;
 use daemon::{ClusterConfig, ConfigError, ListenTlsConfig, Network, ProcessConfig, Settings};
 use serde::Deserialize;
 
+use crate::webhooks::WebhooksConfig;
+
 /// The settings of one API server.
 #[derive(Debug, Clone, Deserialize)]
 #[serde(deny_unknown_fields)]
@@ -36,6 +38,9 @@ pub struct Config {
     /// Requests a second of one key in the long run, and as many at once after a pause.
     #[serde(default = "default_requests_per_s")]
     pub requests_per_s: u32,
+    /// What other systems are told by webhooks.
+    #[serde(default)]
+    pub webhooks: WebhooksConfig,
     /// What has nothing to do with the daemon's work.
     #[serde(default)]
     pub process: ProcessConfig,

@@ -7,6 +7,7 @@
 //! # How the modules know each other
 //!
 //! ```text
+//! webhooks                                                what happens, told to other systems
 //! calls (users, groups, messages) ──► state ──► keys      which key was shown, and what it allows
 //!    │                                  └─────► asking    questions to db_proxies, and what went wrong
 //!    └──► input, paging ──► problem                       what a request says; errors as RFC 9457 has them
@@ -34,6 +35,7 @@ mod problem;
 mod state;
 #[cfg(test)]
 mod test;
+mod webhooks;
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -51,6 +53,8 @@ use tracing::info_span;
 pub use config::Config;
 use metrics::ApiMetrics;
 use state::Api;
+use webhooks::Fleet;
+pub use webhooks::WebhooksConfig;
 
 /// What one connection may take. Programs keep connections for many requests.
 const LIMITS: HttpLimits = HttpLimits {
@@ -69,18 +73,29 @@ const LOOK_EVERY: Duration = Duration::from_millis(500);
 #[expect(clippy::unused_async, reason = "daemons are started by futures")]
 pub async fn run(context: Context<Config>) -> Result<Serving, BoxError> {
     let identity = context.link_identity(Role::ApiServer, |config| &config.cluster)?;
+    let consumer = context.link_identity(Role::Consumer, |config| &config.cluster)?;
     let Context { settings, shutdown, reloads, metrics, .. } = context;
     let cipher = TextCipher::of_site(settings.cluster.text_key()?);
     let targets =
         follow::part(info_span!("targets"), &reloads, &shutdown, |config| &config.db_proxies);
     let options = LinkOptions::counted(LinkMetrics::register(&metrics));
-    let client = DbClient::connect(targets, identity, options, &shutdown);
+    let client = DbClient::connect(targets.clone(), identity, options.clone(), &shutdown);
     let ready = Readiness::default();
     let storage = ready.condition("db_proxy");
     let looks = Arc::clone(&client);
     ticks::spawn(info_span!("ready"), LOOK_EVERY, &shutdown, move || {
         storage.set(looks.is_ready());
     });
+
+    let fleet = Fleet {
+        db: Arc::clone(&client),
+        cipher: cipher.clone(),
+        settings: settings.webhooks.clone(),
+        targets,
+        identity: consumer,
+        options,
+    };
+    fleet.spawn(&metrics, &shutdown)?;
 
     let api = Arc::new(Api::new(client, &settings, cipher, ApiMetrics::register(&metrics)));
     let router = calls::router(api);

@@ -100,6 +100,17 @@ pub struct UpArgs {
     /// Lets clients on other machines connect without TLS, as the original ones do
     #[arg(long, requires = "advertise")]
     pub allow_plain: bool,
+    /// What other systems may be told
+    #[command(flatten)]
+    pub webhooks: WebhookArgs,
+}
+
+/// What other systems may be told.
+#[derive(Debug, Args)]
+pub struct WebhookArgs {
+    /// Lets webhooks be sent to this machine and to private networks, for trying them
+    #[arg(long, conflicts_with = "advertise")]
+    pub allow_private_webhooks: bool,
 }
 
 fn port_base(text: &str) -> Result<u16, String> {
@@ -155,6 +166,7 @@ impl UpArgs {
             routes: self.routes,
             advertise: self.advertise.clone(),
             allow_plain: self.allow_plain,
+            allow_private_webhooks: self.webhooks.allow_private_webhooks,
             tls,
             key_file: folder.key_file(),
             text_key_file: self.text_key_file.as_deref().map(absolute).transpose()?,

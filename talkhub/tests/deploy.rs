@@ -135,7 +135,7 @@ fn the_samples_show_the_real_defaults() {
         "redis",
         "settings",
     ]);
-    check_defaults::<api_server::Config>(&[]);
+    check_defaults::<api_server::Config>(&["ca"]);
     check_defaults::<msg_server::Config>(&[
         "advertise_host",
         "advertise_backup_host",

@@ -58,6 +58,8 @@ pub struct Options {
     pub kafka: Option<KafkaLog>,
     /// How many db_proxies.
     pub db_proxies: u16,
+    /// Lets webhooks be sent to this machine.
+    pub private_webhooks: bool,
     /// Runs the programs with the build feature `faults`, in which nothing is wrong until they are
     /// told so.
     pub faults: bool,
@@ -74,6 +76,7 @@ impl Default for Options {
             redis: None,
             kafka: None,
             db_proxies: 1,
+            private_webhooks: false,
             faults: false,
         }
     }
@@ -430,6 +433,7 @@ fn spawn(folder: &Folder, options: &Options) -> Child {
         command.args(log.is_unsafe.then_some("--kafka-unsafe"));
     }
     command.args(["--db-proxies", &options.db_proxies.to_string()]);
+    command.args(options.private_webhooks.then_some("--allow-private-webhooks"));
     command.spawn().expect("talkhub can be run")
 }
 

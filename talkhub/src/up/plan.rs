@@ -95,6 +95,8 @@ pub struct Wanted {
     pub advertise: Option<String>,
     /// Whether clients on other machines may connect without TLS.
     pub allow_plain: bool,
+    /// Whether webhooks may be sent to private addresses.
+    pub allow_private_webhooks: bool,
     /// Adds TLS listeners.
     pub tls: Option<TlsFiles>,
     /// The key that the daemons share.
@@ -283,6 +285,11 @@ impl Wanted {
         put(&mut conf, "http_addr", http.to_string());
         self.put_tls(&mut conf, &mut listens, ("programs over TLS", self.ports.api_tls()));
         put(&mut conf, "db_proxies", self.db_proxies());
+        if self.allow_private_webhooks {
+            let mut webhooks = Table::new();
+            put(&mut webhooks, "allow_private", true);
+            put(&mut conf, "webhooks", webhooks);
+        }
         plan(DaemonKind::ApiServer, "api_server".to_owned(), &conf, metrics, listens)
     }
 

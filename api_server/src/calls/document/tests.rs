@@ -18,7 +18,7 @@ const WRITE: &str = "WRITE_OPENAPI";
 
 #[test]
 fn the_document_in_the_repository_is_made_from_the_code() {
-    let made = format!("{:#}\n", made::document(&operations::all()));
+    let made = format!("{:#}\n", made::document(&operations::all(), &operations::events()));
     if std::env::var_os(WRITE).is_some() {
         let file = concat!(env!("CARGO_MANIFEST_DIR"), "/openapi.json");
         std::fs::write(file, &made).expect("the repository can be written");

@@ -12,6 +12,7 @@ fn wanted() -> Wanted {
         routes: 2,
         advertise: None,
         allow_plain: false,
+        allow_private_webhooks: false,
         tls: None,
         key_file: PathBuf::from("/d/\"quoted\"/cluster.key"),
         text_key_file: None,
@@ -226,4 +227,13 @@ fn the_most_that_can_be_asked_for_fits() {
     let ports: std::collections::HashSet<_> =
         plan.listens().map(|(addr, _what)| addr.port()).collect();
     assert_eq!(ports.len(), plan.listens().count());
+}
+
+#[test]
+fn webhooks_go_to_private_addresses_only_if_that_was_asked_for() {
+    for allow_private_webhooks in [false, true] {
+        let plan = Wanted { allow_private_webhooks, ..wanted() }.plan();
+        let api: api_server::Config = parsed(&plan, "api_server");
+        assert_eq!(api.webhooks.allow_private, allow_private_webhooks);
+    }
 }

@@ -62,6 +62,56 @@ impl Schema {
     }
 }
 
+/// An event that endpoints of webhooks are sent.
+pub(super) struct EventKind {
+    name: &'static str,
+    description: &'static str,
+    data: Schema,
+}
+
+impl EventKind {
+    pub(super) fn of<T: ToSchema>(
+        name: &'static str,
+        data: &'static str,
+        description: &'static str,
+    ) -> Self {
+        Self { name, description, data: Schema::of::<T>(data) }
+    }
+
+    /// The request that an endpoint gets.
+    fn json(&self) -> Value {
+        let header = |name: &str, description: &str| {
+            json!({ "name": name, "in": "header", "required": true, "description": description,
+                "schema": { "type": "string" } })
+        };
+        json!({ "post": {
+            "summary": self.description,
+            "security": [],
+            "parameters": [
+                header("webhook-id", "Names the event: the same each time that it is sent."),
+                header("webhook-timestamp", "When it was sent this time, in Unix seconds."),
+                header("webhook-signature", "`v1,` and the Base64 of HMAC-SHA256 over the id, the \
+                    timestamp and the body with dots between; several with spaces between."),
+            ],
+            "requestBody": { "required": true, "content": { "application/json": { "schema": {
+                "type": "object",
+                "required": ["type", "timestamp", "data"],
+                "properties": {
+                    "type": { "type": "string", "const": self.name },
+                    "timestamp": { "type": "string", "format": "date-time",
+                        "description": "When it happened." },
+                    "data": { "$ref": format!("#/components/schemas/{}", self.data.name) },
+                },
+            } } } },
+            "responses": {
+                "2XX": { "description": "The event is taken." },
+                "410": { "description": "The endpoint is gone: the webhook is switched off." },
+                "default": { "description": "The event is sent again later." },
+            },
+        } })
+    }
+}
+
 /// Numbers here have 32 bits and no sign, for which there is no format; and a number needs no name.
 fn bound_numbers(json: &mut Value) {
     if json["$ref"] == "#/components/schemas/u32" {
@@ -282,8 +332,16 @@ impl Operation {
     }
 }
 
+fn add(schemas: &mut BTreeMap<String, Value>, schema: &Schema) {
+    for (name, json) in &schema.needed {
+        let before = schemas.insert(name.clone(), json.clone());
+        let is_one = before.as_ref().is_none_or(|before| before == json);
+        assert!(is_one, "two schemas named {name}: {before:?} and {json}");
+    }
+}
+
 /// The whole document.
-pub(super) fn document(operations: &[Operation]) -> Value {
+pub(super) fn document(operations: &[Operation], events: &[EventKind]) -> Value {
     let mut paths: BTreeMap<&str, Map<String, Value>> = BTreeMap::new();
     let mut schemas: BTreeMap<String, Value> = BTreeMap::new();
     for operation in operations {
@@ -292,14 +350,15 @@ pub(super) fn document(operations: &[Operation]) -> Value {
         let answers =
             operation.answers.iter().filter_map(|(_status, schema, _text)| schema.as_ref());
         for schema in answers.chain(&operation.body) {
-            for (name, json) in &schema.needed {
-                let before = schemas.insert(name.clone(), json.clone());
-                let is_one = before.as_ref().is_none_or(|before| before == json);
-                assert!(is_one, "two schemas named {name}: {before:?} and {json}");
-            }
+            add(&mut schemas, schema);
         }
     }
+    for event in events {
+        add(&mut schemas, &event.data);
+    }
     schemas.insert("Problem".to_owned(), problem(operations));
+    let events: Map<_, _> =
+        events.iter().map(|event| (event.name.to_owned(), event.json())).collect();
     json!({
         "openapi": "3.1.0",
         "info": {
@@ -313,6 +372,7 @@ pub(super) fn document(operations: &[Operation]) -> Value {
         "servers": [{ "url": "/" }],
         "security": [{ "key": [] }],
         "paths": paths,
+        "webhooks": events,
         "components": {
             "schemas": schemas,
             "securitySchemes": { "key": {

@@ -1,14 +1,16 @@
 //! What each call is, in the order of the document.
 
-use super::made::Operation;
+use super::made::{EventKind, Operation};
 use crate::calls::groups::{self, Change, Group, Made, NewGroup};
 use crate::calls::messages::{self, AllUnread, Answered, Outgoing, Said};
 use crate::calls::users::{self, NewPassword, NewTicket, NewUser, Sessions, Ticket, User};
+use crate::calls::webhooks::{self, Failure, MadeSecret, NewSecret, NewWebhook, Replay, Webhook};
 use crate::paging::Page;
+use crate::webhooks::{GapData, GroupData, MembersData, MessageData};
 
 /// All calls.
 pub(super) fn all() -> Vec<Operation> {
-    [users(), sessions(), groups(), messages()].concat()
+    [users(), sessions(), groups(), messages(), webhooks()].concat()
 }
 
 fn users() -> Vec<Operation> {
@@ -98,5 +100,67 @@ fn messages() -> Vec<Operation> {
             .problem(404, "not_found", "The sender, the recipient or the group does not exist.")
             .problem(409, "full", "The conversation has used up its numbers.")
             .problem(422, "idempotency_key_reused", "The name was used for another message."),
+    ]
+}
+
+fn webhooks() -> Vec<Operation> {
+    let of_one = |method, path, summary| {
+        let operation = Operation::new(method, path, "admin", summary);
+        operation.problem(404, "not_found", "There is no such webhook.")
+    };
+    vec![
+        Operation::new("get", "/v1/webhooks", "admin", "List webhooks")
+            .says("All webhooks, by number, on one page.")
+            .answers_page::<Webhook>("PageOfWebhooks", "All webhooks."),
+        Operation::new("post", "/v1/webhooks", "admin", "Make a webhook")
+            .says("Its secret is told once. What happens from now on is sent.")
+            .body::<NewWebhook>()
+            .answers::<webhooks::Made>(201, "MadeWebhook", "The webhook and its secret.")
+            .problem(409, "taken", "The name is taken."),
+        of_one("get", "/v1/webhooks/{webhook}", "Show a webhook").answers::<Webhook>(
+            200,
+            "Webhook",
+            "The webhook.",
+        ),
+        of_one("delete", "/v1/webhooks/{webhook}", "Remove a webhook").done(),
+        of_one("put", "/v1/webhooks/{webhook}/disabled", "Disable a webhook")
+            .says("Nothing is sent until it is enabled. Its place in the log stays.")
+            .done(),
+        of_one("delete", "/v1/webhooks/{webhook}/disabled", "Enable a webhook")
+            .says("It goes on from there, also if the endpoint was gone.")
+            .done(),
+        of_one("post", "/v1/webhooks/{webhook}/secrets", "Change a webhook's secret")
+            .body::<NewSecret>()
+            .answers::<MadeSecret>(201, "MadeSecret", "The new secret: it is told once."),
+        of_one("get", "/v1/webhooks/{webhook}/failures", "List a webhook's failures")
+            .says("Events that were given up, the last first.")
+            .query::<webhooks::Wanted>()
+            .answers_page::<Failure>("PageOfFailures", "A page of events."),
+        of_one("post", "/v1/webhooks/{webhook}/replays", "Replay a webhook")
+            .says("What happened since then is sent again, as far as the log reaches back.")
+            .body::<Replay>()
+            .done(),
+    ]
+}
+
+/// All events that endpoints of webhooks are sent.
+pub(super) fn events() -> Vec<EventKind> {
+    vec![
+        EventKind::of::<MessageData>(
+            "message.created",
+            "MessageCreated",
+            "Somebody said something.",
+        ),
+        EventKind::of::<GroupData>("group.created", "GroupCreated", "A group was made."),
+        EventKind::of::<MembersData>(
+            "members.changed",
+            "MembersChanged",
+            "Users joined or left a group, or it was deleted.",
+        ),
+        EventKind::of::<GapData>(
+            "gap",
+            "Gap",
+            "Records of the log were lost to the webhook, because it was behind for too long.",
+        ),
     ]
 }

@@ -172,7 +172,7 @@ async fn a_query_that_is_wrong_by_the_document_is_refused() {
 
 #[tokio::test]
 async fn every_call_needs_a_key_with_its_scope() {
-    let all = ["read", "send", "users", "groups"];
+    let all = ["read", "send", "users", "groups", "admin"];
     for scope in all {
         let others: Vec<&str> = all.into_iter().filter(|other| *other != scope).collect();
         let site = Site::with(&others, "").await;
