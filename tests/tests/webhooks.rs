@@ -308,6 +308,21 @@ async fn an_endpoint_that_is_gone_is_switched_off_and_misses_nothing_when_it_is_
     assert!(!log.contains("whsec_"), "no secret stands there");
 }
 
+#[tokio::test(flavor = "multi_thread")]
+async fn without_leave_nothing_is_sent_to_a_private_address() {
+    let cluster = Cluster::start();
+    let receiver = Receiver::start(|_got, _before| Reply::Taken).await;
+    let program = program(&cluster);
+    webhook(&program, &receiver.url, &["message.created"]).await;
+    say(&program, PAIRS[0], 1).await;
+    let is_failed = |line: &str| {
+        line.starts_with("talkhub_api_server_webhook_failed_tries_total{") && !line.ends_with(" 0")
+    };
+    let tried = || cluster.metrics("api_server").lines().any(is_failed);
+    wait_until("it was tried", PATIENCE, tried);
+    assert_eq!(receiver.got().len(), 0);
+}
+
 /// The endpoint of the documentation.
 #[tokio::test(flavor = "multi_thread")]
 async fn the_endpoint_of_the_documentation_prints_each_event_once_and_refuses_what_is_not_signed() {

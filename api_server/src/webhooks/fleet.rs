@@ -42,7 +42,7 @@ const LOOKS_PER_CLEANING: u64 = 60;
 #[serde(deny_unknown_fields)]
 pub struct WebhooksConfig {
     /// Lets webhooks be sent to addresses that are not of the public internet, such as those of the site's own
-    /// machines. Whoever may add webhooks then reaches whatever this machine reaches.
+    /// machines. Somebody who may add webhooks then reaches everything that this machine reaches.
     #[serde(default)]
     pub allow_private: bool,
     /// The authorities of the endpoints' certificates, as a PEM file. Those of the system, if it is not said.

@@ -1,6 +1,6 @@
 //! Serves one webhook: reads the log, sends events, and says what is handled.
 //!
-//! When shutdown begins, no request is begun any more, and those under way have [`LAST_ANSWERS`] to be
+//! When shutdown begins, no further request is begun, and those under way have [`LAST_ANSWERS`] to be
 //! answered: what was taken by then does not come again.
 
 use std::sync::Arc;
