@@ -24,6 +24,9 @@ const SNAPSHOT: &str = "dump.rdb";
 pub struct Redis {
     process: Process,
     port: Port,
+    /// Where the servers of a cluster talk with each other, if it is one. Without it that is 10,000 ports above its
+    /// own, among those that the system takes for outgoing connections.
+    bus: Option<Port>,
     args: Vec<String>,
     folder: TempDir,
 }
@@ -39,8 +42,9 @@ impl Redis {
     pub fn start_with(args: &[&str]) -> Self {
         let folder = folder::new("redis");
         let process = Process::new("Redis", folder.path().join("log"));
+        let bus = args.contains(&"--cluster-enabled").then(Port::take);
         let args = args.iter().map(|&arg| arg.to_owned()).collect();
-        let server = Self { process, port: Port::take(), args, folder };
+        let server = Self { process, port: Port::take(), bus, args, folder };
         server.run();
         server
     }
@@ -159,6 +163,9 @@ impl Redis {
             .arg("--dir")
             .arg(self.data())
             .args(&self.args);
+        if let Some(bus) = &self.bus {
+            command.args(["--cluster-port", &bus.number.to_string()]);
+        }
         self.process.start(command, || answers(self.port()));
     }
 

@@ -35,4 +35,5 @@ CREATE TABLE IF NOT EXISTS webhook_failure (
 ) ENGINE = InnoDB DEFAULT CHARSET = utf8mb4;
 
 -- The number of the newest webhook.
-INSERT IGNORE INTO counter (name, value) VALUES ('webhook', 0);
+INSERT INTO counter (name, value) VALUES ('webhook', 0)
+    ON DUPLICATE KEY UPDATE value = value;
