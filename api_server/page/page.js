@@ -23,6 +23,11 @@ function table(head, rows, parent) {
   }
 }
 
+// The schema of a body in JSON.
+function json(content) {
+  return content && content["application/json"] && content["application/json"].schema;
+}
+
 // What a schema stands for, with references followed.
 function resolved(schema, all) {
   const name = schema && schema.$ref && schema.$ref.split("/").pop();
@@ -38,6 +43,7 @@ function example(schema, all, depth = 0) {
   if (one.oneOf) return inner(one.oneOf[0]);
   if (one.allOf) return Object.assign({}, ...one.allOf.map(inner));
   if (one.enum) return one.enum[0];
+  if (one.const !== undefined) return one.const;
   const type = Array.isArray(one.type) ? one.type[0] : one.type;
   if (type === "array") return [inner(one.items)];
   if (type === "object") {
@@ -53,6 +59,7 @@ function kind(schema, all) {
   const low = one.minimum ?? one.minLength ?? one.minItems;
   const high = one.maximum ?? one.maxLength ?? one.maxItems;
   const range = high === undefined || high > 4e9 ? "" : ` (${low ?? 0} to ${high})`;
+  if (one.const !== undefined) return String(one.const);
   return (one.enum ? one.enum.join(", ") : type || "object") + range;
 }
 
@@ -82,7 +89,6 @@ function call(method, path, about, all) {
   table(["Parameter", "Kind", "Where", "Meaning"], (about.parameters || []).map((one) => [
     one.name, kind(one.schema, all), one.in, one.description || "",
   ]), section);
-  const json = (content) => content && content["application/json"] && content["application/json"].schema;
   const body = json(about.requestBody && about.requestBody.content);
   if (body) {
     element("h3", "Body", section);
@@ -98,18 +104,26 @@ function call(method, path, about, all) {
   return [link.parentElement, section];
 }
 
-async function show() {
-  const answer = await fetch("/v1/openapi.json");
-  if (!answer.ok) throw new Error(`status ${answer.status}`);
-  const { paths, components, info } = await answer.json();
-  const list = element("ul", undefined, document.getElementById("calls"));
+// Adds the calls of these paths to the list of that name, and to the details.
+function list(name, paths, all) {
+  const lines = element("ul", undefined, document.getElementById(name));
   for (const [path, methods] of Object.entries(paths)) {
     for (const [method, about] of Object.entries(methods)) {
-      const [line, section] = call(method, path, about, components.schemas);
-      list.append(line);
+      const [line, section] = call(method, path, about, all);
+      lines.append(line);
       document.getElementById("details").append(section);
     }
   }
+}
+
+async function show() {
+  const answer = await fetch("/v1/openapi.json");
+  if (!answer.ok) throw new Error(`status ${answer.status}`);
+  const { paths, webhooks, components, info } = await answer.json();
+  list("calls", paths, components.schemas);
+  list("events", Object.fromEntries(Object.entries(webhooks || {}).map(([name, about]) => [
+    name, { event: { operationId: `event.${name}`, ...about.post } },
+  ])), components.schemas);
   element("p", info.description, document.querySelector("header"));
 }
 

@@ -28,6 +28,16 @@ pub(crate) async fn administer(
     checked(answer)
 }
 
+/// The same, where there is nothing to be told but that it is done.
+pub(crate) async fn carry_out(
+    client: &DbClient,
+    key: &Key,
+    what: What,
+) -> Result<StatusCode, Problem> {
+    administer(client, key, what).await?;
+    Ok(StatusCode::NO_CONTENT)
+}
+
 /// The answer, if it is a good one.
 pub(crate) fn checked(answer: Result<AdminAnswer, CallError>) -> Result<AdminAnswer, Problem> {
     let answer = answer.map_err(not_answered)?;

@@ -3,10 +3,11 @@
 //! A cursor says where the next page begins. It is opaque to programs: what stands in it may change, and one
 //! of another list is refused.
 
+use std::str::FromStr;
+
 use base64::Engine;
 use base64::prelude::BASE64_URL_SAFE_NO_PAD;
-
-use serde::Serialize;
+use serde::{Deserialize, Serialize};
 
 use crate::problem::Problem;
 
@@ -25,6 +26,19 @@ pub(crate) struct Page<T> {
     /// What the next page is asked for with; nothing if there is none.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub(crate) next: Option<String>,
+}
+
+/// Where a page begins, and how long it is.
+#[derive(Debug, Deserialize)]
+#[cfg_attr(test, derive(utoipa::IntoParams))]
+#[cfg_attr(test, into_params(parameter_in = Query))]
+#[serde(deny_unknown_fields)]
+pub(crate) struct Wanted {
+    /// Where the page begins: `next` of the page before.
+    pub(crate) cursor: Option<String>,
+    /// Lines of the page; 100 if not said.
+    #[cfg_attr(test, param(minimum = 1, maximum = 1000))]
+    pub(crate) limit: Option<u32>,
 }
 
 /// How many lines a program wants.
@@ -52,7 +66,7 @@ pub(crate) fn place(list: &str, cursor: &str) -> Result<String, Problem> {
 }
 
 /// The number that a cursor of this list names.
-pub(crate) fn number(list: &str, cursor: &str) -> Result<u32, Problem> {
+pub(crate) fn number<N: FromStr>(list: &str, cursor: &str) -> Result<N, Problem> {
     let place = place(list, cursor)?;
     place.parse().map_err(|_no_number| Problem::invalid("the cursor is not one of this list"))
 }
@@ -71,8 +85,11 @@ mod tests {
         for wrong in ["", "x", "!", "MTp1c2Vycw", users.get(1..).unwrap()] {
             assert_eq!(place_of("users", wrong), Err("invalid"), "{wrong}");
         }
-        assert_eq!(number("groups", &cursor("groups", "7")), Ok(7));
-        assert!(number("groups", &cursor("groups", "-7")).is_err());
+        assert_eq!(number("groups", &cursor("groups", "7")), Ok(7_u32));
+        assert_eq!(number("groups", &cursor("groups", "4294967296")), Ok(4_294_967_296_u64));
+        for beyond in ["-7", "4294967296"] {
+            assert!(number::<u32>("groups", &cursor("groups", beyond)).is_err(), "{beyond}");
+        }
     }
 
     #[test]

@@ -12,9 +12,9 @@ use proto::cluster::wire::{
 };
 use serde::{Deserialize, Serialize};
 
-use crate::asking::administer;
+use crate::asking::{administer, carry_out};
 use crate::input::{Allowed, Json, Number, Query};
-use crate::paging::{self, Page};
+use crate::paging::{self, Page, Wanted};
 use crate::problem::Problem;
 use crate::state::Api;
 
@@ -42,19 +42,6 @@ impl From<GroupLine> for Group {
     fn from(line: GroupLine) -> Self {
         Self { id: line.id, name: line.name, creator: line.creator, members: line.members }
     }
-}
-
-/// Where a page begins.
-#[derive(Debug, Deserialize)]
-#[cfg_attr(test, derive(utoipa::IntoParams))]
-#[cfg_attr(test, into_params(parameter_in = Query))]
-#[serde(deny_unknown_fields)]
-pub(super) struct Wanted {
-    /// Where the page begins: `next` of the page before.
-    cursor: Option<String>,
-    /// Lines of the page; 100 if not said.
-    #[cfg_attr(test, param(minimum = 1, maximum = 1000))]
-    limit: Option<u32>,
 }
 
 const LIST: &str = "groups";
@@ -113,8 +100,7 @@ pub(super) async fn delete(
     Allowed(key): Groups,
     Number(group): Number,
 ) -> Result<StatusCode, Problem> {
-    administer(&api.client, &key, What::GroupDelete(GroupDelete { group })).await?;
-    Ok(StatusCode::NO_CONTENT)
+    carry_out(&api.client, &key, What::GroupDelete(GroupDelete { group })).await
 }
 
 /// `GET /v1/groups/{group}/members`: the numbers of the present members, in order, page by page.
@@ -161,8 +147,7 @@ pub(super) async fn change(
     check(&add)?;
     check(&remove)?;
     let change = GroupChange { group, add_ids: add, remove_ids: remove, ..GroupChange::default() };
-    administer(&api.client, &key, What::GroupChange(change)).await?;
-    Ok(StatusCode::NO_CONTENT)
+    carry_out(&api.client, &key, What::GroupChange(change)).await
 }
 
 fn check(users: &[u32]) -> Result<(), Problem> {

@@ -14,7 +14,7 @@ use proto::cluster::wire::{
 };
 use serde::{Deserialize, Serialize};
 
-use crate::asking::administer;
+use crate::asking::{administer, carry_out};
 use crate::input::{Allowed, Json, Number, Query};
 use crate::keys::Key;
 use crate::paging::{self, Page};
@@ -146,7 +146,7 @@ pub(super) async fn set_password(
     Json(NewPassword { password }): Json<NewPassword>,
 ) -> Result<StatusCode, Problem> {
     let name = by_id(&api, &key, id).await?.name;
-    done(&api, &key, What::UserPassword(UserPassword { name, password })).await
+    carry_out(&api.client, &key, What::UserPassword(UserPassword { name, password })).await
 }
 
 /// `PUT /v1/users/{user}/disabled`: ends the user's sessions, and refuses new ones.
@@ -174,7 +174,8 @@ async fn set_disabled(
     disabled: bool,
 ) -> Result<StatusCode, Problem> {
     let name = by_id(api, key, id).await?.name;
-    done(api, key, What::UserDisable(UserDisable { name, enable: Some(!disabled) })).await
+    carry_out(&api.client, key, What::UserDisable(UserDisable { name, enable: Some(!disabled) }))
+        .await
 }
 
 /// A session of a user.
@@ -227,7 +228,7 @@ pub(super) async fn end_sessions(
     Number(id): Number,
 ) -> Result<StatusCode, Problem> {
     let name = by_id(&api, &key, id).await?.name;
-    done(&api, &key, What::UserKick(UserKick { name })).await
+    carry_out(&api.client, &key, What::UserKick(UserKick { name })).await
 }
 
 /// The kind of a client.
@@ -304,11 +305,6 @@ async fn by_id(api: &Api, key: &Key, id: u32) -> Result<UserLine, Problem> {
 async fn find(api: &Api, key: &Key, find: UserFind) -> Result<UserLine, Problem> {
     let found = administer(&api.client, key, What::UserFind(find)).await?;
     found.users.into_iter().next().ok_or_else(|| Problem::not_found("there is no such user"))
-}
-
-async fn done(api: &Api, key: &Key, what: What) -> Result<StatusCode, Problem> {
-    administer(&api.client, key, what).await?;
-    Ok(StatusCode::NO_CONTENT)
 }
 
 #[cfg(test)]

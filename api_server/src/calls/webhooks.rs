@@ -13,10 +13,10 @@ use proto::cluster::wire::{
 };
 use serde::{Deserialize, Serialize};
 
-use crate::asking::administer;
+use crate::asking::{administer, carry_out};
 use crate::input::{Allowed, Json, Number, Query};
 use crate::keys::Key;
-use crate::paging::{self, Page};
+use crate::paging::{self, Page, Wanted};
 use crate::problem::Problem;
 use crate::state::Api;
 
@@ -183,7 +183,7 @@ pub(super) async fn remove(
     Allowed(key): Admin,
     Number(webhook): Number,
 ) -> Result<StatusCode, Problem> {
-    done(&api, &key, What::WebhookRemove(WebhookRemove { webhook })).await
+    carry_out(&api.client, &key, What::WebhookRemove(WebhookRemove { webhook })).await
 }
 
 /// `PUT /v1/webhooks/{webhook}/disabled`: nothing is sent until it is enabled.
@@ -192,7 +192,7 @@ pub(super) async fn disable(
     Allowed(key): Admin,
     Number(webhook): Number,
 ) -> Result<StatusCode, Problem> {
-    done(&api, &key, What::WebhookSwitch(WebhookSwitch { webhook, on: false })).await
+    carry_out(&api.client, &key, What::WebhookSwitch(WebhookSwitch { webhook, on: false })).await
 }
 
 /// `DELETE /v1/webhooks/{webhook}/disabled`: goes on from there, also if the endpoint was gone.
@@ -201,7 +201,7 @@ pub(super) async fn enable(
     Allowed(key): Admin,
     Number(webhook): Number,
 ) -> Result<StatusCode, Problem> {
-    done(&api, &key, What::WebhookSwitch(WebhookSwitch { webhook, on: true })).await
+    carry_out(&api.client, &key, What::WebhookSwitch(WebhookSwitch { webhook, on: true })).await
 }
 
 /// How a secret takes the place of another.
@@ -235,19 +235,6 @@ pub(super) async fn rotate(
     Ok((StatusCode::CREATED, Answer(MadeSecret { secret: secret.unwrap_or_default() })))
 }
 
-/// Where a page begins.
-#[derive(Debug, Deserialize)]
-#[cfg_attr(test, derive(utoipa::IntoParams))]
-#[cfg_attr(test, into_params(parameter_in = Query))]
-#[serde(deny_unknown_fields)]
-pub(super) struct Wanted {
-    /// Where the page begins: `next` of the page before.
-    cursor: Option<String>,
-    /// Lines of the page; 100 if not said.
-    #[cfg_attr(test, param(minimum = 1, maximum = 1000))]
-    limit: Option<u32>,
-}
-
 /// `GET /v1/webhooks/{webhook}/failures`: what was given up, the last first.
 pub(super) async fn failures(
     State(api): State<Arc<Api>>,
@@ -256,9 +243,7 @@ pub(super) async fn failures(
     Query(wanted): Query<Wanted>,
 ) -> Result<Answer<Page<Failure>>, Problem> {
     let list = format!("failures {webhook}");
-    let before = wanted.cursor.map(|cursor| paging::place(&list, &cursor)).transpose()?;
-    let no_number = |_error| Problem::invalid("the cursor is not one of this list");
-    let before = before.map(|before| before.parse().map_err(no_number)).transpose()?;
+    let before = wanted.cursor.map(|cursor| paging::number(&list, &cursor)).transpose()?;
     let count = Some(paging::limit(wanted.limit)?);
     let asked = What::WebhookFailures(WebhookFailures { webhook, before, count });
     let page = administer(&api.client, &key, asked).await?;
@@ -286,16 +271,11 @@ pub(super) async fn replay(
     Json(Replay { since }): Json<Replay>,
 ) -> Result<StatusCode, Problem> {
     let since_ms = u64::from(since) * 1_000;
-    done(&api, &key, What::WebhookReplay(WebhookReplay { webhook, since_ms })).await
+    carry_out(&api.client, &key, What::WebhookReplay(WebhookReplay { webhook, since_ms })).await
 }
 
 fn seconds(unix_ms: u64) -> u32 {
     u32::try_from(unix_ms / 1_000).unwrap_or(u32::MAX)
-}
-
-async fn done(api: &Api, key: &Key, what: What) -> Result<StatusCode, Problem> {
-    administer(&api.client, key, what).await?;
-    Ok(StatusCode::NO_CONTENT)
 }
 
 #[cfg(test)]

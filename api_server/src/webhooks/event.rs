@@ -8,8 +8,8 @@
 use base64::Engine;
 use base64::prelude::BASE64_STANDARD;
 use bytes::Bytes;
-use daemon::clock::rfc3339;
 use db_client::Record;
+use jiff::Timestamp;
 use proto::client::MessageType;
 use proto::ids::{ConversationId, GroupId, MsgId, Offset, Parties, UserId};
 use proto::log::record::Change;
@@ -333,7 +333,10 @@ fn rest_of(group: u32, lists: &[&Vec<u32>]) -> Option<String> {
 }
 
 fn body(r#type: &str, happened_ms: u64, data: &impl Serialize) -> Bytes {
-    let body = Body { r#type, timestamp: rfc3339(happened_ms), data };
+    let happened =
+        i64::try_from(happened_ms).ok().and_then(|ms| Timestamp::from_millisecond(ms).ok());
+    let timestamp = format!("{:.3}", happened.unwrap_or(Timestamp::MAX));
+    let body = Body { r#type, timestamp, data };
     // Names, numbers and lists: JSON can say all of it.
     serde_json::to_vec(&body).unwrap_or_default().into()
 }

@@ -66,6 +66,8 @@ pub(super) struct Workers {
     fleet: Fleet,
     /// None before the first webhook, and while the authorities cannot be read.
     client: Option<HttpClient>,
+    /// It has been said that there is none: it is tried with each look.
+    is_told: bool,
     metrics: WebhookMetrics,
     shutdown: Shutdown,
     /// By the number of the webhook: which version was looked at, and what stops its worker, if it has one.
@@ -114,6 +116,7 @@ impl Workers {
         Self {
             fleet,
             client: None,
+            is_told: false,
             metrics: WebhookMetrics::register(page),
             shutdown: shutdown.clone(),
             known: HashMap::new(),
@@ -173,8 +176,10 @@ impl Workers {
         if self.client.is_none() {
             match self.fleet.client() {
                 Ok(client) => self.client = Some(client),
-                Err(error) => error!(%error, "no webhook can be sent"),
+                Err(error) if !self.is_told => error!(%error, "no webhook can be sent"),
+                Err(_told_before) => {}
             }
+            self.is_told = self.client.is_none();
         }
         // It is tried again at the next look.
         let Some(client) = self.client.clone() else { return };

@@ -12,6 +12,7 @@ use std::sync::Arc;
 use tokio::time::Instant;
 
 use super::event::{Event, Lane};
+use super::schedule::Tries;
 
 /// The events of some batches, each of which is a `B`.
 #[derive(Debug)]
@@ -37,8 +38,8 @@ struct Queue {
 #[derive(Debug)]
 struct Waiting {
     event: Arc<Event>,
-    tries: u32,
-    /// How many events the endpoint had taken at the first try of this one.
+    tries: Tries,
+    /// How many events the endpoint had taken at the last try of this one.
     taken_before: Option<u64>,
     /// The batch that it is of.
     of: (u32, u64),
@@ -56,10 +57,8 @@ struct Open<B> {
 #[derive(Debug, Clone)]
 pub(super) struct Job {
     pub(super) event: Arc<Event>,
-    /// How often it was tried, this time included.
-    pub(super) tries: u32,
-    /// How many events the endpoint had taken at its first try.
-    pub(super) taken_before: u64,
+    /// This time included.
+    pub(super) tries: Tries,
 }
 
 impl<B> Lanes<B> {
@@ -81,7 +80,8 @@ impl<B> Lanes<B> {
         self.batches.entry(partition).or_default().push_back(open);
         for event in events {
             let (lane, of) = (event.lane, (partition, self.added));
-            let waiting = Waiting { event: Arc::new(event), tries: 0, taken_before: None, of };
+            let waiting =
+                Waiting { event: Arc::new(event), tries: Tries::default(), taken_before: None, of };
             let queue = self.queues.entry(lane).or_default();
             queue.events.push_back(waiting);
             if queue.events.len() == 1 {
@@ -105,9 +105,11 @@ impl<B> Lanes<B> {
         let queue = self.queues.get_mut(&first.2)?;
         queue.due = None;
         let waiting = queue.events.front_mut()?;
-        waiting.tries = waiting.tries.saturating_add(1);
-        let taken_before = *waiting.taken_before.get_or_insert(taken);
-        Some(Job { event: Arc::clone(&waiting.event), tries: waiting.tries, taken_before })
+        waiting.tries.all = waiting.tries.all.saturating_add(1);
+        if waiting.taken_before.replace(taken).is_some_and(|before| before < taken) {
+            waiting.tries.of_a_working_endpoint += 1;
+        }
+        Some(Job { event: Arc::clone(&waiting.event), tries: waiting.tries })
     }
 
     /// When the next event is to be sent.
@@ -228,8 +230,24 @@ mod tests {
         assert_eq!(taken(&mut lanes, now), ["2:2"]);
         assert_eq!(lanes.due_at(), Some(later));
         assert_eq!(taken(&mut lanes, later - Duration::from_millis(1)), [""; 0]);
-        let job = lanes.next(later, 7).unwrap();
-        assert_eq!((job.event.id.as_str(), job.tries, job.taken_before), ("1:1", 2, 0));
+        let job = lanes.next(later, 0).unwrap();
+        assert_eq!((job.event.id.as_str(), job.tries.all), ("1:1", 2));
+    }
+
+    #[test]
+    fn a_try_is_of_a_working_endpoint_if_it_has_taken_others_since_the_try_before() {
+        let (mut lanes, now) = (Lanes::new(), Instant::now());
+        lanes.add(0, "a", events(&[(1, 1), (1, 2)]), now);
+        let mut refusals = Vec::new();
+        for taken in [5, 5, 6, 6, 9] {
+            let job = lanes.next(now, taken).unwrap();
+            refusals.push(job.tries.of_a_working_endpoint);
+            lanes.again(Lane::Conversation(1), now);
+        }
+        assert_eq!(refusals, [0, 0, 1, 1, 2]);
+        lanes.next(now, 9).unwrap();
+        lanes.done(Lane::Conversation(1), now);
+        assert_eq!(lanes.next(now, 20).unwrap().tries, Tries { all: 1, of_a_working_endpoint: 0 });
     }
 
     #[test]

@@ -3,8 +3,9 @@
 //! The waits are those of Standard Webhooks: about 75 hours in all. How old an event is decides whether it is
 //! given up, not how often this process has tried it: a restart makes the tries begin anew and the end stay.
 //!
-//! An endpoint that answers other events, and not this one, is not down: it refuses the event. Such an event
-//! is given up after [`REFUSED_AFTER`] tries, because what is behind it waits for it.
+//! An endpoint that takes other events, and not this one, is not down: it refuses the event. Such an event is
+//! given up after [`REFUSALS_MAX`] refusals, because what is behind it waits for it. What failed while the
+//! endpoint took nothing does not count.
 
 use std::time::Duration;
 
@@ -25,21 +26,18 @@ pub(super) const WAITS: [Duration; 9] = [
 pub(super) const GIVEN_UP_AFTER: Duration =
     Duration::from_secs(5 + 5 * 60 + 30 * 60 + (2 + 5 + 10 + 14 + 20 + 24) * 3_600);
 
-/// So many tries has an event to which an endpoint says no while it takes others: some two and a half hours.
-pub(super) const REFUSED_AFTER: u32 = 5;
+/// An event is given up that was refused so often: some two and a half hours after the first try.
+pub(super) const REFUSALS_MAX: u32 = 4;
 
 /// The longest that an endpoint may ask to be left alone.
 pub(super) const RETRY_AFTER_MAX: Duration = Duration::from_hours(24);
 
-/// How far an event has come that has just failed.
-#[derive(Debug, Clone, Copy)]
-pub(super) struct Failed {
-    /// How often it was tried by this process.
-    pub(super) tries: u32,
-    /// Since it happened, or since the webhook began if that is later.
-    pub(super) age: Duration,
-    /// Whether the endpoint has taken another event since the first try of this one.
-    pub(super) others_taken: bool,
+/// How often an event was tried by this process.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub(super) struct Tries {
+    pub(super) all: u32,
+    /// Those of them before which the endpoint had taken another event since the try before.
+    pub(super) of_a_working_endpoint: u32,
 }
 
 /// What is done with an event that has failed.
@@ -51,14 +49,22 @@ pub(super) enum Next {
     GiveUp,
 }
 
-/// What is done with an event that has failed. `random` is any number: the wait is up to a quarter longer, so that
-/// what failed together does not come back together.
-pub(super) fn next(failed: Failed, retry_after: Option<Duration>, random: u64) -> Next {
-    let is_refused = failed.others_taken && failed.tries >= REFUSED_AFTER;
-    if is_refused || failed.age >= GIVEN_UP_AFTER {
+/// What is done with an event that has failed. `age`: since it happened, or since the webhook began if that is
+/// later. `random` is any number: the wait is up to a quarter longer, so that what failed together does not come back
+/// together.
+pub(super) fn next(
+    tries: Tries,
+    age: Duration,
+    retry_after: Option<Duration>,
+    random: u64,
+) -> Next {
+    let refusals = tries.of_a_working_endpoint;
+    if refusals >= REFUSALS_MAX || age >= GIVEN_UP_AFTER {
         return Next::GiveUp;
     }
-    let index = usize::try_from(failed.tries.saturating_sub(1)).unwrap_or(usize::MAX);
+    // How long the endpoint was down before says nothing of an event that it refuses.
+    let waits = if refusals > 0 { refusals } else { tries.all.saturating_sub(1) };
+    let index = usize::try_from(waits).unwrap_or(usize::MAX);
     let wait = WAITS.get(index).or(WAITS.last()).copied().unwrap_or_default();
     let quarter_ms = u64::try_from(wait.as_millis() / 4).unwrap_or(u64::MAX);
     let jitter = Duration::from_millis(random % (quarter_ms + 1));
@@ -70,40 +76,52 @@ pub(super) fn next(failed: Failed, retry_after: Option<Duration>, random: u64) -
 mod tests {
     use super::*;
 
-    fn failed(tries: u32) -> Failed {
-        Failed { tries, age: Duration::ZERO, others_taken: false }
+    const NEW: Duration = Duration::ZERO;
+
+    fn down(all: u32) -> Tries {
+        Tries { all, of_a_working_endpoint: 0 }
     }
 
     #[test]
     fn the_waits_are_those_of_the_standard_and_up_to_a_quarter_longer() {
         for (tries, wait) in (1..).zip(WAITS) {
-            assert_eq!(next(failed(tries), None, 0), Next::After(wait), "{tries}");
-            let Next::After(longest) = next(failed(tries), None, u64::MAX) else { panic!() };
+            assert_eq!(next(down(tries), NEW, None, 0), Next::After(wait), "{tries}");
+            let Next::After(longest) = next(down(tries), NEW, None, u64::MAX) else { panic!() };
             assert!(longest >= wait && longest <= wait + wait / 4, "{tries}: {longest:?}");
         }
-        assert_eq!(next(failed(u32::MAX), None, 0), Next::After(WAITS[8]), "the last one stays");
+        assert_eq!(next(down(u32::MAX), NEW, None, 0), Next::After(WAITS[8]), "the last one stays");
         assert_eq!(WAITS.iter().sum::<Duration>(), GIVEN_UP_AFTER);
     }
 
     #[test]
     fn an_event_is_given_up_when_it_is_older_than_all_waits() {
-        let age = GIVEN_UP_AFTER;
-        assert_eq!(next(Failed { age, ..failed(1) }, None, 0), Next::GiveUp);
+        assert_eq!(next(down(1), GIVEN_UP_AFTER, None, 0), Next::GiveUp);
         let age = GIVEN_UP_AFTER.saturating_sub(Duration::from_millis(1));
-        assert_ne!(next(Failed { age, ..failed(40) }, None, 0), Next::GiveUp);
+        assert_ne!(next(down(40), age, None, 0), Next::GiveUp, "the endpoint is down");
     }
 
     #[test]
     fn an_event_that_is_refused_while_others_are_taken_is_given_up_after_some_tries() {
-        let refused = |tries| Failed { others_taken: true, ..failed(tries) };
-        assert_ne!(next(refused(REFUSED_AFTER - 1), None, 0), Next::GiveUp);
-        assert_eq!(next(refused(REFUSED_AFTER), None, 0), Next::GiveUp);
-        assert_ne!(next(failed(REFUSED_AFTER), None, 0), Next::GiveUp, "the endpoint is down");
+        let mut waited = Duration::ZERO;
+        for refusals in 0..REFUSALS_MAX {
+            let tries = Tries { all: refusals + 1, of_a_working_endpoint: refusals };
+            let Next::After(wait) = next(tries, NEW, None, 0) else { panic!("{refusals}") };
+            waited += wait;
+        }
+        assert!((8_000..10_000).contains(&waited.as_secs()), "{waited:?}");
+        let tries = |all| Tries { all, of_a_working_endpoint: REFUSALS_MAX };
+        assert_eq!(next(tries(REFUSALS_MAX + 1), NEW, None, 0), Next::GiveUp);
+    }
+
+    #[test]
+    fn an_event_that_is_refused_after_an_outage_has_the_tries_of_any_other() {
+        let tries = Tries { all: 9, of_a_working_endpoint: 1 };
+        assert_eq!(next(tries, NEW, None, 0), Next::After(WAITS[1]));
     }
 
     #[test]
     fn an_endpoint_may_ask_for_a_longer_wait_but_not_for_any() {
-        let asked = |seconds| next(failed(1), Some(Duration::from_secs(seconds)), 0);
+        let asked = |seconds| next(down(1), NEW, Some(Duration::from_secs(seconds)), 0);
         assert_eq!(asked(1), Next::After(WAITS[0]), "never sooner");
         assert_eq!(asked(600), Next::After(Duration::from_mins(10)));
         assert_eq!(asked(u64::MAX), Next::After(RETRY_AFTER_MAX));

@@ -26,7 +26,7 @@ use super::lanes::{Job, Lanes};
 use super::metrics::OneMetrics;
 use super::pace::Pace;
 use super::reports;
-use super::schedule::{self, Failed, Next};
+use super::schedule::{self, Next};
 
 /// How long requests may take to be answered when the webhook's worker ends.
 pub(super) const LAST_ANSWERS: Duration = Duration::from_secs(5);
@@ -184,18 +184,21 @@ impl Worker {
     fn failed(&mut self, job: &Job, status: u16, retry_after: Option<Duration>, now: Instant) {
         let (event, webhook) = (&job.event, self.endpoint.number);
         let since_ms = event.happened_ms.max(self.endpoint.begun_ms);
-        let failed = Failed {
-            tries: job.tries,
-            age: Duration::from_millis(unix_ms().saturating_sub(since_ms)),
-            others_taken: self.pace.taken() > job.taken_before,
-        };
-        match schedule::next(failed, retry_after, random_u64()) {
+        let age = Duration::from_millis(unix_ms().saturating_sub(since_ms));
+        match schedule::next(job.tries, age, retry_after, random_u64()) {
             Next::After(wait) => {
-                debug!(webhook, event = event.id, status, tries = job.tries, ?wait, "again later");
+                debug!(
+                    webhook,
+                    event = event.id,
+                    status,
+                    tries = job.tries.all,
+                    ?wait,
+                    "again later"
+                );
                 self.lanes.again(event.lane, now + wait);
             }
             Next::GiveUp => {
-                warn!(webhook, event = event.id, status, tries = job.tries, "given up");
+                warn!(webhook, event = event.id, status, tries = job.tries.all, "given up");
                 self.tools.metrics.given_up.inc();
                 self.give_up(job, status);
             }
@@ -212,7 +215,7 @@ impl Worker {
             happened_ms: job.event.happened_ms,
             given_up_ms: unix_ms(),
             status: status.into(),
-            tries: job.tries,
+            tries: job.tries.all,
         };
         let told = async move {
             reports::gave_up(&db, webhook, line).await;

@@ -1,6 +1,7 @@
 //! The sessions of a user, as an administrator reads them.
 
-use daemon::clock::{date, unix_s};
+use daemon::clock::unix_s;
+use jiff::Timestamp;
 use proto::cluster::wire::{AdminAnswer, SessionLine};
 
 use crate::terminal::printable;
@@ -53,10 +54,8 @@ fn lasting(seconds: u32) -> String {
 
 /// A time of Unix as `2026-11-30 00:10:05`.
 pub(super) fn utc(unix_s: u32) -> String {
-    let (days, second) = (i64::from(unix_s / 86_400), unix_s % 86_400);
-    let (year, month, day) = date(days);
-    let (hour, minute, second) = (second / 3_600, second / 60 % 60, second % 60);
-    format!("{year:04}-{month:02}-{day:02} {hour:02}:{minute:02}:{second:02}")
+    let time = Timestamp::from_second(unix_s.into()).unwrap_or_default();
+    time.strftime("%F %T").to_string()
 }
 
 #[cfg(test)]

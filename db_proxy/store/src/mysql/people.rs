@@ -32,19 +32,21 @@ const USERS: Insert = Insert {
 
 /// Whose turn it is: a row of `counter`.
 #[derive(Debug, Clone, Copy)]
-enum Turn {
+pub(super) enum Turn {
     Users,
     Groups,
     Tokens,
+    Webhooks,
 }
 
 impl Turn {
     /// Begins a transaction and waits for the turn. Returns the row's value.
-    async fn take(self, link: &mut Link) -> Result<u32, Failure> {
+    pub(super) async fn take(self, link: &mut Link) -> Result<u32, Failure> {
         let name = match self {
             Self::Users => "user",
             Self::Groups => "group",
             Self::Tokens => "token",
+            Self::Webhooks => "webhook",
         };
         link.begin().await?;
         let row =

@@ -4,9 +4,10 @@ use std::sync::Arc;
 
 use super::failure::Failure;
 use super::link::Link;
+use super::people::Turn;
 use super::row::{self, Columns, values};
+use crate::rules;
 use crate::webhooks::{WebhookFailureRow, WebhookRow};
-use crate::{StoreError, rules};
 
 const WEBHOOK: &str = "SELECT number, name, url, events, state, secret, old_secret, old_until_s,
     made_ms, from_ms, begun_ms, run, version, failures FROM webhook";
@@ -14,11 +15,7 @@ const WEBHOOK: &str = "SELECT number, name, url, events, state, secret, old_secr
 /// Keeps a webhook. If the answer to this is lost and it is tried again, the webhook that is there is this one:
 /// no two have one secret.
 pub(super) async fn add(link: &mut Link, row: Arc<WebhookRow>) -> Result<Option<u32>, Failure> {
-    link.begin().await?;
-    let counter = "SELECT value FROM counter WHERE name = 'webhook' FOR UPDATE";
-    let counter: Option<u32> = row::one(link.row(counter, Vec::new()).await?, Columns::next)?;
-    let lost = || StoreError::Refused("the store lost its counter webhook".to_owned());
-    let counter = counter.ok_or_else(lost)?;
+    let counter = Turn::Webhooks.take(link).await?;
     let made = "SELECT number FROM webhook WHERE secret = ?";
     let made = link.row(made, values![row.secret.as_bytes()]).await?;
     if let Some(number) = row::one(made, Columns::next)? {
@@ -182,8 +179,8 @@ pub(super) async fn failures(
     row::all(rows, |columns| {
         Ok(WebhookFailureRow {
             number: columns.next()?,
-            event_id: text(columns)?,
-            event_type: text(columns)?,
+            event_id: columns.next()?,
+            event_type: columns.next()?,
             happened_ms: columns.next()?,
             given_up_ms: columns.next()?,
             status: columns.next()?,
@@ -195,12 +192,12 @@ pub(super) async fn failures(
 fn webhook_row(columns: &mut Columns) -> Result<WebhookRow, Failure> {
     Ok(WebhookRow {
         number: columns.next()?,
-        name: text(columns)?,
-        url: text(columns)?,
+        name: columns.next()?,
+        url: columns.next()?,
         events: columns.next()?,
         state: columns.next()?,
-        secret: text(columns)?,
-        old_secret: text(columns)?,
+        secret: columns.next()?,
+        old_secret: columns.next()?,
         old_until_s: columns.next()?,
         made_ms: columns.next()?,
         from_ms: columns.next()?,
@@ -209,9 +206,4 @@ fn webhook_row(columns: &mut Columns) -> Result<WebhookRow, Failure> {
         version: columns.next()?,
         failures: columns.next()?,
     })
-}
-
-fn text(columns: &mut Columns) -> Result<String, Failure> {
-    let damaged = || StoreError::Refused("the store is damaged: a text of a webhook".to_owned());
-    Ok(String::from_utf8(columns.next()?).map_err(|_error| damaged())?)
 }

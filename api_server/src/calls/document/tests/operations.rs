@@ -1,11 +1,11 @@
 //! What each call is, in the order of the document.
 
 use super::made::{EventKind, Operation};
-use crate::calls::groups::{self, Change, Group, Made, NewGroup};
+use crate::calls::groups::{Change, Group, Made, NewGroup};
 use crate::calls::messages::{self, AllUnread, Answered, Outgoing, Said};
 use crate::calls::users::{self, NewPassword, NewTicket, NewUser, Sessions, Ticket, User};
 use crate::calls::webhooks::{self, Failure, MadeSecret, NewSecret, NewWebhook, Replay, Webhook};
-use crate::paging::Page;
+use crate::paging::{self, Page};
 use crate::webhooks::{GapData, GroupData, MembersData, MessageData};
 
 /// All calls.
@@ -57,7 +57,7 @@ fn groups() -> Vec<Operation> {
     vec![
         Operation::new("get", "/v1/groups", "read", "List groups")
             .says("All groups, by number. One that was just made may be missing for a moment.")
-            .query::<groups::Wanted>()
+            .query::<paging::Wanted>()
             .answers_page::<Group>("PageOfGroups", "A page of groups."),
         Operation::new("post", "/v1/groups", "groups", "Make a group")
             .body::<NewGroup>()
@@ -67,7 +67,7 @@ fn groups() -> Vec<Operation> {
             .says("All members leave, for good.")
             .done(),
         Operation::new("get", "/v1/groups/{group}/members", "read", "List a group's members")
-            .query::<groups::Wanted>()
+            .query::<paging::Wanted>()
             .answers::<Page<u32>>(200, "PageOfNumbers", "A page of numbers of users."),
         Operation::new("post", "/v1/groups/{group}/members", "groups", "Change a group's members")
             .says("Members stay members, and others stay others: it may be sent again.")
@@ -134,7 +134,7 @@ fn webhooks() -> Vec<Operation> {
             .answers::<MadeSecret>(201, "MadeSecret", "The new secret: it is told once."),
         of_one("get", "/v1/webhooks/{webhook}/failures", "List a webhook's failures")
             .says("Events that were given up, the last first.")
-            .query::<webhooks::Wanted>()
+            .query::<paging::Wanted>()
             .answers_page::<Failure>("PageOfFailures", "A page of events."),
         of_one("post", "/v1/webhooks/{webhook}/replays", "Replay a webhook")
             .says("What happened since then is sent again, as far as the log reaches back.")
