@@ -114,7 +114,8 @@ pub(crate) fn not_sent(error: SendError) -> Problem {
             Problem::new(StatusCode::CONFLICT, "full", "the conversation has used up its numbers")
         }
         Reason::SlowDown => Problem::too_many("the sender writes too much", Duration::from_secs(1)),
-        Reason::None => Problem::new(StatusCode::FORBIDDEN, "refused", "the message was refused"),
+        Reason::RefusedByHook => forbidden("refused_by_hook", "a hook of the site refused it"),
+        Reason::None | Reason::NotKnown => forbidden("refused", "the message was refused"),
     }
 }
 

@@ -18,12 +18,14 @@ use partition::publisher::seconds;
 use partition::{self, Reply};
 use proto::cluster::wire::{
     AdminAnswer, AdminError, AdminRequest, Answer, Ask, AskStatus, Consume, FetchRequest, Fetched,
-    Follow, Handled, Memberships, MembershipsRequest, Origin, Outcome, Resume, Submit,
+    Follow, Handled, HookVerdict, Memberships, MembershipsRequest, Origin, Outcome, Resume, Submit,
     SubmitAnswer, TokenAnswer, TokenQuestion, Verified, Verify, token_answer,
 };
 use proto::cluster::{Kind, device_class};
 use proto::ids::{ClientMsgId, ConversationId, Offset, UserId};
+use proto::limits::{HOOK_NAME_LEN_MAX, HOOKS_MAX};
 use proto::lists::Placeholders;
+use proto::log;
 use tokio::sync::Semaphore;
 use tracing::{debug, debug_span, warn};
 
@@ -393,12 +395,15 @@ fn answer_of_tokens(told: Told) -> TokenAnswer {
 
 fn read_submit(submit: &Submit) -> Option<Message> {
     let client_msg_id = ClientMsgId::from_slice(&submit.client_msg_id)?;
+    let hooks = read_hooks(submit)?;
+    // Only a hook changes what a sender has sent.
+    let sent_crc = submit.sent_crc.filter(|_sent_crc| !hooks.is_empty());
     Some(Message {
         conversation: ConversationId::from_number(submit.conversation)?,
         identity: Identity {
             sender: UserId(submit.sender),
             client_msg_id,
-            content_crc: content_crc(submit.r#type, &submit.body),
+            content_crc: sent_crc.unwrap_or_else(|| content_crc(submit.r#type, &submit.body)),
             frame: Frame {
                 fingerprint: submit.fingerprint.unwrap_or(0),
                 connection: Some(Connection {
@@ -415,7 +420,23 @@ fn read_submit(submit: &Submit) -> Option<Message> {
         kind: submit.r#type,
         body: submit.body.clone(),
         origin: Some(submit.origin),
+        known_only: submit.known_only(),
+        hooks,
     })
+}
+
+/// What hooks have said of a message, as it goes into the log; `None` if that is too much, or cannot be read.
+fn read_hooks(submit: &Submit) -> Option<Vec<log::HookVerdict>> {
+    if submit.hooks.len() > HOOKS_MAX {
+        return None;
+    }
+    let read = |verdict: &HookVerdict| {
+        let outcome = i32::try_from(verdict.outcome).ok()?;
+        log::HookOutcome::try_from(outcome).ok()?;
+        let fits = (1..=HOOK_NAME_LEN_MAX).contains(&verdict.hook.len());
+        fits.then(|| log::HookVerdict { hook: verdict.hook.clone(), outcome })
+    };
+    submit.hooks.iter().map(read).collect()
 }
 
 /// Enters an outcome into an answer that says "retry".

@@ -29,3 +29,12 @@ pub(crate) const KIB: usize = 1024;
 /// The longest `msg_data` of one message, in bytes. What is accepted must fit a frame to a client
 /// ([`LIMIT_TO_CLIENT`]), alone or as the only message on a page of history.
 pub const MESSAGE_BODY_MAX: usize = 400_000;
+
+/// How many hooks a site has at most: what each of them said of a message stands in its record.
+pub const HOOKS_MAX: usize = 8;
+
+/// The longest name of a hook, in bytes.
+pub const HOOK_NAME_LEN_MAX: usize = 64;
+
+/// The longest reason that a hook may give for refusing a message, in bytes of UTF-8.
+pub const HOOK_REASON_LEN_MAX: usize = 256;

@@ -53,7 +53,7 @@ impl<W> Entry<W> {
 }
 
 /// What became of a message that was put into the table.
-#[derive(Debug, PartialEq, Eq)]
+#[derive(Debug, PartialEq)]
 pub(super) enum Put<W> {
     /// It is to be handed over.
     Submit,

@@ -15,7 +15,7 @@ use proto::log::{self, Record, record};
 use crate::conversation::Conversation;
 use crate::effects::Fold;
 use crate::faults::{self, Fault};
-use crate::window::{Connection, Frame, Identity, Known};
+use crate::window::{Connection, Frame, Identity, Known, content_crc};
 
 /// A voice message of no more than its length field has no voice in it.
 const VOICE_HEADER_LEN: usize = 4;
@@ -98,6 +98,20 @@ pub struct Message {
     pub body: Bytes,
     /// The session it came from.
     pub origin: Option<Origin>,
+    /// It is only looked for: a new one is refused.
+    pub known_only: bool,
+    /// What hooks have said of it.
+    pub hooks: Vec<log::HookVerdict>,
+}
+
+impl Message {
+    /// The checksum of what its sender sent, if that is not the body.
+    fn sent_crc(&self) -> Option<u32> {
+        let sent = self.identity.content_crc;
+        // Only a message that a hook was asked about may have another body.
+        let changed = !self.hooks.is_empty() && sent != content_crc(self.kind, &self.body);
+        changed.then_some(sent)
+    }
 }
 
 /// What had to be looked up for a change, as far as it has been.
@@ -332,6 +346,9 @@ fn may_send(conversation: &Conversation, send: &Message, facts: &Facts) -> Admis
     if let Some(reason) = refusal {
         return Admission::Refused(reason);
     }
+    if send.known_only {
+        return Admission::Refused(Reason::NotKnown);
+    }
     Admission::Append(record::Change::Message(message(conversation.id, send, facts)))
 }
 
@@ -351,6 +368,8 @@ fn message(conversation: ConversationId, send: &Message, facts: &Facts) -> log::
         gateway_boot: connection.map(|connection| connection.gateway_boot),
         session: connection.map(|connection| connection.session),
         repeats_after: connection.and(repeats_after),
+        sent_crc: send.sent_crc(),
+        hooks: send.hooks.clone(),
     }
 }
 

@@ -23,7 +23,7 @@ use proto::record::LogRecord;
 
 use crate::conversation::{Conversation, Mark, Member};
 use crate::publications::{MemberChange, Published};
-use crate::rows::{Batch, GroupRow, MessageRow};
+use crate::rows::{Batch, ChangedRow, GroupRow, MessageRow};
 use crate::window::{Connection, Frame, Identity, Known, Seen, Window, content_crc};
 
 /// The rules this build folds by. A log that asks for newer ones is a roll-out error.
@@ -81,6 +81,8 @@ pub enum Effect {
 pub struct Unstored {
     /// New messages, in order.
     pub messages: Vec<MessageRow>,
+    /// Those of them whose body a hook has changed.
+    pub changed: Vec<ChangedRow>,
     /// Conversations that changed.
     pub conversations: BTreeSet<ConversationId>,
     /// Memberships that changed.
@@ -291,6 +293,7 @@ impl Fold {
                 .filter_map(|(id, user)| conversation(id)?.mark_row(*user))
                 .collect(),
             messages: unstored.messages,
+            changed: unstored.changed,
             unreadable: unstored.unreadable,
         }
     }
@@ -316,6 +319,10 @@ impl Fold {
         }
         let conversation = self.conversations.get_mut(&conversation_id).expect(LOADED);
         let msg_id = conversation.head.next();
+        if let Some(sent_crc) = message.sent_crc {
+            let changed = ChangedRow { conversation: conversation_id, msg_id, sent_crc };
+            self.unstored.changed.push(changed);
+        }
         let row = MessageRow {
             conversation: conversation_id,
             msg_id,
@@ -511,7 +518,7 @@ fn identify(message: &log::Message) -> Option<(ConversationId, Identity)> {
     let identity = Identity {
         sender: UserId(message.sender),
         client_msg_id: ClientMsgId::from_slice(&message.client_msg_id)?,
-        content_crc: content_crc(message.r#type, &message.body),
+        content_crc: message.sent_crc.unwrap_or_else(|| content_crc(message.r#type, &message.body)),
         frame: frame(message),
     };
     Some((ConversationId::from_number(message.conversation)?, identity))

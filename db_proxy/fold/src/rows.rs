@@ -24,6 +24,27 @@ pub struct MessageRow {
     pub body: Bytes,
 }
 
+/// A message whose body a hook has changed before it was admitted. A repeat of it comes with the body that
+/// its sender sent.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct ChangedRow {
+    /// Where it belongs.
+    pub conversation: ConversationId,
+    /// Its place there.
+    pub msg_id: MsgId,
+    /// The checksum of its type and of the body that was sent: [`content_crc`](crate::window::content_crc).
+    pub sent_crc: u32,
+}
+
+/// A message that was looked for by its sender's id.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct FoundMessage {
+    /// The message.
+    pub row: MessageRow,
+    /// The checksum of what was sent, if a hook has changed it.
+    pub sent_crc: Option<u32>,
+}
+
 /// A conversation's own row.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct ConversationRow {
@@ -127,6 +148,8 @@ pub struct Batch {
     pub fold_version: u32,
     /// New messages, in the order of the log.
     pub messages: Vec<MessageRow>,
+    /// Those of them whose body a hook has changed.
+    pub changed: Vec<ChangedRow>,
     /// The final state of every conversation that changed.
     pub conversations: Vec<ConversationRow>,
     /// The final state of every membership that changed.

@@ -34,6 +34,7 @@ use std::hash::{BuildHasher as _, Hasher as _};
 use hashbrown::HashTable;
 use hashbrown::hash_table::Entry as Slot;
 use proto::ids::{ClientMsgId, ConversationId, MsgId, Offset, UserId};
+pub use proto::record::content_crc;
 
 use crate::faults::{self, Fault};
 
@@ -56,7 +57,7 @@ pub struct Known {
     pub msg_id: Option<MsgId>,
     /// The id it was appended with (another one than asked for, if found by its frame).
     pub client_msg_id: ClientMsgId,
-    /// The checksum of its type and body: [`content_crc`].
+    /// The checksum of its type and of the body that its sender sent: [`content_crc`].
     pub content_crc: u32,
     /// Unix milliseconds of its record.
     pub timestamp_ms: u64,
@@ -69,15 +70,6 @@ impl Known {
     }
 }
 
-/// CRC-32 of a message's type and body. Tells two messages under one id apart; an id that was used
-/// twice by mistake passes once in four billion times.
-pub fn content_crc(kind: u32, body: &[u8]) -> u32 {
-    let mut hasher = crc32fast::Hasher::new();
-    hasher.update(&kind.to_le_bytes());
-    hasher.update(body);
-    hasher.finalize()
-}
-
 /// What identifies a message that is being sent.
 #[derive(Debug, Clone, Copy)]
 pub struct Identity {
@@ -85,7 +77,8 @@ pub struct Identity {
     pub sender: UserId,
     /// The author's id for it.
     pub client_msg_id: ClientMsgId,
-    /// The checksum of its type and body: [`content_crc`].
+    /// The checksum of its type and of the body that its sender sent: [`content_crc`]. A hook may have
+    /// changed the body since.
     pub content_crc: u32,
     /// The frame that it came in.
     pub frame: Frame,

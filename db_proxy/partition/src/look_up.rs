@@ -8,7 +8,7 @@ use fold::admission::{InStore, Need};
 use fold::window::{Known, content_crc};
 use proto::cluster::wire::FrameQuestion;
 use proto::ids::ConversationId;
-use store::{MessageRow, StoreError};
+use store::{FoundMessage, StoreError};
 use tokio::time::timeout;
 
 use crate::publisher::Publisher;
@@ -53,12 +53,12 @@ async fn find(
         }
         Need::Stored(sender, client_msg_id) => {
             let found = state.store().find_message(sender, client_msg_id).await?;
-            let known = |row: MessageRow| {
+            let known = |FoundMessage { row, sent_crc }: FoundMessage| {
                 InStore::Found(Known {
                     conversation: row.conversation,
                     msg_id: Some(row.msg_id),
                     client_msg_id,
-                    content_crc: content_crc(row.kind, &row.body),
+                    content_crc: sent_crc.unwrap_or_else(|| content_crc(row.kind, &row.body)),
                     timestamp_ms: row.timestamp_ms,
                 })
             };

@@ -342,6 +342,8 @@ pub fn saying(conversation: ConversationId, sender: u32, body: Bytes) -> Message
         kind,
         body,
         origin: None,
+        known_only: false,
+        hooks: Vec::new(),
     }
 }
 

@@ -19,7 +19,7 @@ use fold::effects::Effect;
 use fold::window::{Known, WINDOW_RECORDS};
 use prost::Message as _;
 use proto::cluster::wire::{Origin, Owned, Reason};
-use proto::ids::ConversationId;
+use proto::ids::{ClientMsgId, ConversationId, UserId};
 use record_log::{Appended, LogError, LogRecord};
 use store::StoreError;
 use tokio::runtime::Handle;
@@ -118,6 +118,15 @@ pub(super) struct Worker {
 struct Admitted {
     waiter: Waiter,
     origin: Option<Origin>,
+    /// Whose message it is, and its name, if it is one.
+    message: Option<(UserId, ClientMsgId)>,
+}
+
+impl Admitted {
+    /// Nobody waits for it.
+    fn for_nobody() -> Self {
+        Self { waiter: Waiter(None), origin: None, message: None }
+    }
 }
 
 /// Whether the store is so far behind that nothing more is taken for now.
@@ -426,7 +435,7 @@ impl Worker {
         if since + self.batch.len() as u64 + 1 >= self.owner.epoch_every {
             let repeated = epoch_record(self.owner.owned.epoch, &self.owner.name);
             let payload = admission::record(repeated, self.owner.owned.epoch).encode_to_vec();
-            self.batch.push((payload.into(), Admitted { waiter: Waiter(None), origin: None }));
+            self.batch.push((payload.into(), Admitted::for_nobody()));
         }
     }
 
@@ -488,8 +497,7 @@ impl Worker {
 
     /// Answers the request for a record, and publishes its effect.
     fn tell(&self, inner: &Inner, record: &LogRecord, effect: Effect, admitted: Option<Admitted>) {
-        let nobody = || Admitted { waiter: Waiter(None), origin: None };
-        let Admitted { waiter, origin } = admitted.unwrap_or_else(nobody);
+        let Admitted { waiter, origin, .. } = admitted.unwrap_or_else(Admitted::for_nobody);
         match effect {
             Effect::Message { row, previous, member_version } => {
                 waiter.tell(Outcome::Sent {

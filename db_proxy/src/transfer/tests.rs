@@ -10,6 +10,7 @@ use backends::MariaDb;
 use fold::admission::{Change, Message};
 use partition::test::{Proxy, Setup, group, message, single};
 use proto::ids::{ConversationId, GroupId, MsgId, UserId};
+use proto::log::HookVerdict;
 use store::UserStore;
 use store::keys::{ApiKeyId, ApiKeyRow, KeyStore};
 use store::mysql::{MySqlOptions, MySqlStore};
@@ -45,7 +46,9 @@ async fn site() -> Site {
     }
     let known = message(talk, 2);
     assert_eq!(proxy.send(known.clone()).await, 7);
-    proxy.send(message(quiet, 4)).await;
+    let hooks = vec![HookVerdict { hook: "words".to_owned(), outcome: 1 }];
+    let body = b"what a hook made of it".as_slice().into();
+    proxy.send(Message { hooks, body, ..message(quiet, 4) }).await;
     // A user number whose conversations SQLite keeps below zero.
     let high = partition::test::user(4_000_000_001, "high");
     let higher = partition::test::user(4_000_000_002, "höher 🦀");

@@ -46,6 +46,7 @@ macro_rules! suite {
             messages_are_found_by_their_places,
             a_message_is_found_by_its_senders_id,
             of_two_messages_with_one_id_the_first_is_found,
+            a_changed_message_is_found_with_the_checksum_of_what_was_sent,
             own_messages_are_counted_within_the_range,
             a_conversation_is_read_whole,
             an_unknown_conversation_is_empty_and_has_the_epoch,

@@ -45,8 +45,8 @@ pub use self::consumers::{ConsumerCursor, ConsumerRow, ConsumerStore, MessageRec
 pub use self::error::{StoreError, Stored};
 pub use self::metrics::ReplicaMetrics;
 pub use fold::rows::{
-    Batch, ConversationRow, GroupRow, MarkRow, MemberRow, MessageRow, StoredConversation,
-    UserConversation,
+    Batch, ChangedRow, ConversationRow, FoundMessage, GroupRow, MarkRow, MemberRow, MessageRow,
+    StoredConversation, UserConversation,
 };
 
 /// How far the store has applied a partition's log, and in which epoch.
@@ -242,7 +242,7 @@ pub trait ConversationStore: Send + Sync {
         &self,
         sender: UserId,
         client_msg_id: ClientMsgId,
-    ) -> Stored<'_, Option<MessageRow>>;
+    ) -> Stored<'_, Option<FoundMessage>>;
 
     /// How many of the messages `from..=to` are by `sender`.
     fn count_own(

@@ -36,8 +36,8 @@ use super::tokens::{
 use super::webhooks::{WebhookFailureRow, WebhookRow, WebhookStore};
 use super::{
     Batch, Claimed, ConsumerCursor, ConsumerRow, ConsumerStore, ConversationRow, ConversationStore,
-    DepartmentRow, MessageRecord, MessageRow, NewUser, Progress, Since, StoreError, Stored,
-    StoredConversation, UserChange, UserConversation, UserRow, UserStore, rules,
+    DepartmentRow, FoundMessage, MessageRecord, MessageRow, NewUser, Progress, Since, StoreError,
+    Stored, StoredConversation, UserChange, UserConversation, UserRow, UserStore, rules,
 };
 
 mod address;
@@ -235,7 +235,7 @@ impl ConversationStore for MySqlStore {
         &self,
         sender: UserId,
         client_msg_id: ClientMsgId,
-    ) -> Stored<'_, Option<MessageRow>> {
+    ) -> Stored<'_, Option<FoundMessage>> {
         let reads = &self.shard().reads;
         Box::pin(reads.run(move |link| history::find_message(link, sender, client_msg_id).boxed()))
     }

@@ -24,8 +24,8 @@ use super::tokens::{
 use super::webhooks::{WebhookFailureRow, WebhookRow, WebhookStore};
 use super::{
     Batch, ConsumerCursor, ConsumerRow, ConsumerStore, ConversationRow, ConversationStore,
-    DepartmentRow, MessageRecord, MessageRow, NewUser, Progress, Since, StoreError, Stored,
-    StoredConversation, UserChange, UserConversation, UserRow, UserStore, rules,
+    DepartmentRow, FoundMessage, MessageRecord, MessageRow, NewUser, Progress, Since, StoreError,
+    Stored, StoredConversation, UserChange, UserConversation, UserRow, UserStore, rules,
 };
 
 mod consumers;
@@ -147,7 +147,7 @@ impl ConversationStore for SqliteStore {
         &self,
         sender: UserId,
         client_msg_id: ClientMsgId,
-    ) -> Stored<'_, Option<MessageRow>> {
+    ) -> Stored<'_, Option<FoundMessage>> {
         Box::pin(
             self.reads
                 .run(move |connection| history::find_message(connection, sender, client_msg_id)),

@@ -37,7 +37,7 @@ pub enum Place {
 }
 
 /// All tables, in the order in which they are moved.
-pub static TABLES: [Table; 13] = [
+pub static TABLES: [Table; 14] = [
     Table {
         name: "counter",
         columns: &["name", "value"],
@@ -178,6 +178,13 @@ pub static TABLES: [Table; 13] = [
             "kind",
             "body",
         ],
+        keys: 2,
+        place: Place::Conversations,
+        only: None,
+    },
+    Table {
+        name: "changed_message",
+        columns: &["conversation", "msg_id", "sent_crc"],
         keys: 2,
         place: Place::Conversations,
         only: None,
@@ -422,6 +429,7 @@ mod tests {
             ("member", "group_id"),
             ("mark", "conversation"),
             (MESSAGE, "conversation"),
+            ("changed_message", "conversation"),
         ];
         assert_eq!(of(Place::Conversations), conversations);
         assert_eq!(of(Place::Files), [("unreadable", "log_offset")]);

@@ -353,6 +353,7 @@ impl ClientCommands {
             session_type: None,
             reason: Some(reason.into()),
             create_time: None,
+            reason_text: None,
         };
         self.outbox.answer(encode_message(Command::SendResult, frame.seq, &result));
     }

@@ -43,6 +43,7 @@ fn extended(request: &Frame, reason: RefuseReason) -> Bytes {
             session_type: None,
             reason: Some(reason.into()),
             create_time: None,
+            reason_text: None,
         };
         return encode_message(Command::SendResult, request.seq, &result);
     }

@@ -95,9 +95,7 @@ impl Unanswered {
             may_repeat: frame.map(|_| !session.outbox.frames_told().was_told_one()),
             r#type: u32::try_from(message.msg_type).unwrap_or(0),
             body: message.msg_data,
-            first: None,
-            epoch: None,
-            waited_ms: None,
+            ..Submit::default()
         };
         let waiter = Waiter { session: Arc::downgrade(session), seq, to };
         let key = Key { sender: user, id };
@@ -187,6 +185,7 @@ impl Unanswered {
                 session_type: Some(session_type.into()),
                 reason: None,
                 create_time,
+                reason_text: None,
             };
             encode_message(Command::SendResult, waiter.seq, &result)
         } else {
@@ -224,6 +223,7 @@ impl Unanswered {
                 session_type: Some(session_type_of(submit.conversation).into()),
                 reason: reason.and_then(|reason| i32::try_from(reason).ok()),
                 create_time: None,
+                reason_text: None,
             };
             encode_message(Command::SendResult, waiter.seq, &result)
         });

@@ -70,6 +70,7 @@ fn refusal(reason: RefuseReason) -> &'static str {
         RefuseReason::IdReused => "its id belongs to another message",
         RefuseReason::Full => "the conversation is full",
         RefuseReason::SlowDown => "you write too much at present",
+        RefuseReason::ByHook => "a program of the site has refused it",
     }
 }
 

@@ -61,6 +61,33 @@ fn the_same_id_again_is_the_same_message_and_never_another_one() {
     assert_eq!(partition.send(two(), BOB, again), MsgId(2), "another sender's id is another id");
 }
 
+/// Its repeat comes with the body that was sent, if another hook or none is asked then.
+#[test]
+fn a_message_that_a_hook_changed_is_known_by_what_was_sent() {
+    let mut partition = Partition::new();
+    let again = id();
+    let Change::Message(sent) = message(two(), ALICE, again, 0) else { unreachable!() };
+    let changed = |body: &'static str| log::Message {
+        body: Bytes::from_static(body.as_bytes()),
+        sent_crc: Some(content_crc(sent.r#type, &sent.body)),
+        ..sent.clone()
+    };
+    let Effect::Message { row, .. } = partition.fold(Change::Message(changed("one"))) else {
+        panic!("a new message")
+    };
+    assert_eq!((row.msg_id, &row.body[..]), (MsgId(1), &b"one"[..]));
+    let is_one =
+        |effect| matches!(effect, Effect::Duplicate(known) if known.msg_id == Some(MsgId(1)));
+    assert!(is_one(partition.fold(Change::Message(sent.clone()))));
+    assert!(is_one(partition.fold(Change::Message(changed("two")))));
+    let as_stored = log::Message { body: Bytes::from_static(b"one"), ..sent.clone() };
+    assert_eq!(partition.fold(Change::Message(as_stored)), Effect::IdReused, "never sent so");
+    let batch = partition.fold.take_batch();
+    let (conversation, sent_crc) = (two(), content_crc(sent.r#type, &sent.body));
+    assert_eq!(batch.changed, [ChangedRow { conversation, msg_id: MsgId(1), sent_crc }]);
+    assert!(partition.fold.take_batch().changed.is_empty(), "written once");
+}
+
 #[test]
 fn a_frame_repeats_one_of_another_connection_and_only_behind_the_place_that_its_record_names() {
     let mut partition = Partition::new();

@@ -285,6 +285,8 @@ impl World {
             kind: 1,
             body,
             origin: None,
+            known_only: false,
+            hooks: Vec::new(),
         }
     }
 

@@ -128,10 +128,10 @@ fn admitted(mut requesters: Vec<Requester>) -> Admitted {
     if requesters.len() == 1
         && let Some(Requester { waiter, origin, .. }) = requesters.pop()
     {
-        return Admitted { waiter, origin };
+        return Admitted { waiter, origin, message: None };
     }
     let waiter = Waiter(Some(Box::new(move |outcome| tell_each(requesters, &outcome))));
-    Admitted { waiter, origin: None }
+    Admitted { waiter, origin: None, message: None }
 }
 
 fn tell_each(requesters: Vec<Requester>, outcome: &Outcome) {

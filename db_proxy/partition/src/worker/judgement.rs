@@ -39,12 +39,23 @@ impl Worker {
             self.release(inner, group);
             return Some((request, Wait::Fold));
         }
+        if self.is_looked_for_in_batch(&request.change) {
+            return Some((request, Wait::Fold));
+        }
         match self.judge(inner, request, now_ms) {
             Judged::Append(request, change) => self.append(inner, request, change),
             Judged::Needs(request, need) => return Some((request, Wait::Fact(need))),
             Judged::Told => {}
         }
         None
+    }
+
+    /// Whether a message is only looked for, and is in the batch: it is known once that is folded. Others need
+    /// not wait, since the fold recognises a message that is appended twice.
+    fn is_looked_for_in_batch(&self, change: &Change) -> bool {
+        let Change::Send(send) = change else { return false };
+        let message = Some((send.identity.sender, send.identity.client_msg_id));
+        send.known_only && self.batch.iter().any(|(_payload, admitted)| admitted.message == message)
     }
 
     /// Answers the request, unless there is more to be done.
@@ -88,8 +99,12 @@ impl Worker {
             }
             self.changes_members(group, adds);
         }
-        let Request { waiter, origin, .. } = request;
-        self.push(payload, Admitted { waiter, origin });
+        let Request { change, waiter, origin, .. } = request;
+        let message = match change {
+            Change::Send(send) => Some((send.identity.sender, send.identity.client_msg_id)),
+            _ => None,
+        };
+        self.push(payload, Admitted { waiter, origin, message });
     }
 
     /// Notes that the batch changes the members of a group.

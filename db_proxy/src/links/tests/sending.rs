@@ -2,7 +2,7 @@
 
 use partition::test::gated::Gate;
 use partition::test::{group, message, new_id, out_of_the_log, single};
-use proto::cluster::wire::{Membership, Publish, Reason};
+use proto::cluster::wire::{HookVerdict, Membership, Publish, Reason};
 use tokio::time::timeout;
 
 use super::*;
@@ -21,6 +21,9 @@ pub(super) fn submit(conversation: ConversationId, sender: u32) -> Submit {
         epoch: None,
         may_repeat: None,
         waited_ms: None,
+        known_only: None,
+        sent_crc: None,
+        hooks: Vec::new(),
     }
 }
 
@@ -124,11 +127,47 @@ async fn messages_of_one_link_are_numbered_in_the_order_they_were_sent() {
 }
 
 #[tokio::test]
+async fn a_message_that_a_hook_was_asked_about_is_looked_for_first_and_known_by_what_was_sent() {
+    let mut server = Server::start().await;
+    let sent = submit(single(1, 2), 1);
+    let looked = Submit { known_only: Some(true), resend: Some(true), ..sent.clone() };
+    let not_known = server.submit(&looked).await;
+    assert_eq!(not_known.outcome(), Outcome::Refused);
+    assert_eq!(not_known.reason, Some(Reason::NotKnown.into()));
+
+    let changed = Submit {
+        body: Bytes::from_static(b"other words"),
+        sent_crc: Some(content_crc(sent.r#type, &sent.body)),
+        hooks: vec![verdict("n", 0), verdict(&"n".repeat(HOOK_NAME_LEN_MAX), 1)],
+        ..sent.clone()
+    };
+    assert_eq!(server.submit(&changed).await.msg_id, Some(1));
+    let (_link, frame) = server.gateway.frame().await;
+    let publish: Publish = frame.parse().unwrap();
+    let has_new_body = publish.frame.windows(11).any(|part| part == &changed.body[..]);
+    assert!(has_new_body, "{publish:?}");
+    for again in [looked.clone(), Submit { resend: Some(true), ..sent }, changed] {
+        assert_eq!(server.submit(&again).await.msg_id, Some(1));
+    }
+    let other = Submit { body: Bytes::from_static(b"never sent"), ..looked };
+    assert_eq!(server.submit(&other).await.reason, Some(Reason::IdReused.into()));
+    server.stop().await;
+}
+
+fn verdict(hook: &str, outcome: u32) -> HookVerdict {
+    HookVerdict { hook: hook.to_owned(), outcome }
+}
+
+#[tokio::test]
 async fn a_gateway_that_submits_nonsense_is_cut_off() {
     for nonsense in [
         Submit { client_msg_id: Bytes::from_static(b"short"), ..submit(single(1, 2), 1) },
         Submit { conversation: 0, ..submit(single(1, 2), 1) },
         Submit { conversation: 2 << 32 | 1, ..submit(single(1, 2), 1) },
+        Submit { hooks: vec![verdict("", 0)], ..submit(single(1, 2), 1) },
+        Submit { hooks: vec![verdict(&"n".repeat(65), 0)], ..submit(single(1, 2), 1) },
+        Submit { hooks: vec![verdict("words", 9)], ..submit(single(1, 2), 1) },
+        Submit { hooks: vec![verdict("words", 0); HOOKS_MAX + 1], ..submit(single(1, 2), 1) },
     ] {
         let server = Server::start().await;
         server.link.send(Kind::Submit.number(), 0, &nonsense).unwrap();

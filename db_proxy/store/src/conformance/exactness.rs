@@ -143,6 +143,7 @@ pub(crate) async fn the_greatest_numbers_come_back_as_they_were(store: &dyn Stor
     assert_eq!(stored.recent, std::slice::from_ref(&last));
     assert_eq!(stored.marks, [mark]);
     let found = store.find_message(UserId(USERS_MAX), last.client_msg_id).await.unwrap();
+    let found = found.map(|found| found.row);
     assert_eq!(found, Some(last.clone()));
     let of_group_stored = store.conversation(group(u32::MAX), 1).await.unwrap();
     assert_eq!(of_group_stored.row, Some(of_group));

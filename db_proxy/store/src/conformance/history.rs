@@ -3,7 +3,7 @@
 use proto::ids::{ClientMsgId, MsgId, Offset, UserId};
 
 use super::{Owner, group, mark, member, message, numbered, row, single, talk};
-use crate::{Batch, MessageRow, Store};
+use crate::{Batch, ChangedRow, FoundMessage, MessageRow, Store};
 
 pub(crate) async fn a_page_is_newest_first_and_within_its_range(store: &dyn Store) {
     let mut owner = Owner::of(store).await;
@@ -45,7 +45,7 @@ pub(crate) async fn a_message_is_found_by_its_senders_id(store: &dyn Store) {
     let second = message(single(1, 2), 2, 2);
 
     let found = store.find_message(UserId(2), second.client_msg_id).await.unwrap();
-    assert_eq!(found, Some(second.clone()));
+    assert_eq!(found, Some(FoundMessage { row: second.clone(), sent_crc: None }));
     let of_another = store.find_message(UserId(1), second.client_msg_id).await.unwrap();
     assert_eq!(of_another, None);
     assert_eq!(store.find_message(UserId(2), ClientMsgId([0xff; 16])).await.unwrap(), None);
@@ -62,7 +62,22 @@ pub(crate) async fn of_two_messages_with_one_id_the_first_is_found(store: &dyn S
     owner.write(Batch { messages: vec![early, late], ..Batch::default() }).await;
 
     let found = store.find_message(UserId(1), id).await.unwrap().unwrap();
-    assert_eq!((found.conversation, found.msg_id), (single(1, 3), MsgId(1)));
+    assert_eq!((found.row.conversation, found.row.msg_id), (single(1, 3), MsgId(1)));
+}
+
+pub(crate) async fn a_changed_message_is_found_with_the_checksum_of_what_was_sent(
+    store: &dyn Store,
+) {
+    let mut owner = Owner::of(store).await;
+    let rows = [message(single(1, 2), 1, 1), message(single(1, 2), 2, 2)];
+    let (conversation, sent_crc) = (single(1, 2), u32::MAX);
+    let changed = vec![ChangedRow { conversation, msg_id: MsgId(2), sent_crc }];
+    owner.write(Batch { messages: rows.to_vec(), changed, ..Batch::default() }).await;
+
+    for (row, sent_crc) in rows.into_iter().zip([None, Some(sent_crc)]) {
+        let found = store.find_message(row.sender, row.client_msg_id).await.unwrap();
+        assert_eq!(found, Some(FoundMessage { row, sent_crc }));
+    }
 }
 
 pub(crate) async fn own_messages_are_counted_within_the_range(store: &dyn Store) {

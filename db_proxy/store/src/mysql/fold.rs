@@ -13,7 +13,8 @@ use super::history;
 use super::link::Link;
 use super::row::{self, Columns, values};
 use crate::{
-    Batch, Claimed, ConversationRow, MarkRow, MemberRow, MessageRow, Progress, StoreError, rules,
+    Batch, ChangedRow, Claimed, ConversationRow, MarkRow, MemberRow, MessageRow, Progress,
+    StoreError, rules,
 };
 
 /// What a row weighs besides its texts.
@@ -23,6 +24,12 @@ const MESSAGES: Insert = Insert {
     head: "INSERT INTO message \
            (conversation, msg_id, sender, client_msg_id, log_offset, timestamp_ms, kind, body) VALUES ",
     row: "(?,?,?,?,?,?,?,?)",
+    tail: "",
+};
+
+const CHANGED: Insert = Insert {
+    head: "INSERT INTO changed_message (conversation, msg_id, sent_crc) VALUES ",
+    row: "(?,?,?)",
     tail: "",
 };
 
@@ -186,6 +193,17 @@ pub(super) async fn commit(link: &mut Link, writing: Writing) -> Result<(), Fail
     // In the order of each table's key: neighbours share a page.
     let place = |message: &&MessageRow| (message.conversation, message.msg_id);
     put_messages(link, &sorted(&batch.messages, place), broken).await?;
+    let place = |row: &&ChangedRow| (row.conversation, row.msg_id);
+    CHANGED
+        .put_all(
+            link,
+            &sorted(&batch.changed, place),
+            |_row| ROW_BYTES,
+            |row, to| {
+                to.extend(values![row.conversation.number(), row.msg_id.0, row.sent_crc]);
+            },
+        )
+        .await?;
     put_conversations(link, part, &sorted(&batch.conversations, |row| row.id)).await?;
     put_members(link, &sorted(&batch.members, |member| (member.group, member.user))).await?;
     put_marks(link, &sorted(&batch.marks, |mark| (mark.conversation, mark.user))).await?;

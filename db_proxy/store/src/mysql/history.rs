@@ -10,8 +10,8 @@ use super::failure::Failure;
 use super::link::Link;
 use super::row::{self, Columns, limit, values};
 use crate::{
-    ConversationRow, GroupRow, MarkRow, MemberRow, MessageRow, StoreError, StoredConversation,
-    UserConversation,
+    ConversationRow, FoundMessage, GroupRow, MarkRow, MemberRow, MessageRow, StoreError,
+    StoredConversation, UserConversation,
 };
 
 /// What a row of the answer in [`conversation`] is.
@@ -184,16 +184,17 @@ pub(super) async fn find_message(
     link: &mut Link,
     sender: UserId,
     client_msg_id: ClientMsgId,
-) -> Result<Option<MessageRow>, Failure> {
+) -> Result<Option<FoundMessage>, Failure> {
     let row = link
         .row(
             "SELECT conversation, msg_id, sender, client_msg_id, log_offset, timestamp_ms, kind,
-                    body
-             FROM message WHERE sender = ? AND client_msg_id = ? ORDER BY log_offset LIMIT 1",
+                    body, sent_crc
+             FROM message LEFT JOIN changed_message USING (conversation, msg_id)
+             WHERE sender = ? AND client_msg_id = ? ORDER BY log_offset LIMIT 1",
             values![sender.0, &client_msg_id.0[..]],
         )
         .await?;
-    row::one(row, Columns::message)
+    row::one(row, |columns| Ok(FoundMessage { row: columns.message()?, sent_crc: columns.next()? }))
 }
 
 /// How many messages of a range are by `sender`.

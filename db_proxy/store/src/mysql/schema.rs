@@ -41,6 +41,7 @@ impl Side {
                 include_str!("migrations/fold_0001.sql"),
                 include_str!("migrations/fold_0002.sql"),
                 include_str!("migrations/fold_0003.sql"),
+                include_str!("migrations/fold_0004.sql"),
             ],
             Self::People => &[
                 include_str!("migrations/people_0001.sql"),

@@ -7,7 +7,9 @@ use rusqlite::{
 };
 
 use super::row::{self, key};
-use crate::{Batch, ConversationRow, MarkRow, MemberRow, MessageRow, Progress, StoreError, rules};
+use crate::{
+    Batch, ChangedRow, ConversationRow, MarkRow, MemberRow, MessageRow, Progress, StoreError, rules,
+};
 
 #[cfg(feature = "faults")]
 mod mutants;
@@ -73,6 +75,7 @@ pub(super) fn commit(
         return Ok(transaction.commit()?);
     }
     put_messages(&transaction, &batch.messages, broken)?;
+    put_changed(&transaction, &batch.changed)?;
     put_conversations(&transaction, &batch.conversations)?;
     put_members(&transaction, &batch.members)?;
     put_marks(&transaction, &batch.marks)?;
@@ -153,6 +156,19 @@ fn put_messages(
             }
             Err(error) => return Err(error.into()),
         }
+    }
+    Ok(())
+}
+
+fn put_changed(transaction: &Transaction<'_>, changed: &[ChangedRow]) -> Result<(), StoreError> {
+    if changed.is_empty() {
+        return Ok(());
+    }
+    let mut statement = transaction.prepare_cached(
+        "INSERT INTO changed_message (conversation, msg_id, sent_crc) VALUES (?1, ?2, ?3)",
+    )?;
+    for row in changed {
+        statement.execute(params![key(row.conversation), row.msg_id.0, row.sent_crc])?;
     }
     Ok(())
 }

@@ -6,7 +6,7 @@ use rusqlite::{Connection, OptionalExtension, Row, ToSql, params};
 use super::fold;
 use super::row::{self, key, limit};
 use crate::{
-    ConversationRow, MarkRow, MemberRow, MessageRow, StoreError, StoredConversation,
+    ConversationRow, FoundMessage, MarkRow, MemberRow, MessageRow, StoreError, StoredConversation,
     UserConversation,
 };
 
@@ -65,12 +65,16 @@ pub(super) fn find_message(
     connection: &Connection,
     sender: UserId,
     client_msg_id: ClientMsgId,
-) -> Result<Option<MessageRow>, StoreError> {
+) -> Result<Option<FoundMessage>, StoreError> {
     let mut statement = connection.prepare_cached(
-        "SELECT conversation, msg_id, sender, client_msg_id, log_offset, timestamp_ms, kind, body
-         FROM message WHERE sender = ?1 AND client_msg_id = ?2 ORDER BY log_offset LIMIT 1",
+        "SELECT conversation, msg_id, sender, client_msg_id, log_offset, timestamp_ms, kind, body,
+                sent_crc
+         FROM message LEFT JOIN changed_message USING (conversation, msg_id)
+         WHERE sender = ?1 AND client_msg_id = ?2 ORDER BY log_offset LIMIT 1",
     )?;
-    let found = statement.query_row(params![sender.0, client_msg_id.0], row::message);
+    let found = statement.query_row(params![sender.0, client_msg_id.0], |row| {
+        Ok(FoundMessage { row: row::message(row)?, sent_crc: row.get(8)? })
+    });
     Ok(found.optional()?)
 }
 

@@ -16,16 +16,17 @@ use rusqlite::{Connection, OpenFlags, TransactionBehavior};
 use crate::StoreError;
 
 /// The version of a current file.
-pub(super) const VERSION: i64 = 6;
+pub(super) const VERSION: i64 = 7;
 
 /// What leads to each version from the one before, in order.
-const MIGRATIONS: [(i64, &str); 6] = [
+const MIGRATIONS: [(i64, &str); 7] = [
     (1, include_str!("migrations/0001_first.sql")),
     (2, include_str!("migrations/0002_deleted_groups.sql")),
     (3, include_str!("migrations/0003_tokens.sql")),
     (4, include_str!("migrations/0004_consumers.sql")),
     (5, include_str!("migrations/0005_api_keys.sql")),
-    (VERSION, include_str!("migrations/0006_webhooks.sql")),
+    (6, include_str!("migrations/0006_webhooks.sql")),
+    (VERSION, include_str!("migrations/0007_changed_messages.sql")),
 ];
 
 /// How long another program (a backup, a shell) may hold the file before a call gives up.

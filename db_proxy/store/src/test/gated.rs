@@ -15,8 +15,8 @@ use crate::tokens::{
 use crate::webhooks::{WebhookFailureRow, WebhookRow, WebhookStore};
 use crate::{
     Batch, ConsumerCursor, ConsumerRow, ConsumerStore, ConversationRow, ConversationStore,
-    DepartmentRow, MessageRecord, MessageRow, NewUser, Progress, Since, StoreError, Stored,
-    StoredConversation, UserChange, UserConversation, UserRow, UserStore,
+    DepartmentRow, FoundMessage, MessageRecord, MessageRow, NewUser, Progress, Since, StoreError,
+    Stored, StoredConversation, UserChange, UserConversation, UserRow, UserStore,
 };
 
 /// Whether calls get through.
@@ -137,7 +137,7 @@ impl ConversationStore for GatedStore {
         &self,
         sender: UserId,
         client_msg_id: ClientMsgId,
-    ) -> Stored<'_, Option<MessageRow>> {
+    ) -> Stored<'_, Option<FoundMessage>> {
         Box::pin(async move {
             self.read().await?;
             self.store.find_message(sender, client_msg_id).await

@@ -231,6 +231,8 @@ fn send(conversation: ConversationId, user: u32) -> Message {
         kind: if conversation.as_group().is_some() { 0x11 } else { 1 },
         body: Bytes::from_static(b"body"),
         origin: None,
+        known_only: false,
+        hooks: Vec::new(),
     }
 }
 

@@ -164,6 +164,7 @@ async fn only_empty_databases_are_imported_into() {
         (first, "progress", "0, 1, 'owner', REPEAT('x', 16), 0, 0, 0".to_owned()),
         (second, "mark", "1, 1, 0, 0, 0, 0, 0".to_owned()),
         (second, "member", "1, 1, 1, NULL".to_owned()),
+        (second, "changed_message", "1, 1, 1".to_owned()),
         (people, "wanted_group", "5".to_owned()),
         (people, "ticket", format!("{hash}, 1, 1, 1")),
         (people, "revocation", "1, 1, NULL, 1".to_owned()),
@@ -360,6 +361,7 @@ fn rows_of(name: &str) -> Vec<Row> {
                 ]
             })
             .collect(),
+        "changed_message" => groups().map(|group| vec![group, number(1), number(7)]).collect(),
         "member" => groups().map(|group| vec![group, number(1), number(1), Field::Null]).collect(),
         "mark" => {
             groups().map(|group| [vec![group, number(1)], vec![number(0); 5]].concat()).collect()

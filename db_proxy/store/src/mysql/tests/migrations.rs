@@ -4,9 +4,14 @@ use super::*;
 use crate::MemberRow;
 
 /// What takes the tables of a side back to an older version.
-const FOLD: [(u32, &str); 2] = [
-    (2, "DROP TABLE consumer"),
-    (1, "DROP TABLE consumer; ALTER TABLE conversation DROP COLUMN group_deleted"),
+const FOLD: [(u32, &str); 3] = [
+    (3, "DROP TABLE changed_message"),
+    (2, "DROP TABLE changed_message; DROP TABLE consumer"),
+    (
+        1,
+        "DROP TABLE changed_message; DROP TABLE consumer; \
+         ALTER TABLE conversation DROP COLUMN group_deleted",
+    ),
 ];
 const PEOPLE: [(u32, &str); 3] = [
     (3, "DROP TABLE webhook; DROP TABLE webhook_failure"),
@@ -98,7 +103,7 @@ async fn a_migration_that_was_cut_short_goes_on_behind_the_steps_that_are_done()
     let (fresh, owner) = filled().await;
     let url = &fresh.options.shards[0];
     // The column was added, which was not noted; of the tokens' tables the first is done.
-    sql(url, FOLD[0].1).await;
+    sql(url, FOLD[1].1).await;
     set(url, "fold", 1, 0).await;
     sql(url, "DROP TABLE ticket; DROP TABLE revocation").await;
     sql(url, "CREATE INDEX of_the_first_step ON token_family (client_type)").await;
@@ -108,7 +113,7 @@ async fn a_migration_that_was_cut_short_goes_on_behind_the_steps_that_are_done()
     let database = database_of(&fresh.options);
     let stand = format!("SELECT * FROM {database}.schema_version ORDER BY side");
     let stand = blocking(move || MariaDb::shared().sql(&stand)).await;
-    assert_eq!(stand, "fold\t3\t0\npeople\t4\t0\n");
+    assert_eq!(stand, "fold\t4\t0\npeople\t4\t0\n");
 
     // A step that is noted as done is not done again.
     sql(url, "DROP TABLE token_family").await;
@@ -123,7 +128,7 @@ async fn a_step_that_cannot_be_done_ends_the_migration_before_it() {
     let (fresh, owner) = filled().await;
     let url = &fresh.options.shards[0];
     let database = database_of(&fresh.options);
-    sql(url, FOLD[1].1).await;
+    sql(url, FOLD[2].1).await;
     set(url, "fold", 1, 0).await;
     sql(url, "RENAME TABLE conversation TO elsewhere").await;
     let error = MySqlStore::migrate(&owner).await.unwrap_err();
@@ -140,7 +145,7 @@ async fn a_step_that_cannot_be_done_ends_the_migration_before_it() {
 async fn a_newer_version_of_one_side_leaves_the_other_as_it_is() {
     let (fresh, owner) = filled().await;
     let url = &fresh.options.shards[0];
-    sql(url, FOLD[0].1).await;
+    sql(url, FOLD[1].1).await;
     set(url, "fold", 2, 0).await;
     set(url, "people", 5, 0).await;
     let error = MySqlStore::migrate(&owner).await.unwrap_err();

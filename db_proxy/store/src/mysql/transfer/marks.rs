@@ -39,10 +39,11 @@ pub(super) async fn files_done(link: &mut Link) -> Result<usize, Failure> {
 }
 
 /// Tables that are empty when they are made; not all of them are in every database.
-const EMPTY: [&str; 14] = [
+const EMPTY: [&str; 15] = [
     "progress",
     "conversation",
     "message",
+    "changed_message",
     "member",
     "mark",
     "user",

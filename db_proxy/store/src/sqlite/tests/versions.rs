@@ -3,13 +3,14 @@
 use super::*;
 
 /// What leads to each version.
-const SCRIPTS: [&str; 6] = [
+const SCRIPTS: [&str; 7] = [
     include_str!("../migrations/0001_first.sql"),
     include_str!("../migrations/0002_deleted_groups.sql"),
     include_str!("../migrations/0003_tokens.sql"),
     include_str!("../migrations/0004_consumers.sql"),
     include_str!("../migrations/0005_api_keys.sql"),
     include_str!("../migrations/0006_webhooks.sql"),
+    include_str!("../migrations/0007_changed_messages.sql"),
 ];
 
 /// Something in every table of the first version.
