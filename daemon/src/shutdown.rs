@@ -20,6 +20,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread;
 use std::time::Duration;
 
+use futures_util::future::BoxFuture;
 use parking_lot::Mutex;
 use tokio::time::{Instant, timeout_at};
 use tokio_util::sync::CancellationToken;
@@ -128,6 +129,11 @@ impl Shutdown {
         span: Span,
         task: impl Future<Output = ()> + Send + 'static,
     ) {
+        // In a box, the runtime's part of a task is compiled once, and not for each of a hundred kinds of tasks.
+        self.spawn_boxed(group, span, Box::pin(task));
+    }
+
+    fn spawn_boxed(&self, group: Group, span: Span, task: BoxFuture<'static, ()>) {
         let tracked = self.tokens(group);
         let task = async move {
             let _also_waited_for_by_parents = tracked;

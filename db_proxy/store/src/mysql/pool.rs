@@ -34,6 +34,11 @@ const IDLE_MAX: Duration = Duration::from_mins(5);
 const TRIES: u32 = 5;
 const PAUSE: Duration = Duration::from_millis(25);
 
+/// What is done on a connection. Behind a pointer, so that the pool's part is compiled once for each type of
+/// answer, and not for each of a hundred calls.
+type Work<'w, T> =
+    dyn for<'a> Fn(&'a mut Link) -> BoxFuture<'a, Result<T, Failure>> + Send + Sync + 'w;
+
 /// The bounds of one pool.
 #[derive(Debug, Clone, Copy)]
 pub(super) struct Bounds {
@@ -98,19 +103,19 @@ impl Pool {
         F: for<'a> Fn(&'a mut Link) -> BoxFuture<'a, Result<T, Failure>> + Send + Sync,
         T: Send,
     {
+        self.attempt_within(&work).await
+    }
+
+    async fn attempt_within<T: Send>(&self, work: &Work<'_, T>) -> Result<T, Failure> {
         match self.bounds.whole {
             Some(whole) => {
-                timeout(whole, self.try_often(&work)).await.unwrap_or(Err(Failure::Slow(whole)))
+                timeout(whole, self.try_often(work)).await.unwrap_or(Err(Failure::Slow(whole)))
             }
-            None => self.try_often(&work).await,
+            None => self.try_often(work).await,
         }
     }
 
-    async fn try_often<T, F>(&self, work: &F) -> Result<T, Failure>
-    where
-        F: for<'a> Fn(&'a mut Link) -> BoxFuture<'a, Result<T, Failure>> + Send + Sync,
-        T: Send,
-    {
+    async fn try_often<T: Send>(&self, work: &Work<'_, T>) -> Result<T, Failure> {
         let _permit = self.permit().await?;
         let mut pause = PAUSE;
         for _try in 1..TRIES {
@@ -131,11 +136,7 @@ impl Pool {
     }
 
     /// With a failure: whether the connection was made for an earlier call.
-    async fn try_once<T, F>(&self, work: &F) -> Result<T, (Failure, bool)>
-    where
-        F: for<'a> Fn(&'a mut Link) -> BoxFuture<'a, Result<T, Failure>> + Send + Sync,
-        T: Send,
-    {
+    async fn try_once<T: Send>(&self, work: &Work<'_, T>) -> Result<T, (Failure, bool)> {
         let (mut lease, was_idle) = match self.take_idle() {
             Some(lease) => (lease, true),
             None => (self.connect().await.map_err(|failure| (failure, false))?, false),
