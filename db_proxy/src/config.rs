@@ -5,12 +5,14 @@ use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::time::Duration;
 
+#[cfg(feature = "mysql")]
 use cache::redis::RedisOptions;
 use daemon::{ClusterConfig, ConfigError, ProcessConfig, Secret, Settings};
 use logins::login::guesses::GuessLimits;
 use logins::tokens::text::Keys;
 use partition::Limits;
 use serde::Deserialize;
+#[cfg(feature = "mysql")]
 use store::mysql::MySqlOptions;
 
 /// The most partitions that a cluster may have: each that is owned takes threads and memory of the Kafka
@@ -334,11 +336,13 @@ impl Config {
     }
 
     /// How many partitions the cluster has.
+    #[cfg(feature = "mysql")]
     pub(crate) fn partitions(&self) -> u32 {
         if self.kafka.is_used() { self.kafka.partitions } else { 1 }
     }
 
     /// How the database servers are used; `None` if the store is the embedded one.
+    #[cfg(feature = "mysql")]
     pub(crate) fn mysql(&self) -> Option<MySqlOptions> {
         let mut options = self.store.mysql()?;
         options.partitions = self.partitions();
@@ -379,6 +383,7 @@ impl KafkaConfig {
 }
 
 impl StoreConfig {
+    #[cfg(feature = "mysql")]
     fn mysql(&self) -> Option<MySqlOptions> {
         let (first, others) = self.mysql.split_first()?;
         let mut options = MySqlOptions::new(first.expose().to_owned());
@@ -415,6 +420,7 @@ impl StoreConfig {
 
 impl CacheConfig {
     /// How Redis is used; `None` if it is not.
+    #[cfg(feature = "mysql")]
     pub(crate) fn redis(&self) -> Option<RedisOptions> {
         let mut options = RedisOptions::new(self.redis.as_ref()?.expose());
         options.prefix.clone_from(&self.redis_prefix);
@@ -525,6 +531,7 @@ mod tests {
         for (databases, replicas) in [(0, &[][..]), (2, &[]), (1, &["a"]), (2, &["", "b"])] {
             let config = config(databases, replicas);
             config.check().unwrap();
+            #[cfg(feature = "mysql")]
             assert_eq!(config.mysql().map_or(0, |options| options.replicas.len()), replicas.len());
         }
         for (databases, replicas) in [(0, &["a"][..]), (2, &["a"]), (1, &["", "b"])] {

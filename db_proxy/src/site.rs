@@ -12,14 +12,10 @@ use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
 
-use cache::CacheMetrics;
-use cache::redis::{CacheError, RedisCache};
 use cache::{Cache, MemoryCache};
 use daemon::{BoxError, Metrics, Shutdown, StartRefused, files};
 use partition::open::{self, OpenError, OpenPartition};
 use record_log::embedded::{EmbeddedLog, Options, Prepared};
-use store::ReplicaMetrics;
-use store::mysql::MySqlStore;
 use store::sqlite::{SqliteOptions, SqliteStore};
 use store::{Store, StoreError};
 use tokio::time::sleep;
@@ -56,15 +52,13 @@ pub(crate) enum Logs {
 
 /// Brings the databases to the version of this program, as a user who may define data.
 pub async fn migrate(config: Config) -> Result<(), BoxError> {
-    let migrated = if let Some(options) = config.mysql() {
-        MySqlStore::migrate(&options).await
-    } else {
-        // The lock is the log's: no migration runs beside a db_proxy.
-        let prepared = prepare(&config).map_err(OpenError::boxed)?;
-        let done = SqliteStore::migrate(&config.data_dir.join(SQLITE));
-        drop(prepared);
-        done
-    };
+    if !config.store.mysql.is_empty() {
+        return servers::migrate(&config).await;
+    }
+    // The lock is the log's: no migration runs beside a db_proxy.
+    let prepared = prepare(&config).map_err(OpenError::boxed)?;
+    let migrated = SqliteStore::migrate(&config.data_dir.join(SQLITE));
+    drop(prepared);
     migrated.map_err(|error| OpenError::from(error).boxed())
 }
 
@@ -143,10 +137,9 @@ pub(crate) async fn cache(
     metrics: &Metrics,
     shutdown: &Shutdown,
 ) -> Result<Arc<dyn Cache>, BoxError> {
-    let Some(options) = config.redis() else { return Ok(Arc::new(MemoryCache::default())) };
-    match RedisCache::connect(options, CacheMetrics::new(metrics), shutdown).await {
-        Ok(cache) => Ok(Arc::new(cache)),
-        Err(CacheError::Refused(why)) => Err(Box::new(StartRefused(why))),
+    match config.redis {
+        Some(_) => servers::cache(config, metrics, shutdown).await,
+        None => Ok(Arc::new(MemoryCache::default())),
     }
 }
 
@@ -230,17 +223,93 @@ fn check_kind(folder: &Path, asked: &str) -> Result<(), OpenError> {
 }
 
 async fn stores(config: &Config, metrics: &Metrics) -> Result<Vec<Arc<dyn Store>>, BoxError> {
-    let Some(mut options) = config.mysql() else {
-        let path = config.data_dir.join(SQLITE);
-        let opening = move || SqliteStore::open(&path, SqliteOptions::default());
-        let opened = tokio::task::spawn_blocking(opening).await?;
-        return Ok(vec![Arc::new(opened.map_err(|error| OpenError::from(error).boxed())?)]);
+    if !config.store.mysql.is_empty() {
+        return servers::stores(config, metrics).await;
+    }
+    let path = config.data_dir.join(SQLITE);
+    let opening = move || SqliteStore::open(&path, SqliteOptions::default());
+    let opened = tokio::task::spawn_blocking(opening).await?;
+    Ok(vec![Arc::new(opened.map_err(|error| OpenError::from(error).boxed())?)])
+}
+
+/// The servers that a site may store and cache in.
+#[cfg(feature = "mysql")]
+mod servers {
+    use cache::CacheMetrics;
+    use cache::redis::{CacheError, RedisCache};
+    use store::ReplicaMetrics;
+    use store::mysql::MySqlStore;
+
+    use super::{
+        Arc, BoxError, Cache, CacheConfig, Config, MemoryCache, Metrics, OpenError, Shutdown,
+        StartRefused, Store, until_reached,
     };
-    options.replica_metrics = ReplicaMetrics::new(metrics);
-    let open = || async { Ok(MySqlStore::open(options.clone()).await?) };
-    let store = until_reached("the store", open).await?;
-    let parts = (0..options.partitions).filter_map(|part| store.for_partition(part));
-    Ok(parts.map(|part| Arc::new(part) as Arc<dyn Store>).collect())
+
+    pub(super) async fn migrate(config: &Config) -> Result<(), BoxError> {
+        let Some(options) = config.mysql() else { return Ok(()) };
+        MySqlStore::migrate(&options).await.map_err(|error| OpenError::from(error).boxed())
+    }
+
+    pub(super) async fn stores(
+        config: &Config,
+        metrics: &Metrics,
+    ) -> Result<Vec<Arc<dyn Store>>, BoxError> {
+        let Some(mut options) = config.mysql() else { return Ok(Vec::new()) };
+        options.replica_metrics = ReplicaMetrics::new(metrics);
+        let open = || async { Ok(MySqlStore::open(options.clone()).await?) };
+        let store = until_reached("the store", open).await?;
+        let parts = (0..options.partitions).filter_map(|part| store.for_partition(part));
+        Ok(parts.map(|part| Arc::new(part) as Arc<dyn Store>).collect())
+    }
+
+    pub(super) async fn cache(
+        config: &CacheConfig,
+        metrics: &Metrics,
+        shutdown: &Shutdown,
+    ) -> Result<Arc<dyn Cache>, BoxError> {
+        let Some(options) = config.redis() else { return Ok(Arc::new(MemoryCache::default())) };
+        match RedisCache::connect(options, CacheMetrics::new(metrics), shutdown).await {
+            Ok(cache) => Ok(Arc::new(cache)),
+            Err(CacheError::Refused(why)) => Err(Box::new(StartRefused(why))),
+        }
+    }
+}
+
+/// What is said where they are wanted, and this program was built without them.
+#[cfg(not(feature = "mysql"))]
+mod servers {
+    use std::future::ready;
+
+    use super::{
+        Arc, BoxError, Cache, CacheConfig, Config, Metrics, Shutdown, StartRefused, Store,
+    };
+
+    fn refused<T>(key: &str) -> impl Future<Output = Result<T, BoxError>> {
+        let why = format!(
+            "{key} is set, and this db_proxy was built without MySQL and Redis: build it with \
+             `--features mysql`"
+        );
+        ready(Err(Box::new(StartRefused(why)) as BoxError))
+    }
+
+    pub(super) fn migrate(_config: &Config) -> impl Future<Output = Result<(), BoxError>> {
+        refused("store.mysql")
+    }
+
+    pub(super) fn stores(
+        _config: &Config,
+        _metrics: &Metrics,
+    ) -> impl Future<Output = Result<Vec<Arc<dyn Store>>, BoxError>> {
+        refused("store.mysql")
+    }
+
+    pub(super) fn cache(
+        _config: &CacheConfig,
+        _metrics: &Metrics,
+        _shutdown: &Shutdown,
+    ) -> impl Future<Output = Result<Arc<dyn Cache>, BoxError>> {
+        refused("cache.redis")
+    }
 }
 
 /// Why a server cannot be used.

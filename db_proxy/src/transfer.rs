@@ -30,13 +30,16 @@
 mod error;
 mod export;
 mod folder;
+#[cfg(feature = "mysql")]
 mod import;
 mod progress;
 
 #[cfg(test)]
+#[cfg(feature = "mysql")]
 mod tests;
 
 pub use error::MoveError;
 pub use export::export;
+#[cfg(feature = "mysql")]
 pub use import::{import, verify};
 pub use progress::{Moved, Phase, Step, Watch};

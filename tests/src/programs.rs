@@ -117,9 +117,7 @@ fn build() {
     };
     let mut command = cargo_build();
     command.args(["--examples", "--profile", profile]);
-    if cfg!(feature = "kafka") {
-        command.args(["--features", "kafka"]);
-    }
+    command.args(["--features", if cfg!(feature = "kafka") { "kafka" } else { "mysql" }]);
     if target.join("CACHEDIR.TAG").exists() {
         command.arg("--target-dir").arg(target);
     } else {

@@ -47,6 +47,7 @@ mod conformance;
 mod failures;
 pub mod memory;
 mod metrics;
+#[cfg(feature = "redis")]
 pub mod redis;
 
 pub use bounded::bounded;

@@ -289,6 +289,7 @@ pub(super) struct Export {
     _lock: FolderLock,
 }
 
+#[cfg_attr(not(feature = "mysql"), expect(dead_code, reason = "only MySQL is imported into"))]
 impl Export {
     /// Opens an export, which must be whole.
     pub(super) fn open(dir: &Path) -> Result<Self, MoveError> {

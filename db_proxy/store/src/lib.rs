@@ -27,6 +27,7 @@ mod consumers;
 mod error;
 pub mod keys;
 mod metrics;
+#[cfg(feature = "mysql")]
 pub mod mysql;
 mod rules;
 pub mod sqlite;

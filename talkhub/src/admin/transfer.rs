@@ -11,6 +11,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use clap::Args;
 use db_proxy::PARTITIONS_MAX;
 use db_proxy::transfer::{self as moving, MoveError, Moved, Step};
+#[cfg(feature = "mysql")]
 use store::mysql::MySqlOptions;
 
 use super::bar::{Bar, grouped};
@@ -71,15 +72,7 @@ pub(super) fn export(args: &ExportArgs, cluster_db: &Path) -> Result<(), Failure
 
 /// Brings files into databases, or compares the two.
 pub(super) fn import(args: &ImportArgs) -> Result<(), Failure> {
-    let options = args.options();
-    let moved = carried_out(async |watched: Arc<Watched>| {
-        let watch = |step| watched.step(step);
-        if args.verify_only {
-            moving::verify(&args.from, &options, &watch).await
-        } else {
-            moving::import(&args.from, &options, args.migrate, &watch).await
-        }
-    })?;
+    let moved = imported(args)?;
     let how = match (args.verify_only, moved.already) {
         (true, _) => "the same as was exported",
         (false, true) => "was imported already",
@@ -96,6 +89,25 @@ pub(super) fn import(args: &ImportArgs) -> Result<(), Failure> {
     }
 }
 
+#[cfg(feature = "mysql")]
+fn imported(args: &ImportArgs) -> Result<Moved, Failure> {
+    let options = args.options();
+    carried_out(async |watched: Arc<Watched>| {
+        let watch = |step| watched.step(step);
+        if args.verify_only {
+            moving::verify(&args.from, &options, &watch).await
+        } else {
+            moving::import(&args.from, &options, args.migrate, &watch).await
+        }
+    })
+}
+
+#[cfg(not(feature = "mysql"))]
+fn imported(_args: &ImportArgs) -> Result<Moved, Failure> {
+    Err(Failure::config("this talkhub was built without MySQL: build it with `--features mysql`"))
+}
+
+#[cfg(feature = "mysql")]
 impl ImportArgs {
     fn options(&self) -> MySqlOptions {
         MySqlOptions {
@@ -164,6 +176,7 @@ where
 }
 
 #[cfg(test)]
+#[cfg(feature = "mysql")]
 mod tests {
     use clap::{Parser, Subcommand};
     use db_proxy::transfer::Phase;
