@@ -2,7 +2,7 @@
 
 use std::collections::HashMap;
 use std::sync::Mutex;
-use std::sync::atomic::{AtomicBool, AtomicU64};
+use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
 use bytes::{BufMut, Bytes, BytesMut};
@@ -16,6 +16,11 @@ pub(super) struct Told {
     pub(super) is_over: AtomicBool,
     pub(super) is_saying: AtomicBool,
     pub(super) seconds: AtomicU64,
+    /// How far those who speak may be ahead of those who listen; as far as it comes, if it is not said.
+    ahead_max: Option<u32>,
+    said: AtomicU32,
+    /// By user who listens: the number of the newest message that the user has, or need not have.
+    heard: Mutex<HashMap<u32, u32>>,
     /// By number of the message: its number in the group.
     pub(super) places: Mutex<HashMap<u64, u32>>,
     pub(super) latencies: Mutex<Vec<Duration>>,
@@ -23,13 +28,16 @@ pub(super) struct Told {
 }
 
 impl Told {
-    pub(super) fn new(body: usize) -> Self {
+    pub(super) fn new(body: usize, ahead_max: Option<u32>) -> Self {
         Self {
             began: Instant::now(),
             body,
             is_over: AtomicBool::new(false),
             is_saying: AtomicBool::new(false),
             seconds: AtomicU64::new(0),
+            ahead_max,
+            said: AtomicU32::new(0),
+            heard: Mutex::default(),
             places: Mutex::default(),
             latencies: Mutex::default(),
             wrong: Mutex::default(),
@@ -43,6 +51,31 @@ impl Told {
     pub(super) fn count(&self) -> u32 {
         let places = self.places.lock().expect("nobody panicked with it").len();
         u32::try_from(places).unwrap_or(u32::MAX)
+    }
+
+    /// A user begins to listen.
+    pub(super) fn listens(&self, user: u32) {
+        self.hears(user, self.said.load(Ordering::Relaxed));
+    }
+
+    /// A user has heard this message.
+    pub(super) fn hears(&self, user: u32, msg_id: u32) {
+        self.heard.lock().expect("nobody panicked with it").insert(user, msg_id);
+    }
+
+    /// A user listens no longer.
+    pub(super) fn leaves(&self, user: u32) {
+        self.heard.lock().expect("nobody panicked with it").remove(&user);
+    }
+
+    /// One more message may be said now; it is counted.
+    pub(super) fn may_say(&self) -> bool {
+        let heard = self.heard.lock().expect("nobody panicked with it");
+        let said = self.said.load(Ordering::Relaxed);
+        let behind = heard.values().map(|heard| said.saturating_sub(*heard)).max().unwrap_or(0);
+        let may = self.ahead_max.is_none_or(|ahead_max| behind < ahead_max);
+        self.said.fetch_add(u32::from(may), Ordering::Relaxed);
+        may
     }
 
     /// A body that says which it is and when it was sent.
