@@ -14,6 +14,9 @@ use tokio::time::Instant;
 use crate::keys::Key;
 use crate::problem::Problem;
 
+/// The code of what a hook has refused.
+const REFUSED_BY_HOOK: &str = "refused_by_hook";
+
 /// How long a call may wait for a partition to have an owner, and for an answer.
 pub(crate) const CALL_LIMIT: Duration = Duration::from_secs(15);
 
@@ -87,10 +90,18 @@ pub(crate) async fn ask<R: prost::Message + Default>(
 
 /// Why a message was not sent.
 pub(crate) fn not_sent(error: SendError) -> Problem {
-    let SendError::Refused(reason) = error else {
-        return Problem::unavailable(
-            "storage has not answered: send it again with the same Idempotency-Key",
-        );
+    let reason = match error {
+        SendError::Refused(reason) => reason,
+        SendError::RefusedByHook(why) => {
+            let detail =
+                if why.is_empty() { "a hook of the site refused it".to_owned() } else { why };
+            return Problem::new(StatusCode::FORBIDDEN, REFUSED_BY_HOOK, detail);
+        }
+        SendError::TimedOut => {
+            return Problem::unavailable(
+                "storage has not answered: send it again with the same Idempotency-Key",
+            );
+        }
     };
     let reason = reason.and_then(|reason| i32::try_from(reason).ok());
     let reason = reason.and_then(|reason| Reason::try_from(reason).ok()).unwrap_or(Reason::None);
@@ -114,7 +125,7 @@ pub(crate) fn not_sent(error: SendError) -> Problem {
             Problem::new(StatusCode::CONFLICT, "full", "the conversation has used up its numbers")
         }
         Reason::SlowDown => Problem::too_many("the sender writes too much", Duration::from_secs(1)),
-        Reason::RefusedByHook => forbidden("refused_by_hook", "a hook of the site refused it"),
+        Reason::ByHook => forbidden(REFUSED_BY_HOOK, "a hook of the site refused it"),
         Reason::None | Reason::NotKnown => forbidden("refused", "the message was refused"),
     }
 }
@@ -176,6 +187,10 @@ mod tests {
             assert_eq!(code(reason), expected, "{reason:?}");
         }
         assert_eq!(not_sent(SendError::TimedOut).code(), "unavailable");
+        for (why, detail) in [("no", "no"), ("", "a hook of the site refused it")] {
+            let refused = not_sent(SendError::RefusedByHook(why.to_owned()));
+            assert_eq!((refused.code(), refused.detail()), ("refused_by_hook", detail));
+        }
         assert_eq!(not_sent(SendError::Refused(Some(4_000))).code(), "refused");
     }
 }

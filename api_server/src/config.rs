@@ -4,6 +4,7 @@ use std::net::SocketAddr;
 
 use daemon::config::check_http;
 use daemon::{ClusterConfig, ConfigError, ListenTlsConfig, Network, ProcessConfig, Settings};
+use db_client::hooks::{self, HookSettings};
 use serde::Deserialize;
 
 use crate::webhooks::WebhooksConfig;
@@ -41,6 +42,9 @@ pub struct Config {
     /// What other systems are told by webhooks.
     #[serde(default)]
     pub webhooks: WebhooksConfig,
+    /// Programs that are asked about messages before they are admitted. Taken up by a reload.
+    #[serde(default)]
+    pub hooks: Vec<HookSettings>,
     /// What has nothing to do with the daemon's work.
     #[serde(default)]
     pub process: ProcessConfig,
@@ -79,6 +83,7 @@ impl Settings for Config {
         if !(1..=1_000_000).contains(&self.requests_per_s) {
             return Err(ConfigError::new("requests_per_s", "must be 1 to 1000000"));
         }
+        hooks::check(&self.hooks)?;
         self.cluster.check()
     }
 

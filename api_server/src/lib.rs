@@ -47,6 +47,7 @@ use daemon::places::PlaceMetrics;
 use daemon::ready::Readiness;
 use daemon::{BoxError, Context, Serving, Settings, follow, ticks};
 use db_client::DbClient;
+use db_client::hooks::{self, HookMetrics, HookOptions, Source};
 use proto::text::TextCipher;
 use tracing::info_span;
 
@@ -80,6 +81,14 @@ pub async fn run(context: Context<Config>) -> Result<Serving, BoxError> {
         follow::part(info_span!("targets"), &reloads, &shutdown, |config| &config.db_proxies);
     let options = LinkOptions::counted(LinkMetrics::register(&metrics));
     let client = DbClient::connect(targets.clone(), identity, options.clone(), &shutdown);
+    let hooks = follow::part(info_span!("hooks"), &reloads, &shutdown, |config| &config.hooks);
+    let about_hooks = HookOptions {
+        cipher: cipher.clone(),
+        source: Source::Api,
+        metrics: HookMetrics::register(&metrics),
+    };
+    let sends = Arc::clone(&client);
+    hooks::follow(hooks, about_hooks, &shutdown, move |hooks| sends.set_hooks(hooks))?;
     let ready = Readiness::default();
     let storage = ready.condition("db_proxy");
     let looks = Arc::clone(&client);

@@ -161,7 +161,7 @@ impl Client {
     ) -> Sending {
         let known = |outcome| Sending { id, outcome: Waiting::Known(outcome) };
         if data.len() > LIMIT_TO_CLIENT - AROUND_DATA {
-            return known(Outcome::Refused(Some(RefuseReason::TooLarge)));
+            return known(Outcome::Refused { reason: Some(RefuseReason::TooLarge), text: None });
         }
         let Ok(room) = Arc::clone(&self.shared.room).try_acquire_owned() else {
             return known(Outcome::NotSent(NotSent::Full));

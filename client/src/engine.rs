@@ -273,7 +273,7 @@ impl Engine {
     fn settle(&mut self, entry: Entry, outcome: Outcome) {
         let Entry { unsent, ticket, .. } = entry;
         drop(ticket.room); // Its place is free for the next one.
-        if matches!(outcome, Outcome::Ok { .. } | Outcome::Refused(_)) {
+        if matches!(outcome, Outcome::Ok { .. } | Outcome::Refused { .. }) {
             self.journal.remove(unsent.id);
         }
         match ticket.answer {

@@ -68,9 +68,14 @@ pub enum Outcome {
         /// When the server took it, in unix seconds; 0 if the server did not say.
         create_time: u32,
     },
-    /// Not stored, and sending it again would not help. No reason: one that this build does not
-    /// know.
-    Refused(Option<RefuseReason>),
+    /// Not stored, and sending it again would not help.
+    Refused {
+        /// Why; `None` if this build does not know the reason.
+        reason: Option<RefuseReason>,
+        /// What a program of the site that has refused it says, to be shown: at most 256 bytes. It is not
+        /// trusted text.
+        text: Option<String>,
+    },
     /// Not known. The client ended before an answer came, or the server is one that cannot say.
     /// If there is a persistent outbox, the message is still in it.
     Unknown,

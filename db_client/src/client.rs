@@ -30,6 +30,7 @@ use tokio::time::{Instant, MissedTickBehavior, interval, sleep_until, timeout_at
 use tracing::{debug, info_span};
 
 use crate::claims::Move;
+use crate::hooks::Hooks;
 use crate::owners::{Asked, Asker, Owners};
 use crate::partitions::Partitions;
 use crate::sends::{End, Ended, Key, Outgoing, Sends, Taken};
@@ -84,11 +85,14 @@ pub struct Sent {
 }
 
 /// Why a message was not sent.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum SendError {
     /// It was refused, and is not stored. The number is a `Reason` of the cluster's protocol.
     #[error("refused, reason {0:?}")]
     Refused(Option<u32>),
+    /// A hook of the site has refused it, and it is not stored: why, in the hook's words.
+    #[error("refused by a hook")]
+    RefusedByHook(String),
     /// It is unknown whether it is stored. The same message with `resend` may be sent again.
     #[error("not answered in time")]
     TimedOut,
@@ -117,11 +121,12 @@ impl DbClient {
         });
         let handler = Arc::new(Handler(Arc::clone(&client)));
         link::dial(targets, identity, Role::DbProxy, handler, options, shutdown);
-        let (ticking, closing) = (Arc::clone(&client), shutdown.clone());
+        let (working, closing) = (Arc::clone(&client), shutdown.clone());
         shutdown.spawn_link(info_span!("db_client"), async move {
             tokio::select! {
                 () = closing.closing_links() => {}
-                () = ticking.tick() => {}
+                () = working.tick() => {}
+                () = working.sends.ask_hooks(tell) => {}
             }
         });
         client
@@ -149,10 +154,37 @@ impl DbClient {
     /// # Errors
     ///
     /// [`SendError`].
-    pub async fn send(&self, mut message: NewMessage, until: Instant) -> Result<Sent, SendError> {
+    pub async fn send(&self, message: NewMessage, until: Instant) -> Result<Sent, SendError> {
+        self.send_all_the_way(message, false, until).await
+    }
+
+    /// The same for what the system writes: no hook is asked about it.
+    ///
+    /// # Errors
+    ///
+    /// [`SendError`].
+    pub async fn send_unasked(
+        &self,
+        message: NewMessage,
+        until: Instant,
+    ) -> Result<Sent, SendError> {
+        self.send_all_the_way(message, true, until).await
+    }
+
+    /// From now on these hooks are asked about what is sent.
+    pub fn set_hooks(&self, hooks: Option<Arc<Hooks>>) {
+        self.sends.set_hooks(hooks);
+    }
+
+    async fn send_all_the_way(
+        &self,
+        mut message: NewMessage,
+        is_exempt: bool,
+        until: Instant,
+    ) -> Result<Sent, SendError> {
         loop {
             let (waiter, answer) = oneshot::channel();
-            self.hand_over(&message, waiter);
+            self.hand_over(&message, is_exempt, waiter);
             // The channel is closed only if the same message is sent once more meanwhile.
             let end = timeout_at(until, answer).await.map_err(|_late| SendError::TimedOut)?;
             match end.unwrap_or(End::Retry) {
@@ -160,6 +192,7 @@ impl DbClient {
                     return Ok(Sent { msg_id: MsgId(msg_id), create_time });
                 }
                 End::Refused(reason) => return Err(SendError::Refused(reason)),
+                End::RefusedByHook(reason) => return Err(SendError::RefusedByHook(reason)),
                 End::Retry => message.resend = true,
             }
             let again = Instant::now() + AGAIN_AFTER;
@@ -170,7 +203,7 @@ impl DbClient {
         }
     }
 
-    fn hand_over(&self, message: &NewMessage, waiter: oneshot::Sender<End>) {
+    fn hand_over(&self, message: &NewMessage, is_exempt: bool, waiter: oneshot::Sender<End>) {
         let session = self.next_session.fetch_add(1, Ordering::Relaxed);
         let NewMessage { sender, conversation, client_msg_id, kind, body, resend } = message;
         let submit = Submit {
@@ -184,12 +217,12 @@ impl DbClient {
             ..Submit::default()
         };
         let key = Key { sender: *sender, id: *client_msg_id };
-        let outgoing = Outgoing { submit, key, session, is_named: true, waiter };
+        let outgoing = Outgoing { submit, key, session, is_named: true, is_exempt, waiter };
         match self.sends.submit(outgoing) {
             Taken::UnderWay => {}
             // The earlier call finds its channel closed, sends the message again, and waits for that.
             Taken::Repeated(earlier) | Taken::FrameRepeated(earlier) => drop(earlier),
-            Taken::Ended(ended) => tell(ended),
+            Taken::Ended(ended) => tell(*ended),
         }
     }
 

@@ -15,10 +15,12 @@
 //! - [`owners`]: questions to the owners, and which answers count.
 //! - [`merge`]: several owners' answers made into one. Pure.
 //! - [`sends`]: unanswered messages, in order.
+//! - [`hooks`]: programs that are asked about messages before they are handed over.
 
 pub mod claims;
 pub mod client;
 pub mod consumer;
+pub mod hooks;
 pub mod merge;
 pub mod owners;
 pub mod partitions;

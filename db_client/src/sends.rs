@@ -16,6 +16,8 @@
 //! - A sender that is told to try a message again is told the same about everything that it sent after
 //!   that message, until the message comes again. Otherwise a later message that is under way meanwhile
 //!   would be stored before it.
+//! - A message that hooks are to be asked about ([`crate::hooks`]) has its place in its queue at once, and is
+//!   handed over with what they said. What they said of an earlier try under the same name does not count.
 //!
 //! # What bounds it
 //!
@@ -23,13 +25,18 @@
 //! given up. For messages that were given back, 16,384 queues are remembered, with as many messages
 //! each as the caller says.
 
+mod asking;
 mod late;
 mod table;
 
+use std::collections::BTreeSet;
 use std::num::NonZeroUsize;
+use std::sync::Arc;
 use std::time::Duration;
 
 use daemon::{Link, LinkError};
+use futures_util::StreamExt;
+use futures_util::stream::FuturesUnordered;
 use lru::LruCache;
 use parking_lot::Mutex;
 use proto::cluster::wire::{Outcome, Reason, Submit, SubmitAnswer};
@@ -38,8 +45,10 @@ use proto::ids::{ClientMsgId, UserId};
 use tokio::time::Instant;
 
 use crate::claims::{Move, Owner};
+use crate::hooks::{Hooks, Verdict};
+use asking::{Question, Questions};
 use late::LateAnswers;
-use table::{Entry, Put, Queue, Table};
+use table::{Entry, Put, QuestionId, Queue, Stage, Table};
 
 pub use table::Key;
 
@@ -74,6 +83,7 @@ struct State<W> {
     /// How many messages of one queue are remembered. A sender that sends more without sending the
     /// first of them again is not kept in order.
     given_back_max: usize,
+    questions: Questions,
 }
 
 /// What waits for the answer, and which session the message comes from.
@@ -95,12 +105,14 @@ pub struct Outgoing<W> {
     pub session: u64,
     /// Whether the sender has named the message itself, and so can be told to try it again.
     pub is_named: bool,
+    /// No hook is asked about it, since the system writes it.
+    pub is_exempt: bool,
     /// What waits for the answer.
     pub waiter: W,
 }
 
 /// How a message ended.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq)]
 pub enum End {
     /// It is stored.
     Stored {
@@ -113,6 +125,8 @@ pub enum End {
     Retry,
     /// It was refused, and is not stored.
     Refused(Option<u32>),
+    /// A hook has refused it, and it is not stored: why, for its sender.
+    RefusedByHook(String),
 }
 
 /// A message that is no longer under way.
@@ -141,7 +155,7 @@ pub enum Taken<W> {
     /// answer to the first is the answer to both. What waits for the repeat is given back.
     FrameRepeated(W),
     /// It has ended at once.
-    Ended(Ended<W>),
+    Ended(Box<Ended<W>>),
 }
 
 impl<W> Sends<W> {
@@ -153,7 +167,8 @@ impl<W> Sends<W> {
         let mut given_back = LruCache::unbounded();
         given_back.resize(GIVEN_BACK_MAX);
         let (table, owners, late) = (Table::default(), Vec::new(), LateAnswers::default());
-        let state = State { table, owners, answered, late, given_back, given_back_max };
+        let questions = Questions::default();
+        let state = State { table, owners, answered, late, given_back, given_back_max, questions };
         Self { state: Mutex::new(state) }
     }
 
@@ -169,26 +184,32 @@ impl<W> Sends<W> {
 
     /// Hands a message over, if its turn has come.
     pub fn submit(&self, outgoing: Outgoing<W>) -> Taken<W> {
-        let Outgoing { submit, key, session, is_named, waiter } = outgoing;
+        let Outgoing { submit, key, session, is_named, is_exempt, waiter } = outgoing;
         let since = Instant::now();
         let mut state = self.state.lock();
         if state.is_repeated(session, &submit, since) {
             return Taken::FrameRepeated(waiter);
         }
         if is_named && !state.is_in_turn(session, submit.conversation, key.id) {
-            return Taken::Ended(Ended { submit, is_named, waiter, since, end: End::Retry });
+            let ended = Ended { submit, is_named, waiter, since, end: End::Retry };
+            return Taken::Ended(Box::new(ended));
         }
         let waiting = Waiting { session, is_named, waiter };
-        match state.table.put(key, submit, waiting, since) {
+        let stage = state.questions.stage_of(&submit, is_exempt);
+        match state.table.put(key, submit, waiting, (stage, since)) {
             Put::Submit => {
                 state.hand_over(&key);
                 Taken::UnderWay
             }
             Put::Waits => Taken::UnderWay,
+            Put::Ask(id) => {
+                state.ask(id);
+                Taken::UnderWay
+            }
             Put::Repeated(earlier) => Taken::Repeated(earlier.waiter),
             Put::Reused(submit, Waiting { waiter, .. }) => {
                 let end = End::Refused(Some(Reason::IdReused as u32));
-                Taken::Ended(Ended { submit: *submit, is_named, waiter, since, end })
+                Taken::Ended(Box::new(Ended { submit: *submit, is_named, waiter, since, end }))
             }
         }
     }
@@ -212,11 +233,12 @@ impl<W> Sends<W> {
         if new.is_empty() {
             return 0;
         }
+        let now = Instant::now();
         let State { table, owners, .. } = &mut *state;
         // In ascending order, as they are told.
         let is_new = |partition| new.binary_search(&partition).is_ok();
-        let keys =
-            table.all_again(|conversation| partition(owners, conversation).is_some_and(is_new));
+        let keys = table
+            .all_again(|conversation| partition(owners, conversation).is_some_and(is_new), now);
         for key in &keys {
             state.hand_over(key);
         }
@@ -235,6 +257,10 @@ impl<W> Sends<W> {
                 (state.take_answered(&key), End::Stored { msg_id, create_time })
             }
             _ if !state.is_with(&key, link, answer.epoch) => return,
+            (Outcome::Refused, _) if answer.reason() == Reason::NotKnown => {
+                state.not_known(&key);
+                return;
+            }
             (Outcome::Moved, _) => {
                 // Until there is another owner, or this one is one again.
                 state.table.retry_later(&key, Instant::now());
@@ -250,7 +276,7 @@ impl<W> Sends<W> {
             }
             (Outcome::Refused, _) => {
                 let reason = answer.reason.and_then(|reason| u32::try_from(reason).ok());
-                (state.table.take(&key), End::Refused(reason))
+                (state.take(&key), End::Refused(reason))
             }
         };
         drop(state);
@@ -287,6 +313,59 @@ impl<W> Sends<W> {
         }
         due.len()
     }
+
+    /// From now on these hooks are asked about messages; about those that wait for an answer already, the ones
+    /// that were used before.
+    pub fn set_hooks(&self, hooks: Option<Arc<Hooks>>) {
+        self.state.lock().questions.set_hooks(hooks);
+    }
+
+    /// Asks hooks about messages, as long as this is polled. `tell` is called for each message that this ends; it
+    /// may call back.
+    pub async fn ask_hooks(&self, mut tell: impl FnMut(Ended<W>)) {
+        let there_are = self.state.lock().questions.there_are();
+        // No more than there are unanswered messages.
+        let mut open = FuturesUnordered::new();
+        loop {
+            let new = self.state.lock().questions.take();
+            open.extend(new.into_iter().map(Question::ask));
+            tokio::select! {
+                () = there_are.notified() => {}
+                Some((id, verdict)) = open.next() => self.said(&id, verdict, &mut tell),
+            }
+        }
+    }
+
+    /// Hooks have said something about a message. It may have ended meanwhile.
+    fn said(&self, id: &QuestionId, verdict: Verdict, mut tell: impl FnMut(Ended<W>)) {
+        let mut state = self.state.lock();
+        let reason = match verdict {
+            Verdict::Passes { body, hooks } => {
+                for key in state.table.passes(id, body, hooks, Instant::now()) {
+                    state.hand_over(&key);
+                }
+                return;
+            }
+            Verdict::Refused { reason } => reason,
+            Verdict::Failed if let Some(session) = state.may_be_elsewhere(id) => {
+                let entries = state.give_back_from(&id.key, session);
+                drop(state);
+                for entry in entries {
+                    tell(ended(entry, End::Retry));
+                }
+                return;
+            }
+            Verdict::Failed => "it could not be checked".to_owned(),
+        };
+        if state.table.asked(id).is_none() {
+            return;
+        }
+        let entry = state.take(&id.key);
+        drop(state);
+        if let Some(entry) = entry {
+            tell(ended(entry, End::RefusedByHook(reason)));
+        }
+    }
 }
 
 impl<W> State<W> {
@@ -302,6 +381,11 @@ impl<W> State<W> {
                 return Vec::new();
             }
         };
+        self.give_back_from(key, session)
+    }
+
+    /// A message is to be sent again, and all that its session sent behind it.
+    fn give_back_from(&mut self, key: &Key, session: u64) -> Vec<Entry<Waiting<W>>> {
         let mut queue = self.table.from(key);
         queue.retain(|key| {
             let waiting = self.table.entry(key).map(|entry| &entry.waiter);
@@ -313,15 +397,38 @@ impl<W> State<W> {
     /// Takes out messages that their senders are to send again. They are returned in order.
     fn give_back(&mut self, keys: &[Key]) -> Vec<Entry<Waiting<W>>> {
         let mut entries = Vec::with_capacity(keys.len());
+        let mut held = BTreeSet::new();
         for key in keys {
             let Some(entry) = self.table.take(key) else { continue };
+            if entry.holds() {
+                held.insert(Queue::of(key, &entry.submit));
+            }
             if entry.waiter.is_named {
                 let queue = (entry.waiter.session, entry.submit.conversation);
                 self.given_back.get_or_insert_mut(queue, Vec::new).push(key.id);
             }
             entries.push(entry);
         }
+        // Not before all of them are out: none of them must go on.
+        for queue in held {
+            self.wake(queue);
+        }
         entries
+    }
+
+    /// Takes out a message that has ended, and lets those go on that waited for it.
+    fn take(&mut self, key: &Key) -> Option<Entry<Waiting<W>>> {
+        let entry = self.table.take(key)?;
+        if entry.holds() {
+            self.wake(Queue::of(key, &entry.submit));
+        }
+        Some(entry)
+    }
+
+    fn wake(&mut self, queue: Queue) {
+        for key in self.table.wake(queue) {
+            self.hand_over(&key);
+        }
     }
 
     /// Whether a message may go on. Until one of the messages that were given back comes again, every
@@ -352,7 +459,7 @@ impl<W> State<W> {
 
     /// Takes out a message that is stored, and remembers which session it came from.
     fn take_answered(&mut self, key: &Key) -> Option<Entry<Waiting<W>>> {
-        let entry = self.table.take(key)?;
+        let entry = self.take(key)?;
         let session = entry.waiter.session;
         self.answered.put(*key, session);
         if let Some(fingerprint) = entry.submit.fingerprint {
@@ -363,8 +470,9 @@ impl<W> State<W> {
 
     /// Whether a message was handed over on this link in this epoch, and not to another owner since.
     fn is_with(&self, key: &Key, link: &Link, epoch: Option<u64>) -> bool {
-        let submit = self.table.submit(key);
-        let owner = submit.and_then(|submit| owner_of(&self.owners, submit.conversation));
+        // One that hooks are asked about is with nobody.
+        let entry = self.table.entry(key).filter(|entry| entry.stage != Stage::Asked);
+        let owner = entry.and_then(|entry| owner_of(&self.owners, entry.submit.conversation));
         owner.is_some_and(|owner| {
             owner.link == *link && epoch.is_none_or(|epoch| epoch == owner.epoch)
         })
@@ -384,6 +492,31 @@ impl<W> State<W> {
                 self.table.retry_later(key, Instant::now());
             }
         }
+    }
+
+    /// Has hooks asked about a message.
+    fn ask(&mut self, id: QuestionId) {
+        let Some(entry) = self.table.asked(&id) else { return };
+        if !self.questions.ask(id, &entry.submit) {
+            for key in self.table.passes(&id, None, Vec::new(), Instant::now()) {
+                self.hand_over(&key);
+            }
+        }
+    }
+
+    /// The owner of a message that was looked for does not know it.
+    fn not_known(&mut self, key: &Key) {
+        if let Some(id) = self.table.is_not_known(key) {
+            self.ask(id);
+        }
+    }
+
+    /// The session of a message that hooks are asked about, if that can send it again, and it may be on its way
+    /// from elsewhere too. Then nobody can say that it is not stored.
+    fn may_be_elsewhere(&self, id: &QuestionId) -> Option<u64> {
+        let entry = self.table.asked(id)?;
+        let may_be = entry.waiter.is_named && entry.submit.resend();
+        may_be.then_some(entry.waiter.session)
     }
 }
 

@@ -4,6 +4,7 @@ use std::net::{IpAddr, SocketAddr};
 use std::time::Duration;
 
 use daemon::{ClusterConfig, ConfigError, ListenTlsConfig, Network, ProcessConfig, Settings};
+use db_client::hooks::{self, HookSettings};
 use proto::limits::MESSAGE_BODY_MAX;
 use serde::Deserialize;
 
@@ -42,6 +43,8 @@ pub struct Config {
     pub proxies: Vec<Network>,
     /// What one client, and all together, may use.
     pub limits: LimitsConfig,
+    /// Programs that are asked about messages before they are admitted. Taken up by a reload.
+    pub hooks: Vec<HookSettings>,
 }
 
 /// The table `[limits]`.
@@ -124,6 +127,7 @@ impl Default for Config {
             db_proxies: Vec::new(),
             proxies: Vec::new(),
             limits: LimitsConfig::default(),
+            hooks: Vec::new(),
         }
     }
 }
@@ -251,6 +255,7 @@ impl Settings for Config {
     fn check(&self) -> Result<(), ConfigError> {
         self.cluster.check()?;
         self.limits.check()?;
+        hooks::check(&self.hooks)?;
         let Some(first) = self.first_listen() else {
             return Err(ConfigError::new("listen", "must be set, or the table `tls`"));
         };

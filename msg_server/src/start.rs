@@ -5,7 +5,8 @@ use std::sync::Arc;
 
 use daemon::follow;
 use daemon::link::{self, LinkHandler, LinkMetrics, LinkOptions};
-use daemon::{BoxError, Context, Identity, Readiness, Role, Serving, Settings};
+use daemon::{BoxError, ConfigError, Context, Identity, Readiness, Role, Serving, Settings};
+use db_client::hooks::{self, HookMetrics, HookOptions, Source};
 use proto::cluster::wire::LoadReport;
 use proto::text::TextCipher;
 use tokio::sync::watch;
@@ -31,6 +32,9 @@ pub async fn serve(context: Context<Config>) -> Result<Serving, BoxError> {
     let cipher = TextCipher::of_site(settings.cluster.text_key()?);
     let parts = Parts::new(&settings, &cipher, boot, &metrics, shutdown);
     let gateway = Arc::new(Gateway::new(parts));
+    let metrics_of_hooks = HookMetrics::register(&metrics);
+    let options = HookOptions { cipher, source: Source::Client, metrics: metrics_of_hooks };
+    follow_hooks(&gateway, &reloads, options)?;
     // What a client needs before it can log in here is what the login_servers are told; a name that
     // another gateway has is what they say themselves.
     let (ready, able) = (Readiness::default(), Readiness::default());
@@ -74,6 +78,21 @@ pub async fn serve(context: Context<Config>) -> Result<Serving, BoxError> {
         serving = serving.listens("tls clients", addr);
     }
     Ok(serving)
+}
+
+/// Has the hooks of the settings asked about messages.
+fn follow_hooks(
+    gateway: &Arc<Gateway>,
+    reloads: &watch::Receiver<Arc<Config>>,
+    options: HookOptions,
+) -> Result<(), ConfigError> {
+    let parts = &gateway.parts;
+    let settings =
+        follow::part(info_span!("hooks"), reloads, &parts.shutdown, |config| &config.hooks);
+    let asks = Arc::clone(parts);
+    parts.spawn(async move { asks.unanswered.ask_hooks().await });
+    let sets = Arc::clone(parts);
+    hooks::follow(settings, options, &parts.shutdown, move |hooks| sets.unanswered.set_hooks(hooks))
 }
 
 /// What the login_servers are told at first.

@@ -13,6 +13,7 @@
 
 pub mod child;
 pub mod folder;
+mod hooks;
 mod http;
 mod in_process;
 mod kafka;
@@ -100,14 +101,17 @@ pub struct UpArgs {
     /// Lets clients on other machines connect without TLS, as the original ones do
     #[arg(long, requires = "advertise")]
     pub allow_plain: bool,
-    /// What other systems may be told
+    /// What other systems are told and asked
     #[command(flatten)]
-    pub webhooks: WebhookArgs,
+    pub others: OtherSystemsArgs,
 }
 
-/// What other systems may be told.
+/// What other systems are told and asked.
 #[derive(Debug, Args)]
-pub struct WebhookArgs {
+pub struct OtherSystemsArgs {
+    /// Programs that are asked about messages before they are stored: a file with tables [[hooks]]
+    #[arg(long, value_name = "FILE")]
+    pub hooks: Option<PathBuf>,
     /// Lets webhooks be sent to this machine and to private networks, for trying them
     #[arg(long, conflicts_with = "advertise")]
     pub allow_private_webhooks: bool,
@@ -166,7 +170,8 @@ impl UpArgs {
             routes: self.routes,
             advertise: self.advertise.clone(),
             allow_plain: self.allow_plain,
-            allow_private_webhooks: self.webhooks.allow_private_webhooks,
+            allow_private_webhooks: self.others.allow_private_webhooks,
+            hooks: self.others.hooks.as_deref().map(hooks::read).transpose()?.unwrap_or_default(),
             tls,
             key_file: folder.key_file(),
             text_key_file: self.text_key_file.as_deref().map(absolute).transpose()?,

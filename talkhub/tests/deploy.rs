@@ -14,8 +14,8 @@ use daemon::config::parse;
 
 const DAEMONS: [&str; 5] = ["login_server", "route_server", "db_proxy", "msg_server", "api_server"];
 
-/// The one key that cannot stand beside another: `cluster.key` beside `cluster.key_file`.
-const ALTERNATIVE: &str = "#key = \"\"";
+/// Settings that take the place of others: both together are refused.
+const ALTERNATIVES: [&str; 2] = ["#key = \"\"", "#secret = \"\""];
 
 fn deploy() -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join("../deploy")
@@ -39,7 +39,7 @@ fn uncommented(sample: &str, without: &[&str]) -> String {
         if let Some(table) = bare.strip_prefix('[') {
             is_left_out = without.contains(&table.trim_end_matches(']'));
         }
-        if is_setting(line) && line != ALTERNATIVE && !is_left_out {
+        if is_setting(line) && !ALTERNATIVES.contains(&line) && !is_left_out {
             bare.to_owned()
         } else {
             line.to_owned()
@@ -90,7 +90,9 @@ fn check<S: Settings + Debug>() {
     for (table, keys) in &tables {
         for key in known::<S>(&whole, table) {
             let path = if table.is_empty() { key.clone() } else { format!("{table}.{key}") };
-            let is_there = keys.contains(&key) || names.contains(&path.as_str());
+            let tables = [path.clone(), format!("[{path}]")];
+            let is_table = tables.iter().any(|table| names.contains(&table.as_str()));
+            let is_there = keys.contains(&key) || is_table;
             assert!(is_there, "{name}: the reference does not mention {path}");
         }
     }
@@ -100,7 +102,7 @@ fn check<S: Settings + Debug>() {
 fn check_defaults<S: Settings + Debug>(shapes: &[&str]) {
     let sample = sample(S::NAME);
     let as_it_is = parse::<S>(&sample).unwrap();
-    let spelled_out = uncommented(&sample, &["tls", "cluster.tls"]);
+    let spelled_out = uncommented(&sample, &["tls", "cluster.tls", "[hooks"]);
     let shapes = [shapes, &["text_key_file"]].concat();
     let is_shape = |line: &str| shapes.iter().any(|key| line.starts_with(&format!("{key} = ")));
     let lines: Vec<_> = spelled_out.lines().filter(|line| !is_shape(line)).collect();

@@ -1,11 +1,16 @@
 //! A program that uses the HTTP API: one request on each connection.
 
+use std::time::Duration;
+
 use serde_json::Value;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
-use tokio::time::timeout;
+use tokio::time::{sleep, timeout};
 
 use crate::PATIENCE;
+
+/// How long a program waits before it sends again what was not stored.
+const AGAIN_AFTER: Duration = Duration::from_millis(50);
 
 /// A program with a key.
 #[derive(Debug, Clone)]
@@ -60,6 +65,23 @@ impl Program {
     pub async fn say(&self, name: &str, body: &Value) -> Answer {
         let headers = [("Content-Type", "application/json"), ("Idempotency-Key", name)];
         self.send("POST", "/v1/messages", &headers, Some(body.to_string().as_bytes())).await
+    }
+
+    /// The same, again and again until it is stored, where servers are killed. Returns its number.
+    pub async fn say_until_stored(&self, name: &str, body: &Value, patience: Duration) -> u32 {
+        let headers = [("Content-Type", "application/json"), ("Idempotency-Key", name)];
+        let body = body.to_string();
+        let stored = async {
+            loop {
+                let sent = self.try_send("POST", "/v1/messages", &headers, Some(body.as_bytes()));
+                if let Some(answer) = sent.await.ok().filter(|answer| answer.status == 201) {
+                    let msg_id = answer.body["msg_id"].as_u64().expect("a number");
+                    return u32::try_from(msg_id).expect("a number of a message");
+                }
+                sleep(AGAIN_AFTER).await;
+            }
+        };
+        timeout(patience, stored).await.unwrap_or_else(|_late| panic!("{name} is stored in time"))
     }
 
     /// Asks with any header and body.

@@ -60,6 +60,8 @@ pub struct Options {
     pub db_proxies: u16,
     /// Lets webhooks be sent to this machine.
     pub private_webhooks: bool,
+    /// The file of hooks.
+    pub hooks: Option<PathBuf>,
     /// Runs the programs with the build feature `faults`, in which nothing is wrong until they are
     /// told so.
     pub faults: bool,
@@ -77,6 +79,7 @@ impl Default for Options {
             kafka: None,
             db_proxies: 1,
             private_webhooks: false,
+            hooks: None,
             faults: false,
         }
     }
@@ -434,6 +437,9 @@ fn spawn(folder: &Folder, options: &Options) -> Child {
     }
     command.args(["--db-proxies", &options.db_proxies.to_string()]);
     command.args(options.private_webhooks.then_some("--allow-private-webhooks"));
+    if let Some(hooks) = &options.hooks {
+        command.arg("--hooks").arg(hooks);
+    }
     command.spawn().expect("talkhub can be run")
 }
 

@@ -8,7 +8,7 @@
 //!    │
 //!    ▼
 //! api                    a program that uses the HTTP API
-//! receiver               an endpoint of webhooks, which fails as a test says
+//! receiver               an endpoint of webhooks, or a hook, which fails as a test says
 //! device                 one client on one connection, as the original ones behave
 //! load                   how much a cluster takes, for the program `talkhub-load`
 //! history                everything that was said and seen, and whether it fits together
@@ -49,7 +49,7 @@ pub use ports::free_base;
 pub use probe::Probe;
 pub use programs::Programs;
 pub use random::Random;
-pub use receiver::{Got, Receiver, Reply};
+pub use receiver::{Got, Receiver, Reply, verify};
 pub use site::{Site, SiteOptions, sum_of, wait_until};
 pub use strace::{Strace, most_calls};
 pub use volume::Volume;

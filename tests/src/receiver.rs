@@ -1,10 +1,12 @@
-//! An endpoint of webhooks that fails as the test says, and notes what it was sent.
+//! An endpoint of webhooks, or a hook, that answers or fails as the test says, and notes what it was sent.
 
 use std::collections::HashMap;
+use std::io::Write as _;
+use std::process::{Command, Stdio};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
-use serde_json::Value;
+use serde_json::{Value, json};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::task::JoinSet;
@@ -38,6 +40,8 @@ impl Got {
 pub enum Reply {
     /// With 204.
     Taken,
+    /// With 200 and this body: what a hook says.
+    Says(Value),
     /// With 204, after a while.
     Late(Duration),
     /// With 200 and a body of so many bytes.
@@ -87,14 +91,37 @@ impl Receiver {
     }
 }
 
+/// Verifies the signatures of requests by a program that has nothing of ours in it. Blocks. Returns what it says.
+pub fn verify(got: &[Got], secret: &str) -> String {
+    let script = concat!(env!("CARGO_MANIFEST_DIR"), "/python/verify_webhooks.py");
+    let mut python = Command::new("python3")
+        .args(["-B", script])
+        .stdin(Stdio::piped())
+        .stdout(Stdio::piped())
+        .spawn()
+        .expect("python3 can be run");
+    let mut input = python.stdin.take().expect("it is piped");
+    for one in got {
+        let line = json!({ "secret": secret, "headers": one.headers, "body": one.body });
+        writeln!(input, "{line}").expect("it reads");
+    }
+    drop(input);
+    let output = python.wait_with_output().expect("it ends");
+    let said = String::from_utf8_lossy(&output.stdout);
+    assert!(output.status.success(), "{said}");
+    assert!(said.starts_with(&format!("{} verified", got.len())), "{said}");
+    said.into_owned()
+}
+
 async fn serve(mut socket: TcpStream, noted: Arc<Mutex<Vec<Got>>>, script: Arc<Script>) {
     while let Some(mut got) = read(&mut socket).await {
         let reply = {
             let mut noted = noted.lock().unwrap_or_else(PoisonError::into_inner);
             let before = noted.iter().filter(|earlier| earlier.id() == got.id()).count();
             let reply = script(&got, before);
-            got.is_taken = matches!(reply, Reply::Taken | Reply::Late(_) | Reply::Huge(_))
-                || matches!(reply, Reply::Status(200..=299, _));
+            got.is_taken =
+                matches!(reply, Reply::Taken | Reply::Says(_) | Reply::Late(_) | Reply::Huge(_))
+                    || matches!(reply, Reply::Status(200..=299, _));
             noted.push(got);
             reply
         };
@@ -103,6 +130,10 @@ async fn serve(mut socket: TcpStream, noted: Arc<Mutex<Vec<Got>>>, script: Arc<S
         };
         let answer = match reply {
             Reply::Taken => empty(204, ""),
+            Reply::Says(body) => {
+                let body = body.to_string();
+                format!("HTTP/1.1 200 x\r\ncontent-length: {}\r\n\r\n{body}", body.len())
+            }
             Reply::Late(time) => {
                 sleep(time).await;
                 empty(204, "")

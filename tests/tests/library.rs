@@ -39,7 +39,7 @@ async fn two_programs_talk_through_the_login_server() {
     assert_eq!(message(&mut bens).await.conversation, Conversation::Group(group));
     let nowhere = Conversation::Group(GroupId(4711));
     let refused = ben.send_text(nowhere, "hello?").await;
-    assert!(matches!(refused, Outcome::Refused(Some(_))), "{refused:?}");
+    assert!(matches!(refused, Outcome::Refused { reason: Some(_), .. }), "{refused:?}");
 }
 
 #[tokio::test]

@@ -1,13 +1,13 @@
 //! Webhooks: what an endpoint is told, through failures of its own and kills of everything else.
 
 use std::collections::HashMap;
-use std::io::{BufRead as _, BufReader, Write as _};
+use std::io::{BufRead as _, BufReader};
 use std::process::{Child, Command, Stdio};
 use std::sync::atomic::{AtomicUsize, Ordering};
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use serde_json::{Value, json};
-use tests::{Cluster, Got, Options, Program, Receiver, Reply, free_base, wait_until};
+use tests::{Cluster, Got, Options, Program, Receiver, Reply, free_base, verify, wait_until};
 use tokio::task::JoinSet;
 
 /// Long enough for a loaded machine on which all daemons are started again, and for an event that has to be
@@ -41,17 +41,8 @@ async fn webhook(program: &Program, url: &str, events: &[&str]) -> (u64, String)
 /// Says a text, again and again until that is answered.
 async fn say(program: &Program, (from, to): (u32, u32), number: usize) {
     let name = format!("{from}-{to}-{number}");
-    let body = json!({ "from": from, "to": { "user": to }, "text": name }).to_string();
-    let headers = [("Content-Type", "application/json"), ("Idempotency-Key", name.as_str())];
-    let began = Instant::now();
-    loop {
-        let sent = program.try_send("POST", "/v1/messages", &headers, Some(body.as_bytes())).await;
-        if sent.is_ok_and(|answer| answer.status == 201) {
-            return;
-        }
-        assert!(began.elapsed() < PATIENCE, "a text is stored in time");
-        tokio::time::sleep(Duration::from_millis(50)).await;
-    }
+    let body = json!({ "from": from, "to": { "user": to }, "text": name });
+    program.say_until_stored(&name, &body, PATIENCE).await;
 }
 
 /// Lets all pairs talk: a round of texts, numbered after so many.
@@ -126,28 +117,6 @@ fn all_taken(receiver: &Receiver, events: usize) -> bool {
     let taken: std::collections::HashSet<_> =
         got.iter().filter(|one| one.is_taken).map(Got::id).collect();
     taken.len() == events
-}
-
-/// Verifies signatures by a program that has nothing of ours in it.
-fn verify(got: &[Got], secret: &str) -> String {
-    let script = concat!(env!("CARGO_MANIFEST_DIR"), "/python/verify_webhooks.py");
-    let mut python = Command::new("python3")
-        .args(["-B", script])
-        .stdin(Stdio::piped())
-        .stdout(Stdio::piped())
-        .spawn()
-        .expect("python3 can be run");
-    let mut input = python.stdin.take().expect("it is piped");
-    for one in got {
-        let line = json!({ "secret": secret, "headers": one.headers, "body": one.body });
-        writeln!(input, "{line}").expect("it reads");
-    }
-    drop(input);
-    let output = python.wait_with_output().expect("it ends");
-    let said = String::from_utf8_lossy(&output.stdout);
-    assert!(output.status.success(), "{said}");
-    assert!(said.starts_with(&format!("{} verified", got.len())), "{said}");
-    said.into_owned()
 }
 
 #[tokio::test(flavor = "multi_thread")]

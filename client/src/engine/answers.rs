@@ -111,7 +111,7 @@ impl Engine {
         } else if frame.is(Command::Refused) {
             let refused: Refused = frame.parse().unwrap_or_default();
             let reason = i32::try_from(refused.reason).unwrap_or_default();
-            self.on_refused(id, reason);
+            self.on_refused(id, reason, None);
         } else {
             self.on_unknown(id, frame.seq);
         }
@@ -125,7 +125,9 @@ impl Engine {
                 let time = result.create_time.unwrap_or_default();
                 self.on_stored(id, result.msg_id.unwrap_or_default(), time);
             }
-            Ok(SendOutcome::Refused) => self.on_refused(id, result.reason.unwrap_or_default()),
+            Ok(SendOutcome::Refused) => {
+                self.on_refused(id, result.reason.unwrap_or_default(), result.reason_text);
+            }
             Ok(SendOutcome::Retry) | Err(_) => self.on_unknown(id, frame.seq),
         }
     }
@@ -147,9 +149,10 @@ impl Engine {
         self.settle(entry, Outcome::Ok { msg_id, create_time });
     }
 
-    fn on_refused(&mut self, id: ClientMsgId, reason: i32) {
+    fn on_refused(&mut self, id: ClientMsgId, reason: i32, text: Option<String>) {
         if let Some(entry) = self.outgoing.take(id) {
-            self.settle(entry, Outcome::Refused(RefuseReason::try_from(reason).ok()));
+            let reason = RefuseReason::try_from(reason).ok();
+            self.settle(entry, Outcome::Refused { reason, text });
         }
     }
 

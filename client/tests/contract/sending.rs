@@ -126,7 +126,10 @@ async fn a_refused_message_is_not_sent_again() {
     let refused = client.send_text(Conversation::group(5), "no");
     let message = served.message().await;
     served.refuse(&message, RefuseReason::NotMember).await;
-    assert_eq!(within(refused).await, Outcome::Refused(Some(RefuseReason::NotMember)));
+    assert_eq!(
+        within(refused).await,
+        Outcome::Refused { reason: Some(RefuseReason::NotMember), text: None }
+    );
     drop(served);
 
     let mut served = gateway.accept().await;
@@ -264,7 +267,10 @@ async fn a_request_that_the_server_would_not_take_is_not_sent() {
     assert!(matches!(error, CallError::TooLarge));
 
     let voice = client.send(PEER, client::Kind::Voice, vec![0; 500_000].into());
-    assert_eq!(within(voice).await, Outcome::Refused(Some(RefuseReason::TooLarge)));
+    assert_eq!(
+        within(voice).await,
+        Outcome::Refused { reason: Some(RefuseReason::TooLarge), text: None }
+    );
 }
 
 #[tokio::test]

@@ -279,14 +279,31 @@ async fn whatever_else_answers_a_message_it_is_sent_again_or_refused() {
     assert_eq!(show(&data), "1 again");
     // A refusal whose reason it does not know is one all the same.
     let outcome = SendOutcome::Refused.into();
-    let refused = SendResult { outcome, reason: Some(99), ..result };
-    served.answer(&frame, Command::SendResult, &refused).await;
-    assert_eq!(within(sending).await, Outcome::Refused(None));
+    let unknown = SendResult { outcome, reason: Some(99), ..result };
+    served.answer(&frame, Command::SendResult, &unknown).await;
+    assert_eq!(within(sending).await, Outcome::Refused { reason: None, text: None });
 
     let sending = client.send_text(PEER, "2");
     let (frame, _data) = served.message().await;
     refuse(&mut served, &frame, 8).await;
-    assert_eq!(within(sending).await, Outcome::Refused(Some(RefuseReason::Muted)));
+    assert_eq!(within(sending).await, refused(RefuseReason::Muted, None));
+
+    // A program of the site may say why.
+    let sending = client.send_text(PEER, "3");
+    let (frame, data) = served.message().await;
+    let result = SendResult {
+        client_msg_id: data.client_msg_id.unwrap(),
+        outcome,
+        reason: Some(RefuseReason::ByHook.into()),
+        reason_text: Some("not here".to_owned()),
+        ..SendResult::default()
+    };
+    served.answer(&frame, Command::SendResult, &result).await;
+    assert_eq!(within(sending).await, refused(RefuseReason::ByHook, Some("not here")));
+}
+
+fn refused(reason: RefuseReason, text: Option<&str>) -> Outcome {
+    Outcome::Refused { reason: Some(reason), text: text.map(str::to_owned) }
 }
 
 #[tokio::test]

@@ -6,14 +6,17 @@
 //!
 //! - One entry for each `(sender, client_msg_id)`: a repeat only replaces what waits for the answer.
 //! - Whenever messages are handed over again, it is in the order in which they first came.
-//! - While a message of one sender waits to be tried again, no later one of the same sender and
-//!   conversation is handed over before it.
+//! - While a message of one sender waits to be tried again, or for what hooks say, no later one of the same
+//!   sender and conversation is handed over before it.
+//! - A message that is only looked for may be handed over at any time: nothing comes of it.
 
 use std::collections::{HashMap, VecDeque};
 use std::time::Duration;
 
-use proto::cluster::wire::Submit;
+use bytes::Bytes;
+use proto::cluster::wire::{HookVerdict, Submit};
 use proto::ids::{ClientMsgId, UserId};
+use proto::record::content_crc;
 use tokio::time::Instant;
 
 /// The wait before the second try; it doubles.
@@ -29,6 +32,24 @@ pub struct Key {
     pub id: ClientMsgId,
 }
 
+/// What is to happen to a message before it is stored.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Stage {
+    /// Nothing, or nothing more.
+    Ready,
+    /// It may be stored already, and its owner looks whether it is. No hook is asked about what is.
+    LookedFor,
+    /// Hooks are asked.
+    Asked,
+}
+
+/// Which question is meant: an answer to an earlier one, about a message that came again since, is none.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) struct QuestionId {
+    pub(super) key: Key,
+    order: u64,
+}
+
 /// One unanswered message. `W` is the type of what waits for the answer.
 #[derive(Debug)]
 pub(super) struct Entry<W> {
@@ -36,8 +57,15 @@ pub(super) struct Entry<W> {
     pub(super) waiter: W,
     order: u64,
     pub(super) since: Instant,
+    pub(super) stage: Stage,
+    /// What the sender sent, if a hook has changed it.
+    sent: Option<Bytes>,
+    /// It waited for what hooks said.
+    was_asked: bool,
     /// When it is handed over again; `None` while storage has it.
     retry_at: Option<Instant>,
+    /// It waits only because one before it does.
+    is_behind: bool,
     next_wait: Duration,
 }
 
@@ -50,6 +78,20 @@ impl<W> Entry<W> {
             self.submit.may_repeat = Some(true);
         }
     }
+
+    /// Whether those behind it in its queue wait for it.
+    pub(super) fn holds(&self) -> bool {
+        self.retry_at.is_some() || self.stage != Stage::Ready
+    }
+
+    /// The body that the sender sent.
+    pub(super) fn sent(&self) -> &Bytes {
+        self.sent.as_ref().unwrap_or(&self.submit.body)
+    }
+
+    fn bytes(&self) -> usize {
+        self.submit.body.len() + self.sent.as_ref().map_or(0, Bytes::len)
+    }
 }
 
 /// What became of a message that was put into the table.
@@ -59,10 +101,21 @@ pub(super) enum Put<W> {
     Submit,
     /// It waits behind an earlier one.
     Waits,
+    /// Hooks are to be asked.
+    Ask(QuestionId),
     /// It is there already. This is what waited for its answer before.
     Repeated(W),
     /// Another message is there under its name. The message and its waiter are given back.
     Reused(Box<Submit>, W),
+}
+
+/// What of a queue is handed over.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Release {
+    /// What waits.
+    Waiting,
+    /// What storage has, too.
+    All,
 }
 
 /// What is said in one queue must stay in order.
@@ -78,8 +131,8 @@ pub(super) struct Queue {
 struct Unanswered {
     /// In order.
     keys: VecDeque<(u64, Key)>,
-    /// How many of them wait to be tried again.
-    waiting: usize,
+    /// How many of them hold those behind them.
+    holding: usize,
 }
 
 /// The unanswered messages.
@@ -87,8 +140,8 @@ struct Unanswered {
 pub(super) struct Table<W> {
     entries: HashMap<Key, Entry<W>>,
     queues: HashMap<Queue, Unanswered>,
-    /// How many messages wait to be tried again.
-    waiting: usize,
+    /// How many messages hold those behind them.
+    holding: usize,
     next_order: u64,
     bytes: usize,
 }
@@ -98,7 +151,7 @@ impl<W> Default for Table<W> {
         Self {
             entries: HashMap::new(),
             queues: HashMap::new(),
-            waiting: 0,
+            holding: 0,
             next_order: 0,
             bytes: 0,
         }
@@ -106,46 +159,68 @@ impl<W> Default for Table<W> {
 }
 
 impl<W> Table<W> {
-    /// Takes a message in.
-    pub(super) fn put(&mut self, key: Key, submit: Submit, waiter: W, now: Instant) -> Put<W> {
+    /// Takes a message in. One that is there already stays at the stage that it has.
+    pub(super) fn put(
+        &mut self,
+        key: Key,
+        submit: Submit,
+        waiter: W,
+        (stage, now): (Stage, Instant),
+    ) -> Put<W> {
         if let Some(entry) = self.entries.get_mut(&key) {
             let (old, new) = (&entry.submit, &submit);
             let is_same = (old.conversation, old.r#type) == (new.conversation, new.r#type)
-                && old.body == new.body;
+                && *entry.sent() == new.body;
             if !is_same {
                 return Put::Reused(Box::new(submit), waiter);
             }
             return Put::Repeated(std::mem::replace(&mut entry.waiter, waiter));
         }
-        let queue = self.queues.entry(queue_of(&key, &submit)).or_default();
-        let behind = queue.waiting > 0;
-        if behind {
-            queue.waiting += 1;
-            self.waiting += 1;
-        }
-        self.bytes += submit.body.len();
-        let retry_at = behind.then_some(now + FIRST_RETRY);
+        let queue = self.queues.entry(Queue::of(&key, &submit)).or_default();
+        let is_behind = stage == Stage::Ready && queue.holding > 0;
+        let retry_at = is_behind.then_some(now + FIRST_RETRY);
         let order = self.next_order;
         self.next_order += 1;
         queue.keys.push_back((order, key));
-        let entry = Entry { submit, waiter, order, since: now, retry_at, next_wait: FIRST_RETRY };
+        let entry = Entry {
+            submit,
+            waiter,
+            order,
+            since: now,
+            stage,
+            sent: None,
+            was_asked: false,
+            retry_at,
+            is_behind,
+            next_wait: FIRST_RETRY,
+        };
+        if entry.holds() {
+            queue.holding += 1;
+            self.holding += 1;
+        }
+        self.bytes += entry.bytes();
         self.entries.insert(key, entry);
-        if behind { Put::Waits } else { Put::Submit }
+        match stage {
+            Stage::Asked => Put::Ask(QuestionId { key, order }),
+            Stage::Ready if is_behind => Put::Waits,
+            Stage::Ready | Stage::LookedFor => Put::Submit,
+        }
     }
 
-    /// Takes a message out: it was answered, or given up.
+    /// Takes a message out: it was answered, or given up. If it held others, they are to be woken
+    /// ([`Self::wake`]).
     pub(super) fn take(&mut self, key: &Key) -> Option<Entry<W>> {
         let entry = self.entries.remove(key)?;
-        self.bytes -= entry.submit.body.len();
-        let queue = queue_of(key, &entry.submit);
+        self.bytes -= entry.bytes();
+        let queue = Queue::of(key, &entry.submit);
         if let Some(unanswered) = self.queues.get_mut(&queue) {
             let place = unanswered.keys.binary_search_by_key(&entry.order, |(order, _key)| *order);
             if let Ok(place) = place {
                 unanswered.keys.remove(place);
             }
-            if entry.retry_at.is_some() {
-                unanswered.waiting -= 1;
-                self.waiting -= 1;
+            if entry.holds() {
+                unanswered.holding -= 1;
+                self.holding -= 1;
             }
             if unanswered.keys.is_empty() {
                 self.queues.remove(&queue);
@@ -158,63 +233,154 @@ impl<W> Table<W> {
     pub(super) fn retry_later(&mut self, key: &Key, now: Instant) -> bool {
         let Some(entry) = self.entries.get_mut(key) else { return false };
         entry.is_handed_over_again();
-        let was_waiting = entry.retry_at.replace(now + entry.next_wait).is_some();
+        let held = entry.holds();
+        entry.retry_at = Some(now + entry.next_wait);
+        entry.is_behind = false;
         entry.next_wait = (entry.next_wait * 2).min(LAST_RETRY);
-        let queue = queue_of(key, &entry.submit);
-        if !was_waiting && let Some(unanswered) = self.queues.get_mut(&queue) {
-            unanswered.waiting += 1;
-            self.waiting += 1;
+        let queue = Queue::of(key, &entry.submit);
+        if !held && let Some(unanswered) = self.queues.get_mut(&queue) {
+            unanswered.holding += 1;
+            self.holding += 1;
         }
         true
+    }
+
+    /// Its owner does not know a message that it was to look for. Hooks are to be asked about it, unless that
+    /// has begun before.
+    pub(super) fn is_not_known(&mut self, key: &Key) -> Option<QuestionId> {
+        let entry = self.entries.get_mut(key)?;
+        if entry.stage != Stage::LookedFor {
+            return None;
+        }
+        entry.stage = Stage::Asked;
+        entry.retry_at = None;
+        Some(QuestionId { key: *key, order: entry.order })
+    }
+
+    /// The message that a question is about, if that is still open.
+    pub(super) fn asked(&self, question: &QuestionId) -> Option<&Entry<W>> {
+        let entry = self.entries.get(&question.key)?;
+        (entry.order == question.order && entry.stage == Stage::Asked).then_some(entry)
+    }
+
+    /// Hooks let a message pass, perhaps with another body. Returns what is to be handed over now, in order.
+    pub(super) fn passes(
+        &mut self,
+        question: &QuestionId,
+        body: Option<Bytes>,
+        hooks: Vec<HookVerdict>,
+        now: Instant,
+    ) -> Vec<Key> {
+        let key = &question.key;
+        if self.asked(question).is_none() {
+            return Vec::new();
+        }
+        let Some(entry) = self.entries.get_mut(key) else { return Vec::new() };
+        self.bytes -= entry.bytes();
+        let submit = &mut entry.submit;
+        if let Some(body) = body.filter(|body| *body != submit.body) {
+            submit.sent_crc = Some(content_crc(submit.r#type, &submit.body));
+            entry.sent = Some(std::mem::replace(&mut submit.body, body));
+        }
+        submit.hooks = hooks;
+        if submit.fingerprint.is_some() {
+            // While it waited, its client may have repeated its frame elsewhere.
+            submit.may_repeat = Some(true);
+        }
+        self.bytes += entry.bytes();
+        (entry.stage, entry.was_asked) = (Stage::Ready, true);
+        // Until it is known that nothing holds it: it holds those behind it as before.
+        (entry.retry_at, entry.is_behind) = (Some(now + FIRST_RETRY), true);
+        let queue = Queue::of(key, &entry.submit);
+        self.wake(queue)
+    }
+
+    /// What waits in a queue only because of others before it, and no longer has to: in order, to be handed over.
+    pub(super) fn wake(&mut self, queue: Queue) -> Vec<Key> {
+        let mut woken = Vec::new();
+        let Some(unanswered) = self.queues.get_mut(&queue) else { return woken };
+        for (_order, key) in &unanswered.keys {
+            let Some(entry) = self.entries.get_mut(key) else { continue };
+            if entry.stage != Stage::Ready || entry.retry_at.is_some() && !entry.is_behind {
+                break;
+            }
+            if entry.retry_at.take().is_some() {
+                unanswered.holding -= 1;
+                self.holding -= 1;
+                woken.push(*key);
+            }
+        }
+        woken
     }
 
     /// The messages whose time has come to be tried again, and those that wait behind them, in
     /// order. From then on none of them counts as waiting.
     pub(super) fn due(&mut self, now: Instant) -> Vec<Key> {
-        if self.waiting == 0 {
+        if self.holding == 0 {
             return Vec::new();
         }
         let due = self
             .entries
             .iter()
             .filter(|(_key, entry)| entry.retry_at.is_some_and(|retry_at| retry_at <= now));
-        let mut queues: Vec<Queue> = due.map(|(key, entry)| queue_of(key, &entry.submit)).collect();
+        let mut queues: Vec<Queue> =
+            due.map(|(key, entry)| Queue::of(key, &entry.submit)).collect();
         queues.sort_unstable();
         queues.dedup();
-        self.release(|queue| queues.binary_search(queue).is_ok())
+        let mut due = Vec::new();
+        for queue in queues {
+            self.release(queue, Release::Waiting, now, &mut due);
+        }
+        in_order(due)
     }
 
     /// All messages of the conversations that are meant, in order, because the owner that had them may
-    /// have forgotten them. Each is marked as a repeat, and none counts as waiting from then on.
-    pub(super) fn all_again(&mut self, is_meant: impl Fn(u64) -> bool) -> Vec<Key> {
-        self.release(|queue| is_meant(queue.conversation));
-        let mut keys = Vec::new();
-        for (key, entry) in &mut self.entries {
-            if is_meant(entry.submit.conversation) {
+    /// have forgotten them. Each is marked as a repeat, and none counts as waiting from then on. Those stay
+    /// that wait for what hooks say, and those behind them: no owner has had them.
+    pub(super) fn all_again(&mut self, is_meant: impl Fn(u64) -> bool, now: Instant) -> Vec<Key> {
+        let is_of = |queue: &&Queue| is_meant(queue.conversation);
+        let queues: Vec<Queue> = self.queues.keys().filter(is_of).copied().collect();
+        let mut all = Vec::new();
+        for queue in queues {
+            self.release(queue, Release::All, now, &mut all);
+        }
+        for (_order, key) in &all {
+            if let Some(entry) = self.entries.get_mut(key) {
                 entry.is_handed_over_again();
-                keys.push((entry.order, *key));
             }
         }
-        keys.sort_unstable_by_key(|(order, _key)| *order);
-        keys.into_iter().map(|(_order, key)| key).collect()
+        in_order(all)
     }
 
-    /// Ends the waiting of whole queues, and names their waiting messages in order.
-    fn release(&mut self, is_released: impl Fn(&Queue) -> bool) -> Vec<Key> {
-        let mut released = Vec::new();
-        for (key, entry) in &mut self.entries {
-            let queue = queue_of(key, &entry.submit);
-            if entry.retry_at.is_some() && is_released(&queue) {
-                entry.retry_at = None;
-                released.push((entry.order, *key));
+    /// Ends the waiting in a queue, and names what is to be handed over, up to the first message that must not
+    /// be stored yet; what is only looked for is handed over wherever it stands.
+    fn release(
+        &mut self,
+        queue: Queue,
+        release: Release,
+        now: Instant,
+        released: &mut Vec<(u64, Key)>,
+    ) {
+        let Some(unanswered) = self.queues.get_mut(&queue) else { return };
+        let mut is_held = false;
+        for (order, key) in &unanswered.keys {
+            let Some(entry) = self.entries.get_mut(key) else { continue };
+            if is_held && entry.stage == Stage::Ready {
+                // Behind it nothing is in a hurry: what lets that one go wakes this one.
+                entry.retry_at = Some(now + FIRST_RETRY);
+                continue;
+            }
+            is_held |= entry.stage != Stage::Ready;
+            let waited = entry.retry_at.take().is_some();
+            if waited && entry.stage == Stage::Ready {
+                unanswered.holding -= 1;
+                self.holding -= 1;
+            }
+            let is_meant = waited || release == Release::All;
+            if is_meant && entry.stage != Stage::Asked {
+                released.push((*order, *key));
             }
         }
-        for (_queue, unanswered) in self.queues.iter_mut().filter(|(queue, _)| is_released(queue)) {
-            self.waiting -= unanswered.waiting;
-            unanswered.waiting = 0;
-        }
-        released.sort_unstable_by_key(|(order, _key)| *order);
-        released.into_iter().map(|(_order, key)| key).collect()
     }
 
     /// The messages that have been unanswered for `limit`, and all that came behind one of them in
@@ -237,7 +403,7 @@ impl<W> Table<W> {
     /// A message and all that came behind it in its queue, in order.
     pub(super) fn from(&self, key: &Key) -> Vec<Key> {
         let Some(entry) = self.entries.get(key) else { return Vec::new() };
-        let queue = self.queues.get(&queue_of(key, &entry.submit));
+        let queue = self.queues.get(&Queue::of(key, &entry.submit));
         let keys = queue.into_iter().flat_map(|queue| &queue.keys);
         keys.filter(|(order, _key)| *order >= entry.order).map(|(_order, key)| *key).collect()
     }
@@ -246,11 +412,13 @@ impl<W> Table<W> {
     /// before it in its queue is unanswered.
     pub(super) fn addressed(&mut self, key: &Key, epoch: u64, now: Instant) -> Option<&Submit> {
         let entry = self.entries.get_mut(key)?;
-        let queue = self.queues.get(&queue_of(key, &entry.submit));
+        let queue = self.queues.get(&Queue::of(key, &entry.submit));
         let first = queue.and_then(|queue| queue.keys.front());
         entry.submit.first = Some(first.is_some_and(|(order, _key)| *order == entry.order));
         entry.submit.epoch = Some(epoch);
-        if entry.submit.resend() && entry.submit.fingerprint.is_some() {
+        entry.submit.known_only = (entry.stage == Stage::LookedFor).then_some(true);
+        let waited = entry.submit.resend() || entry.was_asked;
+        if waited && entry.submit.fingerprint.is_some() {
             let waited = now.saturating_duration_since(entry.since).as_millis();
             entry.submit.waited_ms = u64::try_from(waited).ok();
         }
@@ -280,263 +448,18 @@ impl<W> Table<W> {
     }
 }
 
-/// The queue that a message is in.
-fn queue_of(key: &Key, submit: &Submit) -> Queue {
-    Queue { sender: key.sender, conversation: submit.conversation }
+impl Queue {
+    /// The queue that a message is in.
+    pub(super) fn of(key: &Key, submit: &Submit) -> Self {
+        Self { sender: key.sender, conversation: submit.conversation }
+    }
+}
+
+/// Those keys in the order in which their messages came.
+fn in_order(mut keys: Vec<(u64, Key)>) -> Vec<Key> {
+    keys.sort_unstable_by_key(|(order, _key)| *order);
+    keys.into_iter().map(|(_order, key)| key).collect()
 }
 
 #[cfg(test)]
-mod tests {
-    use proptest::prelude::*;
-
-    use super::*;
-
-    fn key(sender: u32, id: u8) -> Key {
-        Key { sender: UserId(sender), id: ClientMsgId([id; 16]) }
-    }
-
-    fn submit(conversation: u64) -> Submit {
-        Submit { conversation, body: vec![0; 10].into(), ..Submit::default() }
-    }
-
-    #[test]
-    fn what_is_unanswered_goes_again_in_the_order_it_came() {
-        let (mut table, now) = (Table::default(), Instant::now());
-        for id in 1..=9 {
-            assert_eq!(table.put(key(1, id), submit(u64::from(id % 3)), (), now), Put::Submit);
-        }
-        table.take(&key(1, 4)).unwrap();
-        let ids = |keys: Vec<Key>| keys.iter().map(|key| key.id.0[0]).collect::<Vec<u8>>();
-        assert_eq!(ids(table.all_again(|conversation| conversation != 1)), [2, 3, 5, 6, 8, 9]);
-        assert!(table.submit(&key(1, 2)).unwrap().resend());
-        assert!(!table.submit(&key(1, 1)).unwrap().resend(), "elsewhere");
-        assert_eq!(ids(table.all_again(|_conversation| true)), [1, 2, 3, 5, 6, 7, 8, 9]);
-        assert!(table.submit(&key(1, 1)).unwrap().resend());
-    }
-
-    #[test]
-    fn what_was_handed_back_waits_with_its_line_until_all_of_it_goes_again() {
-        let (mut table, now) = (Table::default(), Instant::now());
-        for (id, conversation) in [(1, 7), (2, 7), (3, 8)] {
-            table.put(key(1, id), submit(conversation), (), now);
-        }
-        for id in [1, 2, 3] {
-            table.retry_later(&key(1, id), now);
-        }
-        assert_eq!(table.put(key(1, 4), submit(7), (), now), Put::Waits);
-        let again = table.all_again(|conversation| conversation == 7);
-        assert_eq!(again, [key(1, 1), key(1, 2), key(1, 4)]);
-        assert_eq!(table.put(key(1, 5), submit(7), (), now), Put::Submit);
-        assert_eq!(table.put(key(1, 6), submit(8), (), now), Put::Waits, "still without an owner");
-    }
-
-    #[test]
-    fn nothing_of_the_same_sender_overtakes_a_message_that_waits() {
-        let (mut table, now) = (Table::default(), Instant::now());
-        table.put(key(1, 1), submit(7), (), now);
-        assert!(table.retry_later(&key(1, 1), now));
-        assert_eq!(table.put(key(1, 2), submit(7), (), now), Put::Waits);
-        assert_eq!(table.put(key(1, 3), submit(8), (), now), Put::Submit, "elsewhere");
-        assert_eq!(table.put(key(2, 4), submit(7), (), now), Put::Submit, "somebody else");
-
-        assert!(table.due(now + FIRST_RETRY / 2).is_empty());
-        assert_eq!(table.due(now + FIRST_RETRY), [key(1, 1), key(1, 2)]);
-        assert_eq!(table.put(key(1, 5), submit(7), (), now), Put::Submit, "nobody waits any more");
-        assert!(table.due(now + FIRST_RETRY * 9).is_empty());
-    }
-
-    #[test]
-    fn waits_grow_and_end_when_the_answer_comes() {
-        let (mut table, now) = (Table::default(), Instant::now());
-        table.put(key(1, 1), submit(7), (), now);
-        table.retry_later(&key(1, 1), now);
-        table.due(now + FIRST_RETRY);
-        table.retry_later(&key(1, 1), now);
-        assert!(table.due(now + FIRST_RETRY).is_empty(), "the second wait is longer");
-        table.take(&key(1, 1)).unwrap();
-        assert_eq!(table.put(key(1, 2), submit(7), (), now), Put::Submit);
-        assert_eq!(table.size(), (1, 10));
-    }
-
-    #[test]
-    fn a_repeat_changes_only_what_waits_for_the_answer() {
-        let (mut table, now) = (Table::default(), Instant::now());
-        assert_eq!(table.put(key(1, 1), submit(7), "old", now), Put::Submit);
-        assert_eq!(table.put(key(1, 1), submit(7), "new", now), Put::Repeated("old"));
-        assert_eq!(table.take(&key(1, 1)).unwrap().waiter, "new");
-        assert_eq!(table.size(), (0, 0));
-    }
-
-    #[test]
-    fn what_is_never_answered_is_found_by_its_age() {
-        let (mut table, now) = (Table::default(), Instant::now());
-        table.put(key(1, 1), submit(7), (), now);
-        let limit = Duration::from_secs(10);
-        assert!(table.older_than(limit, now + limit / 2).is_empty());
-        assert_eq!(table.older_than(limit, now + limit), [key(1, 1)]);
-    }
-
-    #[test]
-    fn a_message_that_is_given_up_takes_those_behind_it_along() {
-        let (mut table, now) = (Table::default(), Instant::now());
-        let limit = Duration::from_secs(10);
-        table.put(key(1, 1), submit(7), (), now);
-        table.put(key(1, 2), submit(8), (), now + limit / 2);
-        table.put(key(1, 3), submit(7), (), now + limit / 2);
-        assert_eq!(table.older_than(limit, now + limit), [key(1, 1), key(1, 3)]);
-        assert_eq!(table.from(&key(1, 3)), [key(1, 3)]);
-    }
-
-    #[test]
-    fn the_first_of_a_line_is_the_one_with_nothing_unanswered_before_it() {
-        let (mut table, now) = (Table::default(), Instant::now());
-        for id in 1..=2 {
-            table.put(key(1, id), submit(7), (), now);
-            table.addressed(&key(1, id), 3, now).unwrap();
-        }
-        assert!(table.submit(&key(1, 1)).unwrap().first());
-        assert!(!table.submit(&key(1, 2)).unwrap().first());
-        table.take(&key(1, 1)).unwrap();
-        table.addressed(&key(1, 2), 3, now).unwrap();
-        assert!(table.submit(&key(1, 2)).unwrap().first());
-    }
-
-    /// The running counts equal what counting all entries gives.
-    fn check_counts(table: &Table<()>) {
-        let waiting = |of: &dyn Fn(&Key, &Entry<()>) -> bool| {
-            let waits =
-                |(key, entry): &(&Key, &Entry<()>)| entry.retry_at.is_some() && of(key, entry);
-            table.entries.iter().filter(waits).count()
-        };
-        assert_eq!(table.waiting, waiting(&|_key, _entry| true));
-        for (queue, unanswered) in &table.queues {
-            let is_of = |key: &Key, entry: &Entry<()>| queue_of(key, &entry.submit) == *queue;
-            assert_eq!(unanswered.waiting, waiting(&is_of), "{queue:?}");
-            assert!(!unanswered.keys.is_empty(), "{queue:?} has nothing");
-        }
-        let queues = table.queues.values().map(|unanswered| unanswered.keys.len());
-        assert_eq!(queues.sum::<usize>(), table.entries.len());
-        let bytes = table.entries.values().map(|entry| entry.submit.body.len());
-        assert_eq!(table.size(), (table.entries.len(), bytes.sum()));
-    }
-
-    #[test]
-    fn when_what_waited_is_answered_nothing_waits_behind_it() {
-        let (mut table, now) = (Table::default(), Instant::now());
-        assert_eq!(table.put(key(1, 1), submit(7), (), now), Put::Submit);
-        assert_eq!(table.put(key(1, 2), submit(7), (), now), Put::Submit);
-        assert!(table.retry_later(&key(1, 1), now));
-        assert_eq!(table.put(key(1, 3), submit(7), (), now), Put::Waits);
-        check_counts(&table);
-        table.take(&key(1, 1)).unwrap();
-        table.take(&key(1, 3)).unwrap();
-        check_counts(&table);
-        assert_eq!(table.put(key(1, 4), submit(7), (), now), Put::Submit);
-        assert!(table.due(now + LAST_RETRY).is_empty());
-        assert!(table.take(&key(1, 3)).is_none());
-    }
-
-    proptest! {
-        #[test]
-        fn a_line_is_never_handed_over_out_of_order(
-            steps in prop::collection::vec((0_u8..6, 0_usize..8), 1..60),
-        ) {
-            let (mut table, start) = (Table::default(), Instant::now());
-            let (mut now, mut next, mut with_storage) = (start, 0_u8, Vec::<u8>::new());
-            let mut handed = Vec::<u8>::new();
-            for (step, choice) in steps {
-                now += Duration::from_millis(100);
-                let mut given: Vec<u8> = Vec::new();
-                match step {
-                    0 | 1 => {
-                        next += 1;
-                        if table.put(key(1, next), submit(7), (), now) == Put::Submit {
-                            given.push(next);
-                        }
-                    }
-                    2 if !with_storage.is_empty() => {
-                        // Storage refuses one message and, as a real one does, all it was given
-                        // after that.
-                        let from = choice % with_storage.len();
-                        for id in with_storage.split_off(from) {
-                            table.retry_later(&key(1, id), now);
-                            handed.retain(|other| *other != id);
-                        }
-                    }
-                    3 => {
-                        // Another owner: what the earlier owner had is lost.
-                        with_storage.clear();
-                        handed.clear();
-                        given = table.all_again(|_all| true).iter().map(|key| key.id.0[0]).collect();
-                        prop_assert_eq!(given.len(), table.size().0);
-                    }
-                    4 if !handed.is_empty() => {
-                        // Storage answers one.
-                        let id = handed.remove(choice % handed.len());
-                        with_storage.retain(|other| *other != id);
-                        table.take(&key(1, id)).unwrap();
-                    }
-                    _ => given = table.due(now).iter().map(|key| key.id.0[0]).collect(),
-                }
-                check_counts(&table);
-                for id in given {
-                    prop_assert!(handed.iter().all(|earlier| *earlier < id), "{id} after {handed:?}");
-                    handed.push(id);
-                    with_storage.push(id);
-                }
-            }
-        }
-    }
-
-    #[test]
-    fn another_kind_body_or_conversation_under_the_same_name_is_another_message() {
-        let (mut table, now) = (Table::default(), Instant::now());
-        table.put(key(1, 1), submit(7), "first", now);
-        let others = [
-            submit(8),
-            Submit { r#type: 2, ..submit(7) },
-            Submit { body: vec![1; 10].into(), ..submit(7) },
-        ];
-        for other in others {
-            let put = table.put(key(1, 1), other.clone(), "other", now);
-            assert_eq!(put, Put::Reused(Box::new(other), "other"));
-        }
-        assert_eq!(table.put(key(2, 1), submit(8), "somebody else", now), Put::Submit);
-        assert_eq!((table.entry(&key(1, 1)).unwrap().waiter, table.size()), ("first", (2, 20)));
-    }
-
-    #[test]
-    fn each_wait_is_twice_as_long_as_the_last_up_to_the_longest() {
-        let (mut table, mut now) = (Table::default(), Instant::now());
-        table.put(key(1, 1), submit(7), (), now);
-        for wait_ms in [200, 400, 800, 1_600, 2_000, 2_000] {
-            assert!(table.retry_later(&key(1, 1), now));
-            let wait = Duration::from_millis(wait_ms);
-            assert!(table.due(now + wait - Duration::from_millis(1)).is_empty(), "{wait_ms}");
-            now += wait;
-            assert_eq!(table.due(now), [key(1, 1)], "{wait_ms}");
-        }
-        assert!(!table.retry_later(&key(1, 2), now), "there is none");
-    }
-
-    /// A frame may have been repeated while its message waited, which its owner must look for.
-    #[test]
-    fn a_frame_that_goes_again_says_how_long_it_waited_and_that_it_may_repeat_another() {
-        let (mut table, now) = (Table::default(), Instant::now());
-        let framed = Submit { fingerprint: Some(5), ..submit(7) };
-        table.put(key(1, 1), framed, (), now);
-        table.put(key(1, 2), submit(8), (), now);
-        let later = now + Duration::from_millis(1_500);
-        for id in [1, 2] {
-            let submit = table.addressed(&key(1, id), 3, later).unwrap();
-            assert_eq!((submit.waited_ms, submit.may_repeat), (None, None), "{id} is new");
-        }
-        table.all_again(|_conversation| true);
-        let submit = table.addressed(&key(1, 1), 4, later).unwrap();
-        assert_eq!((submit.waited_ms, submit.may_repeat), (Some(1_500), Some(true)));
-        assert_eq!(submit.epoch, Some(4));
-        let submit = table.addressed(&key(1, 2), 4, later).unwrap();
-        assert_eq!((submit.waited_ms, submit.may_repeat), (None, None), "it has a name");
-        assert!(table.addressed(&key(1, 3), 4, later).is_none());
-    }
-}
+mod tests;

@@ -5,6 +5,8 @@ use daemon::Shutdown;
 use super::*;
 use crate::test::{Far, PATIENCE};
 
+mod hooks;
+
 const CONVERSATION: u64 = 1 << 32 | 2;
 const SESSION: u64 = 70;
 
@@ -70,12 +72,12 @@ fn outgoing(id: u8, is_named: bool) -> Outgoing<u8> {
         body: vec![id; 10].into(),
         ..Submit::default()
     };
-    Outgoing { submit, key: key(id), session: SESSION, is_named, waiter: id }
+    Outgoing { submit, key: key(id), session: SESSION, is_named, is_exempt: false, waiter: id }
 }
 
 /// The waiter of an ended message, and what it is told.
 fn told(ended: &Ended<u8>) -> (u8, End) {
-    (ended.waiter, ended.end)
+    (ended.waiter, ended.end.clone())
 }
 
 /// The waiters of the messages that an answer ends, and what each is told.
@@ -217,7 +219,7 @@ fn of_too_many_queues_that_were_given_back_the_oldest_is_forgotten() {
     let mut state = sends.state.lock();
     for session in 0..=u64::try_from(GIVEN_BACK_MAX.get()).unwrap() {
         let waiting = Waiting { session, is_named: true, waiter: 0 };
-        state.table.put(key(1), Submit::default(), waiting, Instant::now());
+        state.table.put(key(1), Submit::default(), waiting, (Stage::Ready, Instant::now()));
         assert_eq!(state.give_back(&[key(1)]).len(), 1);
     }
     assert_eq!(state.given_back.len(), GIVEN_BACK_MAX.get());
@@ -231,7 +233,7 @@ fn a_sender_that_never_begins_again_loses_its_order_after_so_many_messages() {
     let sends = sends();
     let mut state = sends.state.lock();
     let waiting = Waiting { session: SESSION, is_named: true, waiter: 0 };
-    state.table.put(key(1), Submit::default(), waiting, Instant::now());
+    state.table.put(key(1), Submit::default(), waiting, (Stage::Ready, Instant::now()));
     state.give_back(&[key(1)]);
     for id in 2..=8 {
         assert!(!state.is_in_turn(SESSION, 0, ClientMsgId([id; 16])), "{id}");

@@ -31,7 +31,8 @@ use crate::window::{Connection, Frame, Identity, Known, Seen, Window, content_cr
 /// - 1: the first.
 /// - 2: a message carries the connection that its frame came on, and which records the frame may
 ///   repeat ([`crate::window`]).
-pub const FOLD_VERSION: u32 = 2;
+/// - 3: a message whose body a hook has changed carries the checksum of what its sender sent.
+pub const FOLD_VERSION: u32 = 3;
 
 /// Skipping such a record instead would change the number of every later message.
 const LOADED: &str = "admission and replay load the conversation of a record before it is folded";

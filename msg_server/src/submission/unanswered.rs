@@ -23,6 +23,7 @@ use bytes::Bytes;
 use daemon::Link;
 use daemon::faults::{self, Mutant};
 use db_client::Move;
+use db_client::hooks::Hooks;
 use db_client::sends::{self, End, Ended, Key, Taken};
 use proto::cluster::wire::{Submit, SubmitAnswer};
 use proto::ids::{ClientMsgId, ConversationId, UserId};
@@ -100,7 +101,8 @@ impl Unanswered {
         let waiter = Waiter { session: Arc::downgrade(session), seq, to };
         let key = Key { sender: user, id };
         let session = session.id();
-        let outgoing = sends::Outgoing { submit, key, session, is_named, waiter };
+        let is_exempt = false;
+        let outgoing = sends::Outgoing { submit, key, session, is_named, is_exempt, waiter };
         match self.queues.submit(outgoing) {
             Taken::UnderWay => {}
             Taken::Repeated(waiter) => waiter.waits_no_longer(),
@@ -108,7 +110,7 @@ impl Unanswered {
                 self.metrics.frames_repeated.inc();
                 waiter.waits_no_longer();
             }
-            Taken::Ended(ended) => self.ended(ended),
+            Taken::Ended(ended) => self.ended(*ended),
         }
     }
 
@@ -120,6 +122,16 @@ impl Unanswered {
     /// It is known how many partitions there are.
     pub(crate) fn set_partitions(&self, partitions: u32) {
         self.queues.set_partitions(partitions);
+    }
+
+    /// From now on these hooks are asked about messages.
+    pub(crate) fn set_hooks(&self, hooks: Option<Arc<Hooks>>) {
+        self.queues.set_hooks(hooks);
+    }
+
+    /// Asks them, as long as this is polled.
+    pub(crate) async fn ask_hooks(&self) {
+        self.queues.ask_hooks(|ended| self.ended(ended)).await;
     }
 
     /// Partitions have other owners, which from now on are those that are used.
@@ -166,7 +178,7 @@ impl Unanswered {
                 self.not_stored(&Ended { end, ..ended });
             }
             End::Stored { msg_id, create_time } => self.stored(ended, msg_id, create_time),
-            End::Retry | End::Refused(_) => self.not_stored(&ended),
+            End::Retry | End::Refused(_) | End::RefusedByHook(_) => self.not_stored(&ended),
         }
     }
 
@@ -209,6 +221,10 @@ impl Unanswered {
         let Ended { submit, is_named, waiter, end, .. } = ended;
         let (label, outcome, reason) = match end {
             End::Refused(reason) => (SendEnd::Refused, client::SendOutcome::Refused, *reason),
+            End::RefusedByHook(_why) => {
+                let reason = Some(client::RefuseReason::ByHook as u32);
+                (SendEnd::Refused, client::SendOutcome::Refused, reason)
+            }
             End::Retry | End::Stored { .. } => (SendEnd::Retry, client::SendOutcome::Retry, None),
         };
         self.metrics.send_ended(label);
@@ -223,7 +239,10 @@ impl Unanswered {
                 session_type: Some(session_type_of(submit.conversation).into()),
                 reason: reason.and_then(|reason| i32::try_from(reason).ok()),
                 create_time: None,
-                reason_text: None,
+                reason_text: match end {
+                    End::RefusedByHook(why) => Some(why.clone()).filter(|why| !why.is_empty()),
+                    _ => None,
+                },
             };
             encode_message(Command::SendResult, waiter.seq, &result)
         });

@@ -47,8 +47,9 @@ fn clock(unix_seconds: u32, zone: &TimeZone) -> String {
 pub(super) fn outcome(outcome: &Outcome, line: &str) -> String {
     let why = match outcome {
         Outcome::Ok { msg_id, .. } => return format!("✓ {}", msg_id.0),
-        Outcome::Refused(Some(reason)) => refusal(*reason).to_owned(),
-        Outcome::Refused(None) => "the server refuses it".to_owned(),
+        Outcome::Refused { text: Some(text), .. } if !text.is_empty() => printable(text),
+        Outcome::Refused { reason: Some(reason), .. } => refusal(*reason).to_owned(),
+        Outcome::Refused { reason: None, .. } => "the server refuses it".to_owned(),
         Outcome::Unknown => "it is not known whether it was stored".to_owned(),
         Outcome::NotSent(NotSent::Full) => "too many lines have no answer yet".to_owned(),
         Outcome::NotSent(reason) => reason.to_string(),
@@ -160,10 +161,16 @@ mod tests {
     fn a_line_that_was_not_stored_is_shown_with_the_reason() {
         let ok = Outcome::Ok { msg_id: MsgId(7), create_time: 0 };
         assert_eq!(outcome(&ok, "hi"), "✓ 7");
-        let refused = Outcome::Refused(Some(RefuseReason::NotMember));
+        let refused = Outcome::Refused { reason: Some(RefuseReason::NotMember), text: None };
         assert_eq!(outcome(&refused, "hi"), "✗ you are not a member of the group: hi");
+        let by_hook = |text: &str| Outcome::Refused {
+            reason: Some(RefuseReason::ByHook),
+            text: Some(text.to_owned()),
+        };
         for (other, why) in [
-            (Outcome::Refused(None), "the server refuses it"),
+            (by_hook("not\u{1b}here"), "not\u{fffd}here"),
+            (by_hook(""), "a program of the site has refused it"),
+            (Outcome::Refused { reason: None, text: None }, "the server refuses it"),
             (Outcome::Unknown, "it is not known whether it was stored"),
             (Outcome::NotSent(NotSent::Full), "too many lines have no answer yet"),
             (Outcome::NotSent(NotSent::Ended), "the client has ended"),
@@ -176,10 +183,10 @@ mod tests {
     fn every_refusal_has_words_of_its_own() {
         let reasons = (0..100).filter_map(|number| RefuseReason::try_from(number).ok());
         let mut words: Vec<_> = reasons.map(refusal).collect();
-        assert_eq!(words.len(), 12);
+        assert_eq!(words.len(), 13);
         words.sort_unstable();
         words.dedup();
-        assert_eq!(words.len(), 12, "{words:?}");
+        assert_eq!(words.len(), 13, "{words:?}");
     }
 
     #[test]

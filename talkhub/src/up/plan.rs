@@ -97,6 +97,8 @@ pub struct Wanted {
     pub allow_plain: bool,
     /// Whether webhooks may be sent to private addresses.
     pub allow_private_webhooks: bool,
+    /// The tables of hooks.
+    pub hooks: Vec<Value>,
     /// Adds TLS listeners.
     pub tls: Option<TlsFiles>,
     /// The key that the daemons share.
@@ -270,6 +272,7 @@ impl Wanted {
         put(&mut conf, "login_servers", vec![loopback(self.ports.login_links()).to_string()]);
         put(&mut conf, "route_servers", self.route_servers());
         put(&mut conf, "db_proxies", self.db_proxies());
+        self.put_hooks(&mut conf);
         plan(DaemonKind::Gateway, name, &conf, metrics, listens)
     }
 
@@ -290,7 +293,14 @@ impl Wanted {
             put(&mut webhooks, "allow_private", true);
             put(&mut conf, "webhooks", webhooks);
         }
+        self.put_hooks(&mut conf);
         plan(DaemonKind::ApiServer, "api_server".to_owned(), &conf, metrics, listens)
+    }
+
+    fn put_hooks(&self, conf: &mut Table) {
+        if !self.hooks.is_empty() {
+            put(conf, "hooks", self.hooks.clone());
+        }
     }
 
     /// How clients may connect, beside the plain port.

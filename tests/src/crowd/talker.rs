@@ -106,12 +106,14 @@ impl Talker {
                 self.shared.acknowledged(device, (mid, conv), place);
                 return;
             }
-            Outcome::Refused(reason) => What::Fail { mid, code: reason.map_or(0, |it| it as u32) },
+            Outcome::Refused { reason, .. } => {
+                What::Fail { mid, code: reason.map_or(0, |it| it as u32) }
+            }
             Outcome::NotSent(_) => What::Fail { mid, code: 0 },
             Outcome::Unknown => What::Info { mid },
         };
-        let is_expected =
-            self.is_outsider && outcome == Outcome::Refused(Some(RefuseReason::NotMember));
+        let is_expected = self.is_outsider
+            && matches!(outcome, Outcome::Refused { reason: Some(RefuseReason::NotMember), .. });
         if !is_expected {
             self.shared.complain(format!("a message of u{user} ended with {outcome:?}"));
         }

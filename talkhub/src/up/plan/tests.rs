@@ -13,6 +13,7 @@ fn wanted() -> Wanted {
         advertise: None,
         allow_plain: false,
         allow_private_webhooks: false,
+        hooks: Vec::new(),
         tls: None,
         key_file: PathBuf::from("/d/\"quoted\"/cluster.key"),
         text_key_file: None,
@@ -227,6 +228,21 @@ fn the_most_that_can_be_asked_for_fits() {
     let ports: std::collections::HashSet<_> =
         plan.listens().map(|(addr, _what)| addr.port()).collect();
     assert_eq!(ports.len(), plan.listens().count());
+}
+
+#[test]
+fn hooks_are_in_the_settings_of_all_that_take_messages_in() {
+    let hook = "name = 'words'\nurl = 'http://127.0.0.1:9/'\nsecret_file = '/s'\n";
+    let hooks = vec![Value::Table(hook.parse().unwrap())];
+    let plan = Wanted { hooks, ..wanted() }.plan();
+    assert_all_parse(&plan);
+    for hooks in [
+        parsed::<api_server::Config>(&plan, "api_server").hooks,
+        parsed::<msg_server::Config>(&plan, "msg_server-2").hooks,
+    ] {
+        assert_eq!(hooks.len(), 1);
+        assert_eq!(hooks[0].name, "words");
+    }
 }
 
 #[test]
