@@ -249,14 +249,8 @@ impl Cluster {
 
     /// What an administrator reads; an error is what the administrator is told is wrong.
     pub fn admin(&self, args: &[&str]) -> Result<String, String> {
-        let output = Command::new(self.programs().path("talkhub"))
-            .args(["admin", "--data"])
-            .arg(self.data())
-            .args(args)
-            .output()
-            .expect("the program can be run");
-        let text = |bytes: &[u8]| String::from_utf8_lossy(bytes).into_owned();
-        if output.status.success() { Ok(text(&output.stdout)) } else { Err(text(&output.stderr)) }
+        let data = self.data().display().to_string();
+        administer(self.programs(), &["--data", &data], args)
     }
 
     /// Kills a daemon as `kill -9` does, and returns when another process has taken its place and
@@ -374,6 +368,22 @@ pub(crate) fn show_log_tail(log: &str) {
     let text = format!("--- the end of the cluster's log:\n{}\n---\n", tail.join("\n"));
     // Not by a macro: the panic may be one of printing.
     std::io::stderr().write_all(text.as_bytes()).ok();
+}
+
+/// What an administrator reads of the cluster that is found there; an error is what is said to be wrong. Blocks.
+pub(crate) fn administer(
+    programs: &Programs,
+    place: &[&str],
+    args: &[&str],
+) -> Result<String, String> {
+    let output = Command::new(programs.path("talkhub"))
+        .arg("admin")
+        .args(place)
+        .args(args)
+        .output()
+        .expect("the program can be run");
+    let text = |bytes: &[u8]| String::from_utf8_lossy(bytes).into_owned();
+    if output.status.success() { Ok(text(&output.stdout)) } else { Err(text(&output.stderr)) }
 }
 
 /// Runs a program to its end, which must come soon. Returns its exit code and what it said on

@@ -10,7 +10,8 @@
 use std::fmt::{self, Display};
 use std::fs;
 use std::io::{self, Write};
-use std::ops::Range;
+use std::ops::{Range, RangeInclusive};
+use std::path::PathBuf;
 use std::time::{Duration, Instant};
 
 use backends::{Kafka, MariaDb};
@@ -18,16 +19,22 @@ use client::{ClientType, Connection, ConnectionError, Conversation, Draft, hello
 use proto::Command;
 use proto::client::{SendOutcome, SendResult};
 use proto::frame::encode_message;
+use tempfile::TempDir;
 use tokio::runtime::Runtime;
 use tokio::task::JoinSet;
 use tokio::time::{MissedTickBehavior, interval_at};
 
 use crate::fault::{hold, percentile};
 use crate::site::Setting;
-use crate::{KafkaLog, Options, PASSWORD, PATIENCE, Site, SiteOptions, wait_until};
+use crate::{
+    KafkaLog, Options, PASSWORD, PATIENCE, Receiver, Reply, Site, SiteOptions, wait_until,
+};
 
+pub mod api;
 pub mod fanout;
 
+/// The daemons whose CPU is shown.
+const KINDS: [&str; 2] = ["db_proxy", "msg_server"];
 /// A hundred bytes.
 const TEXT: &str = "0123456789012345678901234567890123456789012345678901234567890123456789012345678901234567890123456789";
 /// Answers that come while everything gets going are not counted.
@@ -38,6 +45,10 @@ const CALM_LIMIT: Duration = Duration::from_mins(2);
 const TICK: Duration = Duration::from_millis(10);
 /// Where in an interval the clients begin.
 const PHASES: u32 = 16;
+/// Between two messages that a hanging hook is asked about.
+const HELD_EVERY: Duration = Duration::from_millis(100);
+/// The secret of a hook that checks nothing.
+const HOOK_SECRET: &str = "whsec_C2FVsBQIhrscChlQIMV+b5sSYspob7oD";
 /// Writes that are flushed to say what the disk does.
 const FLUSHES: usize = 200;
 
@@ -56,6 +67,46 @@ pub struct LoadOptions {
     pub db_proxies: u16,
 }
 
+impl LoadOptions {
+    /// The user whom a hanging hook is asked about. The others talk to those before this one.
+    const fn held(&self) -> u32 {
+        2 * self.clients + 1
+    }
+}
+
+/// A hook that never answers, and the file that names it.
+struct HangingHook {
+    folder: TempDir,
+    receiver: Receiver,
+}
+
+impl HangingHook {
+    fn start(runtime: &Runtime, sender: u32) -> Self {
+        let receiver = runtime.block_on(Receiver::start(|_got, _before| Reply::Hang));
+        let folder = TempDir::new().expect("a folder");
+        let hook = Self { folder, receiver };
+        let url = &hook.receiver.url;
+        let text = format!(
+            "[[hooks]]\nname = 'hangs'\nurl = '{url}'\nsecret = '{HOOK_SECRET}'\nsenders = [{sender}]\n"
+        );
+        fs::write(hook.file(), text).expect("keep the hook");
+        hook
+    }
+
+    fn file(&self) -> PathBuf {
+        self.folder.path().join("hooks.toml")
+    }
+}
+
+/// Says something now and then, which a hook is asked about.
+async fn hold_up(gateways: Vec<String>, user: u32) -> Result<(), ConnectionError> {
+    for connection in log_in_users(&gateways, user..=user).await {
+        let end = Instant::now() + Duration::from_hours(1);
+        Talker::new(connection, Conversation::user(1)).pace(HELD_EVERY, end).await?;
+    }
+    Ok(())
+}
+
 /// What is behind the gateways.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Behind {
@@ -65,11 +116,13 @@ pub enum Behind {
     Database,
     /// The log on one broker, the store on MariaDB.
     Kafka,
+    /// As embedded, while a hook hangs that is asked about the messages of one more user.
+    HangingHook,
 }
 
 impl Behind {
     /// All of them, in the order of the table.
-    pub const ALL: [Self; 3] = [Self::Embedded, Self::Database, Self::Kafka];
+    pub const ALL: [Self; 4] = [Self::Embedded, Self::HangingHook, Self::Database, Self::Kafka];
 
     /// What it is called on the command line.
     pub const fn name(self) -> &'static str {
@@ -77,6 +130,7 @@ impl Behind {
             Self::Embedded => "embedded",
             Self::Database => "mysql",
             Self::Kafka => "kafka",
+            Self::HangingHook => "hook",
         }
     }
 
@@ -85,6 +139,7 @@ impl Behind {
             Self::Embedded => "embedded log, SQLite",
             Self::Database => "embedded log, MySQL",
             Self::Kafka => "Kafka (one broker), MySQL",
+            Self::HangingHook => "embedded, a hook hangs",
         }
     }
 }
@@ -155,10 +210,17 @@ pub fn machine() -> io::Result<String> {
 
 /// Runs a cluster, and measures it. Blocks.
 pub fn measure(behind: Behind, options: &LoadOptions) -> Line {
-    let database = (behind != Behind::Embedded).then(MariaDb::start);
+    let on_servers = matches!(behind, Behind::Database | Behind::Kafka);
+    let database = on_servers.then(MariaDb::start);
     let kafka = (behind == Behind::Kafka).then(|| Kafka::start(1));
-    let site = Site::start(&site_of(options, database.as_ref(), kafka.as_ref()));
     let runtime = Runtime::new().expect("start a runtime");
+    let hook =
+        (behind == Behind::HangingHook).then(|| HangingHook::start(&runtime, options.held()));
+    let mut site = site_of(options, database.as_ref(), kafka.as_ref());
+    site.cluster.hooks = hook.as_ref().map(HangingHook::file);
+    let site = Site::start(&site);
+    let held =
+        hook.is_some().then(|| runtime.spawn(hold_up(site.gateways.clone(), options.held())));
     let connections = (1..).zip(runtime.block_on(log_in(&site, options.clients)));
     let talker =
         |(user, connection)| Talker::new(connection, Conversation::user(options.clients + user));
@@ -168,9 +230,9 @@ pub fn measure(behind: Behind, options: &LoadOptions) -> Line {
     let window = options.window;
     let talking = runtime.spawn(all(clients, move |client| client.saturate(window, until)));
     hold(WARM_UP);
-    let (began, before) = (Instant::now(), cpu_of(&site));
+    let (began, before) = (Instant::now(), cpu_of(&site, KINDS));
     hold(until.saturating_duration_since(began));
-    let (lasted, after) = (began.elapsed(), cpu_of(&site));
+    let (lasted, after) = (began.elapsed(), cpu_of(&site, KINDS));
     let mut clients = runtime.block_on(talking).expect("everything is answered");
     let mut saturated = answers(&mut clients, began..began + lasted);
     let acked = u32::try_from(saturated.len()).expect("a few million at most").max(1);
@@ -182,6 +244,9 @@ pub fn measure(behind: Behind, options: &LoadOptions) -> Line {
     let talking = runtime.spawn(all(clients, move |client| client.pace(every, until)));
     let mut clients = runtime.block_on(talking).expect("everything is answered");
     let mut modest = answers(&mut clients, began..until);
+    if let Some(held) = held {
+        held.abort();
+    }
     Line {
         behind,
         per_second: f64::from(acked) / lasted.as_secs_f64(),
@@ -197,7 +262,7 @@ fn site_of(
     database: Option<&MariaDb>,
     kafka: Option<&Kafka>,
 ) -> SiteOptions {
-    let mut cluster = Options { users: 2 * options.clients, group: 0, ..Options::default() };
+    let mut cluster = Options { users: options.held(), group: 0, ..Options::default() };
     cluster.mysql.extend(database.map(MariaDb::fresh_database));
     if let Some(kafka) = kafka {
         let bootstrap = kafka.bootstrap();
@@ -222,9 +287,13 @@ fn unlimited(window: u32) -> Vec<Setting> {
 
 /// Logs the first users in, by turns on each gateway.
 async fn log_in(site: &Site, users: u32) -> Vec<Connection> {
+    log_in_users(&site.gateways, 1..=users).await
+}
+
+async fn log_in_users(gateways: &[String], users: RangeInclusive<u32>) -> Vec<Connection> {
     let mut connections = Vec::new();
-    for user in 1..=users {
-        let gateway = &site.gateways[user as usize % site.gateways.len()];
+    for user in users {
+        let gateway = &gateways[user as usize % gateways.len()];
         let mut connection = Connection::connect(gateway, None).await.expect("a gateway listens");
         connection.set_limit(PATIENCE);
         let name = format!("u{user}");
@@ -245,10 +314,11 @@ struct Talker {
 }
 
 /// Lets all of them do something at the same time.
-async fn all<T, F>(clients: Vec<T>, what: impl Fn(T) -> F) -> Vec<T>
+async fn all<T, E, F>(clients: Vec<T>, what: impl Fn(T) -> F) -> Vec<T>
 where
     T: Send + 'static,
-    F: Future<Output = Result<T, ConnectionError>> + Send + 'static,
+    E: fmt::Debug + Send + 'static,
+    F: Future<Output = Result<T, E>> + Send + 'static,
 {
     let mut tasks: JoinSet<_> = clients.into_iter().map(what).collect();
     let mut clients = Vec::new();
@@ -343,9 +413,9 @@ fn calm(site: &Site) {
     });
 }
 
-/// The CPU that the db_proxies and the gateways have used.
-fn cpu_of(site: &Site) -> [Duration; 2] {
-    ["db_proxy", "msg_server"].map(|kind| {
+/// The CPU that the daemons of two kinds have used.
+fn cpu_of(site: &Site, kinds: [&str; 2]) -> [Duration; 2] {
+    kinds.map(|kind| {
         let names = site.names().into_iter().filter(|name| name.starts_with(kind));
         names.map(|name| cpu(site.pid(&name).as_raw_nonzero().get())).sum()
     })

@@ -20,7 +20,7 @@ use std::time::{Duration, Instant};
 
 use rustix::process::{Pid, Signal, kill_process};
 
-use crate::cluster::{Cluster, Ended, Options, command, get, pause, pid_of};
+use crate::cluster::{Cluster, Ended, Options, administer, command, get, pause, pid_of};
 use crate::wire::{Ends, Wires};
 use crate::{PATIENCE, Programs};
 
@@ -142,6 +142,19 @@ impl Site {
     /// The wires; there must be some.
     pub fn wires(&self) -> &Wires {
         self.wires.as_ref().expect("the site was asked for with wires")
+    }
+
+    /// What an administrator reads, who succeeds. Blocks.
+    pub fn admin(&self, args: &[&str]) -> String {
+        let db_proxy = self.daemons.iter().find(|daemon| daemon.name.starts_with("db_proxy"));
+        let conf = &db_proxy.expect("there is a db_proxy").conf;
+        let text = fs::read_to_string(conf).expect("the settings are there");
+        let settings: toml::Table = text.parse().expect("the settings are TOML");
+        let db = settings.get("link_addr").and_then(toml::Value::as_str).expect("it listens");
+        let key = self.data.join("cluster.key").display().to_string();
+        let place = ["--db", db, "--cluster-key-file", &key];
+        let said = administer(self.programs(), &place, args);
+        said.unwrap_or_else(|why| panic!("talkhub admin {}: {why}", args.join(" ")))
     }
 
     /// Where db_proxy keeps its data.

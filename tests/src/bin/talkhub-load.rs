@@ -9,6 +9,7 @@ use std::time::Duration;
 
 use clap::Parser;
 use tests::fault::say;
+use tests::load::api::{self, ApiOptions};
 use tests::load::fanout::{self, FanoutOptions};
 use tests::load::{Behind, HEAD, LoadOptions, machine, measure};
 
@@ -16,9 +17,9 @@ use tests::load::{Behind, HEAD, LoadOptions, machine, measure};
 #[derive(Debug, Parser)]
 #[command(name = "talkhub-load")]
 struct Args {
-    /// What is behind the gateways: embedded, mysql, kafka; or the members of a group who read; all of
-    /// them if not given
-    #[arg(value_parser = ["embedded", "mysql", "kafka", "group"])]
+    /// What is behind the gateways: embedded, hook (embedded, with a hook that hangs for one user), mysql, kafka;
+    /// or the members of a group who read; or the HTTP API; all of them if not given
+    #[arg(value_parser = ["embedded", "hook", "mysql", "kafka", "group", "api"])]
     what: Vec<String>,
     /// Clients, each with a connection of its own
     #[arg(long, value_name = "N", default_value_t = 64, value_parser = clap::value_parser!(u32).range(1..=2_000))]
@@ -41,6 +42,9 @@ struct Args {
     /// Messages that eight of them say together
     #[arg(long, value_name = "N", default_value_t = 40_000, value_parser = clap::value_parser!(u32).range(1_000..=1_000_000))]
     messages: u32,
+    /// Users that are listed by the HTTP API
+    #[arg(long, value_name = "N", default_value_t = 100_000, value_parser = clap::value_parser!(u32).range(1..=100_000))]
+    users: u32,
 }
 
 /// Members of the group who speak.
@@ -63,7 +67,7 @@ fn main() -> ExitCode {
             return ExitCode::FAILURE;
         }
     };
-    let Args { clients, window, seconds, rate, members, messages, .. } = args;
+    let Args { clients, window, seconds, rate, members, messages, users, .. } = args;
     println!("{machine}; messages of 100 bytes");
     let asked = |name: &str| args.what.is_empty() || args.what.iter().any(|asked| asked == name);
     let mut head = Some(format!(
@@ -82,6 +86,10 @@ fn main() -> ExitCode {
     if asked("group") {
         let options = FanoutOptions { members, speakers: SPEAKERS, messages };
         println!("{}\n{}", fanout::HEAD, fanout::measure(options));
+    }
+    if asked("api") {
+        let options = ApiOptions { connections: clients, lasts: options.lasts, users };
+        println!("{}", api::measure(options));
     }
     ExitCode::SUCCESS
 }

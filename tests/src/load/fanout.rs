@@ -12,7 +12,7 @@ use client::{Connection, ConnectionError, Conversation, Push};
 use proto::ids::MsgId;
 use tokio::runtime::Runtime;
 
-use super::{Talker, all, cpu_of, log_in, unlimited};
+use super::{KINDS, Talker, all, cpu_of, log_in, unlimited};
 use crate::{Options, PATIENCE, Site, SiteOptions};
 
 /// Messages of each speaker in a round.
@@ -86,14 +86,14 @@ pub fn measure(options: FanoutOptions) -> FanoutLine {
     let in_round = speakers * WINDOW;
     let rounds = messages.div_ceil(in_round);
     let mut run = |rounds: u32| {
-        let (began, before) = (Instant::now(), cpu_of(&site));
+        let (began, before) = (Instant::now(), cpu_of(&site, KINDS));
         for _round in 0..rounds {
             let speaking = all(std::mem::take(&mut talkers), Talker::speak);
             let reading = all(std::mem::take(&mut readers), move |reader| reader.read(in_round));
             let both = runtime.spawn(async { tokio::join!(speaking, reading) });
             (talkers, readers) = runtime.block_on(both).expect("everybody is served");
         }
-        let (lasted, after) = (began.elapsed(), cpu_of(&site));
+        let (lasted, after) = (began.elapsed(), cpu_of(&site, KINDS));
         (lasted, [0, 1].map(|who| after[who].saturating_sub(before[who])))
     };
     run(rounds.div_ceil(WARM_UP));

@@ -150,7 +150,7 @@ fn second_of(data: &Path) -> ([SocketAddr; 2], std::path::PathBuf) {
     ([first, second], file)
 }
 
-pub(super) fn read(conf: &Path) -> Table {
+fn read(conf: &Path) -> Table {
     let text = fs::read_to_string(conf).expect("the settings are there");
     text.parse().expect("the settings are TOML")
 }
@@ -167,7 +167,7 @@ fn put(table: &mut Table, place: &[&str], value: Value) {
     }
 }
 
-pub(super) fn address(table: &Table, place: &[&str]) -> SocketAddr {
+fn address(table: &Table, place: &[&str]) -> SocketAddr {
     let value = match place {
         [outer, key] => table.get(*outer).and_then(|inner| inner.get(*key)),
         _ => place.first().and_then(|key| table.get(*key)),

@@ -6,12 +6,11 @@ use std::time::{Duration, Instant};
 
 use tokio::runtime::Builder;
 
-use super::apart::{address, read};
 use super::logins::{End, Strangers, attempt};
 use super::{NOTICE, answers, of_end, shown};
 use crate::fault::daemons::site_of;
 use crate::fault::{Run, Skipped, percentile};
-use crate::{Probe, Site, run_program};
+use crate::{Probe, Site};
 
 /// Two users who talk.
 const PAIR: (u32, u32) = (1, 2);
@@ -101,11 +100,5 @@ fn password(number: u8) -> String {
 /// A user with a hash of their own: those of a demonstration share one, so that the first of them would
 /// be remembered for all.
 fn add_user(site: &Site, name: &str, password: &str) {
-    let data = site.db_folder().parent().expect("it is in the site's folder").to_owned();
-    let db = address(&read(&data.join("conf").join("db_proxy.toml")), &["link_addr"]).to_string();
-    let key = data.join("cluster.key").display().to_string();
-    let args = ["admin", "--db", &db, "--cluster-key-file", &key, "user", "add", name];
-    let (code, said) =
-        run_program(site.programs(), "talkhub", &[&args[..], &["--password", password]].concat());
-    assert_eq!(code, Some(0), "{said}");
+    site.admin(&["user", "add", name, "--password", password]);
 }
