@@ -57,7 +57,7 @@ pub use table::Key;
 pub(crate) const SEND_LIMIT: Duration = Duration::from_secs(15);
 
 /// How many answers are remembered, so that a message that is published late does not go to the
-/// session that it came from.
+/// session that it came from; and how many messages that were given up, so that it does.
 const ANSWERED_MAX: NonZeroUsize = NonZeroUsize::new(8192).expect("not zero");
 
 /// For how many queues the messages that were given back are remembered. If there are more queues, the
@@ -77,6 +77,8 @@ struct State<W> {
     owners: Vec<Option<Owner<Link>>>,
     /// The sessions that the last answers went to.
     answered: LruCache<Key, u64>,
+    /// Messages that were given up, and whose senders cannot send them again.
+    given_up: LruCache<Key, ()>,
     late: LateAnswers,
     /// By session and conversation: the messages that were given back, none of which has come again.
     given_back: LruCache<(u64, u64), Vec<ClientMsgId>>,
@@ -162,13 +164,22 @@ impl<W> Sends<W> {
     /// Nothing is under way. Of the messages that a sender is told to try again, `given_back_max`
     /// of each queue are remembered.
     pub fn new(given_back_max: usize) -> Self {
-        let answered = LruCache::new(ANSWERED_MAX);
+        let (answered, given_up) = (LruCache::new(ANSWERED_MAX), LruCache::new(ANSWERED_MAX));
         // Bounded, but without taking the memory for all of them at once.
         let mut given_back = LruCache::unbounded();
         given_back.resize(GIVEN_BACK_MAX);
         let (table, owners, late) = (Table::default(), Vec::new(), LateAnswers::default());
         let questions = Questions::default();
-        let state = State { table, owners, answered, late, given_back, given_back_max, questions };
+        let state = State {
+            table,
+            owners,
+            answered,
+            given_up,
+            late,
+            given_back,
+            given_back_max,
+            questions,
+        };
         Self { state: Mutex::new(state) }
     }
 
@@ -297,6 +308,12 @@ impl<W> Sends<W> {
         (entry.map(|entry| ended(entry, end)), session)
     }
 
+    /// Whether a message was given up here, not long ago, whose sender cannot be told to send it again. If it is
+    /// stored after all, nobody has told the sender so.
+    pub fn was_given_up(&self, key: &Key) -> bool {
+        self.state.lock().given_up.contains(key)
+    }
+
     /// What is done every 100 ms: tries again, and gives up. `tell` is called for each message that is given
     /// up; it may call back. Returns how many messages were handed over again.
     pub fn tick(&self, now: Instant, mut tell: impl FnMut(Ended<W>)) -> usize {
@@ -307,6 +324,11 @@ impl<W> Sends<W> {
         }
         let old = state.table.older_than(SEND_LIMIT, now);
         let given_up = state.give_back(&old);
+        for Entry { submit, .. } in given_up.iter().filter(|entry| !entry.waiter.is_named) {
+            if let Some(id) = ClientMsgId::from_slice(&submit.client_msg_id) {
+                state.given_up.put(Key { sender: UserId(submit.sender), id }, ());
+            }
+        }
         drop(state);
         for entry in given_up {
             tell(ended(entry, End::Retry));

@@ -175,8 +175,12 @@ async fn a_message_without_a_name_is_tried_again_here_and_given_up_after_its_tim
     assert_eq!(tick(&sends, now + Duration::from_secs(1)), (vec![], 1));
     assert_eq!(one.next().await.0, 1);
     let late = now + SEND_LIMIT + Duration::from_secs(1);
+    assert!(!sends.was_given_up(&key(1)));
     assert_eq!(tick(&sends, late), (vec![(1, End::Retry)], 0));
     assert_eq!(sends.size(), (0, 0));
+    // If it is stored after all, nobody has told its sender so.
+    assert!(sends.was_given_up(&key(1)));
+    assert_eq!(sends.published(&key(1), 7).1, None);
     shutdown.drain(PATIENCE).await.unwrap();
 }
 

@@ -28,7 +28,7 @@ impl Record {
     pub(super) fn read(
         parts: &Parts,
         conversation: ConversationId,
-        publish: Publish,
+        mut publish: Publish,
         repaired: bool,
     ) -> Self {
         // What is fetched has no origin: its sender may be anywhere.
@@ -41,6 +41,11 @@ impl Record {
             }
             _ => None,
         };
+        let sender = UserId(publish.sender);
+        if answered.is_none() && id.is_some_and(|id| parts.unanswered.was_given_up(sender, id)) {
+            // The session that it came from has had no answer, and will get none: it is told like any other.
+            publish.origin = None;
+        }
         Self { conversation, publish, answered, repaired, sums_up: false }
     }
 

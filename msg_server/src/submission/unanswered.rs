@@ -144,6 +144,11 @@ impl Unanswered {
         self.queues.answered(link, answer, |ended| self.ended(ended));
     }
 
+    /// Whether a message was given up here, and its sender has had no answer and will get none.
+    pub(crate) fn was_given_up(&self, sender: UserId, id: ClientMsgId) -> bool {
+        self.queues.was_given_up(&Key { sender, id })
+    }
+
     /// A message was published, so it is stored, whether or not the answer has come. Returns the
     /// session that is or was told so, if that was here and not long ago.
     pub(crate) fn published(

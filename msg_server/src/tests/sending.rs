@@ -1,6 +1,7 @@
 //! From a message to its answer, whatever happens to storage meanwhile.
 
 use std::sync::atomic::Ordering;
+use std::time::Duration;
 
 use proto::cluster::{Kind, wire};
 use proto::{Command, client};
@@ -146,6 +147,30 @@ async fn the_publication_answers_if_it_comes_before_the_answer() {
 
     world.db.answer(&submit, wire::Outcome::Ok, Some(8));
     sender.expect_quiet().await;
+    world.stop().await;
+}
+
+/// Otherwise its author would be the only one who never hears of it: an old client is told nothing when a message
+/// is given up.
+#[tokio::test]
+async fn what_was_given_up_and_is_stored_after_all_is_told_to_its_author_as_well() {
+    let world = World::start().await;
+    world.db.answers_sends.store(false, Ordering::SeqCst);
+    let mut sender = world.client(5, WINDOWS).await;
+    sender.send(Command::MessageData, 3, &text(6, "hello")).await;
+    let submit = world.db.next_submit().await;
+    tokio::time::pause();
+    // A message is given up after 15 s.
+    tokio::time::advance(Duration::from_secs(16)).await;
+    tokio::time::resume();
+    sender.expect_quiet().await;
+    let published = wire::Publish {
+        origin: Some(submit.origin),
+        client_msg_id: Some(submit.client_msg_id),
+        ..publish(single(5, 6), 8, 5)
+    };
+    world.hub.send(Kind::Publish, &published);
+    assert_eq!(sender.expect_push().await.msg_id, 8);
     world.stop().await;
 }
 
