@@ -154,37 +154,10 @@ impl DbClient {
     /// # Errors
     ///
     /// [`SendError`].
-    pub async fn send(&self, message: NewMessage, until: Instant) -> Result<Sent, SendError> {
-        self.send_all_the_way(message, false, until).await
-    }
-
-    /// The same for what the system writes: no hook is asked about it.
-    ///
-    /// # Errors
-    ///
-    /// [`SendError`].
-    pub async fn send_unasked(
-        &self,
-        message: NewMessage,
-        until: Instant,
-    ) -> Result<Sent, SendError> {
-        self.send_all_the_way(message, true, until).await
-    }
-
-    /// From now on these hooks are asked about what is sent.
-    pub fn set_hooks(&self, hooks: Option<Arc<Hooks>>) {
-        self.sends.set_hooks(hooks);
-    }
-
-    async fn send_all_the_way(
-        &self,
-        mut message: NewMessage,
-        is_exempt: bool,
-        until: Instant,
-    ) -> Result<Sent, SendError> {
+    pub async fn send(&self, mut message: NewMessage, until: Instant) -> Result<Sent, SendError> {
         loop {
             let (waiter, answer) = oneshot::channel();
-            self.hand_over(&message, is_exempt, waiter);
+            self.hand_over(&message, waiter);
             // The channel is closed only if the same message is sent once more meanwhile.
             let end = timeout_at(until, answer).await.map_err(|_late| SendError::TimedOut)?;
             match end.unwrap_or(End::Retry) {
@@ -203,7 +176,12 @@ impl DbClient {
         }
     }
 
-    fn hand_over(&self, message: &NewMessage, is_exempt: bool, waiter: oneshot::Sender<End>) {
+    /// From now on these hooks are asked about what is sent.
+    pub fn set_hooks(&self, hooks: Option<Arc<Hooks>>) {
+        self.sends.set_hooks(hooks);
+    }
+
+    fn hand_over(&self, message: &NewMessage, waiter: oneshot::Sender<End>) {
         let session = self.next_session.fetch_add(1, Ordering::Relaxed);
         let NewMessage { sender, conversation, client_msg_id, kind, body, resend } = message;
         let submit = Submit {
@@ -217,7 +195,7 @@ impl DbClient {
             ..Submit::default()
         };
         let key = Key { sender: *sender, id: *client_msg_id };
-        let outgoing = Outgoing { submit, key, session, is_named: true, is_exempt, waiter };
+        let outgoing = Outgoing { submit, key, session, is_named: true, waiter };
         match self.sends.submit(outgoing) {
             Taken::UnderWay => {}
             // The earlier call finds its channel closed, sends the message again, and waits for that.

@@ -31,14 +31,14 @@ use std::sync::Arc;
 use bytes::Bytes;
 use daemon::{ConfigError, Shutdown};
 use proto::cluster::wire::{HookVerdict, Submit};
+use proto::content::is_voice;
 use proto::log::HookOutcome;
 use proto::text::TextCipher;
 use tokio::sync::watch;
 use tracing::{error, info, info_span};
 
-use hook::{Hook, SharedHook};
+use hook::Hook;
 use question::Said;
-use settings::is_voice;
 
 pub use metrics::HookMetrics;
 pub use question::Source;
@@ -58,7 +58,7 @@ pub struct HookOptions {
 /// All hooks of a daemon, as one version of the settings has them.
 #[derive(Debug)]
 pub struct Hooks {
-    hooks: Vec<SharedHook>,
+    hooks: Vec<Hook>,
     options: HookOptions,
 }
 
@@ -86,15 +86,14 @@ impl Hooks {
     ///
     /// # Errors
     ///
-    /// If the authorities of one cannot be read.
+    /// If the secret or the authorities of one cannot be read.
     pub fn new(
         settings: &[HookSettings],
         options: &HookOptions,
     ) -> Result<Option<Arc<Self>>, ConfigError> {
         let is_meant = |hook: &&HookSettings| options.source == Source::Client || hook.api;
-        let make = |hook: &HookSettings| Hook::new(hook.clone(), options.metrics.clone());
-        let hooks = settings.iter().filter(is_meant).map(|hook| Ok(Arc::new(make(hook)?)));
-        let hooks: Vec<_> = hooks.collect::<Result<_, ConfigError>>()?;
+        let make = |hook: &HookSettings| Hook::new(hook.clone(), &options.metrics);
+        let hooks: Vec<_> = settings.iter().filter(is_meant).map(make).collect::<Result<_, _>>()?;
         let options = options.clone();
         Ok((!hooks.is_empty()).then(|| Arc::new(Self { hooks, options })))
     }

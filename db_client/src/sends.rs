@@ -107,8 +107,6 @@ pub struct Outgoing<W> {
     pub session: u64,
     /// Whether the sender has named the message itself, and so can be told to try it again.
     pub is_named: bool,
-    /// No hook is asked about it, since the system writes it.
-    pub is_exempt: bool,
     /// What waits for the answer.
     pub waiter: W,
 }
@@ -129,6 +127,17 @@ pub enum End {
     Refused(Option<u32>),
     /// A hook has refused it, and it is not stored: why, for its sender.
     RefusedByHook(String),
+}
+
+/// Whom it is told that a message is stored.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Told {
+    /// The session that it came from, now or not long ago.
+    Session(u64),
+    /// Nobody: the message was given up, not long ago, and its sender cannot send it again.
+    Nobody,
+    /// Nobody here, as far as is remembered.
+    Unknown,
 }
 
 /// A message that is no longer under way.
@@ -164,9 +173,10 @@ impl<W> Sends<W> {
     /// Nothing is under way. Of the messages that a sender is told to try again, `given_back_max`
     /// of each queue are remembered.
     pub fn new(given_back_max: usize) -> Self {
-        let (answered, given_up) = (LruCache::new(ANSWERED_MAX), LruCache::new(ANSWERED_MAX));
+        let answered = LruCache::new(ANSWERED_MAX);
         // Bounded, but without taking the memory for all of them at once.
-        let mut given_back = LruCache::unbounded();
+        let (mut given_up, mut given_back) = (LruCache::unbounded(), LruCache::unbounded());
+        given_up.resize(ANSWERED_MAX);
         given_back.resize(GIVEN_BACK_MAX);
         let (table, owners, late) = (Table::default(), Vec::new(), LateAnswers::default());
         let questions = Questions::default();
@@ -195,7 +205,7 @@ impl<W> Sends<W> {
 
     /// Hands a message over, if its turn has come.
     pub fn submit(&self, outgoing: Outgoing<W>) -> Taken<W> {
-        let Outgoing { submit, key, session, is_named, is_exempt, waiter } = outgoing;
+        let Outgoing { submit, key, session, is_named, waiter } = outgoing;
         let since = Instant::now();
         let mut state = self.state.lock();
         if state.is_repeated(session, &submit, since) {
@@ -206,7 +216,7 @@ impl<W> Sends<W> {
             return Taken::Ended(Box::new(ended));
         }
         let waiting = Waiting { session, is_named, waiter };
-        let stage = state.questions.stage_of(&submit, is_exempt);
+        let stage = state.questions.stage_of(&submit);
         match state.table.put(key, submit, waiting, (stage, since)) {
             Put::Submit => {
                 state.hand_over(&key);
@@ -297,21 +307,18 @@ impl<W> Sends<W> {
     }
 
     /// A message was published under this number, so it is stored, whether or not the answer has come.
-    /// Returns the message, if that ends it, and the session that is or was told so, if that was here and
-    /// not long ago.
-    pub fn published(&self, key: &Key, msg_id: u32) -> (Option<Ended<W>>, Option<u64>) {
+    /// Returns the message, if that ends it, and whom that is or was told.
+    pub fn published(&self, key: &Key, msg_id: u32) -> (Option<Ended<W>>, Told) {
         let mut state = self.state.lock();
         let entry = state.take_answered(key);
-        let session = state.answered.peek(key).copied();
+        let told = match state.answered.peek(key) {
+            Some(session) => Told::Session(*session),
+            None if state.given_up.contains(key) => Told::Nobody,
+            None => Told::Unknown,
+        };
         drop(state);
         let end = End::Stored { msg_id, create_time: None };
-        (entry.map(|entry| ended(entry, end)), session)
-    }
-
-    /// Whether a message was given up here, not long ago, whose sender cannot be told to send it again. If it is
-    /// stored after all, nobody has told the sender so.
-    pub fn was_given_up(&self, key: &Key) -> bool {
-        self.state.lock().given_up.contains(key)
+        (entry.map(|entry| ended(entry, end)), told)
     }
 
     /// What is done every 100 ms: tries again, and gives up. `tell` is called for each message that is given

@@ -9,6 +9,7 @@
 pub mod api_key;
 pub mod cluster;
 pub mod command;
+pub mod content;
 pub mod credential;
 pub mod features;
 pub mod frame;

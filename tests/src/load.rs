@@ -10,7 +10,7 @@
 use std::fmt::{self, Display};
 use std::fs;
 use std::io::{self, Write};
-use std::ops::{Range, RangeInclusive};
+use std::ops::Range;
 use std::path::PathBuf;
 use std::time::{Duration, Instant};
 
@@ -47,6 +47,8 @@ const TICK: Duration = Duration::from_millis(10);
 const PHASES: u32 = 16;
 /// Between two messages that a hanging hook is asked about.
 const HELD_EVERY: Duration = Duration::from_millis(100);
+/// Longer than anything is measured.
+const HELD_FOR: Duration = Duration::from_hours(1);
 /// The secret of a hook that checks nothing.
 const HOOK_SECRET: &str = "whsec_C2FVsBQIhrscChlQIMV+b5sSYspob7oD";
 /// Writes that are flushed to say what the disk does.
@@ -100,11 +102,8 @@ impl HangingHook {
 
 /// Says something now and then, which a hook is asked about.
 async fn hold_up(gateways: Vec<String>, user: u32) -> Result<(), ConnectionError> {
-    for connection in log_in_users(&gateways, user..=user).await {
-        let end = Instant::now() + Duration::from_hours(1);
-        Talker::new(connection, Conversation::user(1)).pace(HELD_EVERY, end).await?;
-    }
-    Ok(())
+    let (connection, end) = (log_in_one(&gateways, user).await, Instant::now() + HELD_FOR);
+    Talker::new(connection, Conversation::user(1)).pace(HELD_EVERY, end).await.map(drop)
 }
 
 /// What is behind the gateways.
@@ -287,21 +286,21 @@ fn unlimited(window: u32) -> Vec<Setting> {
 
 /// Logs the first users in, by turns on each gateway.
 async fn log_in(site: &Site, users: u32) -> Vec<Connection> {
-    log_in_users(&site.gateways, 1..=users).await
-}
-
-async fn log_in_users(gateways: &[String], users: RangeInclusive<u32>) -> Vec<Connection> {
     let mut connections = Vec::new();
-    for user in users {
-        let gateway = &gateways[user as usize % gateways.len()];
-        let mut connection = Connection::connect(gateway, None).await.expect("a gateway listens");
-        connection.set_limit(PATIENCE);
-        let name = format!("u{user}");
-        let login = connection.login(&name, PASSWORD, ClientType::Windows, Some(hello())).await;
-        login.expect("everybody is let in");
-        connections.push(connection);
+    for user in 1..=users {
+        connections.push(log_in_one(&site.gateways, user).await);
     }
     connections
+}
+
+async fn log_in_one(gateways: &[String], user: u32) -> Connection {
+    let gateway = &gateways[user as usize % gateways.len()];
+    let mut connection = Connection::connect(gateway, None).await.expect("a gateway listens");
+    connection.set_limit(PATIENCE);
+    let name = format!("u{user}");
+    let login = connection.login(&name, PASSWORD, ClientType::Windows, Some(hello())).await;
+    login.expect("everybody is let in");
+    connection
 }
 
 /// A client that sends.

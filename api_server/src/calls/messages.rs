@@ -9,7 +9,6 @@ use base64::Engine;
 use base64::prelude::BASE64_STANDARD;
 use db_client::NewMessage;
 use futures_util::{StreamExt, stream};
-use proto::StorageCommand;
 use proto::api_key::Scope;
 use proto::client::{
     MessageInfo, MessageListReply, MessageListRequest, MessageType, SessionType, UnreadCountReply,
@@ -17,6 +16,7 @@ use proto::client::{
 };
 use proto::ids::{ClientMsgId, ConversationId, GroupId, UserId};
 use proto::text::TextCipher;
+use proto::{StorageCommand, content};
 use serde::{Deserialize, Serialize};
 use tokio::time::Instant;
 
@@ -321,17 +321,11 @@ enum Content {
 
 impl Said {
     fn of(info: &MessageInfo, cipher: &TextCipher) -> Self {
-        let data = |bytes: &[u8]| BASE64_STANDARD.encode(bytes);
-        let content = match info.msg_type() {
-            MessageType::SingleVoice | MessageType::GroupVoice => {
-                Content::Voice { data: data(&info.msg_data) }
-            }
-            MessageType::SingleText | MessageType::GroupText => {
-                match cipher.decrypt(&info.msg_data) {
-                    Ok(text) => Content::Text { text },
-                    Err(_error) => Content::Unreadable { data: data(&info.msg_data) },
-                }
-            }
+        let data = || BASE64_STANDARD.encode(&info.msg_data);
+        let content = match content::Content::of(info.msg_type() as u32, &info.msg_data, cipher) {
+            content::Content::Text(text) => Content::Text { text },
+            content::Content::Voice => Content::Voice { data: data() },
+            content::Content::Unreadable => Content::Unreadable { data: data() },
         };
         let (msg_id, from, created) = (info.msg_id, info.from_user_id, info.create_time);
         Self { msg_id, from, created, content }

@@ -10,7 +10,7 @@ use base64::prelude::BASE64_STANDARD;
 use bytes::Bytes;
 use db_client::Record;
 use jiff::Timestamp;
-use proto::client::MessageType;
+use proto::content::Content;
 use proto::ids::{ConversationId, GroupId, MsgId, Offset, Parties, UserId};
 use proto::log::record::Change;
 use proto::log::{GroupCreated, MembersChanged, Message};
@@ -303,18 +303,10 @@ type Said = (MessageKind, Option<String>, Option<String>);
 
 fn content(message: &Message, cipher: &TextCipher) -> Said {
     let data = || Some(BASE64_STANDARD.encode(&message.body));
-    let kind = i32::try_from(message.r#type).ok().and_then(|kind| MessageType::try_from(kind).ok());
-    match kind {
-        Some(MessageType::SingleVoice | MessageType::GroupVoice) => {
-            (MessageKind::Voice, None, data())
-        }
-        Some(MessageType::SingleText | MessageType::GroupText) => {
-            match cipher.decrypt(&message.body) {
-                Ok(text) => (MessageKind::Text, Some(text), None),
-                Err(_error) => (MessageKind::Unreadable, None, data()),
-            }
-        }
-        None => (MessageKind::Unreadable, None, data()),
+    match Content::of(message.r#type, &message.body, cipher) {
+        Content::Text(text) => (MessageKind::Text, Some(text), None),
+        Content::Voice => (MessageKind::Voice, None, data()),
+        Content::Unreadable => (MessageKind::Unreadable, None, data()),
     }
 }
 

@@ -1,6 +1,5 @@
 //! One hook, as it is asked.
 
-use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::Duration;
 
@@ -9,13 +8,12 @@ use daemon::ConfigError;
 use daemon::breaker::{Breaker, Turn};
 use daemon::clock::unix_s;
 use daemon::http_client::{AnswerLimits, HttpAnswer, HttpClient, HttpClientOptions};
-use daemon::metrics::Gauge;
 use daemon::webhook_signature::{WebhookSecret, signed_headers};
 use tokio::sync::Semaphore;
 use tokio::time::{Instant, timeout_at};
 use tracing::{debug, info, warn};
 
-use super::metrics::{EndLabel, HookEnd, HookLabel, HookMetrics};
+use super::metrics::{HookEnd, HookMetrics, OneHookMetrics};
 use super::question::{self, ANSWER_LEN_MAX, Said};
 use super::settings::{HookKind, HookSettings};
 
@@ -34,25 +32,20 @@ pub(super) struct Hook {
     places: Semaphore,
     breaker: Breaker,
     failures: AtomicU32,
-    metrics: HookMetrics,
-    resting: Gauge,
+    metrics: OneHookMetrics,
 }
 
 impl Hook {
-    pub(super) fn new(settings: HookSettings, metrics: HookMetrics) -> Result<Self, ConfigError> {
+    pub(super) fn new(settings: HookSettings, metrics: &HookMetrics) -> Result<Self, ConfigError> {
         // Only the operator says where hooks are.
         let options = HttpClientOptions { allow_private: true, ca: settings.ca.clone() };
-        let label = HookLabel { hook: settings.name.clone() };
-        let resting = metrics.resting.get_or_create(&label).clone();
-        resting.set(0);
         Ok(Self {
             secret: settings.read_secret()?,
             client: HttpClient::new(&options)?,
             places: Semaphore::new(settings.at_once),
             breaker: Breaker::new(REST),
             failures: AtomicU32::new(0),
-            resting,
-            metrics,
+            metrics: metrics.of(&settings.name),
             settings,
         })
     }
@@ -63,20 +56,19 @@ impl Hook {
         let until = Instant::now() + self.settings.limit();
         let Ok(Ok(_place)) = timeout_at(until, self.places.acquire()).await else {
             debug!(hook = self.settings.name, "too many questions are open");
-            self.ended(HookEnd::NotAsked);
+            self.metrics.ended(HookEnd::NotAsked);
             return None;
         };
         if self.breaker.turn(Instant::now().into_std()) == Turn::Leave {
-            self.ended(HookEnd::NotAsked);
+            self.metrics.ended(HookEnd::NotAsked);
             return None;
         }
         let asked = Instant::now();
         let answer = self.post(id, body, until).await;
-        let label = HookLabel { hook: self.settings.name.clone() };
-        self.metrics.seconds.get_or_create(&label).observe(asked.elapsed());
+        self.metrics.seconds.observe(asked.elapsed());
         let said = answer.and_then(|answer| self.read(&answer));
         let said = said.filter(|said| may_change || !matches!(said, Said::Change(_)));
-        self.ended(match &said {
+        self.metrics.ended(match &said {
             Some(Said::Allow) => HookEnd::Allowed,
             Some(Said::Change(_)) => HookEnd::Changed,
             Some(Said::Refuse(_)) => HookEnd::Refused,
@@ -112,15 +104,10 @@ impl Hook {
         }
     }
 
-    fn ended(&self, outcome: HookEnd) {
-        let label = EndLabel { hook: self.settings.name.clone(), outcome };
-        self.metrics.ends.get_or_create(&label).inc();
-    }
-
     fn worked(&self) {
         self.failures.store(0, Ordering::Relaxed);
         if self.breaker.answered() {
-            self.resting.set(0);
+            self.metrics.resting.set(0);
             info!(hook = self.settings.name, "it answers again");
         }
     }
@@ -128,11 +115,8 @@ impl Hook {
     fn failed(&self) {
         let failures = self.failures.fetch_add(1, Ordering::Relaxed).saturating_add(1);
         if failures >= FAILURES_MAX && self.breaker.failed(Instant::now().into_std()) {
-            self.resting.set(1);
+            self.metrics.resting.set(1);
             warn!(hook = self.settings.name, failures, "it is left alone for a while");
         }
     }
 }
-
-/// A hook that many messages may wait for.
-pub(super) type SharedHook = Arc<Hook>;

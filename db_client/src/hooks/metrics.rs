@@ -6,22 +6,31 @@ use daemon::metrics::{Counter, EncodeLabelSet, EncodeLabelValue, Family, Gauge, 
 /// Figures of all hooks of a daemon. The names of hooks come from the settings, so there are few.
 #[derive(Debug, Clone, Default)]
 pub struct HookMetrics {
-    pub(super) ends: Family<EndLabel, Counter>,
-    pub(super) seconds: Family<HookLabel, Histogram>,
-    pub(super) resting: Family<HookLabel, Gauge>,
+    ends: Family<EndLabel, Counter>,
+    seconds: Family<HookLabel, Histogram>,
+    resting: Family<HookLabel, Gauge>,
+}
+
+/// Those of one hook.
+#[derive(Debug)]
+pub(super) struct OneHookMetrics {
+    hook: String,
+    ends: Family<EndLabel, Counter>,
+    pub(super) seconds: Histogram,
+    pub(super) resting: Gauge,
 }
 
 /// Which hook.
 #[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
-pub(super) struct HookLabel {
-    pub(super) hook: String,
+struct HookLabel {
+    hook: String,
 }
 
 /// Which hook, and how it ended.
 #[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
-pub(super) struct EndLabel {
-    pub(super) hook: String,
-    pub(super) outcome: HookEnd,
+struct EndLabel {
+    hook: String,
+    outcome: HookEnd,
 }
 
 /// How a question to a hook ended.
@@ -57,5 +66,22 @@ impl HookMetrics {
                 all.resting,
             ),
         }
+    }
+
+    /// Those of a hook, which works so far.
+    pub(super) fn of(&self, hook: &str) -> OneHookMetrics {
+        let label = HookLabel { hook: hook.to_owned() };
+        let seconds = self.seconds.get_or_create(&label).clone();
+        let resting = self.resting.get_or_create(&label).clone();
+        resting.set(0);
+        OneHookMetrics { hook: hook.to_owned(), ends: self.ends.clone(), seconds, resting }
+    }
+}
+
+impl OneHookMetrics {
+    /// A question to it has ended.
+    pub(super) fn ended(&self, outcome: HookEnd) {
+        let label = EndLabel { hook: self.hook.clone(), outcome };
+        self.ends.get_or_create(&label).inc();
     }
 }

@@ -7,12 +7,11 @@ use base64::prelude::BASE64_STANDARD;
 use bytes::Bytes;
 use daemon::http_client::HttpAnswer;
 use proto::cluster::wire::Submit;
+use proto::content::Content;
 use proto::ids::{ClientMsgId, ConversationId, GroupId, Parties, UserId};
 use proto::limits::HOOK_REASON_LEN_MAX;
 use proto::text::TextCipher;
 use serde::{Deserialize, Serialize};
-
-use super::settings::is_voice;
 
 /// The longest text that a hook may put in place of another, in bytes of UTF-8: encrypted it fits a message.
 const TEXT_LEN_MAX: usize = 32 << 10;
@@ -33,18 +32,23 @@ pub enum Source {
 #[derive(Debug, Serialize)]
 struct Body<'a> {
     r#type: &'a str,
-    data: Data,
+    data: Message,
 }
 
 #[derive(Debug, Serialize)]
-struct Data {
+struct Message {
     /// The sender's id for it: 32 hex digits.
     id: String,
     from: u32,
     to: To,
     source: Source,
-    #[serde(flatten)]
-    content: Content,
+    /// `text`, `voice`, or `unreadable` where no client could read the text.
+    r#type: &'static str,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    text: Option<String>,
+    /// In Base64, of what is no text: the body as it is.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    data: Option<String>,
 }
 
 #[derive(Debug, Serialize)]
@@ -52,23 +56,6 @@ struct Data {
 enum To {
     User(u32),
     Group(u32),
-}
-
-/// As in a history of the HTTP API.
-#[derive(Debug, Serialize)]
-#[serde(tag = "type", rename_all = "lowercase")]
-enum Content {
-    Text {
-        text: String,
-    },
-    /// Four bytes of length in seconds (big-endian) and the sound, in Base64.
-    Voice {
-        data: String,
-    },
-    /// Text that no client could read: the bytes as they are, in Base64.
-    Unreadable {
-        data: String,
-    },
 }
 
 /// What a hook says.
@@ -106,14 +93,11 @@ fn hex(submit: &Submit) -> String {
 
 /// The body of a question.
 pub(super) fn body(submit: &Submit, cipher: &TextCipher, source: Source) -> Bytes {
-    let base64 = |bytes: &[u8]| BASE64_STANDARD.encode(bytes);
-    let content = if is_voice(submit.r#type) {
-        Content::Voice { data: base64(&submit.body) }
-    } else {
-        match cipher.decrypt(&submit.body) {
-            Ok(text) => Content::Text { text },
-            Err(_error) => Content::Unreadable { data: base64(&submit.body) },
-        }
+    let encoded = || Some(BASE64_STANDARD.encode(&submit.body));
+    let (kind, text, data) = match Content::of(submit.r#type, &submit.body, cipher) {
+        Content::Text(text) => ("text", Some(text), None),
+        Content::Voice => ("voice", None, encoded()),
+        Content::Unreadable => ("unreadable", None, encoded()),
     };
     let to = match ConversationId::from_number(submit.conversation).map(ConversationId::parties) {
         Some(Parties::Single(UserId(low), UserId(high))) => {
@@ -123,7 +107,8 @@ pub(super) fn body(submit: &Submit, cipher: &TextCipher, source: Source) -> Byte
         // No gateway submits that.
         None => To::User(0),
     };
-    let data = Data { id: hex(submit), from: submit.sender, to, source, content };
+    let data =
+        Message { id: hex(submit), from: submit.sender, to, source, r#type: kind, text, data };
     let body = Body { r#type: "message.admission", data };
     serde_json::to_vec(&body).unwrap_or_default().into()
 }

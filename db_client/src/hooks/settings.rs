@@ -1,5 +1,6 @@
 //! The settings of hooks: the tables `[[hooks]]` of every daemon that takes messages in.
 
+use std::collections::BTreeSet;
 use std::path::PathBuf;
 use std::time::Duration;
 
@@ -7,8 +8,8 @@ use daemon::ConfigError;
 use daemon::config::{Secret, read_secret};
 use daemon::http_client::HttpUrl;
 use daemon::webhook_signature::{BadSecret, WebhookSecret};
-use proto::client::MessageType;
 use proto::cluster::wire::Submit;
+use proto::content::is_voice;
 use proto::ids::{ConversationId, GroupId};
 use proto::limits::{HOOK_NAME_LEN_MAX, HOOKS_MAX};
 use serde::Deserialize;
@@ -59,10 +60,10 @@ pub struct HookSettings {
     pub types: Vec<AskedType>,
     /// Only messages to these groups; if there is none, all messages, also those from one user to another.
     #[serde(default)]
-    pub groups: Vec<u32>,
+    pub groups: BTreeSet<u32>,
     /// Only messages of these users; all, if there is none.
     #[serde(default)]
-    pub senders: Vec<u32>,
+    pub senders: BTreeSet<u32>,
     /// Whether it is asked about what programs send by the HTTP API.
     #[serde(default = "default_api")]
     pub api: bool,
@@ -109,12 +110,6 @@ fn default_at_once() -> usize {
 
 fn default_api() -> bool {
     true
-}
-
-/// Whether a message is a voice message.
-pub(super) fn is_voice(kind: u32) -> bool {
-    let kinds = [MessageType::SingleVoice, MessageType::GroupVoice].map(|kind| kind as u32);
-    kinds.contains(&kind)
 }
 
 impl HookSettings {
@@ -212,6 +207,8 @@ mod tests {
     use std::fs::{self, Permissions};
     use std::os::unix::fs::PermissionsExt;
 
+    use proto::client::MessageType;
+
     use super::*;
     use crate::hooks::test::{settings, submit};
 
@@ -227,10 +224,10 @@ mod tests {
         assert_eq!(about(&|_all| {}), [true; 3]);
         assert_eq!(about(&|hook| hook.types = vec![AskedType::Text]), [true, false, true]);
         assert_eq!(about(&|hook| hook.types = vec![AskedType::Voice]), [false, true, false]);
-        assert_eq!(about(&|hook| hook.groups = vec![7, 8]), [false, false, true]);
-        assert_eq!(about(&|hook| hook.groups = vec![9]), [false; 3]);
-        assert_eq!(about(&|hook| hook.senders = vec![4, 5]), [true; 3]);
-        assert_eq!(about(&|hook| hook.senders = vec![4]), [false; 3]);
+        assert_eq!(about(&|hook| hook.groups = [7, 8].into()), [false, false, true]);
+        assert_eq!(about(&|hook| hook.groups = [9].into()), [false; 3]);
+        assert_eq!(about(&|hook| hook.senders = [4, 5].into()), [true; 3]);
+        assert_eq!(about(&|hook| hook.senders = [4].into()), [false; 3]);
     }
 
     #[test]
@@ -286,8 +283,9 @@ mod tests {
         for at_once in [0, AT_ONCE_MAX + 1] {
             assert!(refused(&|hook| hook.at_once = at_once).contains("`hooks.at_once`"));
         }
-        assert!(refused(&|hook| hook.groups = vec![1; NAMED_MAX + 1]).contains("`hooks.groups`"));
-        assert!(refused(&|hook| hook.senders = vec![1; NAMED_MAX + 1]).contains("`hooks.senders`"));
+        let many: BTreeSet<u32> = (0..).take(NAMED_MAX + 1).collect();
+        assert!(refused(&|hook| hook.groups = many.clone()).contains("`hooks.groups`"));
+        assert!(refused(&|hook| hook.senders = many.clone()).contains("`hooks.senders`"));
         let twice = check(&[one.clone(), one.clone()]).unwrap_err().to_string();
         assert!(twice.contains("`words` is there twice"), "{twice}");
         let hook = |number| HookSettings { name: format!("hook-{number}"), ..one.clone() };

@@ -1,5 +1,6 @@
 //! Hooks and messages for tests.
 
+use std::collections::BTreeSet;
 use std::sync::Arc;
 
 use daemon::config::Secret;
@@ -32,8 +33,8 @@ pub(crate) fn settings(name: &str, url: &str) -> HookSettings {
         at_once: 64,
         on_failure: None,
         types: Vec::new(),
-        groups: Vec::new(),
-        senders: Vec::new(),
+        groups: BTreeSet::new(),
+        senders: BTreeSet::new(),
         api: true,
     }
 }

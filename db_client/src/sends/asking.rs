@@ -8,7 +8,7 @@
 //! ```
 //!
 //! A message that may have been sent before is first looked for at its owner. If that has moved, the next one
-//! looks. What an owner that is none any more says of it does not count, except that it is stored.
+//! looks. What an owner says that has lost the partition does not count, except that the message is stored.
 
 use std::collections::VecDeque;
 use std::sync::Arc;
@@ -37,9 +37,8 @@ pub(super) struct Questions {
 
 impl Questions {
     /// What is to happen to a message before it is stored.
-    pub(super) fn stage_of(&self, submit: &Submit, is_exempt: bool) -> Stage {
-        let Some(hooks) = &self.hooks else { return Stage::Ready };
-        if is_exempt || !hooks.want(submit) {
+    pub(super) fn stage_of(&self, submit: &Submit) -> Stage {
+        if !self.hooks.as_ref().is_some_and(|hooks| hooks.want(submit)) {
             return Stage::Ready;
         }
         if submit.resend() || submit.may_repeat() { Stage::LookedFor } else { Stage::Asked }

@@ -72,7 +72,7 @@ fn outgoing(id: u8, is_named: bool) -> Outgoing<u8> {
         body: vec![id; 10].into(),
         ..Submit::default()
     };
-    Outgoing { submit, key: key(id), session: SESSION, is_named, is_exempt: false, waiter: id }
+    Outgoing { submit, key: key(id), session: SESSION, is_named, waiter: id }
 }
 
 /// The waiter of an ended message, and what it is told.
@@ -175,12 +175,9 @@ async fn a_message_without_a_name_is_tried_again_here_and_given_up_after_its_tim
     assert_eq!(tick(&sends, now + Duration::from_secs(1)), (vec![], 1));
     assert_eq!(one.next().await.0, 1);
     let late = now + SEND_LIMIT + Duration::from_secs(1);
-    assert!(!sends.was_given_up(&key(1)));
     assert_eq!(tick(&sends, late), (vec![(1, End::Retry)], 0));
     assert_eq!(sends.size(), (0, 0));
-    // If it is stored after all, nobody has told its sender so.
-    assert!(sends.was_given_up(&key(1)));
-    assert_eq!(sends.published(&key(1), 7).1, None);
+    assert_eq!(sends.published(&key(1), 7).1, Told::Nobody, "if it is stored after all");
     shutdown.drain(PATIENCE).await.unwrap();
 }
 
@@ -194,12 +191,12 @@ fn a_repeat_takes_over_the_wait_and_another_message_under_the_same_name_is_refus
     other.submit.body = vec![0; 3].into();
     let Taken::Ended(ended) = sends.submit(other) else { panic!("it is refused") };
     assert_eq!(told(&ended), (1, End::Refused(Some(Reason::IdReused as u32))));
-    let (ended, session) = sends.published(&key(1), 4);
+    let (ended, to) = sends.published(&key(1), 4);
     let end = End::Stored { msg_id: 4, create_time: None };
-    assert_eq!((told(&ended.unwrap()), session), ((9, end), Some(SESSION)));
-    let (ended, session) = sends.published(&key(1), 4);
-    assert!(ended.is_none() && session == Some(SESSION), "it is known who was told");
-    assert_eq!(sends.published(&key(2), 4).1, None);
+    assert_eq!((told(&ended.unwrap()), to), ((9, end), Told::Session(SESSION)));
+    let (ended, to) = sends.published(&key(1), 4);
+    assert!(ended.is_none() && to == Told::Session(SESSION), "it is known who was told");
+    assert_eq!(sends.published(&key(2), 4).1, Told::Unknown);
 }
 
 #[test]
@@ -286,6 +283,10 @@ async fn of_another_session_or_without_a_name_nothing_is_given_back() {
     let stored = SubmitAnswer { create_time: Some(77), ..stored };
     let end = End::Stored { msg_id: 8, create_time: Some(77) };
     assert_eq!(answered(&sends, &one.link, &stored), [(2, end)]);
-    assert_eq!(sends.published(&key(2), 8).1, Some(SESSION + 1), "it is known who was told");
+    assert_eq!(
+        sends.published(&key(2), 8).1,
+        Told::Session(SESSION + 1),
+        "it is known who was told"
+    );
     shutdown.drain(PATIENCE).await.unwrap();
 }

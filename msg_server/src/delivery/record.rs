@@ -1,5 +1,6 @@
 //! A published record on its way to the sessions here.
 
+use db_client::sends::Told;
 use prost::Message;
 use proto::client;
 use proto::cluster::wire::Publish;
@@ -34,18 +35,21 @@ impl Record {
         // What is fetched has no origin: its sender may be anywhere.
         let elsewhere = publish.origin.is_some_and(|origin| origin.gateway_boot != parts.boot);
         let id = publish.client_msg_id.as_deref().and_then(ClientMsgId::from_slice);
-        let answered = match id {
+        let told = match id {
             Some(id) if !elsewhere && !changes_members(&publish) => {
                 let Publish { sender, msg_id, .. } = publish;
                 parts.unanswered.published(UserId(sender), id, msg_id, || create_time(&publish))
             }
-            _ => None,
+            _ => Told::Unknown,
         };
-        let sender = UserId(publish.sender);
-        if answered.is_none() && id.is_some_and(|id| parts.unanswered.was_given_up(sender, id)) {
-            // The session that it came from has had no answer, and will get none: it is told like any other.
+        if told == Told::Nobody {
+            // The session that it came from will get no answer: it gets the message, as any other does.
             publish.origin = None;
         }
+        let answered = match told {
+            Told::Session(session) => Some(session),
+            Told::Nobody | Told::Unknown => None,
+        };
         Self { conversation, publish, answered, repaired, sums_up: false }
     }
 

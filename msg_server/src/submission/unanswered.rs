@@ -24,7 +24,7 @@ use daemon::Link;
 use daemon::faults::{self, Mutant};
 use db_client::Move;
 use db_client::hooks::Hooks;
-use db_client::sends::{self, End, Ended, Key, Taken};
+use db_client::sends::{self, End, Ended, Key, Taken, Told};
 use proto::cluster::wire::{Submit, SubmitAnswer};
 use proto::ids::{ClientMsgId, ConversationId, UserId};
 use proto::{Command, client, encode_message};
@@ -101,8 +101,7 @@ impl Unanswered {
         let waiter = Waiter { session: Arc::downgrade(session), seq, to };
         let key = Key { sender: user, id };
         let session = session.id();
-        let is_exempt = false;
-        let outgoing = sends::Outgoing { submit, key, session, is_named, is_exempt, waiter };
+        let outgoing = sends::Outgoing { submit, key, session, is_named, waiter };
         match self.queues.submit(outgoing) {
             Taken::UnderWay => {}
             Taken::Repeated(waiter) => waiter.waits_no_longer(),
@@ -144,26 +143,21 @@ impl Unanswered {
         self.queues.answered(link, answer, |ended| self.ended(ended));
     }
 
-    /// Whether a message was given up here, and its sender has had no answer and will get none.
-    pub(crate) fn was_given_up(&self, sender: UserId, id: ClientMsgId) -> bool {
-        self.queues.was_given_up(&Key { sender, id })
-    }
-
-    /// A message was published, so it is stored, whether or not the answer has come. Returns the
-    /// session that is or was told so, if that was here and not long ago.
+    /// A message was published, so it is stored, whether or not the answer has come. Returns whom that is or was
+    /// told.
     pub(crate) fn published(
         &self,
         sender: UserId,
         id: ClientMsgId,
         msg_id: u32,
         create_time: impl FnOnce() -> Option<u32>,
-    ) -> Option<u64> {
-        let (ended, session) = self.queues.published(&Key { sender, id }, msg_id);
+    ) -> Told {
+        let (ended, told) = self.queues.published(&Key { sender, id }, msg_id);
         if let Some(ended) = ended {
             let create_time = if ended.is_named { create_time() } else { None };
             self.ended(Ended { end: End::Stored { msg_id, create_time }, ..ended });
         }
-        session
+        told
     }
 
     /// What is done every 100 ms: tries again, and gives up.

@@ -25,10 +25,11 @@ struct File {
 pub(super) fn read(file: &Path) -> Result<Vec<Value>, Failure> {
     let wrong = |problem: &str| Failure::config(format!("{}: {problem}", file.display()));
     let text = fs::read_to_string(file).map_err(|error| wrong(&error.to_string()))?;
-    let read: File = toml::from_str(&text).map_err(|error| wrong(error.message()))?;
+    let table: Table = text.parse().map_err(|error: toml::de::Error| wrong(error.message()))?;
+    let tables = table.get("hooks").and_then(Value::as_array).cloned().unwrap_or_default();
+    let read: File = table.try_into().map_err(|error| wrong(error.message()))?;
     hooks::check(&read.hooks).map_err(|error| wrong(&error.to_string()))?;
-    let table: Table = toml::from_str(&text).map_err(|error| wrong(error.message()))?;
-    Ok(table.get("hooks").and_then(Value::as_array).cloned().unwrap_or_default())
+    Ok(tables)
 }
 
 #[cfg(test)]

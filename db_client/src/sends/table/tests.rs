@@ -70,7 +70,7 @@ fn nothing_of_the_same_sender_overtakes_a_message_that_waits() {
     assert_eq!(
         table.put(key(1, 5), submit(7), (), (Stage::Ready, now)),
         Put::Submit,
-        "nobody waits any more"
+        "nobody waits now"
     );
     assert!(table.due(now + FIRST_RETRY * 9).is_empty());
 }

@@ -2,6 +2,7 @@
 
 use std::sync::Arc;
 
+use proto::client::MessageType;
 use proto::log::HookOutcome;
 use proto::record::content_crc;
 use proto::text::TextCipher;
@@ -12,7 +13,7 @@ use tokio::time::timeout;
 
 use super::*;
 use crate::hooks::test::{Asked, HookServer, Reply, options, settings};
-use crate::hooks::{HookSettings, Hooks, Source};
+use crate::hooks::{AskedType, HookSettings, Hooks, Source};
 
 /// A hook, a db_proxy that owns the only partition in epoch 5, and the messages between them.
 struct Site {
@@ -36,7 +37,8 @@ impl Site {
             asked.ask_hooks(|ended| tell.try_send(told(&ended)).unwrap()).await;
         });
         let site = Self { sends, hook, one, ended, _asking: asking, shutdown };
-        site.set(&[settings("words", &site.hook.url)]);
+        let types = vec![AskedType::Text];
+        site.set(&[HookSettings { types, ..settings("words", &site.hook.url) }]);
         site
     }
 
@@ -63,6 +65,13 @@ fn saying(id: u8, conversation: u64) -> Outgoing<u8> {
     outgoing.submit.conversation = conversation;
     outgoing.submit.r#type = 1;
     outgoing.submit.body = TextCipher::default().encrypt(&id.to_string());
+    outgoing
+}
+
+/// A voice message, which the hook is not asked about.
+fn voice(id: u8) -> Outgoing<u8> {
+    let mut outgoing = saying(id, CONVERSATION);
+    outgoing.submit.r#type = MessageType::SingleVoice as u32;
     outgoing
 }
 
@@ -100,8 +109,7 @@ async fn what_a_hook_says_goes_with_the_message_and_its_line_stays_in_order() {
     .await;
     site.sends.submit(saying(1, CONVERSATION));
     site.sends.submit(saying(2, CONVERSATION));
-    let exempt = Outgoing { is_exempt: true, ..saying(3, CONVERSATION) };
-    site.sends.submit(exempt);
+    site.sends.submit(voice(3));
     site.sends.submit(saying(4, CONVERSATION + 1));
     site.hook.asked(3).await;
     // While the first one waits, the line waits with it, and no other line does.
@@ -117,7 +125,7 @@ async fn what_a_hook_says_goes_with_the_message_and_its_line_stays_in_order() {
         let (id, submit) = site.one.next().await;
         assert_eq!((id, submit.hooks.len(), submit.known_only()), (expected, hooks, false));
     }
-    assert_eq!(site.hook.count(), 3, "what the system writes is no question");
+    assert_eq!(site.hook.count(), 3, "no rule is about voice messages");
     site.stop().await;
 }
 
@@ -130,7 +138,7 @@ async fn a_message_that_is_sent_again_is_looked_for_before_anybody_is_asked() {
         assert_eq!((next, submit.known_only()), (id, true));
     }
     assert_eq!(site.answers(&answer(1, Outcome::Ok, Some(7), 5)), [(1, stored(7))]);
-    assert_eq!(site.answers(&not_known(2, 4)), [], "of an owner that is none any more");
+    assert_eq!(site.answers(&not_known(2, 4)), [], "of an owner that has lost the partition");
     assert_eq!(site.hook.count(), 0);
     assert_eq!(site.answers(&not_known(2, 5)), []);
     let (next, submit) = site.one.next().await;
@@ -212,7 +220,7 @@ async fn without_an_answer_a_new_message_is_refused_and_one_sent_again_is_to_be_
     assert!(waiter == 1 && matches!(end, End::RefusedByHook(_)), "{end:?}");
     site.sends.submit(again(2));
     site.one.next().await;
-    site.sends.submit(Outgoing { is_exempt: true, ..saying(3, CONVERSATION) });
+    site.sends.submit(voice(3));
     site.answers(&not_known(2, 5));
     assert_eq!([site.ended().await, site.ended().await], [(2, End::Retry), (3, End::Retry)]);
     // As after any other answer of that kind, the line goes on with the first of them.
@@ -240,8 +248,9 @@ async fn a_message_that_is_given_up_while_a_hook_is_asked_is_not_handed_over_aft
     let late = Instant::now() + SEND_LIMIT + Duration::from_secs(1);
     assert_eq!(tick(&site.sends, late), (vec![(1, End::Retry)], 0));
     gate.send_replace(true);
-    site.sends.submit(Outgoing { is_exempt: true, ..again(1) });
-    site.sends.submit(Outgoing { is_exempt: true, ..saying(3, CONVERSATION) });
+    for id in [1, 3] {
+        site.sends.submit(voice(id));
+    }
     for id in [1, 3] {
         let (next, submit) = site.one.next().await;
         assert_eq!((next, submit.hooks.len()), (id, 0));

@@ -97,6 +97,7 @@ fn messages() -> Vec<Operation> {
             .problem(403, "blocked", "The recipient does not hear the sender.")
             .problem(403, "muted", "The sender may not write there now.")
             .problem(403, "refused", "The message was refused.")
+            .problem(403, "refused_by_hook", "A hook of the site refused it: `detail` is its reason.")
             .problem(404, "not_found", "The sender, the recipient or the group does not exist.")
             .problem(409, "full", "The conversation has used up its numbers.")
             .problem(422, "idempotency_key_reused", "The name was used for another message."),
